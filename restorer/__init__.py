@@ -1,0 +1,28 @@
+"""Repair photographs with a denoising diffusion model: denoise, inpaint, upscale.
+
+    from restorer import load_prior, denoise, inpaint, upscale
+
+The names are imported on first use, so that `import restorer` does not import PyTorch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from restorer.tasks import denoise, inpaint, load_prior, upscale
+
+__all__ = ["denoise", "inpaint", "load_prior", "upscale"]
+
+try:
+    __version__ = version("restorer")
+except PackageNotFoundError:  # a bare checkout
+    __version__ = "0+checkout"
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("restorer.tasks"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""The denoising diffusion model itself: schedule, prior contract, plan, reverse loop."""

@@ -1,0 +1,176 @@
+"""What one run of the reverse process does: noise levels and the few numbers that tell published methods apart.
+
+Every method here is a setting of the one loop in `reverse.py`:
+
+    name      source                                       noise put back         data weight     spacing
+    ddpm      Ho et al. 2020, eq. 7                        zeta = 1 - (s'/s)^2    v = 1           log
+    ddim      Song et al. 2021 (DDIM, eta = 0)             zeta = 0               v = 1           log
+    repaint   Lugmayr et al. 2022                          as ddpm, and travels   v = inf         uniform in t
+    ddnm      Wang et al. 2023 (eta = .85)                 zeta = .85^2           v = inf         uniform in t
+    diffpir   Zhu et al. 2023                              zeta = .3 (holes: 1)   v = inf         quadratic in t
+    auto      this project's measured defaults             by task                by task         log
+
+where s is the noise level sigma, s' the next one, zeta the share of fresh noise and v the prior variance in
+r^2 = s^2 v / (s^2 + v), the weight of the prediction against the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from restorer.diffusion.schedule import Schedule
+
+__all__ = ["METHODS", "Plan", "log_levels", "make_plan", "travel"]
+
+METHODS = ("auto", "ddpm", "ddim", "repaint", "ddnm", "diffpir")
+
+# Published spacings are in t of the linear schedule of 1000 steps, whatever network they are used with here.
+LINEAR = Schedule("linear")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run of the reverse process.
+
+    Args:
+        sigmas: noise levels, standard deviations on the [-1, 1] scale. The first is that of the start, the last 0. A
+            rise adds noise and costs no evaluation; every fall costs one.
+        zeta: share of fresh noise in what is put back, in variance, 0..1; one number a transition.
+        kappa: how much noise is carried from level to level, 0 (none: the most faithful picture) to 1 (a sample).
+        prior_variance: v above, the variance of pictures given nothing; may be inf.
+        extrapolation: weight 0..1 of the second-order step (DPM-Solver++ 2M on the corrected estimate).
+        eps_from: "corrected" recomputes the implied noise from the corrected estimate, "predicted" keeps the network's.
+        fresh_start: True where the start is drawn around its mean, False where the start is noisy as it is given.
+        seed: of the noise field.
+    """
+
+    sigmas: tuple[float, ...]
+    zeta: tuple[float, ...]
+    kappa: float = 1.0
+    prior_variance: float = 1.0
+    extrapolation: float = 0.0
+    eps_from: str = "corrected"
+    fresh_start: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.zeta) != len(self.sigmas) - 1 or self.evaluations == 0:
+            raise ValueError("a plan has at least one falling level, and one zeta a transition")
+        if self.sigmas[-1] != 0 or not all(math.isfinite(s) and s > 0 for s in self.sigmas[:-1]):
+            raise ValueError("noise levels are positive, and the last is 0")
+        if not all(0 <= z <= 1 for z in self.zeta) or not 0 <= self.kappa <= 1 or not 0 <= self.extrapolation <= 1:
+            raise ValueError("zeta, kappa and extrapolation lie between 0 and 1")
+        if not self.prior_variance > 0 or self.eps_from not in ("corrected", "predicted"):
+            raise ValueError("the prior variance is positive, and eps comes from 'corrected' or 'predicted'")
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of the whole picture."""
+        return sum(after < before for before, after in zip(self.sigmas, self.sigmas[1:], strict=False))
+
+
+def log_levels(start: float, end: float, count: int) -> list[float]:
+    """`count` levels from start to end, uniform in log sigma; one level alone is the start."""
+    if count == 1:
+        return [start]
+    return [start * (end / start) ** (i / (count - 1)) for i in range(count)]
+
+
+def _t_levels(start: float, end: float, count: int, power: float) -> list[float]:
+    """`count` levels between start and end, uniform in t ** (1 / power) of the linear schedule."""
+    if count == 1:
+        return [start]
+    high, low = (float(LINEAR.t_at(torch.tensor(s, dtype=torch.float64))) for s in (start, end))
+    grid = torch.linspace(high ** (1 / power), low ** (1 / power), count, dtype=torch.float64) ** power
+    return LINEAR.sigma_at(grid).tolist()
+
+
+def travel(levels: Sequence[float], jumps: int, length: int) -> list[float]:
+    """RePaint's resampling: after every `length` levels go back up over them and come down again, `jumps` times.
+
+    Lugmayr et al. 2022, https://arxiv.org/abs/2201.09865, algorithm 1 with two passes over each stretch.
+    """
+    path = list(levels[: length + 1])
+    done = length
+    while done < len(levels) - 1 or jumps:
+        if jumps:
+            path += [levels[done - length], *levels[done - length + 1 : done + 1]]
+            jumps -= 1
+        path += levels[done + 1 : done + 1 + length]
+        done = min(done + length, len(levels) - 1)
+    return path
+
+
+def _repaint_levels(start: float, end: float, count: int) -> list[float]:
+    """Levels whose falls, with the final one to 0, are `count` evaluations: stretches of 5, each gone over twice."""
+    length = 5
+    jumps = max(0, (count - 1 - length) // (2 * length))
+    levels = _t_levels(start, end, count - jumps * length, 1.0)
+    return travel(levels, jumps, length) if jumps else levels
+
+
+def _ddpm_zeta(sigmas: Sequence[float]) -> tuple[float, ...]:
+    """The share of fresh noise of the DDPM posterior; whole where noise is added."""
+    return tuple(max(0.0, 1 - (b / a) ** 2) if b < a else 1.0 for a, b in zip(sigmas, sigmas[1:], strict=False))
+
+
+@dataclass(frozen=True)
+class _Method:
+    levels: Callable[[float, float, int], list[float]]
+    zeta: float | None  # None: that of the DDPM posterior
+    prior_variance: float
+    eps_from: str = "corrected"
+
+
+_PRESETS = {
+    "ddpm": _Method(log_levels, None, 1.0),
+    "ddim": _Method(log_levels, 0.0, 1.0),
+    "repaint": _Method(_repaint_levels, None, math.inf),
+    "ddnm": _Method(lambda a, b, n: _t_levels(a, b, n, 1.0), 0.85**2, math.inf, "predicted"),
+    "diffpir": _Method(lambda a, b, n: _t_levels(a, b, n, 2.0), 0.3, math.inf),
+}
+
+
+def make_plan(
+    method: str,
+    auto: Plan,
+    *,
+    start: float,
+    end: float,
+    steps: int,
+    holes: bool = False,
+) -> Plan:
+    """The plan of a method by name.
+
+    Args:
+        method: one of METHODS; "auto" is `auto` itself.
+        auto: the task's own plan; the others take its seed, carried noise and kind of start.
+        start, end: highest and lowest noise level.
+        steps: network evaluations.
+        holes: whether the picture has pixels of which nothing is known (DiffPIR then draws all noise anew).
+
+    Raises:
+        ValueError: the method is unknown, or steps below 1.
+    """
+    if steps < 1:
+        raise ValueError("at least one step is needed")
+    if method == "auto":
+        return auto
+    if method not in _PRESETS:
+        raise ValueError(f"unknown method {method!r}: one of {', '.join(METHODS)}")
+    preset = _PRESETS[method]
+    sigmas = [*preset.levels(start, end, steps), 0.0]
+    share = 1.0 if method == "diffpir" and holes else preset.zeta
+    zeta = _ddpm_zeta(sigmas) if share is None else (share,) * (len(sigmas) - 1)
+    return replace(
+        auto,
+        sigmas=tuple(sigmas),
+        zeta=zeta,
+        prior_variance=preset.prior_variance,
+        extrapolation=0.0,
+        eps_from=preset.eps_from,
+    )

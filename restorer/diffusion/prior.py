@@ -1,0 +1,64 @@
+"""The contract between a diffusion model and whoever asks it: a clean picture plus white noise in, the clean one out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Prediction", "Prior", "per_item"]
+
+
+def per_item(sigma: float | Tensor, like: Tensor) -> Tensor:
+    """A noise level, a float or (B,), as float64 (B,) on the CPU, one per picture of `like` (B, C, H, W)."""
+    values = torch.as_tensor(sigma, dtype=torch.float64).detach().cpu()
+    return values.expand(like.shape[0]) if values.ndim == 0 else values
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a prior says of a noisy picture.
+
+    Args:
+        x0: the posterior mean E[clean | noisy], shaped like the input, on [-1, 1].
+        log_variance: for networks that learned it, the log variance of the reverse step p(x_{t-1} | x_t) of their own
+            schedule (Nichol & Dhariwal 2021, eq. 15), shaped like the input; else None.
+    """
+
+    x0: Tensor
+    log_variance: Tensor | None = None
+
+
+class Prior(ABC):
+    """An unconditional diffusion model behind one question: what is the clean picture?
+
+    Attributes:
+        channels: channels of the pictures it knows (3 for colour).
+        native_size: side in pixels of the pictures it was trained on, where it is tied to it; None where any size does.
+        clip: whether its pictures lie in [-1, 1] (latents do not).
+        sigma_min, sigma_max: the noise levels it has learned, as standard deviations on the [-1, 1] scale.
+        device: where its tensors live.
+    """
+
+    channels: int
+    native_size: int | None
+    clip: bool
+    sigma_min: float
+    sigma_max: float
+    device: torch.device
+
+    @abstractmethod
+    def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
+        """One network evaluation.
+
+        Args:
+            x: float (B, C, H, W), a clean picture in [-1, 1] plus white noise of standard deviation sigma.
+            sigma: the noise level, a float or (B,). At 0 the prior is the identity.
+            condition: float (B, K, H, W), what a conditional network sees beside x.
+        """
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """The posterior mean alone, shaped like x."""
+        return self.predict(x, sigma).x0

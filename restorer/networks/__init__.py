@@ -1,0 +1,1 @@
+"""Neural networks, without any knowledge of what they are used for."""

@@ -1,0 +1,1 @@
+"""Priors: a network and its schedule behind the contract of `restorer.diffusion.prior`."""

@@ -1,0 +1,121 @@
+"""Large pictures: overlapping tiles of one size, denoised in batches and blended.
+
+Tiling acts inside every step, on the prediction of the clean picture; whatever else a step does (the data, the noise)
+acts on the whole canvas. So neighbouring tiles see the same noise, agree where they overlap, and leave no seams
+(MultiDiffusion, https://arxiv.org/abs/2302.08113, applies the same idea to latents). The blending window is a raised
+cosine across the overlap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from restorer.diffusion.prior import Prediction, Prior
+
+__all__ = ["Tiled", "tile_starts"]
+
+
+def tile_starts(extent: int, tile: int, overlap: int) -> list[int]:
+    """Where tiles begin along one axis: evenly spread, overlapping by at least `overlap`, the last ending at the edge."""
+    if extent <= tile:
+        return [0]
+    count = math.ceil((extent - overlap) / (tile - overlap))
+    return [round(i * (extent - tile) / (count - 1)) for i in range(count)]
+
+
+def _ramp(starts: list[int], index: int, tile: int) -> Tensor:
+    """Weights (tile,) of one tile: 1 inside, a raised cosine over what it shares with a neighbour."""
+    weights = torch.ones(tile)
+    if index > 0:
+        shared = starts[index - 1] + tile - starts[index]
+        rise = torch.sin((torch.arange(shared) + 0.5) / shared * math.pi / 2) ** 2
+        weights[:shared] *= rise
+    if index < len(starts) - 1:
+        shared = starts[index] + tile - starts[index + 1]
+        rise = torch.sin((torch.arange(shared) + 0.5) / shared * math.pi / 2) ** 2
+        weights[tile - shared :] *= rise.flip(0)
+    return weights
+
+
+class Tiled(Prior):
+    """A prior that asks another one tile by tile.
+
+    Args:
+        prior: the prior asked.
+        tile: side of a tile in pixels.
+        overlap: pixels that neighbouring tiles share at least.
+        batch: tiles a call.
+        on_tile: called with (tiles done, tiles in all) after every call of the inner prior.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        tile: int,
+        *,
+        overlap: int = 64,
+        batch: int = 1,
+        on_tile: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if not 0 <= overlap < tile:
+            raise ValueError("the overlap is at least 0 and smaller than the tile")
+        self.prior, self.tile, self.overlap, self.batch, self.on_tile = prior, tile, overlap, batch, on_tile
+        self.channels, self.native_size, self.clip = prior.channels, prior.native_size, prior.clip
+        self.sigma_min, self.sigma_max, self.device = prior.sigma_min, prior.sigma_max, prior.device
+
+    def count(self, height: int, width: int) -> int:
+        """Tiles of a picture."""
+        return len(tile_starts(height, self.tile, self.overlap)) * len(tile_starts(width, self.tile, self.overlap))
+
+    def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
+        """See `Prior.predict`. Pictures that fit into one tile pass through whole."""
+        height, width = x.shape[-2:]
+        if height <= self.tile and width <= self.tile:
+            return self._whole(x, sigma, condition)
+        result: Tensor | None = None
+        log_variance: Tensor | None = None
+        weight = torch.zeros(height, width, device=x.device, dtype=x.dtype)
+        done, total = 0, self.count(height, width)
+        for places, windows in self._batches(height, width):
+            parts = torch.cat([x[..., rows, columns] for rows, columns in places])
+            seen = None if condition is None else torch.cat([condition[..., rows, columns] for rows, columns in places])
+            level = sigma.repeat(len(places)) if isinstance(sigma, Tensor) and sigma.ndim else sigma
+            prediction = self.prior.predict(parts, level, seen)
+            if result is None:
+                result = torch.zeros_like(x)
+                log_variance = None if prediction.log_variance is None else torch.zeros_like(x)
+            for k, ((rows, columns), window) in enumerate(zip(places, windows, strict=True)):
+                part = slice(k * len(x), (k + 1) * len(x))
+                window = window.to(x.device, x.dtype)
+                result[..., rows, columns] += window * prediction.x0[part]
+                if log_variance is not None and prediction.log_variance is not None:
+                    log_variance[..., rows, columns] += window * prediction.log_variance[part]
+                weight[rows, columns] += window
+            done += len(places)
+            if self.on_tile is not None:
+                self.on_tile(done, total)
+        assert result is not None
+        return Prediction(result / weight, None if log_variance is None else log_variance / weight)
+
+    def _whole(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None) -> Prediction:
+        prediction = self.prior.predict(x, sigma, condition)
+        if self.on_tile is not None:
+            self.on_tile(1, 1)
+        return prediction
+
+    def _batches(self, height: int, width: int) -> Iterator[tuple[list[tuple[slice, slice]], list[Tensor]]]:
+        """Places and windows, `batch` tiles at a time. All tiles have one size, cut off where the picture is smaller."""
+        down, across = min(self.tile, height), min(self.tile, width)
+        tops, lefts = tile_starts(height, self.tile, self.overlap), tile_starts(width, self.tile, self.overlap)
+        tiles = []
+        for i, top in enumerate(tops):
+            for j, left in enumerate(lefts):
+                window = _ramp(tops, i, down)[:, None] * _ramp(lefts, j, across)[None, :]
+                tiles.append(((slice(top, top + down), slice(left, left + across)), window))
+        for first in range(0, len(tiles), self.batch):
+            places, windows = zip(*tiles[first : first + self.batch], strict=True)
+            yield list(places), list(windows)

@@ -1,0 +1,154 @@
+"""A U-Net and its schedule as a prior.
+
+The network was trained on x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps and predicts, by its parametrization (Salimans & Ho
+2022, https://arxiv.org/abs/2202.00512, appendix D), one of
+
+    epsilon        eps                                           x_0 = x - sigma eps
+    v_prediction   v = sqrt(abar) eps - sqrt(1 - abar) x_0       x_0 = abar x - sqrt(1 - abar) v
+    sample         x_0
+
+where x = x_t / sqrt(abar) is what the callers hold: a clean picture plus noise of standard deviation sigma. Everything
+that depends on the timestep stays inside this class. With `patch_size` p the network sees each p x p block of pixels as
+p * p * C channels (pixel-unshuffle).
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from restorer.diffusion.prior import Prediction, Prior, per_item
+from restorer.diffusion.schedule import Schedule, alpha_bar_of
+from restorer.networks.unet import UNet, UNetConfig
+
+__all__ = ["PREDICTION_TYPES", "ModelSpec", "UNetPrior", "pad_to_multiple", "v_target"]
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything a checkpoint's configuration says: with the weights, it makes a prior.
+
+    Args:
+        network: the shape of the U-Net.
+        schedule: the noise schedule it was trained on.
+        prediction_type: "epsilon", "v_prediction" or "sample".
+        clip: whether predicted pictures are clamped to [-1, 1].
+        patch_size: side of the blocks that pixel-unshuffle folds into channels.
+        native_size: side of the pictures it was trained on, if the network is tied to it.
+    """
+
+    network: UNetConfig
+    schedule: Schedule
+    prediction_type: str = "epsilon"
+    clip: bool = True
+    patch_size: int = 1
+    native_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.prediction_type not in PREDICTION_TYPES:
+            raise ValueError(f"unknown prediction_type {self.prediction_type!r}: one of {', '.join(PREDICTION_TYPES)}")
+        if self.network.in_channels % self.patch_size**2:
+            raise ValueError(f"in_channels {self.network.in_channels} is no multiple of patch_size ** 2")
+        if self.network.out_channels not in (self.network.in_channels, 2 * self.network.in_channels):
+            raise ValueError("out_channels must be in_channels, or twice that for a learned variance")
+
+
+def v_target(x0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """v = sqrt(abar) eps - sqrt(1 - abar) x_0, what a v-prediction network is trained on."""
+    return alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * x0
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Reflect (B, C, H, W) at the bottom and right up to a multiple; again and again where the picture is tiny."""
+    height, width = x.shape[-2:]
+    down, right = -height % multiple, -width % multiple
+    while down or right:
+        # One reflection reaches at most size - 1 further; a single row or column can only be repeated.
+        step_down, step_right = min(down, x.shape[-2] - 1), min(right, x.shape[-1] - 1)
+        if step_down == 0 and step_right == 0:
+            return F.pad(x, (0, right, 0, down), mode="replicate")
+        x = F.pad(x, (0, step_right, 0, step_down), mode="reflect")
+        down, right = down - step_down, right - step_right
+    return x
+
+
+class UNetPrior(Prior):
+    """A `UNet` as a prior.
+
+    Args:
+        network: the U-Net, its parameters in any floating type; moved to `device` and cast.
+        spec: what its configuration says.
+        device: where to run.
+        dtype: the precision of the network (float32, bfloat16 or float16). What goes in and comes out is float32.
+    """
+
+    def __init__(
+        self, network: UNet, spec: ModelSpec, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.spec = spec
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.channels = spec.network.in_channels // spec.patch_size**2
+        self.native_size = spec.native_size
+        self.clip = spec.clip
+        self.sigma_min, self.sigma_max = spec.schedule.sigma_min, spec.schedule.sigma_max
+        self.multiple = spec.patch_size * network.stride
+        self.network = network.eval().requires_grad_(False).to(self.device, dtype, memory_format=torch.channels_last)
+
+    def with_dtype(self, dtype: torch.dtype) -> UNetPrior:
+        """The same prior in another precision, with weights of its own."""
+        return UNetPrior(deepcopy(self.network), self.spec, device=self.device, dtype=dtype)
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
+        """See `Prior.predict`. Any height and width from 1 up; the network sees the next multiple, reflected."""
+        wanted = per_item(sigma, x)
+        used = wanted.clamp(self.sigma_min, self.sigma_max)
+        output = self._evaluate(x, used, condition)
+        column = (-1, 1, 1, 1)
+        level = used.view(column).to(x.device, x.dtype)
+        alpha_bar = alpha_bar_of(used).view(column).to(x.device, x.dtype)
+        match self.spec.prediction_type:
+            case "epsilon":
+                x0 = x - level * output[:, : self.channels]
+            case "v_prediction":
+                x0 = alpha_bar * x - (1 - alpha_bar).sqrt() * output[:, : self.channels]
+            case _:
+                x0 = output[:, : self.channels]
+        if self.clip:
+            x0 = x0.clamp(-1, 1)
+        # Below the lowest level it has learned a network knows less than the picture does: fade to the identity.
+        fade = (wanted / self.sigma_min).clamp(max=1).view(column).to(x.device, x.dtype)
+        x0 = torch.lerp(x, x0, fade)
+        return Prediction(x0, self._log_variance(output, used) if output.shape[1] > self.channels else None)
+
+    def _evaluate(self, x: Tensor, sigma: Tensor, condition: Tensor | None) -> Tensor:
+        """The raw network output for x: (B, C or 2 C, H, W) float32, shaped like x."""
+        height, width = x.shape[-2:]
+        scale = alpha_bar_of(sigma).sqrt().view(-1, 1, 1, 1).to(x.device, x.dtype)
+        inputs = scale * x if condition is None else torch.cat([scale * x, condition], dim=1)
+        inputs = F.pixel_unshuffle(pad_to_multiple(inputs, self.multiple), self.spec.patch_size)
+        inputs = inputs.to(self.dtype, memory_format=torch.channels_last)
+        t = self.spec.schedule.t_at(sigma).to(x.device, torch.float32)
+        output = F.pixel_shuffle(self.network(inputs, t).to(x.dtype), self.spec.patch_size)
+        return output[..., :height, :width]
+
+    def _log_variance(self, output: Tensor, sigma: Tensor) -> Tensor:
+        """Nichol & Dhariwal 2021, eq. 15: interpolation between log beta~ (fraction 0) and log beta (fraction 1)."""
+        schedule = self.spec.schedule
+        t = schedule.t_at(sigma).round().long()
+        beta = schedule.betas[t]
+        previous = torch.where(t > 0, schedule.alpha_bars[(t - 1).clamp(min=0)], torch.ones_like(beta))
+        # beta~_0 is 0; its logarithm is replaced by that of the next step, as in the paper's code.
+        tilde_all = (1 - schedule.alpha_bars[:-1]) / (1 - schedule.alpha_bars[1:]) * schedule.betas[1:]
+        tilde = torch.where(t > 0, (1 - previous) / (1 - schedule.alpha_bars[t]) * beta, tilde_all[0])
+        fraction = (output[:, self.channels :] + 1) / 2
+        column = (-1, 1, 1, 1)
+        high, low = (b.log().view(column).to(output.device, output.dtype) for b in (beta, tilde))
+        return torch.lerp(low.expand_as(fraction), high.expand_as(fraction), fraction)
