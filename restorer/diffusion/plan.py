@@ -23,10 +23,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from restorer.diffusion.schedule import Schedule
+from restorer.limits import METHODS
 
 __all__ = ["METHODS", "Plan", "log_levels", "make_plan", "travel"]
-
-METHODS = ("auto", "ddpm", "ddim", "repaint", "ddnm", "diffpir")
 
 # Published spacings are in t of the linear schedule of 1000 steps, whatever network they are used with here.
 LINEAR = Schedule("linear")

@@ -62,3 +62,7 @@ class Prior(ABC):
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """The posterior mean alone, shaped like x."""
         return self.predict(x, sigma).x0
+
+    def full_precision(self) -> Prior | None:
+        """The same prior in float32; None where it is in float32 already."""
+        return None

@@ -334,10 +334,10 @@ def to_tensor(picture: Picture) -> Tensor:
     weight = torch.from_numpy(picture.alpha.astype(np.float32) / 255)[None]
     if not weight.any():
         return torch.full_like(colour, 0.5)  # nothing is visible, so nothing is known
-    return torch.where(weight > 0, colour, _push_pull(colour * weight, weight).clamp(0, 1))
+    return torch.where(weight > 0, colour, push_pull(colour * weight, weight).clamp(0, 1))
 
 
-def _push_pull(colour: Tensor, weight: Tensor) -> Tensor:
+def push_pull(colour: Tensor, weight: Tensor) -> Tensor:
     """Fill where `weight` is 0 from ever coarser means. Shapes (C, h, w), (1, h, w); `colour` is premultiplied."""
     known = weight > 0
     own = colour / weight.clamp_min(torch.finfo(weight.dtype).tiny)
@@ -346,7 +346,7 @@ def _push_pull(colour: Tensor, weight: Tensor) -> Tensor:
     h, w = weight.shape[-2:]
     both = F.pad(torch.cat([colour, weight]), (0, w % 2, 0, h % 2))
     halved = F.avg_pool2d(both[None], 2)[0] * 4
-    coarse = _push_pull(halved[:-1], halved[-1:])
+    coarse = push_pull(halved[:-1], halved[-1:])
     up = F.interpolate(coarse[None], scale_factor=2, mode="bilinear", align_corners=False)[0, :, :h, :w]
     return torch.where(known, own, up)
 

@@ -31,7 +31,7 @@ __all__ = ["estimate_sigma"]
 
 PATCH = 8
 LOW_PART = 9  # largest u + v of the coefficients that choose the patches
-FLATTEST = 0.01  # share of the patches that is measured; tuned on training photographs
+FLATTEST = 0.01  # share of the patches that is measured
 FEWEST, MOST = 200, 60_000  # patches measured at least, patches looked at: bounds the time for any size
 CENTRAL = 2  # patches to choose from, as a multiple of those measured
 MARGIN = 2.5  # in standard deviations: nearer to 0 or 255 than this, a mean is "near either end"

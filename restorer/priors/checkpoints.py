@@ -55,6 +55,7 @@ def save_model(folder: Path, network: UNet, spec: ModelSpec, dtype: torch.dtype 
     state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in network.state_dict().items()}
     partial = folder / f".{WEIGHTS}.partial"
     save_file(state, partial, metadata={"format": "pt"})
+    partial.chmod(0o644)  # safetensors makes it readable by its owner alone
     partial.replace(folder / WEIGHTS)
 
 

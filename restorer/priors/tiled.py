@@ -67,6 +67,20 @@ class Tiled(Prior):
         self.channels, self.native_size, self.clip = prior.channels, prior.native_size, prior.clip
         self.sigma_min, self.sigma_max, self.device = prior.sigma_min, prior.sigma_max, prior.device
 
+    def watched(self, on_tile: Callable[[int, int], None] | None) -> Tiled:
+        """The same tiles, reporting to someone else."""
+        return Tiled(self.prior, self.tile, overlap=self.overlap, batch=self.batch, on_tile=on_tile)
+
+    def halved(self, least: int) -> Tiled | None:
+        """Tiles of half the side; None where they would be smaller than `least` pixels."""
+        side = self.tile // 2
+        return None if side < least else Tiled(self.prior, side, overlap=min(self.overlap, side // 4), batch=1)
+
+    def full_precision(self) -> Tiled | None:
+        """See `Prior.full_precision`."""
+        inner = self.prior.full_precision()
+        return None if inner is None else Tiled(inner, self.tile, overlap=self.overlap, batch=self.batch)
+
     def count(self, height: int, width: int) -> int:
         """Tiles of a picture."""
         return len(tile_starts(height, self.tile, self.overlap)) * len(tile_starts(width, self.tile, self.overlap))

@@ -101,9 +101,11 @@ class UNetPrior(Prior):
         self.multiple = spec.patch_size * network.stride
         self.network = network.eval().requires_grad_(False).to(self.device, dtype, memory_format=torch.channels_last)
 
-    def with_dtype(self, dtype: torch.dtype) -> UNetPrior:
-        """The same prior in another precision, with weights of its own."""
-        return UNetPrior(deepcopy(self.network), self.spec, device=self.device, dtype=dtype)
+    def full_precision(self) -> UNetPrior | None:
+        """See `Prior.full_precision`. The copy has weights of its own."""
+        if self.dtype == torch.float32:
+            return None
+        return UNetPrior(deepcopy(self.network), self.spec, device=self.device)
 
     @torch.no_grad()
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:

@@ -1,0 +1,163 @@
+"""Files and folders: what to read, where to write, what to do where something stands already."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from restorer.errors import OutputError, PictureError, RestorerError, UsageError
+
+__all__ = ["STDIO", "Item", "collect", "decide", "exit_code_of", "find_mask"]
+
+STDIO = Path("-")
+SUFFIXES = frozenset(".png .jpg .jpeg .jpe .jfif .webp .tif .tiff .bmp .gif .avif".split())
+WRITTEN = frozenset(".png .jpg .jpeg .jpe .jfif .webp .tif .tiff .bmp .avif".split())
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture to restore.
+
+    Args:
+        source: where it is read; STDIO for standard input.
+        target: where the result goes; STDIO for standard output.
+        root: the folder that was named, if the picture was found in one.
+    """
+
+    source: Path
+    target: Path
+    root: Path | None = None
+
+
+def collect(inputs: Iterable[str], *, recursive: bool) -> list[tuple[Path, Path | None]]:
+    """(picture, folder it was found in or None) for every input, in a stable order, each picture once.
+
+    Inputs are files, folders (with `recursive`), glob patterns that the shell did not expand, and "-".
+
+    Raises:
+        UsageError: a folder without `recursive`.
+        PictureError: an input that matches nothing, or a folder without pictures.
+    """
+    found: dict[Path, Path | None] = {}
+    for name in inputs:
+        path = Path(name)
+        if path == STDIO or path.is_file():
+            found.setdefault(path, None)
+        elif path.is_dir():
+            if not recursive:
+                raise UsageError(f"{name} is a folder", "add -r to restore every picture in it")
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            if not inside:
+                raise PictureError(f"there are no pictures in {name}", f"known are {', '.join(sorted(SUFFIXES))}")
+            for p in inside:
+                found.setdefault(p, path)
+        elif matches := sorted(glob.glob(name, recursive=True)):  # noqa: PTH207 - the pattern may be absolute
+            for p in map(Path, matches):
+                if p.is_file():
+                    found.setdefault(p, None)
+        else:
+            raise PictureError(f"{name} does not exist", "check the path")
+    return list(found.items())
+
+
+def decide(
+    pictures: list[tuple[Path, Path | None]], output: str | None, tag: str, *, overwrite: bool, skip_existing: bool
+) -> tuple[list[Item], list[Item], list[tuple[Item, RestorerError]]]:
+    """Where each result goes, before anything is computed.
+
+    Returns:
+        What is to be done, what is skipped because its result exists, and what cannot be done and why.
+
+    Raises:
+        UsageError: one output file for several pictures.
+        OutputError: the output folder cannot be made.
+    """
+    folder = output is not None and (output.endswith(("/", os.sep)) or Path(output).is_dir())
+    if output is not None and not folder and len(pictures) > 1:
+        raise UsageError(
+            f"{len(pictures)} pictures cannot go into one file", "name a folder: -o results/ (with the slash)"
+        )
+    to_do, skipped, failed = [], [], []
+    taken: set[Path] = set()
+    for source, root in pictures:
+        item = Item(source, _target(source, root, output, tag, folder=folder), root)
+        try:
+            _check(item, taken, overwrite=overwrite or skip_existing)
+            if skip_existing and item.target != STDIO and item.target.exists():
+                skipped.append(item)
+                continue
+            _make_room(item, folder=folder)
+        except RestorerError as error:
+            failed.append((item, error))
+            continue
+        taken.add(item.target)
+        to_do.append(item)
+    return to_do, skipped, failed
+
+
+def _target(source: Path, root: Path | None, output: str | None, tag: str, *, folder: bool) -> Path:
+    if output is not None and not folder:
+        return Path(output)
+    if source == STDIO:
+        return STDIO if output is None else Path(output) / f"picture_{tag}.png"
+    suffix = source.suffix if source.suffix.lower() in WRITTEN else ".png"
+    name = f"{source.stem}_{tag}{suffix}"
+    if output is None:
+        return source.with_name(name)
+    return Path(output) / (source.relative_to(root).parent if root else Path()) / name
+
+
+def _check(item: Item, taken: set[Path], *, overwrite: bool) -> None:
+    target = item.target
+    if target == STDIO:
+        return
+    if item.source != STDIO and target.exists() and target.samefile(item.source):
+        raise OutputError(f"{target} is the input itself", "name another file with -o")
+    if target in taken:
+        raise OutputError(f"two pictures would be written to {target}", "restore them into different folders")
+    if target.is_dir():
+        raise OutputError(f"{target} is a folder", f"end it with a slash: -o {target}/")
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} exists", "add --overwrite, or --skip-existing, or name another file with -o")
+
+
+def _make_room(item: Item, *, folder: bool) -> None:
+    """See that the target's folder is there and can be written to."""
+    if item.target == STDIO:
+        return
+    parent = item.target.parent
+    try:
+        if folder:
+            parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder {parent} cannot be made: {error.strerror}", "name another with -o") from error
+    if not parent.is_dir():
+        raise OutputError(f"the folder {parent} does not exist", "make it, or name another with -o")
+    if not os.access(parent, os.W_OK):
+        raise OutputError(f"the folder {parent} is not writable", "name another with -o")
+
+
+def find_mask(mask: Path, item: Item) -> Path:
+    """The mask of a picture: the file named, or in a folder the file of the same stem, or {stem}_mask.
+
+    Raises:
+        PictureError: there is none.
+    """
+    if not mask.is_dir():
+        return mask
+    place = mask / (item.source.relative_to(item.root).parent if item.root else Path())
+    for stem in (item.source.stem, f"{item.source.stem}_mask"):
+        for candidate in sorted(place.glob(f"{glob.escape(stem)}.*")):
+            if candidate.suffix.lower() in SUFFIXES:
+                return candidate
+    raise PictureError(f"there is no mask for {item.source} in {mask}", f"name it {item.source.stem}.png")
+
+
+def exit_code_of(codes: list[int], done: int) -> int:
+    """0 if nothing failed, the common code if everything failed for one reason, else 3."""
+    if not codes:
+        return 0
+    return codes[0] if done == 0 and len(set(codes)) == 1 else 3

@@ -1,0 +1,98 @@
+"""The command `restore`: where it begins, and what its exit codes mean.
+
+0 done, 1 a bug, 2 usage, 3 some pictures failed, 4 input, 5 model, 6 device or memory, 7 output, 130 interrupted, 143
+terminated.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from restorer.cli.restore import register
+from restorer.errors import RestorerError
+
+__all__ = ["app", "main", "run"]
+
+app = typer.Typer(
+    name="restore",
+    help="Repair photographs with a diffusion model.",
+    epilog="restore denoise img.png  ·  restore inpaint img.png --mask m.png  ·  restore upscale img.png --steps 100",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from restorer import __version__
+
+        print(f"restorer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Repair photographs with a diffusion model: denoise, inpaint, upscale."""
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception, so that whatever is half written is removed on the way out."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code."""
+    from restorer.cli.console import code_of, report_error
+
+    try:
+        code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except RestorerError as error:
+        report_error(error)
+        return code_of(error)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except _Terminated:
+        return 143
+    except BrokenPipeError:
+        # Whoever read the output has enough; nothing more can be said there, at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if hasattr(error, "format_message"):  # Typer's own complaints about the command line
+            context = getattr(error, "ctx", None)
+            path = context.command_path if context is not None else "restore"
+            if message := error.format_message():
+                report_error(RestorerError(message, f"{path} --help tells the options"))
+            elif context is not None:
+                print(context.get_help())
+            return int(getattr(error, "exit_code", 2))
+        if os.environ.get("RESTORER_DEBUG"):
+            raise
+        text = f"{type(error).__name__}: {error}"
+        report_error(RestorerError(text, "this is a bug; RESTORER_DEBUG=1 shows where it happened"))
+        return 1
+
+
+def main() -> None:
+    """The console script."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run())

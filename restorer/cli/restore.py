@@ -1,0 +1,402 @@
+"""The three restoring verbs: `denoise`, `inpaint`, `upscale`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+
+from restorer.batch import STDIO, Item, collect, decide, exit_code_of, find_mask
+from restorer.cli.console import Reporter, code_of, human_bytes
+from restorer.errors import RestorerError, UsageError
+from restorer.limits import METHODS, SCALES, check
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from restorer.images.files import Picture
+    from restorer.priors.tiled import Tiled
+    from restorer.priors.unet_prior import UNetPrior
+    from restorer.tasks import Job
+
+    Prepared = tuple[Job, np.ndarray | None]
+
+__all__ = ["register"]
+
+OUTPUT, SAMPLING, DEVICE, INTERFACE = "Output", "Sampling", "Model and device", "Interface"
+
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders (with -r), globs, or -")]
+Output = Annotated[
+    str | None,
+    typer.Option("-o", "--output", metavar="PATH", help="File, folder (ending in /) or - for stdout", rich_help_panel=OUTPUT),
+]  # fmt: skip
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist", rich_help_panel=OUTPUT)]
+SkipExisting = Annotated[
+    bool, typer.Option("--skip-existing", help="Leave pictures out whose result exists", rich_help_panel=OUTPUT)
+]
+Recursive = Annotated[
+    bool, typer.Option("-r", "--recursive", help="Every picture in the folders named", rich_help_panel=OUTPUT)
+]
+Steps = Annotated[
+    int | None,
+    typer.Option("-s", "--steps", metavar="N", help="Network evaluations", show_default="by task", rich_help_panel=SAMPLING),
+]  # fmt: skip
+Detail = Annotated[
+    float | None,
+    typer.Option(
+        "--detail", metavar="A", help="0 faithful .. 1 natural", show_default="by task", rich_help_panel=SAMPLING
+    ),
+]
+Method = Annotated[
+    str, typer.Option("--method", metavar="NAME", help=" | ".join(METHODS), rich_help_panel=SAMPLING)
+]  # fmt: skip
+Seed = Annotated[
+    int, typer.Option("--seed", metavar="N", help="Same seed, same noise field", rich_help_panel=SAMPLING)
+]
+Sigma = Annotated[
+    str, typer.Option("--sigma", metavar="S", help="Noise of the input: auto, or 0..255", rich_help_panel=SAMPLING)
+]
+Model = Annotated[
+    str, typer.Option("-m", "--model", metavar="NAME|PATH", help="photo, or a model folder", rich_help_panel=DEVICE)
+]
+Device = Annotated[
+    str, typer.Option("-d", "--device", metavar="NAME", help="auto, cpu, cuda, cuda:N", rich_help_panel=DEVICE)
+]
+Precision = Annotated[
+    str, typer.Option("--precision", metavar="NAME", help="auto, fp32, bf16, fp16", rich_help_panel=DEVICE)
+]
+Tile = Annotated[str, typer.Option("--tile", metavar="PX", help="auto, off, or a side in pixels", rich_help_panel=DEVICE)]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON object a picture on stdout", rich_help_panel=INTERFACE)
+]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only the results' paths", rich_help_panel=INTERFACE)]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more", rich_help_panel=INTERFACE)]
+
+Prepare = Callable[["Tensor", Item, "Picture", "UNetPrior | Tiled"], "Prepared"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the three verbs have in common."""
+
+    command: str
+    inputs: list[str]
+    output: str | None
+    overwrite: bool
+    skip_existing: bool
+    recursive: bool
+    steps: int | None
+    detail: float | None
+    method: str
+    seed: int
+    sigma: float | None
+    model: str
+    device: str
+    precision: str
+    tile: int | str
+    json: bool
+    quiet: bool
+    verbose: bool
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The arguments that every `prepare_...` of `restorer.tasks` takes."""
+        return {
+            "sigma": self.sigma,
+            "steps": self.steps,
+            "detail": self.detail,
+            "method": self.method,
+            "seed": self.seed,
+        }
+
+
+def _sigma(text: str) -> float | None:
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"sigma must be auto or a number from 0 to 255, not {text!r}") from None
+
+
+def _tile(text: str) -> int | str:
+    if text in ("auto", "off"):
+        return text
+    if not text.isdecimal() or int(text) < 64:
+        raise UsageError(f"the tile must be auto, off or a side of at least 64 pixels, not {text!r}")
+    return int(text)
+
+
+def _options(command: str, **given: Any) -> Options:
+    options = Options(command, **{**given, "sigma": _sigma(given["sigma"]), "tile": _tile(given["tile"])})
+    check(sigma=options.sigma, steps=options.steps, detail=options.detail, method=options.method, seed=options.seed)
+    if options.overwrite and options.skip_existing:
+        raise UsageError("--overwrite and --skip-existing exclude each other")
+    if options.json and (options.output == "-" or ("-" in options.inputs and options.output is None)):
+        raise UsageError("the picture and --json cannot both go to standard output", "name a file with -o")
+    return options
+
+
+def _restore_all(options: Options, tag: str, prepare: Prepare) -> None:
+    """Everything but what tells the verbs apart: decide, load the model once, restore one picture after the other."""
+    reporter = Reporter(quiet=options.quiet, verbose=options.verbose, as_json=options.json)
+    began = time.monotonic()
+    to_do, skipped, refused = decide(
+        collect(options.inputs, recursive=options.recursive),
+        options.output,
+        tag,
+        overwrite=options.overwrite,
+        skip_existing=options.skip_existing,
+    )
+    codes = []
+    for item, error in refused:
+        codes.append(_failed(reporter, options, item, error))
+    for item in skipped:
+        reporter.say(f"{item.target} exists: skipped")
+        reporter.record(_record(options, item, status="skipped"))
+    prior = None
+    done = 0
+    for item in to_do:
+        try:
+            with reporter.working("loading PyTorch and the model"):
+                prior = prior or _load_prior(options)
+            _restore_one(options, item, prior, prepare, reporter)
+            done += 1
+        except RestorerError as error:
+            codes.append(_failed(reporter, options, item, error))
+            if prior is None:
+                break  # without a model or a device the others cannot do better
+    code = exit_code_of(codes, done + len(skipped))
+    seconds = round(time.monotonic() - began, 2)
+    counts = {"ok": done, "failed": len(codes), "skipped": len(skipped)}
+    reporter.record({"event": "summary", **counts, "seconds": seconds, "exit_code": code})
+    if len(to_do) + len(skipped) + len(refused) > 1:
+        reporter.say(f"{done} done, {len(codes)} failed, {len(skipped)} skipped in {seconds:.1f} s")
+    if code:
+        raise typer.Exit(code)
+
+
+def _failed(reporter: Reporter, options: Options, item: Item, error: RestorerError) -> int:
+    code = code_of(error)
+    reporter.fail(error, str(item.source))
+    hint = {"hint": error.hint} if error.hint else {}
+    reporter.record(_record(options, item, status="failed", code=code, error=str(error), **hint))
+    return code
+
+
+def _record(options: Options, item: Item, **more: Any) -> dict[str, Any]:
+    place = {"input": str(item.source), "output": str(item.target)}
+    return {"event": "result", "command": options.command, **place, **more}
+
+
+def _load_prior(options: Options) -> UNetPrior | Tiled:
+    from restorer.priors.catalog import load_prior
+    from restorer.priors.tiled import Tiled
+
+    prior = load_prior(options.model, options.device, options.precision)
+    if options.tile == "auto":
+        return prior
+    side = 1 << 30 if options.tile == "off" else int(options.tile)
+    return Tiled(prior, side, overlap=0 if options.tile == "off" else min(64, side // 4))
+
+
+def _restore_one(
+    options: Options, item: Item, prior: UNetPrior | Tiled, prepare: Prepare, reporter: Reporter
+) -> None:
+    from restorer.images import files
+
+    began = time.monotonic()
+    picture = files.load(sys.stdin.buffer if item.source == STDIO else item.source)
+    target: Path | BinaryIO = sys.stdout.buffer if item.target == STDIO else item.target
+    form = files.target_format(picture, target)
+    job, keep = prepare(files.to_tensor(picture), item, picture, prior)
+    _announce(reporter, options, item, job, (*picture.notes, *job.notes))
+    if job.plan is None:
+        result, notes = picture, ()
+    else:
+        with reporter.progress(item.source.name) as bar:
+            bar.begin(job.plan.evaluations, job.tiles)
+            restored = job.run(on_step=lambda step: bar.step(step.index), on_tile=bar.tile)
+        notes = restored.notes
+        result = files.with_result(picture, restored.image, keep=keep)
+    notes = (*notes, *files.save(result, target, format=form, overwrite=options.overwrite))
+    for note in notes:
+        reporter.warn(note)
+    seconds = time.monotonic() - began
+    size = "" if item.target == STDIO else f" · {human_bytes(item.target.stat().st_size)}"
+    reporter.say(f"wrote {item.target} · {result.width}x{result.height}{size} · {seconds:.1f} s", style="green")
+    warnings = [*picture.notes, *job.notes, *notes]
+    reporter.result(str(item.target), _details(options, item, job, result, warnings, seconds))
+
+
+def _parts(options: Options, job: Job) -> dict[str, Any]:
+    from restorer.priors.catalog import precision_name
+
+    plan = job.plan
+    return {
+        "device": str(job.prior.device),
+        "precision": precision_name(job.prior),
+        "steps": plan.evaluations if plan else 0,
+        "method": options.method,
+        "detail": job.detail,
+        "seed": options.seed,
+        "sigma": round(job.sigma, 2),
+        "tile": min(job.prior.tile, max(job.start.shape[-2:])),
+        "overlap": job.prior.overlap,
+    }
+
+
+def _announce(reporter: Reporter, options: Options, item: Item, job: Job, notes: tuple[str, ...]) -> None:
+    """One line before the work, and what the user should know."""
+    import torch
+
+    parts = _parts(options, job)
+    device = f"cpu ({torch.get_num_threads()} threads)" if parts["device"] == "cpu" else parts["device"]
+    tiles = f"{job.tiles} tiles" if job.tiles > 1 else "1 tile"
+    steps = f"{parts['steps']} step{'' if parts['steps'] == 1 else 's'}"
+    said = " (estimated)" if job.estimated else ""
+    reporter.say(
+        f"{options.command} {item.source.name} · {options.model} · {device} · {parts['precision']} · {steps} · {tiles} · "
+        f"sigma {job.sigma:.1f}{said} · detail {job.detail:g} · seed {options.seed}"
+    )
+    for note in notes:
+        reporter.warn(note)
+    if job.plan is not None:
+        reporter.detail("noise levels (0..255): " + " ".join(f"{127.5 * s:.1f}" for s in job.plan.sigmas))
+
+
+def _details(
+    options: Options, item: Item, job: Job, result: Picture, warnings: list[str], seconds: float
+) -> dict[str, Any]:
+    """The JSON object of a picture that was restored."""
+    size = {"width": result.width, "height": result.height, "mode": result.mode, "depth_in": 8, "depth_out": 8}
+    model = {"model": {"id": options.model}}
+    end = {"seconds": round(seconds, 2), "warnings": warnings}
+    return _record(options, item, status="ok", **size, **model, **_parts(options, job), **end)
+
+
+def _denoise(
+    inputs: Inputs,
+    sigma: Sigma = "auto",
+    output: Output = None,
+    overwrite: Overwrite = False,
+    skip_existing: SkipExisting = False,
+    recursive: Recursive = False,
+    steps: Steps = None,
+    detail: Detail = None,
+    method: Method = "auto",
+    seed: Seed = 0,
+    model: Model = "photo",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    tile: Tile = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Remove noise. Writes INPUT_denoised beside each input.
+
+    restore denoise img.png  ·  restore denoise scan.jpg --sigma 30  ·  restore denoise photos/ -r -o clean/
+    """
+    options = _options("denoise", **locals())
+    if options.steps == 1 and options.detail:
+        raise UsageError("one step gives no detail: it is the posterior mean", "use --steps 2 or more, or --detail 0")
+
+    def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
+        from restorer.tasks import prepare_denoise
+
+        return prepare_denoise(image, prior=prior, **options.sampling), None
+
+    _restore_all(options, "denoised", prepare)
+
+
+def _inpaint(
+    inputs: Inputs,
+    mask: Annotated[Path, typer.Option("--mask", metavar="FILE|FOLDER", help="White = fill", show_default=False)],
+    invert_mask: Annotated[bool, typer.Option("--invert-mask", help="Black = fill")] = False,
+    sigma: Sigma = "0",
+    output: Output = None,
+    overwrite: Overwrite = False,
+    skip_existing: SkipExisting = False,
+    recursive: Recursive = False,
+    steps: Steps = None,
+    detail: Detail = None,
+    method: Method = "auto",
+    seed: Seed = 0,
+    model: Model = "photo",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    tile: Tile = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Fill holes: white in the mask is filled, every other pixel stays as it is. Writes INPUT_inpainted.
+
+    restore inpaint img.png --mask m.png  ·  restore inpaint photos/ -r --mask masks/ -o filled/
+    """
+    given = {name: value for name, value in locals().items() if name not in ("mask", "invert_mask")}
+    options = _options("inpaint", **given)
+    if not mask.exists():
+        from restorer.errors import PictureError
+
+        raise PictureError(f"the mask {mask} does not exist", "check the path")
+
+    def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
+        import torch
+
+        from restorer.images.files import load_mask
+        from restorer.tasks import prepare_inpaint
+
+        found = load_mask(find_mask(mask, item), (picture.height, picture.width), invert=invert_mask)
+        job = prepare_inpaint(image, torch.from_numpy(found.fill), prior=prior, **options.sampling)
+        return job.noting(found.note), None if job.sigma else ~found.fill
+
+    _restore_all(options, "inpainted", prepare)
+
+
+def _upscale(
+    inputs: Inputs,
+    scale: Annotated[int, typer.Option("--scale", metavar="N", help=" | ".join(map(str, SCALES)))] = 4,
+    sigma: Sigma = "0",
+    output: Output = None,
+    overwrite: Overwrite = False,
+    skip_existing: SkipExisting = False,
+    recursive: Recursive = False,
+    steps: Steps = None,
+    detail: Detail = None,
+    method: Method = "auto",
+    seed: Seed = 0,
+    model: Model = "photo",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    tile: Tile = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Enlarge. Shrinking the result gives the input back. Writes INPUT_x4.
+
+    restore upscale img.png  ·  restore upscale img.png --scale 2  ·  restore upscale img.png --steps 100
+    """
+    options = _options("upscale", **{name: value for name, value in locals().items() if name != "scale"})
+    check(scale=scale)
+
+    def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
+        from restorer.tasks import prepare_upscale
+
+        return prepare_upscale(image, scale, prior=prior, **options.sampling), None
+
+    _restore_all(options, f"x{scale}", prepare)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the application."""
+    for name, verb in (("denoise", _denoise), ("inpaint", _inpaint), ("upscale", _upscale)):
+        app.command(name, no_args_is_help=True)(verb)

@@ -1,0 +1,107 @@
+"""Which prior, on which device, in which precision: names to objects."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from restorer.diffusion.prior import Prior
+from restorer.errors import DeviceError, ModelError, UsageError
+from restorer.priors.checkpoints import load_model
+from restorer.priors.tiled import Tiled
+from restorer.priors.unet_prior import UNetPrior
+
+__all__ = ["EMBEDDED", "PRECISIONS", "load_prior", "precision_name", "resolve_device", "resolve_dtype", "weights_folder"]
+
+EMBEDDED = "photo"
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def weights_folder(name: str = EMBEDDED) -> Path:
+    """The folder of a prior that ships with the program: inside the package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "_weights" / name, package.parent / "weights" / name):
+        if folder.is_dir():
+            return folder
+    raise ModelError(f"the embedded prior {name!r} is missing from this installation", "install restorer again")
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """A device by its name: auto (the GPU where there is one), cpu, cuda, cuda:N.
+
+    Raises:
+        DeviceError: it is not there. A run never falls back to the CPU in silence.
+        UsageError: no such name.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()) or (kind == "cpu" and index):
+        raise UsageError(f"unknown device {name!r}", "auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("there is no CUDA device, or this PyTorch was built without CUDA", "use --device cpu")
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise DeviceError(f"there is no device {name}: {torch.cuda.device_count()} CUDA devices", "use --device cuda")
+    return torch.device(name)
+
+
+def _has_fast_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 natively; without that, bf16 on the CPU is emulated and slow."""
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check() for check in checks if check is not None)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """A precision by its name: auto is bf16 where the device computes in it natively, else fp32.
+
+    Raises:
+        UsageError: no such name.
+    """
+    if name == "auto":
+        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else _has_fast_bf16()
+        return torch.bfloat16 if native else torch.float32
+    if name not in PRECISIONS:
+        raise UsageError(f"unknown precision {name!r}", f"auto, {', '.join(PRECISIONS)}")
+    return PRECISIONS[name]
+
+
+def precision_name(prior: Prior) -> str:
+    """"fp32", "bf16" or "fp16": what a prior computes in."""
+    inner = prior.prior if isinstance(prior, Tiled) else prior
+    dtype = inner.dtype if isinstance(inner, UNetPrior) else torch.float32
+    return next(name for name, known in PRECISIONS.items() if known == dtype)
+
+
+@cache
+def _load(folder: Path, device: torch.device, dtype: torch.dtype) -> UNetPrior:
+    network, spec = load_model(folder)
+    return UNetPrior(network, spec, device=device, dtype=dtype)
+
+
+def load_prior(model: str | Path = EMBEDDED, device: str = "auto", precision: str = "auto") -> UNetPrior:
+    """A prior, ready to use; the same one if asked again.
+
+    Args:
+        model: "photo" (the embedded one) or the path of a model folder. An existing path wins over a name.
+        device: auto, cpu, cuda or cuda:N.
+        precision: auto, fp32, bf16 or fp16.
+
+    Raises:
+        ModelError: there is no such model, or it is damaged.
+        DeviceError: the device is not there.
+        UsageError: an unknown device or precision.
+    """
+    place = resolve_device(device)
+    dtype = resolve_dtype(precision, place)
+    if Path(model).is_dir():
+        folder = Path(model)
+    elif str(model) == EMBEDDED:
+        folder = weights_folder()
+    else:
+        raise ModelError(
+            f"there is no model {str(model)!r}: neither a folder nor a known name",
+            f"the embedded prior is {EMBEDDED!r}; a model folder holds config.json, scheduler_config.json and weights",
+        )
+    return _load(folder.resolve(), place, dtype)
