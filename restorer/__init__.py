@@ -12,8 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from restorer.api import denoise, inpaint, upscale
     from restorer.priors.catalog import load_prior
-    from restorer.tasks import denoise, inpaint, upscale
 
 __all__ = ["denoise", "inpaint", "load_prior", "upscale"]
 
@@ -25,5 +25,5 @@ except PackageNotFoundError:  # a bare checkout
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module("restorer.priors.catalog" if name == "load_prior" else "restorer.tasks"), name)
+        return getattr(import_module("restorer.priors.catalog" if name == "load_prior" else "restorer.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

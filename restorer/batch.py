@@ -13,8 +13,8 @@ from restorer.errors import OutputError, PictureError, RestorerError, UsageError
 __all__ = ["STDIO", "Item", "collect", "decide", "exit_code_of", "find_mask"]
 
 STDIO = Path("-")
-SUFFIXES = frozenset(".png .jpg .jpeg .jpe .jfif .webp .tif .tiff .bmp .gif .avif".split())
-WRITTEN = frozenset(".png .jpg .jpeg .jpe .jfif .webp .tif .tiff .bmp .avif".split())
+SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"])
+WRITTEN = frozenset([".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".avif"])
 
 
 @dataclass(frozen=True)

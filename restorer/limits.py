@@ -26,7 +26,9 @@ def check(
         UsageError: naming the option and its range.
     """
     if sigma is not None and not 0 <= sigma <= 255:
-        raise UsageError(f"sigma must lie between 0 and 255, not {sigma:g}", "it is the standard deviation of the noise")
+        raise UsageError(
+            f"sigma must lie between 0 and 255, not {sigma:g}", "it is the standard deviation of the noise"
+        )
     if steps is not None and not 1 <= steps <= MOST_STEPS:
         raise UsageError(f"steps must lie between 1 and {MOST_STEPS}, not {steps}")
     if detail is not None and not 0 <= detail <= 1:

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ from restorer.priors.unet_prior import ModelSpec, v_target
 
 __all__ = ["Recipe", "crops", "read_pictures", "read_recipe", "train"]
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 LUMA = np.array([0.299, 0.587, 0.114])
 
 
@@ -71,23 +73,26 @@ class Recipe:
 def read_recipe(path: Path) -> tuple[ModelSpec, Recipe]:
     """A recipe file: the tables [network], [schedule], [prior] and [training]."""
     content = tomllib.loads(path.read_text(encoding="utf-8"))
-    shape = {k: tuple(v) if isinstance(v, list) else v for k, v in content["network"].items()}
+    shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["network"].items()}
     spec = ModelSpec(UNetConfig(**shape), Schedule(**content["schedule"]), **content["prior"])
     return spec, Recipe(**content["training"])
 
 
 def read_pictures(sources: list[Path]) -> list[np.ndarray]:
-    """Every picture of the shards and folders, decoded once: uint8 (H, W, 3) each."""
+    """Every picture of the .tar shards and folders, decoded once: uint8 (H, W, 3) each."""
     pictures = []
     for source in sources:
         if source.is_dir():
-            streams: Iterator[io.BufferedIOBase | Path | None] = iter(sorted(source.rglob("*.[jpJP][pnPN]*[gG]")))
-            pictures += [np.asarray(Image.open(s).convert("RGB")) for s in streams if s is not None]
-        else:
-            with tarfile.open(source) as tar:
-                members = (tar.extractfile(m) for m in tar if m.isfile())
-                pictures += [np.asarray(Image.open(s).convert("RGB")) for s in members if s is not None]
+            pictures += [_decoded(p) for p in sorted(source.rglob("*")) if p.suffix.lower() in SUFFIXES]
+            continue
+        with tarfile.open(source) as tar:
+            files = (tar.extractfile(member) for member in tar)
+            pictures += [_decoded(io.BytesIO(file.read())) for file in files if file is not None]
     return pictures
+
+
+def _decoded(source: Path | io.BytesIO) -> np.ndarray:
+    return np.asarray(Image.open(source).convert("RGB"))
 
 
 def _crop(pictures: list[np.ndarray], weights: np.ndarray, recipe: Recipe, rng: np.random.Generator) -> np.ndarray:
@@ -100,7 +105,7 @@ def _crop(pictures: list[np.ndarray], weights: np.ndarray, recipe: Recipe, rng: 
     patch = picture[top : top + side, left : left + side]
     if side != size:
         patch = np.asarray(Image.fromarray(patch).resize((size, size), Image.Resampling.LANCZOS))
-    patch = np.rot90(patch, rng.integers(4))
+    patch = np.rot90(patch, int(rng.integers(4)))
     return patch[:, ::-1] if rng.random() < 0.5 else patch
 
 
@@ -150,7 +155,8 @@ def train(spec: ModelSpec, recipe: Recipe, data: list[Path], out: Path, device: 
     bf16 autocast and channels_last; the optimizer's weights and the average stay float32.
     """
     torch.manual_seed(recipe.seed)
-    network = UNet(spec.network).to(device, memory_format=torch.channels_last)
+    network = UNet(spec.network).to(device)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = deepcopy(network).requires_grad_(False)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, fused=True)
     step, checkpoint = 0, out / "checkpoint.pt"

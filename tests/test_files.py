@@ -18,18 +18,17 @@ from PIL import ExifTags, Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from restorer.errors import OutputError, PictureError, RestorerError, UsageError
-from restorer.images import files
+from restorer.images import writing
 from restorer.images.files import (
     Picture,
     from_pil,
     load,
     load_mask,
-    save,
-    target_format,
     to_pil,
     to_tensor,
     with_result,
 )
+from restorer.images.writing import save, target_format
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GRAY = SRGB[:16] + b"GRAY" + SRGB[20:]  # only the header's colour space is ever looked at
@@ -517,7 +516,7 @@ def test_a_save_that_fails_midway_leaves_nothing(tmp_path: Path, monkeypatch, er
         seen.extend(p.name for p in tmp_path.iterdir() if p != path)
         raise error
 
-    monkeypatch.setattr(files.os, "fsync", fails)
+    monkeypatch.setattr(writing.os, "fsync", fails)
     with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OutputError) as caught:
         save(Picture(random_pixels(4, 4)), path, overwrite=overwrite)
     assert len(seen) == 1 and seen[0].startswith(".") and seen[0].endswith(".partial")
@@ -537,7 +536,7 @@ def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     def denied(*_: object) -> None:  # the super-user, who runs many a test, is denied nothing
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(files, "_write_synced", denied)
+    monkeypatch.setattr(writing, "_write_synced", denied)
     with pytest.raises(OutputError, match="not writable") as caught:
         save(picture, tmp_path / "a.png")
     assert_one_line(caught.value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -13,8 +12,29 @@ import typer
 
 from restorer.batch import STDIO, Item, collect, decide, exit_code_of, find_mask
 from restorer.cli.console import Reporter, code_of, human_bytes
+from restorer.cli.options import (
+    Detail,
+    Device,
+    Inputs,
+    Json,
+    Method,
+    Model,
+    Options,
+    Output,
+    Overwrite,
+    Precision,
+    Quiet,
+    Recursive,
+    Seed,
+    Sigma,
+    SkipExisting,
+    Steps,
+    Tile,
+    Verbose,
+    parse,
+)
 from restorer.errors import RestorerError, UsageError
-from restorer.limits import METHODS, SCALES, check
+from restorer.limits import SCALES, check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,118 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-OUTPUT, SAMPLING, DEVICE, INTERFACE = "Output", "Sampling", "Model and device", "Interface"
-
-Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders (with -r), globs, or -")]
-Output = Annotated[
-    str | None,
-    typer.Option("-o", "--output", metavar="PATH", help="File, folder (ending in /) or - for stdout", rich_help_panel=OUTPUT),
-]  # fmt: skip
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist", rich_help_panel=OUTPUT)]
-SkipExisting = Annotated[
-    bool, typer.Option("--skip-existing", help="Leave pictures out whose result exists", rich_help_panel=OUTPUT)
-]
-Recursive = Annotated[
-    bool, typer.Option("-r", "--recursive", help="Every picture in the folders named", rich_help_panel=OUTPUT)
-]
-Steps = Annotated[
-    int | None,
-    typer.Option("-s", "--steps", metavar="N", help="Network evaluations", show_default="by task", rich_help_panel=SAMPLING),
-]  # fmt: skip
-Detail = Annotated[
-    float | None,
-    typer.Option(
-        "--detail", metavar="A", help="0 faithful .. 1 natural", show_default="by task", rich_help_panel=SAMPLING
-    ),
-]
-Method = Annotated[
-    str, typer.Option("--method", metavar="NAME", help=" | ".join(METHODS), rich_help_panel=SAMPLING)
-]  # fmt: skip
-Seed = Annotated[
-    int, typer.Option("--seed", metavar="N", help="Same seed, same noise field", rich_help_panel=SAMPLING)
-]
-Sigma = Annotated[
-    str, typer.Option("--sigma", metavar="S", help="Noise of the input: auto, or 0..255", rich_help_panel=SAMPLING)
-]
-Model = Annotated[
-    str, typer.Option("-m", "--model", metavar="NAME|PATH", help="photo, or a model folder", rich_help_panel=DEVICE)
-]
-Device = Annotated[
-    str, typer.Option("-d", "--device", metavar="NAME", help="auto, cpu, cuda, cuda:N", rich_help_panel=DEVICE)
-]
-Precision = Annotated[
-    str, typer.Option("--precision", metavar="NAME", help="auto, fp32, bf16, fp16", rich_help_panel=DEVICE)
-]
-Tile = Annotated[str, typer.Option("--tile", metavar="PX", help="auto, off, or a side in pixels", rich_help_panel=DEVICE)]
-Json = Annotated[
-    bool, typer.Option("--json", help="One JSON object a picture on stdout", rich_help_panel=INTERFACE)
-]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only the results' paths", rich_help_panel=INTERFACE)]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more", rich_help_panel=INTERFACE)]
-
 Prepare = Callable[["Tensor", Item, "Picture", "UNetPrior | Tiled"], "Prepared"]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the three verbs have in common."""
-
-    command: str
-    inputs: list[str]
-    output: str | None
-    overwrite: bool
-    skip_existing: bool
-    recursive: bool
-    steps: int | None
-    detail: float | None
-    method: str
-    seed: int
-    sigma: float | None
-    model: str
-    device: str
-    precision: str
-    tile: int | str
-    json: bool
-    quiet: bool
-    verbose: bool
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """The arguments that every `prepare_...` of `restorer.tasks` takes."""
-        return {
-            "sigma": self.sigma,
-            "steps": self.steps,
-            "detail": self.detail,
-            "method": self.method,
-            "seed": self.seed,
-        }
-
-
-def _sigma(text: str) -> float | None:
-    if text == "auto":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"sigma must be auto or a number from 0 to 255, not {text!r}") from None
-
-
-def _tile(text: str) -> int | str:
-    if text in ("auto", "off"):
-        return text
-    if not text.isdecimal() or int(text) < 64:
-        raise UsageError(f"the tile must be auto, off or a side of at least 64 pixels, not {text!r}")
-    return int(text)
-
-
-def _options(command: str, **given: Any) -> Options:
-    options = Options(command, **{**given, "sigma": _sigma(given["sigma"]), "tile": _tile(given["tile"])})
-    check(sigma=options.sigma, steps=options.steps, detail=options.detail, method=options.method, seed=options.seed)
-    if options.overwrite and options.skip_existing:
-        raise UsageError("--overwrite and --skip-existing exclude each other")
-    if options.json and (options.output == "-" or ("-" in options.inputs and options.output is None)):
-        raise UsageError("the picture and --json cannot both go to standard output", "name a file with -o")
-    return options
 
 
 def _restore_all(options: Options, tag: str, prepare: Prepare) -> None:
@@ -206,26 +115,24 @@ def _load_prior(options: Options) -> UNetPrior | Tiled:
     return Tiled(prior, side, overlap=0 if options.tile == "off" else min(64, side // 4))
 
 
-def _restore_one(
-    options: Options, item: Item, prior: UNetPrior | Tiled, prepare: Prepare, reporter: Reporter
-) -> None:
-    from restorer.images import files
+def _restore_one(options: Options, item: Item, prior: UNetPrior | Tiled, prepare: Prepare, reporter: Reporter) -> None:
+    from restorer.images import files, writing
 
     began = time.monotonic()
     picture = files.load(sys.stdin.buffer if item.source == STDIO else item.source)
     target: Path | BinaryIO = sys.stdout.buffer if item.target == STDIO else item.target
-    form = files.target_format(picture, target)
+    form = writing.target_format(picture, target)
     job, keep = prepare(files.to_tensor(picture), item, picture, prior)
     _announce(reporter, options, item, job, (*picture.notes, *job.notes))
     if job.plan is None:
-        result, notes = picture, ()
+        result, notes = picture, tuple[str, ...]()
     else:
         with reporter.progress(item.source.name) as bar:
             bar.begin(job.plan.evaluations, job.tiles)
             restored = job.run(on_step=lambda step: bar.step(step.index), on_tile=bar.tile)
         notes = restored.notes
         result = files.with_result(picture, restored.image, keep=keep)
-    notes = (*notes, *files.save(result, target, format=form, overwrite=options.overwrite))
+    notes = (*notes, *writing.save(result, target, format=form, overwrite=options.overwrite))
     for note in notes:
         reporter.warn(note)
     seconds = time.monotonic() - began
@@ -262,8 +169,8 @@ def _announce(reporter: Reporter, options: Options, item: Item, job: Job, notes:
     steps = f"{parts['steps']} step{'' if parts['steps'] == 1 else 's'}"
     said = " (estimated)" if job.estimated else ""
     reporter.say(
-        f"{options.command} {item.source.name} · {options.model} · {device} · {parts['precision']} · {steps} · {tiles} · "
-        f"sigma {job.sigma:.1f}{said} · detail {job.detail:g} · seed {options.seed}"
+        f"{options.command} {item.source.name} · {options.model} · {device} · {parts['precision']} · {steps} · "
+        f"{tiles} · sigma {job.sigma:.1f}{said} · detail {job.detail:g} · seed {options.seed}"
     )
     for note in notes:
         reporter.warn(note)
@@ -304,7 +211,7 @@ def _denoise(
 
     restore denoise img.png  ·  restore denoise scan.jpg --sigma 30  ·  restore denoise photos/ -r -o clean/
     """
-    options = _options("denoise", **locals())
+    options = parse("denoise", **locals())
     if options.steps == 1 and options.detail:
         raise UsageError("one step gives no detail: it is the posterior mean", "use --steps 2 or more, or --detail 0")
 
@@ -342,7 +249,7 @@ def _inpaint(
     restore inpaint img.png --mask m.png  ·  restore inpaint photos/ -r --mask masks/ -o filled/
     """
     given = {name: value for name, value in locals().items() if name not in ("mask", "invert_mask")}
-    options = _options("inpaint", **given)
+    options = parse("inpaint", **given)
     if not mask.exists():
         from restorer.errors import PictureError
 
@@ -385,7 +292,7 @@ def _upscale(
 
     restore upscale img.png  ·  restore upscale img.png --scale 2  ·  restore upscale img.png --steps 100
     """
-    options = _options("upscale", **{name: value for name, value in locals().items() if name != "scale"})
+    options = parse("upscale", **{name: value for name, value in locals().items() if name != "scale"})
     check(scale=scale)
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:

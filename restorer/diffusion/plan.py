@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 
@@ -69,7 +70,7 @@ class Plan:
     @property
     def evaluations(self) -> int:
         """Network evaluations of the whole picture."""
-        return sum(after < before for before, after in zip(self.sigmas, self.sigmas[1:], strict=False))
+        return sum(after < before for before, after in pairwise(self.sigmas))
 
 
 def log_levels(start: float, end: float, count: int) -> list[float]:
@@ -114,7 +115,7 @@ def _repaint_levels(start: float, end: float, count: int) -> list[float]:
 
 def _ddpm_zeta(sigmas: Sequence[float]) -> tuple[float, ...]:
     """The share of fresh noise of the DDPM posterior; whole where noise is added."""
-    return tuple(max(0.0, 1 - (b / a) ** 2) if b < a else 1.0 for a, b in zip(sigmas, sigmas[1:], strict=False))
+    return tuple(max(0.0, 1 - (b / a) ** 2) if b < a else 1.0 for a, b in pairwise(sigmas))
 
 
 @dataclass(frozen=True)

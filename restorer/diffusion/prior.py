@@ -1,4 +1,4 @@
-"""The contract between a diffusion model and whoever asks it: a clean picture plus white noise in, the clean one out."""
+"""The contract between a diffusion model and whoever asks it: a noisy picture in, the clean one out."""
 
 from __future__ import annotations
 

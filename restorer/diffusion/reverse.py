@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -100,7 +101,7 @@ def reverse(
     x = start + carried * noise.like(start) if plan.fresh_start else start
     previous: Tensor | None = None
     done = 0
-    for i, (sigma, after) in enumerate(zip(plan.sigmas, plan.sigmas[1:], strict=False)):
+    for i, (sigma, after) in enumerate(pairwise(plan.sigmas)):
         if after > sigma:
             x = x + plan.kappa * math.sqrt(after**2 - sigma**2) * noise.like(x)
             carried, previous = plan.kappa * after, None

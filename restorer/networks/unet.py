@@ -89,7 +89,7 @@ class TimeMLP(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """norm, SiLU, conv; time embedding; norm, SiLU, conv; plus the input, through a 1x1 convolution if widths differ."""
+    """norm, SiLU, conv; time embedding; norm, SiLU, conv; plus the input, by a 1x1 convolution if widths differ."""
 
     def __init__(self, config: UNetConfig, c_in: int, c_out: int, time: int, divide_by: float = 1.0) -> None:
         super().__init__()
@@ -267,7 +267,9 @@ class UNet(nn.Module):
         config = self.config
         if config.center_input_sample:
             x = 2 * x - 1.0
-        features = timestep_embedding(t, self.conv_in.out_channels, flip=config.flip_sin_to_cos, shift=config.freq_shift)
+        features = timestep_embedding(
+            t, self.conv_in.out_channels, flip=config.flip_sin_to_cos, shift=config.freq_shift
+        )
         embedding = self.time_embedding(features.to(x.dtype))
         x = self.conv_in(x)
         skips = [x]

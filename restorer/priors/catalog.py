@@ -13,7 +13,15 @@ from restorer.priors.checkpoints import load_model
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import UNetPrior
 
-__all__ = ["EMBEDDED", "PRECISIONS", "load_prior", "precision_name", "resolve_device", "resolve_dtype", "weights_folder"]
+__all__ = [
+    "EMBEDDED",
+    "PRECISIONS",
+    "load_prior",
+    "precision_name",
+    "resolve_device",
+    "resolve_dtype",
+    "weights_folder",
+]
 
 EMBEDDED = "photo"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -68,7 +76,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def precision_name(prior: Prior) -> str:
-    """"fp32", "bf16" or "fp16": what a prior computes in."""
+    """ "fp32", "bf16" or "fp16": what a prior computes in."""
     inner = prior.prior if isinstance(prior, Tiled) else prior
     dtype = inner.dtype if isinstance(inner, UNetPrior) else torch.float32
     return next(name for name, known in PRECISIONS.items() if known == dtype)

@@ -20,7 +20,7 @@ __all__ = ["Tiled", "tile_starts"]
 
 
 def tile_starts(extent: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin along one axis: evenly spread, overlapping by at least `overlap`, the last ending at the edge."""
+    """Where tiles begin along one axis: evenly spread, overlapping by at least `overlap`, the last up to the edge."""
     if extent <= tile:
         return [0]
     count = math.ceil((extent - overlap) / (tile - overlap))
@@ -122,7 +122,7 @@ class Tiled(Prior):
         return prediction
 
     def _batches(self, height: int, width: int) -> Iterator[tuple[list[tuple[slice, slice]], list[Tensor]]]:
-        """Places and windows, `batch` tiles at a time. All tiles have one size, cut off where the picture is smaller."""
+        """Places and windows, `batch` tiles at a time; tiles have one size, cut off where the picture is smaller."""
         down, across = min(self.tile, height), min(self.tile, width)
         tops, lefts = tile_starts(height, self.tile, self.overlap), tile_starts(width, self.tile, self.overlap)
         tiles = []

@@ -99,7 +99,8 @@ class UNetPrior(Prior):
         self.clip = spec.clip
         self.sigma_min, self.sigma_max = spec.schedule.sigma_min, spec.schedule.sigma_max
         self.multiple = spec.patch_size * network.stride
-        self.network = network.eval().requires_grad_(False).to(self.device, dtype, memory_format=torch.channels_last)
+        network = network.eval().requires_grad_(False).to(self.device, dtype)
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def full_precision(self) -> UNetPrior | None:
         """See `Prior.full_precision`. The copy has weights of its own."""

@@ -67,12 +67,19 @@ def blind(pictures: list[Path], prior, options) -> None:
             rows.append((estimate_sigma(y), psnr(out, y if sigma == 0 else x), psnr(y, x) if sigma else 0.0))
         estimate, score, before = np.array(rows).T
         if sigma == 0:
-            print(f"clean: estimated {estimate.mean():.2f} (at most {estimate.max():.2f}), output to input {score.mean():.1f}"
-                  f" dB on average, at least {score.min():.1f} dB", flush=True)  # fmt: skip
+            print(
+                f"clean: estimated {estimate.mean():.2f} (at most {estimate.max():.2f}), output to input "
+                f"{score.mean():.1f} dB on average, at least {score.min():.1f} dB",
+                flush=True,
+            )
             continue
         wrong = np.abs(estimate / sigma - 1)
-        print(f"blind, sigma {sigma:g}: estimate off by {100 * wrong.mean():.1f} % on average, within 30 % on "
-              f"{100 * (wrong <= 0.3).mean():.0f} % of the pictures; {before.mean():.2f} -> {score.mean():.2f} dB", flush=True)  # fmt: skip
+        near = 100 * (wrong <= 0.3).mean()
+        print(
+            f"blind, sigma {sigma:g}: estimate off by {100 * wrong.mean():.1f} % on average, within 30 % on "
+            f"{near:.0f} % of the pictures; {before.mean():.2f} -> {score.mean():.2f} dB",
+            flush=True,
+        )
 
 
 def detail(pictures: list[Path], prior, options) -> None:
@@ -103,8 +110,13 @@ def inpaint(pictures: list[Path], prior, options) -> None:
         y = torch.where(torch.from_numpy(hole), 1.0, x)
         bytes_ = np.ascontiguousarray((y * 255).round().byte().permute(1, 2, 0).numpy()[..., ::-1])
         began = time.monotonic()
-        results = {"restorer": eight_bit(
-            restorer.inpaint(y, hole, steps=options.steps, detail=options.detail, method=options.method, prior=prior))}
+        results = {
+            "restorer": eight_bit(
+                restorer.inpaint(
+                    y, hole, steps=options.steps, detail=options.detail, method=options.method, prior=prior
+                )
+            )
+        }
         seconds = time.monotonic() - began
         for label, flag in (("Telea", cv2.INPAINT_TELEA), ("Navier-Stokes", cv2.INPAINT_NS)):
             filled = cv2.inpaint(bytes_, hole.astype(np.uint8) * 255, 3, flag)[..., ::-1].transpose(2, 0, 1)
@@ -133,7 +145,9 @@ def upscale(pictures: list[Path], prior, options) -> None:
             size = (image.width // scale, image.height // scale)
             small = image.resize(size, Image.Resampling.BICUBIC)
             began = time.monotonic()
-            big = restorer.upscale(small, scale, steps=options.steps, detail=options.detail, method=options.method, prior=prior)
+            big = restorer.upscale(
+                small, scale, steps=options.steps, detail=options.detail, method=options.method, prior=prior
+            )
             seconds = time.monotonic() - began
             plain = small.resize(image.size, Image.Resampling.BICUBIC)
             x, ours, bicubic = (torch.from_numpy(np.array(i)).permute(2, 0, 1) / 255 for i in (image, big, plain))

@@ -1,0 +1,120 @@
+"""The options that the three restoring verbs share, and what their texts mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from restorer.errors import UsageError
+from restorer.limits import METHODS, check
+
+OUTPUT, SAMPLING, DEVICE, INTERFACE = "Output", "Sampling", "Model and device", "Interface"
+
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders (with -r), globs, or -")]
+Output = Annotated[
+    str | None,
+    typer.Option("-o", "--output", metavar="PATH", help="File, folder/ or - for stdout", rich_help_panel=OUTPUT),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist", rich_help_panel=OUTPUT)]
+SkipExisting = Annotated[
+    bool, typer.Option("--skip-existing", help="Leave pictures out whose result exists", rich_help_panel=OUTPUT)
+]
+Recursive = Annotated[
+    bool, typer.Option("-r", "--recursive", help="Every picture in the folders named", rich_help_panel=OUTPUT)
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        "-s", "--steps", metavar="N", help="Network evaluations", show_default="by task", rich_help_panel=SAMPLING
+    ),
+]
+Detail = Annotated[
+    float | None,
+    typer.Option(
+        "--detail", metavar="A", help="0 faithful .. 1 natural", show_default="by task", rich_help_panel=SAMPLING
+    ),
+]
+Method = Annotated[
+    str, typer.Option("--method", metavar="NAME", help=" | ".join(METHODS), rich_help_panel=SAMPLING)
+]  # fmt: skip
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Same seed, same noise field", rich_help_panel=SAMPLING)]
+Sigma = Annotated[
+    str, typer.Option("--sigma", metavar="S", help="Noise of the input: auto, or 0..255", rich_help_panel=SAMPLING)
+]
+Model = Annotated[
+    str, typer.Option("-m", "--model", metavar="NAME|PATH", help="photo, or a model folder", rich_help_panel=DEVICE)
+]
+Device = Annotated[
+    str, typer.Option("-d", "--device", metavar="NAME", help="auto, cpu, cuda, cuda:N", rich_help_panel=DEVICE)
+]
+Precision = Annotated[
+    str, typer.Option("--precision", metavar="NAME", help="auto, fp32, bf16, fp16", rich_help_panel=DEVICE)
+]
+Tile = Annotated[str, typer.Option("--tile", metavar="PX", help="auto, off or pixels", rich_help_panel=DEVICE)]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a picture on stdout", rich_help_panel=INTERFACE)]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only the results' paths", rich_help_panel=INTERFACE)]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more", rich_help_panel=INTERFACE)]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the three verbs have in common."""
+
+    command: str
+    inputs: list[str]
+    output: str | None
+    overwrite: bool
+    skip_existing: bool
+    recursive: bool
+    steps: int | None
+    detail: float | None
+    method: str
+    seed: int
+    sigma: float | None
+    model: str
+    device: str
+    precision: str
+    tile: int | str
+    json: bool
+    quiet: bool
+    verbose: bool
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The arguments that every `prepare_...` of `restorer.tasks` takes."""
+        return {
+            "sigma": self.sigma,
+            "steps": self.steps,
+            "detail": self.detail,
+            "method": self.method,
+            "seed": self.seed,
+        }
+
+
+def _sigma(text: str) -> float | None:
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"sigma must be auto or a number from 0 to 255, not {text!r}") from None
+
+
+def _tile(text: str) -> int | str:
+    if text in ("auto", "off"):
+        return text
+    if not text.isdecimal() or int(text) < 64:
+        raise UsageError(f"the tile must be auto, off or a side of at least 64 pixels, not {text!r}")
+    return int(text)
+
+
+def parse(command: str, **given: Any) -> Options:
+    options = Options(command, **{**given, "sigma": _sigma(given["sigma"]), "tile": _tile(given["tile"])})
+    check(sigma=options.sigma, steps=options.steps, detail=options.detail, method=options.method, seed=options.seed)
+    if options.overwrite and options.skip_existing:
+        raise UsageError("--overwrite and --skip-existing exclude each other")
+    if options.json and (options.output == "-" or ("-" in options.inputs and options.output is None)):
+        raise UsageError("the picture and --json cannot both go to standard output", "name a file with -o")
+    return options
