@@ -1,0 +1,31 @@
+"""What the tests share: few threads, diffusers as an oracle, and the mark of tests that need a GPU."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from types import ModuleType
+
+import pytest
+import torch
+
+from restorer.vision import import_torchvision
+
+
+def pytest_configure() -> None:
+    # The tensors here are small: more threads would only wait for one another.
+    torch.set_num_threads(min(4, torch.get_num_threads()))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def diffusers() -> ModuleType:
+    """The reference implementation. It imports torchvision, which may need repair before that."""
+    with suppress(ImportError):
+        import_torchvision()
+    return pytest.importorskip("diffusers")
