@@ -1,0 +1,151 @@
+"""Plans: as many evaluations as asked for, levels where the papers put them, nothing that cannot be run."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from restorer.diffusion.plan import METHODS, Plan, log_levels, make_plan, travel
+from restorer.diffusion.schedule import Schedule
+
+PUBLISHED = [name for name in METHODS if name != "auto"]
+AUTO = Plan(sigmas=(3.0, 1.0, 0.0), zeta=(1.0, 1.0), kappa=0.7, extrapolation=1.0, fresh_start=False, seed=11)
+
+
+def rises(plan: Plan) -> int:
+    return sum(after > before for before, after in pairwise(plan.sigmas))
+
+
+def timesteps(plan: Plan) -> np.ndarray:
+    """t of the linear schedule at every level but the last."""
+    return Schedule("linear").t_at(torch.tensor(plan.sigmas[:-1], dtype=torch.float64)).numpy()
+
+
+@pytest.mark.parametrize("method", PUBLISHED)
+@pytest.mark.parametrize(("start", "end"), [(80.0, 0.02), (0.5, 0.02)])
+def test_a_plan_costs_the_steps_it_was_given(method: str, start: float, end: float) -> None:
+    for steps in [*range(1, 61), 250]:
+        plan = make_plan(method, AUTO, start=start, end=end, steps=steps)
+        falls = sum(after < before for before, after in pairwise(plan.sigmas))
+        assert falls == plan.evaluations == steps
+        assert len(plan.sigmas) - 1 == falls + rises(plan) == len(plan.zeta)
+        assert min(plan.sigmas[:-1]) > 0 and plan.sigmas[-1] == 0
+        assert plan.sigmas[0] == pytest.approx(start, rel=1e-6)
+        assert max(plan.sigmas) == plan.sigmas[0]
+        assert steps == 1 or plan.sigmas[-2] == pytest.approx(end, rel=1e-6)
+
+
+def test_repaint_travels() -> None:
+    """A rise after every five levels, as many as the steps pay for; each leads back to where the five began."""
+    for steps, expected in ((15, 0), (16, 1), (26, 2), (60, 5), (250, 24)):
+        plan = make_plan("repaint", AUTO, start=80.0, end=0.02, steps=steps)
+        assert rises(plan) == expected
+        for i, (before, after) in enumerate(pairwise(plan.sigmas)):
+            if after > before:
+                assert after == plan.sigmas[i - 5]
+                assert plan.zeta[i] == 1
+    assert all(rises(make_plan(m, AUTO, start=80.0, end=0.02, steps=60)) == 0 for m in PUBLISHED if m != "repaint")
+
+
+def test_travel_by_hand() -> None:
+    """Algorithm 1 of RePaint written out: each stretch of three gone over twice, while the jumps last."""
+    assert travel([9, 8, 7, 6, 5, 4, 3, 2, 1], 2, 3) == [9, 8, 7, 6, 9, 8, 7, 6, 5, 4, 3, 6, 5, 4, 3, 2, 1]
+    assert travel([5, 4, 3, 2, 1], 0, 2) == [5, 4, 3, 2, 1]
+
+
+def test_spacings_are_the_published_ones() -> None:
+    """ddpm and ddim: geometric in sigma. ddnm: uniform in t. diffpir: uniform in sqrt(t)."""
+    for method in ("ddpm", "ddim"):
+        plan = make_plan(method, AUTO, start=80.0, end=0.02, steps=30)
+        np.testing.assert_allclose(plan.sigmas[:-1], np.geomspace(80, 0.02, 30), rtol=1e-12)
+    for method, power in (("ddnm", 1), ("diffpir", 2)):
+        t = timesteps(make_plan(method, AUTO, start=80.0, end=0.02, steps=30)) ** (1 / power)
+        np.testing.assert_allclose(t, np.linspace(t[0], t[-1], 30), atol=1e-5)
+    falls = timesteps(make_plan("repaint", AUTO, start=80.0, end=0.02, steps=60))
+    np.testing.assert_allclose(np.diff(np.unique(falls.round(6))), np.ptp(falls) / 34, atol=1e-5)
+
+
+def test_shares_of_fresh_noise_are_the_published_ones() -> None:
+    plans = {m: make_plan(m, AUTO, start=80.0, end=0.02, steps=20) for m in PUBLISHED}
+    for method in ("ddpm", "repaint"):
+        plan = plans[method]
+        for (before, after), zeta in zip(pairwise(plan.sigmas), plan.zeta, strict=True):
+            assert zeta == pytest.approx(1 - (after / before) ** 2 if after < before else 1.0, abs=1e-12)
+    assert set(plans["ddim"].zeta) == {0.0}
+    assert set(plans["ddnm"].zeta) == {0.85**2}
+    assert set(plans["diffpir"].zeta) == {0.3}
+    assert set(make_plan("diffpir", AUTO, start=80.0, end=0.02, steps=20, holes=True).zeta) == {1.0}
+
+
+def test_ddpm_share_is_the_posterior_variance_of_the_schedule() -> None:
+    """sqrt(zeta) sigma' of the loop is the standard deviation of q(x_{t-1} | x_t, x_0), over sqrt(abar_{t-1})."""
+    schedule = Schedule("squaredcos_cap_v2")
+    t = torch.arange(1, 1000, 37)
+    one = torch.ones(len(t), 1, 1, 1, dtype=torch.float64)
+    variance = schedule.posterior(one, one, t).variance.flatten() / schedule.alpha_bars[t - 1]
+    for now, before, expected in zip(schedule.sigmas[t], schedule.sigmas[t - 1], variance, strict=True):
+        plan = make_plan("ddpm", AUTO, start=float(now), end=float(before), steps=2)
+        assert plan.zeta[0] * plan.sigmas[1] ** 2 == pytest.approx(float(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize("method", PUBLISHED)
+def test_what_a_method_takes_from_the_task(method: str) -> None:
+    plan = make_plan(method, AUTO, start=80.0, end=0.02, steps=7)
+    assert (plan.kappa, plan.seed, plan.fresh_start) == (AUTO.kappa, AUTO.seed, AUTO.fresh_start)
+    assert plan.extrapolation == 0
+    assert plan.eps_from == ("predicted" if method == "ddnm" else "corrected")
+    assert plan.prior_variance == (1.0 if method in ("ddpm", "ddim") else math.inf)
+
+
+def test_auto_is_the_plan_of_the_task() -> None:
+    assert make_plan("auto", AUTO, start=1.0, end=0.1, steps=5) is AUTO
+
+
+@pytest.mark.parametrize(("method", "steps"), [("ddpm", 0), ("ddpm", -3), ("auto", 0), ("euler", 10), ("", 10)])
+def test_unknown_methods_and_no_steps_are_refused(method: str, steps: int) -> None:
+    with pytest.raises(ValueError):
+        make_plan(method, AUTO, start=80.0, end=0.02, steps=steps)
+
+
+def test_log_levels() -> None:
+    assert log_levels(7.0, 0.1, 1) == [7.0]
+    np.testing.assert_allclose(log_levels(100.0, 0.01, 5), [100, 10, 1, 0.1, 0.01], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sigmas": (0.0,), "zeta": ()},  # nothing to do
+        {"sigmas": (), "zeta": ()},
+        {"zeta": (1.0,)},  # one number a transition
+        {"zeta": (1.0, 1.0, 1.0)},
+        {"sigmas": (1.0, 0.5, 0.1)},  # does not end at 0
+        {"sigmas": (1.0, 0.0, 0.0)},  # 0 before the end
+        {"sigmas": (-1.0, 0.5, 0.0)},
+        {"sigmas": (math.inf, 0.5, 0.0)},
+        {"sigmas": (math.nan, 0.5, 0.0)},
+        {"zeta": (1.1, 1.0)},
+        {"zeta": (-0.1, 1.0)},
+        {"zeta": (math.nan, 1.0)},
+        {"kappa": 1.5},
+        {"kappa": math.nan},
+        {"extrapolation": -1.0},
+        {"prior_variance": 0.0},
+        {"prior_variance": math.nan},
+        {"eps_from": "x0"},
+    ],
+    ids=str,
+)
+def test_impossible_plans_are_refused(fields: dict) -> None:
+    good = {"sigmas": (1.0, 0.5, 0.0), "zeta": (1.0, 1.0)}
+    assert Plan(**good).evaluations == 2
+    with pytest.raises(ValueError):
+        Plan(**{**good, **fields})
+
+
+def test_rises_are_free() -> None:
+    assert Plan(sigmas=(1.0, 0.5, 1.0, 0.5, 0.0), zeta=(1.0,) * 4).evaluations == 3
