@@ -182,10 +182,16 @@ def _details(
     options: Options, item: Item, job: Job, result: Picture, warnings: list[str], seconds: float
 ) -> dict[str, Any]:
     """The JSON object of a picture that was restored."""
-    size = {"width": result.width, "height": result.height, "mode": result.mode, "depth_in": 8, "depth_out": 8}
-    model = {"model": {"id": options.model}}
-    end = {"seconds": round(seconds, 2), "warnings": warnings}
-    return _record(options, item, status="ok", **size, **model, **_parts(options, job), **end)
+    import resource
+
+    from restorer.priors.catalog import find_model, weights_sha256
+
+    depth = 16 if result.mode.startswith("I") else 8
+    size = {"width": result.width, "height": result.height, "mode": result.mode, "depth_in": depth, "depth_out": 8}
+    model = {"id": options.model, "sha256": weights_sha256(find_model(options.model)), "revision": None}
+    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    end = {"seconds": round(seconds, 2), "peak_mem_mb": peak, "warnings": warnings}
+    return _record(options, item, status="ok", **size, model=model, **_parts(options, job), **end)
 
 
 def _denoise(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 from restorer.diffusion.prior import Prior
 from restorer.errors import DeviceError, ModelError, UsageError
-from restorer.priors.checkpoints import load_model
+from restorer.priors.checkpoints import WEIGHTS, load_model
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import UNetPrior
 
@@ -102,14 +103,27 @@ def load_prior(model: str | Path = EMBEDDED, device: str = "auto", precision: st
         UsageError: an unknown device or precision.
     """
     place = resolve_device(device)
-    dtype = resolve_dtype(precision, place)
+    return _load(find_model(model), place, resolve_dtype(precision, place))
+
+
+def find_model(model: str | Path = EMBEDDED) -> Path:
+    """The folder of a model by its path or name; an existing path wins.
+
+    Raises:
+        ModelError: there is no such model.
+    """
     if Path(model).is_dir():
-        folder = Path(model)
-    elif str(model) == EMBEDDED:
-        folder = weights_folder()
-    else:
-        raise ModelError(
-            f"there is no model {str(model)!r}: neither a folder nor a known name",
-            f"the embedded prior is {EMBEDDED!r}; a model folder holds config.json, scheduler_config.json and weights",
-        )
-    return _load(folder.resolve(), place, dtype)
+        return Path(model).resolve()
+    if str(model) == EMBEDDED:
+        return weights_folder()
+    raise ModelError(
+        f"there is no model {str(model)!r}: neither a folder nor a known name",
+        f"the embedded prior is {EMBEDDED!r}; a model folder holds config.json, scheduler_config.json and weights",
+    )
+
+
+@cache
+def weights_sha256(folder: Path) -> str:
+    """The SHA-256 of a model folder's weights, in hexadecimal."""
+    with (folder / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
