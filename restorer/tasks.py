@@ -26,7 +26,7 @@ from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import NoiseField, NotFiniteError, Step, reverse
 from restorer.errors import DeviceError, ModelError, UsageError
 from restorer.images.files import push_pull
-from restorer.images.noise import estimate_sigma
+from restorer.images.noise import estimate_sigma, undo_clipping
 from restorer.limits import check
 from restorer.priors.catalog import load_prior
 from restorer.priors.tiled import Tiled
@@ -247,8 +247,12 @@ def prepare_denoise(
     plan = make_plan(method, auto, start=s_y, end=end, steps=steps)
     share = detail
 
+    # A file cannot hold what noise adds beyond black and white. A tensor may; then nothing was cut off.
+    clipped = 0 <= float(image.min()) and float(image.max()) <= 1
+
     def finish(x: Tensor, first: Tensor) -> Tensor:
-        return _to_unit(torch.lerp(first, x, share), channels)
+        restored = _to_unit(torch.lerp(first, x, share), channels)
+        return undo_clipping(restored, level / 255) if clipped else restored
 
     return replace(job, plan=plan, start=start, finish=finish)
 

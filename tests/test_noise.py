@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from restorer.images.noise import _dct, _kept_share, _noise_eigenvalue, estimate_sigma
+from restorer.images.noise import (
+    _dct,
+    _kept_share,
+    _noise_eigenvalue,
+    estimate_sigma,
+    expected_when_clipped,
+    undo_clipping,
+)
 
 
 def scene(size: int = 192, channels: int = 3, low: float = 20, high: float = 235) -> Tensor:
@@ -111,3 +120,27 @@ def test_variance_of_clipped_noise_matches_a_simulation(sigma: float) -> None:
         clipped = np.clip(level + sigma * draws, 0, 255)
         share = _kept_share(np.array([clipped.mean()]), sigma)[0]
         assert share == pytest.approx(clipped.var() / sigma**2, abs=0.006)
+
+
+# Clipping
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.1, 0.3])
+def test_the_mean_of_clipped_noise_is_its_closed_form(sigma: float):
+    x = torch.linspace(0, 1, 9, dtype=torch.float64)
+    n = torch.randn(200_000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sampled = (x + sigma * n).clamp(0, 1).mean(0)
+    torch.testing.assert_close(expected_when_clipped(x, sigma), sampled, rtol=0, atol=5 * sigma / math.sqrt(200_000))
+    assert float(expected_when_clipped(x[-1], sigma)) == pytest.approx(
+        1 - sigma / math.sqrt(2 * math.pi), abs=2e-4 + (0.02 if sigma > 0.2 else 0)
+    )
+
+
+@pytest.mark.parametrize("sigma", [0.004, 0.1, 0.3])
+def test_clipping_is_undone(sigma: float):
+    x = torch.linspace(0, 1, 101)
+    torch.testing.assert_close(
+        undo_clipping(expected_when_clipped(x.double(), sigma).float(), sigma), x, rtol=0, atol=1e-4
+    )
+    # What lies beyond the darkest and the brightest mean that can be is black and white.
+    assert undo_clipping(torch.tensor([0.0, 1.0]), sigma).tolist() == [0.0, 1.0]

@@ -1,4 +1,4 @@
-"""How strong is the noise? The standard deviation of white Gaussian noise, from one picture.
+"""How strong is the noise, and what does clipping make of it? White Gaussian noise, from one picture.
 
 White noise has the same variance s^2 in every direction of the space of patches; photographs fill few directions, and
 those weakly where they are flat. So:
@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["estimate_sigma"]
+__all__ = ["estimate_sigma", "expected_when_clipped", "undo_clipping"]
 
 PATCH = 8
 LOW_PART = 9  # largest u + v of the coefficients that choose the patches
@@ -130,3 +130,25 @@ def _kept_share(means: np.ndarray, sigma: float) -> np.ndarray:
 
 def _normal_cdf(t: np.ndarray) -> np.ndarray:
     return torch.special.ndtr(torch.from_numpy(t)).numpy()
+
+
+def expected_when_clipped(x: Tensor, sigma: float) -> Tensor:
+    """E[clip(x + sigma n, 0, 1)], n ~ N(0, 1): what noise and a file format together make of x in [0, 1], on average.
+
+    Black is lifted and white dulled, by sigma / sqrt(2 pi) at the ends (Foi 2009, "Clipped noisy images:
+    Heteroskedastic modeling and practical denoising", eq. 7).
+    """
+    low, high = -x / sigma, (1 - x) / sigma
+    inside = torch.special.ndtr(high) - torch.special.ndtr(low)
+    densities = torch.exp(-(low**2) / 2) - torch.exp(-(high**2) / 2)
+    return x * inside + sigma / math.sqrt(2 * math.pi) * densities + 1 - torch.special.ndtr(high)
+
+
+def undo_clipping(mean: Tensor, sigma: float) -> Tensor:
+    """The x in [0, 1] whose `expected_when_clipped` is `mean`; sigma on the scale of the picture.
+
+    A denoiser that takes clipped noise for white gives the mean of the clipped picture; this takes it back.
+    """
+    grid = torch.linspace(0, 1, 4096, dtype=torch.float64)
+    values = expected_when_clipped(grid, sigma)
+    return torch.from_numpy(np.interp(mean.double().cpu().numpy(), values.numpy(), grid.numpy())).to(mean)

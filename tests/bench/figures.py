@@ -69,7 +69,7 @@ def blind(pictures: list[Path], prior, options) -> None:
         if sigma == 0:
             print(
                 f"clean: estimated {estimate.mean():.2f} (at most {estimate.max():.2f}), output to input "
-                f"{score.mean():.1f} dB on average, at least {score.min():.1f} dB",
+                f"{np.median(score):.1f} dB in the median, at least {score.min():.1f} dB",
                 flush=True,
             )
             continue

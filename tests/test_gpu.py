@@ -1,0 +1,128 @@
+"""The CPU and the GPU agree: the network, the prior, the operators and a whole run, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from gaussian import GaussianPrior
+from torch import Tensor
+
+from restorer.degradations import Bicubic, Degradation, Identity, Mask
+from restorer.diffusion.plan import Plan, make_plan
+from restorer.diffusion.reverse import reverse
+from restorer.diffusion.schedule import Schedule
+from restorer.networks.unet import UNet, UNetConfig
+from restorer.priors.tiled import Tiled
+from restorer.priors.unet_prior import ModelSpec, UNetPrior
+
+pytestmark = pytest.mark.gpu
+
+CONFIG = UNetConfig(
+    in_channels=12,
+    out_channels=12,
+    block_out_channels=(32, 64),
+    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    norm_num_groups=8,
+)
+SPEC = ModelSpec(CONFIG, Schedule("squaredcos_cap_v2"), "v_prediction", patch_size=2)
+
+
+@pytest.fixture(autouse=True)
+def full_float32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """TF32 keeps ten bits, too few for what is compared here."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    yield
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def network() -> UNet:
+    torch.manual_seed(0)
+    return UNet(CONFIG).eval()
+
+
+def priors(dtype: torch.dtype = torch.float32) -> tuple[UNetPrior, UNetPrior]:
+    return UNetPrior(network(), SPEC), UNetPrior(network(), SPEC, device="cuda", dtype=dtype)
+
+
+def assert_agree(gpu: Tensor, cpu: Tensor, within: float = 1e-3) -> None:
+    assert gpu.device.type == "cuda" and gpu.dtype == cpu.dtype
+    torch.testing.assert_close(gpu.cpu(), cpu, rtol=within, atol=within)
+
+
+@torch.no_grad()
+def test_the_network() -> None:
+    x, t = random(2, 12, 16, 24), torch.tensor([3.5, 700.0])
+    assert_agree(network().cuda()(x.cuda(), t.cuda()), network()(x, t))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 32, 48), (1, 3, 37, 5), (1, 3, 1, 1)])
+def test_the_prior(shape: tuple[int, ...]) -> None:
+    cpu, gpu = priors()
+    x, sigma = random(*shape), torch.tensor([0.3, 2.0])[: shape[0]]
+    assert_agree(gpu.predict(x.cuda(), sigma.cuda()).x0, cpu.predict(x, sigma).x0)
+    assert_agree(gpu.predict(x.cuda(), 0.05).x0, cpu.predict(x, 0.05).x0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_prior_in_low_precision(dtype: torch.dtype) -> None:
+    cpu, gpu = priors(dtype)
+    x = random(1, 3, 32, 48)
+    found = gpu.predict(x.cuda(), 0.3).x0
+    assert found.dtype == torch.float32
+    assert_agree(found, cpu.predict(x, 0.3).x0, within=0.05)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_bicubic(scale: int) -> None:
+    operator = Bicubic(scale)
+    x0, y = random(2, 3, 24, 36), random(2, 3, 24 // scale, 36 // scale, seed=1)
+    assert_agree(operator.measure(x0.cuda()), operator.measure(x0), 1e-5)
+    for noise in (0.0, 0.1):
+        found = operator.correct(x0.cuda(), y.cuda(), noise, 0.2)
+        assert_agree(found, operator.correct(x0, y, noise, 0.2))
+    assert_agree(operator.measure(operator.correct(x0.cuda(), y.cuda(), 0.0, 1.0)), y)
+
+
+def operators() -> dict[str, tuple[Degradation, Degradation, Tensor]]:
+    known, picture = random(1, 1, 24, 40, seed=2) > 0, random(1, 3, 24, 40, seed=3)
+    return {
+        "identity": (Identity(), Identity(), picture),
+        "mask": (Mask(known), Mask(known.cuda()), picture),
+        "bicubic": (Bicubic(4), Bicubic(4), Bicubic(4).measure(picture)),
+    }
+
+
+@pytest.mark.parametrize("method", ["ddpm", "ddim", "repaint", "ddnm"])
+@pytest.mark.parametrize("kind", ["identity", "mask", "bicubic"])
+def test_a_whole_run(kind: str, method: str) -> None:
+    """The same seed is the same noise on both, and so the same picture."""
+    on_cpu, on_gpu, y = operators()[kind]
+    auto = Plan(sigmas=(1.0, 0.0), zeta=(1.0,), seed=9)
+    plan, start = make_plan(method, auto, start=3.0, end=0.02, steps=20), torch.zeros(1, 3, 24, 40)
+    noise = 0.01 if kind == "identity" else 0.0
+    cpu, gpu = priors()
+    expected = reverse(cpu, on_cpu, y, plan, start, noise_variance=noise)
+    found = reverse(gpu, on_gpu, y.cuda(), plan, start.cuda(), noise_variance=noise)
+    assert_agree(found, expected)
+
+
+def test_tiles() -> None:
+    cpu, gpu = priors()
+    x = random(1, 3, 50, 70)
+    expected = Tiled(cpu, 32, overlap=8, batch=1).predict(x, 0.4).x0
+    assert_agree(Tiled(gpu, 32, overlap=8, batch=3).predict(x.cuda(), 0.4).x0, expected)
+
+
+def test_a_gaussian_run() -> None:
+    """No network: what is left is the loop and its noise."""
+    plan = make_plan("ddpm", Plan(sigmas=(1.0, 0.0), zeta=(1.0,), seed=4), start=80.0, end=0.02, steps=30)
+    start = torch.zeros(1, 3, 16, 16)
+    expected = reverse(GaussianPrior(), None, None, plan, start)
+    assert_agree(reverse(GaussianPrior(), None, None, plan, start.cuda()), expected, 1e-4)

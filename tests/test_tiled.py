@@ -1,0 +1,174 @@
+"""Tiles: a prior that looks at single pixels must give in tiles what it gives whole."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from gaussian import GaussianPrior
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from restorer.diffusion.prior import Prediction
+from restorer.priors.tiled import Tiled, tile_starts
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Spy(GaussianPrior):
+    """A pixelwise prior that keeps the shapes it was shown and has a log variance."""
+
+    def __init__(self) -> None:
+        super().__init__(0.3, 0.25)
+        self.shapes: list[tuple[int, ...]] = []
+
+    def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
+        self.shapes.append(tuple(x.shape))
+        x0 = super().predict(x, sigma).x0
+        return Prediction(x0 if condition is None else x0 + condition, x0.sin())
+
+
+class Copy(GaussianPrior):
+    """The identity, of which nothing but the blending is left."""
+
+    def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
+        return Prediction(x)
+
+
+@st.composite
+def tilings(draw: st.DrawFn) -> dict[str, Any]:
+    tile = draw(st.integers(3, 24))
+    return {"tile": tile, "overlap": draw(st.integers(0, 3 * tile // 4)), "batch": draw(st.integers(1, 5))}
+
+
+@settings(deadline=None, max_examples=60)
+@given(height=st.integers(1, 32), width=st.integers(1, 32), items=st.integers(1, 2), tiling=tilings())
+def test_a_pixelwise_prior_is_the_same_in_tiles(height: int, width: int, items: int, tiling: dict[str, Any]) -> None:
+    """x0 and the log variance, each picture at its own level; every tile of one size."""
+    x, sigma = random(items, 3, height, width), torch.tensor([0.2, 1.5])[:items]
+    whole = GaussianPrior(0.3, 0.25).predict(x, sigma).x0
+    spy = Spy()
+    tiled = Tiled(spy, **tiling)
+    prediction = tiled.predict(x, sigma)
+    torch.testing.assert_close(prediction.x0, whole, rtol=0, atol=1e-6)
+    assert prediction.log_variance is not None
+    torch.testing.assert_close(prediction.log_variance, whole.sin(), rtol=0, atol=1e-6)
+    side = min(height, tiling["tile"]), min(width, tiling["tile"])
+    assert {shape[-2:] for shape in spy.shapes} == {side}
+    assert sum(shape[0] for shape in spy.shapes) == items * tiled.count(height, width)
+    assert max(shape[0] for shape in spy.shapes) <= items * tiling["batch"]
+
+
+@settings(deadline=None, max_examples=200)
+@given(extent=st.integers(1, 3000), tile=st.integers(1, 600), data=st.data())
+def test_tile_starts(extent: int, tile: int, data: st.DataObject) -> None:
+    overlap = data.draw(st.integers(0, tile - 1))
+    starts = tile_starts(extent, tile, overlap)
+    if extent <= tile:
+        assert starts == [0]
+        return
+    assert starts[0] == 0 and starts[-1] == extent - tile
+    steps = [b - a for a, b in pairwise(starts)]
+    assert min(steps) >= 1 and max(steps) <= tile - overlap  # so that every two neighbours share at least `overlap`
+    # One tile fewer could not have covered the extent with that overlap.
+    assert (len(starts) - 1) * (tile - overlap) + overlap < extent
+
+
+@settings(deadline=None, max_examples=40)
+@given(height=st.integers(1, 32), width=st.integers(1, 32), tiling=tilings())
+def test_windows_are_positive_everywhere(height: int, width: int, tiling: dict[str, Any]) -> None:
+    total = torch.zeros(height, width)
+    for places, windows in Tiled(Copy(), **tiling)._batches(height, width):
+        for (rows, columns), window in zip(places, windows, strict=True):
+            assert bool((window > 0).all()) and bool((window <= 1).all())
+            total[rows, columns] += window
+    assert bool((total > 0).all())
+
+
+def test_two_windows_that_meet_share_all_the_weight() -> None:
+    """Where no third tile reaches, the raised cosines add up to 1, and fall without a step."""
+    total = torch.zeros(16, 28)
+    for places, windows in Tiled(Copy(), 16, overlap=4)._batches(16, 28):
+        for (rows, columns), window in zip(places, windows, strict=True):
+            total[rows, columns] += window
+            assert float((window[0].diff().abs()).max()) < 0.5
+    torch.testing.assert_close(total, torch.ones(16, 28), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [2, 3, 7, 100])
+def test_the_batch_changes_nothing(batch: int) -> None:
+    x = random(2, 3, 37, 50)
+    one = Tiled(Spy(), 16, overlap=5, batch=1).predict(x, 0.4)
+    many = Tiled(Spy(), 16, overlap=5, batch=batch).predict(x, 0.4)
+    torch.testing.assert_close(many.x0, one.x0, rtol=0, atol=1e-6)
+    torch.testing.assert_close(many.log_variance, one.log_variance, rtol=0, atol=1e-6)
+
+
+def test_a_seam_is_blended() -> None:
+    """Two tiles that disagree by 1: from one to the other on the raised cosine of their four common pixels."""
+
+    class Counting(Copy):
+        calls = 0
+
+        def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
+            self.calls += 1
+            return Prediction(torch.full_like(x, self.calls - 1.0))
+
+    x0 = Tiled(Counting(), 8, overlap=4).predict(torch.zeros(1, 1, 1, 12), 1.0).x0.flatten()
+    rise = (torch.sin((torch.arange(4) + 0.5) / 4 * torch.pi / 2) ** 2).tolist()
+    assert x0.tolist() == pytest.approx([0.0] * 4 + rise + [1.0] * 4, abs=1e-6)
+
+
+def test_a_condition_is_cropped_along() -> None:
+    x, condition = random(2, 3, 21, 34), random(2, 3, 21, 34, seed=1)
+    whole = Spy().predict(x, 0.5, condition).x0
+    tiled = Tiled(Spy(), 9, overlap=3, batch=4).predict(x, 0.5, condition).x0
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-6)
+
+
+def test_progress() -> None:
+    seen: list[tuple[int, int]] = []
+    tiled = Tiled(Spy(), 16, overlap=4, batch=2, on_tile=lambda done, total: seen.append((done, total)))
+    assert tiled.count(16, 40) == 3 and tiled.count(30, 40) == 9
+    tiled.predict(random(1, 3, 30, 40), 0.1)
+    assert seen == [(2, 9), (4, 9), (6, 9), (8, 9), (9, 9)]
+    seen.clear()
+    tiled.predict(random(1, 3, 16, 9), 0.1)
+    assert seen == [(1, 1)]
+    quiet = tiled.watched(None)
+    quiet.predict(random(1, 3, 30, 40), 0.1)
+    assert seen == [(1, 1)] and (quiet.tile, quiet.overlap, quiet.batch) == (16, 4, 2)
+
+
+def test_a_picture_within_one_tile_is_asked_whole() -> None:
+    spy = Spy()
+    x = random(1, 3, 10, 16)
+    assert torch.equal(Tiled(spy, 16, overlap=4).predict(x, 0.3).x0, GaussianPrior(0.3, 0.25).predict(x, 0.3).x0)
+    assert spy.shapes == [(1, 3, 10, 16)]
+
+
+def test_halved() -> None:
+    tiled = Tiled(Spy(), 256, overlap=64, batch=4)
+    half = tiled.halved(64)
+    assert half is not None and (half.tile, half.overlap, half.batch) == (128, 32, 1)
+    quarter = half.halved(64)
+    assert quarter is not None and quarter.tile == 64 and quarter.halved(64) is None
+
+
+def test_a_tiled_prior_is_a_prior() -> None:
+    spy = Spy()
+    tiled = Tiled(spy, 16, overlap=4)
+    for name in ("channels", "native_size", "clip", "sigma_min", "sigma_max", "device"):
+        assert getattr(tiled, name) == getattr(spy, name)
+    assert tiled.full_precision() is None
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(16, 16), (16, 20), (16, -1), (0, 0)])
+def test_impossible_tiles_are_refused(tile: int, overlap: int) -> None:
+    with pytest.raises(ValueError):
+        Tiled(Spy(), tile, overlap=overlap)
