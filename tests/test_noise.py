@@ -137,7 +137,7 @@ def test_the_mean_of_clipped_noise_is_its_closed_form(sigma: float):
 
 
 @pytest.mark.parametrize("sigma", [0.004, 0.1, 0.3])
-def test_clipping_is_undone(sigma: float):
+def test_the_mean_before_clipping_is_found_again(sigma: float):
     x = torch.linspace(0, 1, 101)
     torch.testing.assert_close(
         undo_clipping(expected_when_clipped(x.double(), sigma).float(), sigma), x, rtol=0, atol=1e-4
