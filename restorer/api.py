@@ -17,6 +17,7 @@ from torch import Tensor
 
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import Step
+from restorer.errors import UsageError
 from restorer.images.files import from_pil, to_pil, to_tensor, with_result
 from restorer.tasks import Job, prepare_denoise, prepare_inpaint, prepare_upscale
 
@@ -33,7 +34,15 @@ def _restore(
 ) -> AnyPicture:
     """Run a job on a Pillow image or a tensor, and give back the same kind."""
     if isinstance(picture, Tensor):
-        return prepare(picture.detach().float().cpu()).run(on_step).image.to(picture.device, picture.dtype)
+        if not picture.is_floating_point():
+            raise UsageError(f"a tensor holds floats in [0, 1], not {picture.dtype}", "divide by 255")
+        job = prepare(picture.detach().float().cpu())
+        if job.plan is None:
+            return picture.clone()
+        result = job.run(on_step).image.to(picture.device, picture.dtype)
+        return result if keep is None else torch.where(torch.from_numpy(keep).to(picture.device), picture, result)
+    if not isinstance(picture, Image.Image):
+        raise UsageError(f"a picture is a PIL image or a float tensor, not {type(picture).__name__}")
     held = from_pil(picture)
     job = prepare(to_tensor(held))
     if job.plan is None:

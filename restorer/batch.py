@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,9 +44,9 @@ def collect(inputs: Iterable[str], *, recursive: bool) -> list[tuple[Path, Path 
     found: dict[Path, Path | None] = {}
     for name in inputs:
         path = Path(name)
-        if path == STDIO or path.is_file():
+        if path == STDIO or _asked(path.is_file):
             found.setdefault(path, None)
-        elif path.is_dir():
+        elif _asked(path.is_dir):
             if not recursive:
                 raise UsageError(f"{name} is a folder", "add -r to restore every picture in it")
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
@@ -54,13 +54,20 @@ def collect(inputs: Iterable[str], *, recursive: bool) -> list[tuple[Path, Path 
                 raise PictureError(f"there are no pictures in {name}", f"known are {', '.join(sorted(SUFFIXES))}")
             for p in inside:
                 found.setdefault(p, path)
-        elif matches := sorted(glob.glob(name, recursive=True)):  # noqa: PTH207 - the pattern may be absolute
-            for p in map(Path, matches):
-                if p.is_file():
-                    found.setdefault(p, None)
+        elif matches := [p for p in map(Path, sorted(glob.glob(name, recursive=True))) if p.is_file()]:  # noqa: PTH207
+            for p in matches:
+                found.setdefault(p, None)
         else:
             raise PictureError(f"{name} does not exist", "check the path")
     return list(found.items())
+
+
+def _asked(question: Callable[[], bool]) -> bool:
+    """Whether a path is something; no, if the system refuses to say: a name too long, a folder that is closed."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 def decide(
@@ -75,17 +82,24 @@ def decide(
         UsageError: one output file for several pictures.
         OutputError: the output folder cannot be made.
     """
-    folder = output is not None and (output.endswith(("/", os.sep)) or Path(output).is_dir())
+    pictures = [found for found in pictures if not _is_result(found, pictures, output, tag)]
+    walked = any(root is not None for _, root in pictures)
+    folder = output not in (None, "-") and (
+        walked or str(output).endswith(("/", os.sep)) or _asked(Path(str(output)).is_dir)
+    )
     if output is not None and not folder and len(pictures) > 1:
         raise UsageError(
             f"{len(pictures)} pictures cannot go into one file", "name a folder: -o results/ (with the slash)"
         )
+    if output is None and len(pictures) > 1 and any(source == STDIO for source, _ in pictures):
+        raise UsageError("the picture from standard input has no place among several", "name a folder: -o results/")
     to_do, skipped, failed = [], [], []
     taken: set[Path] = set()
+    sources = {source.resolve() for source, _ in pictures if source != STDIO}
     for source, root in pictures:
         item = Item(source, _target(source, root, output, tag, folder=folder), root)
         try:
-            _check(item, taken, overwrite=overwrite or skip_existing)
+            _check(item, taken, sources, overwrite=overwrite or skip_existing)
             if skip_existing and item.target != STDIO and item.target.exists():
                 skipped.append(item)
                 continue
@@ -96,6 +110,20 @@ def decide(
         taken.add(item.target)
         to_do.append(item)
     return to_do, skipped, failed
+
+
+def _is_result(
+    found: tuple[Path, Path | None], pictures: list[tuple[Path, Path | None]], output: str | None, tag: str
+) -> bool:
+    """Whether a picture found in a folder is what an earlier run made there."""
+    source, root = found
+    if root is None:
+        return False
+    if output is not None:
+        place = Path(output).resolve()
+        return place != root.resolve() and source.resolve().is_relative_to(place)
+    original = source.stem.removesuffix(f"_{tag}")
+    return original != source.stem and any(p.parent == source.parent and p.stem == original for p, _ in pictures)
 
 
 def _target(source: Path, root: Path | None, output: str | None, tag: str, *, folder: bool) -> Path:
@@ -110,17 +138,23 @@ def _target(source: Path, root: Path | None, output: str | None, tag: str, *, fo
     return Path(output) / (source.relative_to(root).parent if root else Path()) / name
 
 
-def _check(item: Item, taken: set[Path], *, overwrite: bool) -> None:
+def _check(item: Item, taken: set[Path], sources: set[Path], *, overwrite: bool) -> None:
     target = item.target
     if target == STDIO:
         return
-    if item.source != STDIO and target.exists() and target.samefile(item.source):
+    try:
+        exists = target.exists()
+    except OSError as error:
+        raise OutputError(f"{target}: {error.strerror}", "name another file with -o") from error
+    if item.source != STDIO and exists and item.source.exists() and target.samefile(item.source):
         raise OutputError(f"{target} is the input itself", "name another file with -o")
+    if target.resolve() in sources:
+        raise OutputError(f"{target} is another picture to be restored", "name a folder: -o results/")
     if target in taken:
         raise OutputError(f"two pictures would be written to {target}", "restore them into different folders")
     if target.is_dir():
         raise OutputError(f"{target} is a folder", f"end it with a slash: -o {target}/")
-    if target.exists() and not overwrite:
+    if target.is_file() and not overwrite:
         raise OutputError(f"{target} exists", "add --overwrite, or --skip-existing, or name another file with -o")
 
 
@@ -151,7 +185,7 @@ def find_mask(mask: Path, item: Item) -> Path:
     place = mask / (item.source.relative_to(item.root).parent if item.root else Path())
     for stem in (item.source.stem, f"{item.source.stem}_mask"):
         for candidate in sorted(place.glob(f"{glob.escape(stem)}.*")):
-            if candidate.suffix.lower() in SUFFIXES:
+            if candidate.stem == stem and candidate.suffix.lower() in SUFFIXES and candidate.is_file():
                 return candidate
     raise PictureError(f"there is no mask for {item.source} in {mask}", f"name it {item.source.stem}.png")
 

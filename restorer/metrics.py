@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["psnr", "texture", "to_y"]
+__all__ = ["high_energy", "psnr", "texture", "to_y"]
 
 
 def psnr(picture: Tensor, truth: Tensor) -> float:
@@ -23,15 +23,15 @@ def to_y(picture: Tensor) -> Tensor:
 
 
 def texture(picture: Tensor, truth: Tensor) -> float:
-    """High-frequency energy relative to the truth: 1 where there is as much of it, 0 where everything is smooth.
+    """High-frequency energy relative to the truth: 1 where there is as much of it, 0 where everything is smooth."""
+    return high_energy(picture) / high_energy(truth)
 
-    The energy of the Fourier coefficients beyond a quarter of a cycle a pixel (half the Nyquist frequency), under a
-    Hann window so that borders do not count.
+
+def high_energy(picture: Tensor) -> float:
+    """The energy of the Fourier coefficients beyond a quarter of a cycle a pixel (half the Nyquist frequency).
+
+    Under a Hann window, so that borders do not count.
     """
-    return _high_energy(picture) / _high_energy(truth)
-
-
-def _high_energy(picture: Tensor) -> float:
     height, width = picture.shape[-2:]
     window = torch.hann_window(height, periodic=False)[:, None] * torch.hann_window(width, periodic=False)[None, :]
     centred = picture.float() - picture.float().mean((-2, -1), keepdim=True)

@@ -112,6 +112,8 @@ def _crop(pictures: list[np.ndarray], weights: np.ndarray, recipe: Recipe, rng: 
 def crops(pictures: list[np.ndarray], recipe: Recipe, seed: int) -> Iterator[np.ndarray]:
     """Endless batches of random crops, uint8 (B, S, S, 3), pictures drawn by their area."""
     pictures = [p for p in pictures if min(p.shape[:2]) >= recipe.crop]
+    if not pictures:
+        raise ValueError(f"no picture is as large as a crop of {recipe.crop} pixels")
     areas = np.array([p.shape[0] * p.shape[1] for p in pictures], dtype=np.float64)
     rng = np.random.default_rng(seed)
     while True:
@@ -126,15 +128,21 @@ def _ahead(batches: Iterator[np.ndarray]) -> Iterator[Tensor]:
 
     The thread keeps to NumPy: a second thread in PyTorch would bring a second pool of workers that fight the first.
     """
-    buffer: queue.Queue[np.ndarray] = queue.Queue(maxsize=8)
+    buffer: queue.Queue[np.ndarray | Exception] = queue.Queue(maxsize=8)
 
     def fill() -> None:
-        for batch in batches:
-            buffer.put(batch)
+        try:
+            for batch in batches:
+                buffer.put(batch)
+        except Exception as error:  # raised again where the batches are used
+            buffer.put(error)
 
     threading.Thread(target=fill, daemon=True).start()
     while True:
-        yield torch.from_numpy(buffer.get()).permute(0, 3, 1, 2).float() / 127.5 - 1
+        batch = buffer.get()
+        if isinstance(batch, Exception):
+            raise batch
+        yield torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _learning_rate(step: int, recipe: Recipe) -> float:
@@ -154,6 +162,8 @@ def train(spec: ModelSpec, recipe: Recipe, data: list[Path], out: Path, device: 
 
     bf16 autocast and channels_last; the optimizer's weights and the average stay float32.
     """
+    if spec.network.out_channels != spec.network.in_channels:
+        raise ValueError("a learned variance needs the variational bound, which this trainer does not have")
     torch.manual_seed(recipe.seed)
     network = UNet(spec.network).to(device)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -182,11 +192,13 @@ def train(spec: ModelSpec, recipe: Recipe, data: list[Path], out: Path, device: 
         eps = torch.randn(x0.shape, generator=generator).to(device)
         alpha_bar = alpha_bar_of(spec.schedule.sigma_at(t)).view(-1, 1, 1, 1).float().to(device)
         x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
-        target = v_target(x0, eps, alpha_bar) if spec.prediction_type == "v_prediction" else eps
+        targets = {"epsilon": eps, "v_prediction": v_target(x0, eps, alpha_bar), "sample": x0}
         folded = F.pixel_unshuffle(x_t, spec.patch_size).contiguous(memory_format=torch.channels_last)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             output = network(folded, t.float().to(device))
-        error = (F.pixel_shuffle(output.float(), spec.patch_size) - target).square().mean((1, 2, 3))
+        error = (
+            (F.pixel_shuffle(output.float(), spec.patch_size) - targets[spec.prediction_type]).square().mean((1, 2, 3))
+        )
         error.mean().backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_gradient)
         optimizer.step()

@@ -6,6 +6,7 @@ terminated.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -63,6 +64,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     try:
         code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        if code == 130:  # Typer has taken Ctrl-C for itself
+            print("interrupted", file=sys.stderr)
         return code if isinstance(code, int) else 0
     except RestorerError as error:
         report_error(error)
@@ -72,7 +75,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 130
     except _Terminated:
         return 143
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         # Whoever read the output has enough; nothing more can be said there, at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -95,4 +100,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def main() -> None:
     """The console script."""
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names may be no text; they are printed as the bytes they are
+            stream.reconfigure(errors="surrogateescape")
     sys.exit(run())

@@ -45,7 +45,7 @@ def human_bytes(count: int) -> str:
 
 def report_error(error: BaseException, name: str = "", console: Console | None = None) -> None:
     """One line that says what happened, and a hint."""
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, emoji=False)
     subject = f"{name}: " if name and name not in str(error) else ""
     text = " ".join(f"{subject}{error}".split())
     console.print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True, highlight=False)
@@ -107,7 +107,7 @@ class Reporter:
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False, as_json: bool = False) -> None:
         self.quiet, self.verbose, self.as_json = quiet, verbose, as_json
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, emoji=False)
 
     def say(self, text: str, style: str = "") -> None:
         """A message."""

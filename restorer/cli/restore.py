@@ -33,7 +33,7 @@ from restorer.cli.options import (
     Verbose,
     parse,
 )
-from restorer.errors import RestorerError, UsageError
+from restorer.errors import PictureError, RestorerError, UsageError
 from restorer.limits import SCALES, check
 
 if TYPE_CHECKING:
@@ -56,51 +56,63 @@ def _restore_all(options: Options, tag: str, prepare: Prepare) -> None:
     """Everything but what tells the verbs apart: decide, load the model once, restore one picture after the other."""
     reporter = Reporter(quiet=options.quiet, verbose=options.verbose, as_json=options.json)
     began = time.monotonic()
-    to_do, skipped, refused = decide(
-        collect(options.inputs, recursive=options.recursive),
-        options.output,
-        tag,
-        overwrite=options.overwrite,
-        skip_existing=options.skip_existing,
+    pictures, refused = _collect(options)
+    to_do, skipped, more = decide(
+        pictures, options.output, tag, overwrite=options.overwrite, skip_existing=options.skip_existing
     )
-    codes = []
-    for item, error in refused:
-        codes.append(_failed(reporter, options, item, error))
+    codes = [_failed(reporter, options, item, error) for item, error in [*refused, *more]]
     for item in skipped:
         reporter.say(f"{item.target} exists: skipped")
         reporter.record(_record(options, item, status="skipped"))
-    prior = None
     done = 0
+    try:
+        if to_do:
+            with reporter.working("loading PyTorch and the model"):
+                prior = _load_prior(options)
+    except RestorerError as error:
+        reporter.fail(error)
+        codes += [_failed(reporter, options, item, error, said=True) for item in to_do]
+        to_do = []
     for item in to_do:
         try:
-            with reporter.working("loading PyTorch and the model"):
-                prior = prior or _load_prior(options)
             _restore_one(options, item, prior, prepare, reporter)
             done += 1
         except RestorerError as error:
             codes.append(_failed(reporter, options, item, error))
-            if prior is None:
-                break  # without a model or a device the others cannot do better
     code = exit_code_of(codes, done + len(skipped))
     seconds = round(time.monotonic() - began, 2)
     counts = {"ok": done, "failed": len(codes), "skipped": len(skipped)}
     reporter.record({"event": "summary", **counts, "seconds": seconds, "exit_code": code})
-    if len(to_do) + len(skipped) + len(refused) > 1:
+    if sum(counts.values()) > 1:
         reporter.say(f"{done} done, {len(codes)} failed, {len(skipped)} skipped in {seconds:.1f} s")
     if code:
         raise typer.Exit(code)
 
 
-def _failed(reporter: Reporter, options: Options, item: Item, error: RestorerError) -> int:
+def _collect(options: Options) -> tuple[list[tuple[Path, Path | None]], list[tuple[Item, RestorerError]]]:
+    """What the inputs name, and what they name in vain: one absent picture does not stop the others."""
+    found: dict[Path, Path | None] = {}
+    absent: list[tuple[Item, RestorerError]] = []
+    for name in options.inputs:
+        try:
+            for path, root in collect([name], recursive=options.recursive):
+                found.setdefault(path, root)
+        except PictureError as error:
+            absent.append((Item(Path(name), Path()), error))
+    return list(found.items()), absent
+
+
+def _failed(reporter: Reporter, options: Options, item: Item, error: RestorerError, *, said: bool = False) -> int:
     code = code_of(error)
-    reporter.fail(error, str(item.source))
+    if not said:
+        reporter.fail(error, str(item.source))
     hint = {"hint": error.hint} if error.hint else {}
     reporter.record(_record(options, item, status="failed", code=code, error=str(error), **hint))
     return code
 
 
 def _record(options: Options, item: Item, **more: Any) -> dict[str, Any]:
-    place = {"input": str(item.source), "output": str(item.target)}
+    place = {"input": str(item.source), "output": str(item.target) if item.target != Path() else None}
     return {"event": "result", "command": options.command, **place, **more}
 
 
@@ -125,12 +137,12 @@ def _restore_one(options: Options, item: Item, prior: UNetPrior | Tiled, prepare
     job, keep = prepare(files.to_tensor(picture), item, picture, prior)
     _announce(reporter, options, item, job, (*picture.notes, *job.notes))
     if job.plan is None:
-        result, notes = picture, tuple[str, ...]()
+        result, notes, used = picture, tuple[str, ...](), job.prior
     else:
         with reporter.progress(item.source.name) as bar:
             bar.begin(job.plan.evaluations, job.tiles)
             restored = job.run(on_step=lambda step: bar.step(step.index), on_tile=bar.tile)
-        notes = restored.notes
+        notes, used = restored.notes, restored.prior
         result = files.with_result(picture, restored.image, keep=keep)
     notes = (*notes, *writing.save(result, target, format=form, overwrite=options.overwrite))
     for note in notes:
@@ -139,23 +151,23 @@ def _restore_one(options: Options, item: Item, prior: UNetPrior | Tiled, prepare
     size = "" if item.target == STDIO else f" · {human_bytes(item.target.stat().st_size)}"
     reporter.say(f"wrote {item.target} · {result.width}x{result.height}{size} · {seconds:.1f} s", style="green")
     warnings = [*picture.notes, *job.notes, *notes]
-    reporter.result(str(item.target), _details(options, item, job, result, warnings, seconds))
+    reporter.result(str(item.target), _details(options, item, job, used, result, warnings, seconds))
 
 
-def _parts(options: Options, job: Job) -> dict[str, Any]:
+def _parts(options: Options, job: Job, prior: Tiled) -> dict[str, Any]:
     from restorer.priors.catalog import precision_name
 
     plan = job.plan
     return {
-        "device": str(job.prior.device),
-        "precision": precision_name(job.prior),
+        "device": str(prior.device),
+        "precision": precision_name(prior),
         "steps": plan.evaluations if plan else 0,
         "method": options.method,
         "detail": job.detail,
         "seed": options.seed,
         "sigma": round(job.sigma, 2),
-        "tile": min(job.prior.tile, max(job.start.shape[-2:])),
-        "overlap": job.prior.overlap,
+        "tile": min(prior.tile, max(job.start.shape[-2:])),
+        "overlap": prior.overlap,
     }
 
 
@@ -163,7 +175,7 @@ def _announce(reporter: Reporter, options: Options, item: Item, job: Job, notes:
     """One line before the work, and what the user should know."""
     import torch
 
-    parts = _parts(options, job)
+    parts = _parts(options, job, job.prior)
     device = f"cpu ({torch.get_num_threads()} threads)" if parts["device"] == "cpu" else parts["device"]
     tiles = f"{job.tiles} tiles" if job.tiles > 1 else "1 tile"
     steps = f"{parts['steps']} step{'' if parts['steps'] == 1 else 's'}"
@@ -179,19 +191,31 @@ def _announce(reporter: Reporter, options: Options, item: Item, job: Job, notes:
 
 
 def _details(
-    options: Options, item: Item, job: Job, result: Picture, warnings: list[str], seconds: float
+    options: Options, item: Item, job: Job, used: Tiled, result: Picture, warnings: list[str], seconds: float
 ) -> dict[str, Any]:
     """The JSON object of a picture that was restored."""
-    import resource
-
     from restorer.priors.catalog import find_model, weights_sha256
 
-    depth = 16 if result.mode.startswith("I") else 8
-    size = {"width": result.width, "height": result.height, "mode": result.mode, "depth_in": depth, "depth_out": 8}
+    size = {
+        "width": result.width,
+        "height": result.height,
+        "mode": result.mode,
+        "depth_in": result.depth,
+        "depth_out": 8,
+    }
     model = {"id": options.model, "sha256": weights_sha256(find_model(options.model)), "revision": None}
-    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    end = {"seconds": round(seconds, 2), "peak_mem_mb": peak, "warnings": warnings}
-    return _record(options, item, status="ok", **size, model=model, **_parts(options, job), **end)
+    end = {"seconds": round(seconds, 2), "peak_mem_mb": _peak_memory(), "warnings": warnings}
+    return _record(options, item, status="ok", **size, model=model, **_parts(options, job, used), **end)
+
+
+def _peak_memory() -> int | None:
+    """The most memory this process has held, in MB; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
 
 
 def _denoise(
@@ -257,8 +281,6 @@ def _inpaint(
     given = {name: value for name, value in locals().items() if name not in ("mask", "invert_mask")}
     options = parse("inpaint", **given)
     if not mask.exists():
-        from restorer.errors import PictureError
-
         raise PictureError(f"the mask {mask} does not exist", "check the path")
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:

@@ -62,6 +62,8 @@ class Plan:
             raise ValueError("a plan has at least one falling level, and one zeta a transition")
         if self.sigmas[-1] != 0 or not all(math.isfinite(s) and s > 0 for s in self.sigmas[:-1]):
             raise ValueError("noise levels are positive, and the last is 0")
+        if any(before == after for before, after in pairwise(self.sigmas)):
+            raise ValueError("a noise level differs from the one before it")
         if not all(0 <= z <= 1 for z in self.zeta) or not 0 <= self.kappa <= 1 or not 0 <= self.extrapolation <= 1:
             raise ValueError("zeta, kappa and extrapolation lie between 0 and 1")
         if not self.prior_variance > 0 or self.eps_from not in ("corrected", "predicted"):
@@ -81,9 +83,12 @@ def log_levels(start: float, end: float, count: int) -> list[float]:
 
 
 def _t_levels(start: float, end: float, count: int, power: float) -> list[float]:
-    """`count` levels between start and end, uniform in t ** (1 / power) of the linear schedule."""
-    if count == 1:
-        return [start]
+    """`count` levels between start and end, uniform in t ** (1 / power) of the linear schedule.
+
+    Where that schedule does not reach as low, uniform in log sigma.
+    """
+    if count == 1 or end < LINEAR.sigma_min or start > LINEAR.sigma_max:
+        return log_levels(start, end, count)
     high, low = (float(LINEAR.t_at(torch.tensor(s, dtype=torch.float64))) for s in (start, end))
     grid = torch.linspace(high ** (1 / power), low ** (1 / power), count, dtype=torch.float64) ** power
     return LINEAR.sigma_at(grid).tolist()

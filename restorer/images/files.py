@@ -59,6 +59,7 @@ class Picture:
         pixels: colour as stored, uint8, (H, W) for gray or (H, W, 3), turned upright by the file's orientation tag.
         alpha: uint8 (H, W), 255 = opaque; None if the file has no transparency.
         mode: Pillow's mode of the file, for instance "P" or "I;16".
+        depth: bits a channel in the file, 8 or 16; `pixels` have 8.
         format: Pillow's name of the format, for instance "PNG"; empty for a picture that never was a file.
         icc: colour profile.
         exif: EXIF block without orientation, without the embedded thumbnail.
@@ -71,6 +72,7 @@ class Picture:
     pixels: np.ndarray
     alpha: np.ndarray | None = None
     mode: str = "RGB"
+    depth: int = 8
     format: str = ""
     icc: bytes | None = None
     exif: bytes | None = None
@@ -134,7 +136,7 @@ def load_mask(source: Path | BinaryIO, size: tuple[int, int], invert: bool = Fal
         name = _name(source)
         raise UsageError(f"{name}: the mask is {old}, the picture {new}", "give a mask of the picture's size")
     resized = Image.fromarray(fill).resize((size[1], size[0]), Image.Resampling.NEAREST)
-    return Mask(np.asarray(resized, dtype=bool), f"mask resized from {old} to {new}")
+    return Mask(np.array(resized, dtype=bool), f"mask resized from {old} to {new}")
 
 
 def from_pil(image: Image.Image) -> Picture:
@@ -195,6 +197,7 @@ def _from_image(image: Image.Image, lossy: bool) -> Picture:
         pixels=np.array(colour),
         alpha=np.array(bands[..., -1]) if has_alpha else None,
         mode=mode,
+        depth=16 if deep or mode.startswith(("I", "F")) else 8,
         format="JPEG" if file_format == "MPO" else file_format,
         icc=icc,
         exif=exif,

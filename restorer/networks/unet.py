@@ -61,6 +61,12 @@ class UNetConfig:
                 raise ValueError(f"unknown block types {sorted(unknown)}: this network has {', '.join(known)}")
         if self.resnet_time_scale_shift not in ("default", "scale_shift"):
             raise ValueError(f"unknown resnet_time_scale_shift {self.resnet_time_scale_shift!r}")
+        levels_down = zip(self.block_out_channels, self.down_block_types, strict=True)
+        attending = {width for width, kind in levels_down if kind.startswith("Attn")}
+        attending |= {self.block_out_channels[-1]} if self.add_attention else set()
+        head = self.attention_head_dim
+        if head is not None and (head < 1 or any(width % head for width in attending)):
+            raise ValueError(f"attention_head_dim {head} does not divide every width that attends")
         if any(width % self.norm_num_groups for width in self.block_out_channels):
             raise ValueError(f"every width must be a multiple of norm_num_groups ({self.norm_num_groups})")
 

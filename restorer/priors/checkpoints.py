@@ -7,6 +7,7 @@ The names and fields are diffusers' own, so that `UNet2DModel.from_pretrained` r
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,32 @@ __all__ = ["CONFIG", "SCHEDULER", "WEIGHTS", "load_model", "save_model"]
 CONFIG, SCHEDULER, WEIGHTS = "config.json", "scheduler_config.json", "diffusion_pytorch_model.safetensors"
 MAX_JSON = 64 * 1024
 MAX_PARAMETERS = 1_500_000_000
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+Ranges = Mapping[str, tuple[float, float]]
+
+# Lowest and highest value of every whole number; whatever lies outside belongs to no network that is known.
+NETWORK_INTEGERS = {
+    "in_channels": (1, 4096),
+    "out_channels": (1, 8192),
+    "layers_per_block": (1, 6),
+    "norm_num_groups": (1, 1024),
+    "downsample_padding": (0, 1),
+    "freq_shift": (0, 1),
+    "patch_size": (1, 32),
+}
+NETWORK_NUMBERS = {"norm_eps": (1e-12, 1.0), "mid_block_scale_factor": (1e-3, 1e3)}
+SCHEDULE_INTEGERS = {"num_train_timesteps": (2, 4096)}
+SCHEDULE_NUMBERS = {"beta_start": (0, 1), "beta_end": (0, 1)}
+# Fields that change the output, and the one value of each that is implemented.
+FIXED = {
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "class_embed_type": None,
+    "num_class_embeds": None,
+    "trained_betas": None,
+    "rescale_betas_zero_snr": False,
+}
 
 
 def save_model(folder: Path, network: UNet, spec: ModelSpec, dtype: torch.dtype = torch.float16) -> None:
@@ -88,6 +115,8 @@ def load_model(folder: Path) -> tuple[UNet, ModelSpec]:
     if expected != found:
         wrong = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
         raise ModelError(f"{path} does not fit its {CONFIG}: {', '.join(wrong[:5])} and others, {len(wrong)} in all")
+    if wrong := sorted(key for key, value in state.items() if value.dtype not in FLOATS):
+        raise ModelError(f"{path} holds weights that are no floating-point numbers: {', '.join(wrong[:5])}")
     if not all(bool(value.isfinite().all()) for value in state.values()):
         raise ModelError(f"{path} holds weights that are not finite", "the file is damaged; copy or download it again")
     network.load_state_dict(state, assign=True)
@@ -101,17 +130,32 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"{path} is missing", "a model folder holds config, scheduler config and weights") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} is no JSON object")
     return content
 
 
+def _check_fields(content: dict[str, Any], integers: Ranges, numbers: Ranges) -> None:
+    """Refuse what no network of this layout has, before anything is built from it."""
+    for name, (low, high) in {**integers, **numbers}.items():
+        if name not in content:
+            continue
+        value, kind = content[name], int if name in integers else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+            raise ValueError(f"{name} must lie between {low:g} and {high:g}, not {str(value)[:40]}")
+    for name, only in FIXED.items():
+        if content.get(name, only) != only:
+            raise ValueError(f"{name} {str(content[name])[:40]} is not supported")
+
+
 def _spec(config: dict[str, Any], scheduler: dict[str, Any]) -> ModelSpec:
     """A spec from the two configurations; fields left out take the layout's defaults."""
     if (name := config.get("_class_name", "UNet2DModel")) != "UNet2DModel":
         raise ValueError(f"_class_name {name!r} is no UNet2DModel")
+    _check_fields(config, NETWORK_INTEGERS, NETWORK_NUMBERS)
+    _check_fields(scheduler, SCHEDULE_INTEGERS, SCHEDULE_NUMBERS)
     for field, known in (("act_fn", ("silu", "swish")), ("time_embedding_type", ("positional",))):
         if (value := config.get(field, known[0])) not in known:
             raise ValueError(f"{field} {value!r} is not supported")
@@ -120,7 +164,7 @@ def _spec(config: dict[str, Any], scheduler: dict[str, Any]) -> ModelSpec:
         if name in shape:
             shape[name] = tuple(shape[name])
     network = UNetConfig(**shape)
-    if max(network.block_out_channels) > 2048 or len(network.block_out_channels) > 8 or network.layers_per_block > 6:
+    if not all(0 < width <= 2048 for width in network.block_out_channels) or len(network.block_out_channels) > 8:
         raise ValueError("the network is larger than any that is known")
     patch_size = config.get("patch_size", 1)
     attends = network.add_attention or any("Attn" in kind for kind in network.down_block_types)

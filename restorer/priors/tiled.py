@@ -71,10 +71,14 @@ class Tiled(Prior):
         """The same tiles, reporting to someone else."""
         return Tiled(self.prior, self.tile, overlap=self.overlap, batch=self.batch, on_tile=on_tile)
 
+    def cut_to(self, side: int) -> Tiled:
+        """The same, with tiles no larger than a picture of this side: where it is, they mean the whole picture."""
+        return self if self.tile <= side else Tiled(self.prior, side, overlap=min(self.overlap, side // 4), batch=1)
+
     def halved(self, least: int) -> Tiled | None:
         """Tiles of half the side; None where they would be smaller than `least` pixels."""
         side = self.tile // 2
-        return None if side < least else Tiled(self.prior, side, overlap=min(self.overlap, side // 4), batch=1)
+        return None if side < least else Tiled(self.prior, side, overlap=side // 4, batch=1)
 
     def full_precision(self) -> Tiled | None:
         """See `Prior.full_precision`."""

@@ -103,7 +103,7 @@ class UNetPrior(Prior):
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def full_precision(self) -> UNetPrior | None:
-        """See `Prior.full_precision`. The copy has weights of its own."""
+        """See `Prior.full_precision`. The copy has weights of its own, as far as they have been rounded already."""
         if self.dtype == torch.float32:
             return None
         return UNetPrior(deepcopy(self.network), self.spec, device=self.device)
