@@ -914,7 +914,10 @@ def environment() -> dict[str, str]:
 
 def process(*command: str, **options: Any) -> subprocess.Popen[str]:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "surrogateescape"}
-    return subprocess.Popen([sys.executable, *command], env=environment(), **{**pipes, **options})
+    # A shell that runs the tests in the background has them ignore Ctrl-C, and so would the process under test.
+    interruptible = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)} if os.name == "posix" else {}
+    arguments: dict[str, Any] = {**pipes, **interruptible, **options}
+    return subprocess.Popen([sys.executable, *command], env=environment(), **arguments)
 
 
 def finished(*command: str) -> Outcome:
