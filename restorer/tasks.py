@@ -43,7 +43,7 @@ TILE, OVERLAP, LEAST_TILE = 512, 64, 64
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a task does unless told otherwise; measured, see tests/bench/README.md.
+    """What a task does unless told otherwise; measured with tests/bench/figures.py.
 
     Args:
         steps, detail: as the options of these names.
