@@ -33,8 +33,8 @@ from PIL import Image
 from torch import Tensor
 
 from restorer.diffusion.schedule import Schedule, alpha_bar_of
-from restorer.networks.unet import UNet, UNetConfig
-from restorer.priors.checkpoints import save_model
+from restorer.networks import NETWORKS
+from restorer.priors.checkpoints import load_model, save_model
 from restorer.priors.unet_prior import ModelSpec, v_target
 
 __all__ = ["Recipe", "crops", "read_pictures", "read_recipe", "train"]
@@ -74,7 +74,8 @@ def read_recipe(path: Path) -> tuple[ModelSpec, Recipe]:
     """A recipe file: the tables [network], [schedule], [prior] and [training]."""
     content = tomllib.loads(path.read_text(encoding="utf-8"))
     shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["network"].items()}
-    spec = ModelSpec(UNetConfig(**shape), Schedule(**content["schedule"]), **content["prior"])
+    kind = NETWORKS[str(shape.pop("class", "UNet2DModel"))]
+    spec = ModelSpec(kind(**shape), Schedule(**content["schedule"]), **content["prior"])
     return spec, Recipe(**content["training"])
 
 
@@ -157,15 +158,30 @@ def _draw_t(count: int, recipe: Recipe, last: int, generator: torch.Generator) -
     return torch.where(share < recipe.low_share, u * low_t, low_t + u * (last - low_t))
 
 
-def train(spec: ModelSpec, recipe: Recipe, data: list[Path], out: Path, device: str = "cpu", every: int = 500) -> None:
+def train(
+    spec: ModelSpec,
+    recipe: Recipe,
+    data: list[Path],
+    out: Path,
+    *,
+    device: str = "cpu",
+    every: int = 500,
+    init: Path | None = None,
+) -> None:
     """Train, or go on where `out/checkpoint.pt` stands. `out` is a model folder after every `every` steps.
 
+    A fresh run begins with the weights of the model folder `init`, or with random ones.
     bf16 autocast and channels_last; the optimizer's weights and the average stay float32.
     """
     if spec.network.out_channels != spec.network.in_channels:
         raise ValueError("a learned variance needs the variational bound, which this trainer does not have")
     torch.manual_seed(recipe.seed)
-    network = UNet(spec.network).to(device)
+    network = spec.network.build().to(device)
+    if init is not None:
+        start, start_spec = load_model(init)
+        if start_spec.network != spec.network:
+            raise ValueError(f"{init} holds a network of another shape than the recipe's")
+        network.load_state_dict(start.state_dict())
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = deepcopy(network).requires_grad_(False)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, fused=True)
@@ -230,9 +246,10 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--init", type=Path, help="model folder to begin with")
     options = parser.parse_args()
     spec, recipe = read_recipe(options.recipe)
-    train(spec, recipe, options.data, options.out, options.device)
+    train(spec, recipe, options.data, options.out, device=options.device, init=options.init)
 
 
 if __name__ == "__main__":

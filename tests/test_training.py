@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from restorer import training
 from restorer.diffusion.schedule import Schedule
 from restorer.networks.unet import UNet, UNetConfig
 from restorer.priors.checkpoints import load_model
@@ -216,7 +215,7 @@ class Knowing(nn.Module):
 
     colour, kind, share = 200 / 127.5 - 1, "v_prediction", 1.0
 
-    def __init__(self, config: UNetConfig) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(self.share))
 
@@ -245,7 +244,7 @@ def test_the_loss_is_zero_for_the_right_answer_alone(
     kind: str,
     answer: str,
 ) -> None:
-    monkeypatch.setattr(training, "UNet", Knowing)
+    monkeypatch.setattr(UNetConfig, "build", lambda config: Knowing())
     monkeypatch.setattr(Knowing, "kind", answer)
     recipe = replace(RECIPE, steps=4, batch=32, learning_rate=1e-9)
     train(replace(SPEC, prediction_type=kind), recipe, [flat], tmp_path / "out")
@@ -259,7 +258,7 @@ def test_the_loss_is_zero_for_the_right_answer_alone(
 
 def test_steps_go_downhill(tmp_path: Path, flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From no answer at all a few steps of Adam, each about the learning rate, lead towards the right one."""
-    monkeypatch.setattr(training, "UNet", Knowing)
+    monkeypatch.setattr(UNetConfig, "build", lambda config: Knowing())
     monkeypatch.setattr(Knowing, "share", 0.0)
     recipe = replace(RECIPE, steps=4, batch=32, learning_rate=0.1, warmup=1, ema=0.5)
     train(SPEC, recipe, [flat], tmp_path / "out")
@@ -315,7 +314,17 @@ def test_the_recipe_of_the_embedded_prior() -> None:
     folder = Path(__file__).parents[1] / "weights" / "photo"
     spec, recipe = read_recipe(folder / "recipe.toml")
     with torch.device("meta"):
-        parameters = sum(p.numel() for p in UNet(spec.network).parameters())
+        parameters = sum(p.numel() for p in spec.network.build().parameters())
     assert 2 * parameters < 25e6
     assert load_model(folder)[1] == spec
     assert recipe.crop % (spec.patch_size * 2 ** (len(spec.network.block_out_channels) - 1)) == 0
+
+
+def test_a_run_may_begin_with_a_model(tmp_path: Path, shard: Path) -> None:
+    """At a learning rate of next to nothing the weights stay what they were; another shape is refused."""
+    train(SPEC, RECIPE, [shard], tmp_path / "first")
+    train(SPEC, replace(RECIPE, learning_rate=1e-12, seed=9), [shard], tmp_path / "second", init=tmp_path / "first")
+    torch.testing.assert_close(weights(tmp_path / "second"), weights(tmp_path / "first"), rtol=0, atol=1e-4)
+    wider = replace(SPEC, network=replace(SPEC.network, block_out_channels=(8, 24)))
+    with pytest.raises(ValueError, match="another shape"):
+        train(wider, RECIPE, [shard], tmp_path / "third", init=tmp_path / "first")

@@ -70,6 +70,15 @@ class UNetConfig:
         if any(width % self.norm_num_groups for width in self.block_out_channels):
             raise ValueError(f"every width must be a multiple of norm_num_groups ({self.norm_num_groups})")
 
+    @property
+    def attends(self) -> bool:
+        """Whether any block attends, which ties the network to the size it was trained on."""
+        return self.add_attention or any(kind.startswith("Attn") for kind in self.down_block_types)
+
+    def build(self) -> UNet:
+        """The network, with fresh weights."""
+        return UNet(self)
+
 
 def timestep_embedding(t: Tensor, dim: int, *, flip: bool, shift: int) -> Tensor:
     """Sinusoidal features of real-valued timesteps t (B,): (B, dim), sines first, or cosines first with `flip`."""

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from restorer.diffusion.schedule import Schedule
 from restorer.errors import ModelError
-from restorer.networks.unet import UNet, UNetConfig
+from restorer.networks import NETWORKS, Network, UNetConfig
 from restorer.priors.unet_prior import ModelSpec
 
 __all__ = ["CONFIG", "SCHEDULER", "WEIGHTS", "load_model", "save_model"]
@@ -54,14 +54,13 @@ FIXED = {
 }
 
 
-def save_model(folder: Path, network: UNet, spec: ModelSpec, dtype: torch.dtype = torch.float16) -> None:
+def save_model(folder: Path, network: Network, spec: ModelSpec, dtype: torch.dtype = torch.float16) -> None:
     """Write network and spec as a model folder; each file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {
-        "_class_name": "UNet2DModel",
+        "_class_name": next(name for name, kind in NETWORKS.items() if isinstance(spec.network, kind)),
         "sample_size": spec.native_size,
-        "act_fn": "silu",
-        "time_embedding_type": "positional",
+        **({"act_fn": "silu", "time_embedding_type": "positional"} if isinstance(spec.network, UNetConfig) else {}),
         **asdict(spec.network),
         "patch_size": spec.patch_size,
     }
@@ -86,7 +85,7 @@ def save_model(folder: Path, network: UNet, spec: ModelSpec, dtype: torch.dtype 
     partial.replace(folder / WEIGHTS)
 
 
-def load_model(folder: Path) -> tuple[UNet, ModelSpec]:
+def load_model(folder: Path) -> tuple[Network, ModelSpec]:
     """Read a model folder: the network on the CPU in the precision of the file, and its spec.
 
     Raises:
@@ -98,7 +97,7 @@ def load_model(folder: Path) -> tuple[UNet, ModelSpec]:
     try:
         spec = _spec(config, scheduler)
         with torch.device("meta"):
-            network = UNet(spec.network)
+            network = spec.network.build()
     except (ValueError, TypeError, OverflowError) as error:
         raise ModelError(f"{folder / CONFIG} describes no network that can be built: {error}") from error
     if sum(p.numel() for p in network.parameters()) > MAX_PARAMETERS:
@@ -152,22 +151,23 @@ def _check_fields(content: dict[str, Any], integers: Ranges, numbers: Ranges) ->
 
 def _spec(config: dict[str, Any], scheduler: dict[str, Any]) -> ModelSpec:
     """A spec from the two configurations; fields left out take the layout's defaults."""
-    if (name := config.get("_class_name", "UNet2DModel")) != "UNet2DModel":
-        raise ValueError(f"_class_name {name!r} is no UNet2DModel")
+    if (name := config.get("_class_name", "UNet2DModel")) not in NETWORKS:
+        raise ValueError(f"_class_name {str(name)[:60]!r} is not one of {', '.join(NETWORKS)}")
     _check_fields(config, NETWORK_INTEGERS, NETWORK_NUMBERS)
     _check_fields(scheduler, SCHEDULE_INTEGERS, SCHEDULE_NUMBERS)
     for field, known in (("act_fn", ("silu", "swish")), ("time_embedding_type", ("positional",))):
         if (value := config.get(field, known[0])) not in known:
             raise ValueError(f"{field} {value!r} is not supported")
-    shape = {f.name: config[f.name] for f in fields(UNetConfig) if f.name in config}
+    kind = NETWORKS[name]
+    shape = {f.name: config[f.name] for f in fields(kind) if f.name in config}
     for name in ("block_out_channels", "down_block_types", "up_block_types"):
         if name in shape:
             shape[name] = tuple(shape[name])
-    network = UNetConfig(**shape)
+    network = kind(**shape)
     if not all(0 < width <= 2048 for width in network.block_out_channels) or len(network.block_out_channels) > 8:
         raise ValueError("the network is larger than any that is known")
     patch_size = config.get("patch_size", 1)
-    attends = network.add_attention or any("Attn" in kind for kind in network.down_block_types)
+    attends = isinstance(network, UNetConfig) and network.attends
     size = config.get("sample_size")
     return ModelSpec(
         network=network,

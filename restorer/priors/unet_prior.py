@@ -23,7 +23,7 @@ from torch import Tensor
 
 from restorer.diffusion.prior import Prediction, Prior, per_item
 from restorer.diffusion.schedule import Schedule, alpha_bar_of
-from restorer.networks.unet import UNet, UNetConfig
+from restorer.networks import Network, NetworkConfig
 
 __all__ = ["PREDICTION_TYPES", "ModelSpec", "UNetPrior", "pad_to_multiple", "v_target"]
 
@@ -43,7 +43,7 @@ class ModelSpec:
         native_size: side of the pictures it was trained on, if the network is tied to it.
     """
 
-    network: UNetConfig
+    network: NetworkConfig
     schedule: Schedule
     prediction_type: str = "epsilon"
     clip: bool = True
@@ -79,7 +79,7 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 
 
 class UNetPrior(Prior):
-    """A `UNet` as a prior.
+    """A U-Net as a prior.
 
     Args:
         network: the U-Net, its parameters in any floating type; moved to `device` and cast.
@@ -89,7 +89,12 @@ class UNetPrior(Prior):
     """
 
     def __init__(
-        self, network: UNet, spec: ModelSpec, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        network: Network,
+        spec: ModelSpec,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.spec = spec
         self.device = torch.device(device)
