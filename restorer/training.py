@@ -221,7 +221,8 @@ def train(
         optimizer.zero_grad()
         step += 1
         decay = min(recipe.ema, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+        with torch.no_grad():  # or the average would carry a graph of all steps with it
+            torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
         for level, value in zip((t // 100).int().tolist(), error.detach().tolist(), strict=True):
             levels.setdefault(level, []).append(value)
         if step % 100 == 0 or step == recipe.steps:

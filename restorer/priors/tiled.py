@@ -3,7 +3,9 @@
 Tiling acts inside every step, on the prediction of the clean picture; whatever else a step does (the data, the noise)
 acts on the whole canvas. So neighbouring tiles see the same noise, agree where they overlap, and leave no seams
 (MultiDiffusion, https://arxiv.org/abs/2302.08113, applies the same idea to latents). The blending window is a raised
-cosine across the overlap.
+cosine across the overlap, without the outermost pixels: near its border a network does not see what lies beyond. In the
+embedded prior a tile differs from the whole picture by 28 dB within 8 pixels of its border, and by over 60 dB at 16
+(sigma 50), so these pixels are taken from the neighbour alone.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from torch import Tensor
 
 from restorer.diffusion.prior import Prediction, Prior
 
-__all__ = ["Tiled", "tile_starts"]
+__all__ = ["MARGIN", "Tiled", "tile_starts"]
+
+MARGIN = 16  # pixels at a tile's border that have no weight where a neighbour has them too
 
 
 def tile_starts(extent: int, tile: int, overlap: int) -> list[int]:
@@ -28,17 +32,22 @@ def tile_starts(extent: int, tile: int, overlap: int) -> list[int]:
 
 
 def _ramp(starts: list[int], index: int, tile: int) -> Tensor:
-    """Weights (tile,) of one tile: 1 inside, a raised cosine over what it shares with a neighbour."""
+    """Weights (tile,) of one tile: 1 inside, 0 at a border with a neighbour, a raised cosine between the two."""
     weights = torch.ones(tile)
     if index > 0:
         shared = starts[index - 1] + tile - starts[index]
-        rise = torch.sin((torch.arange(shared) + 0.5) / shared * math.pi / 2) ** 2
-        weights[:shared] *= rise
+        weights[:shared] *= _rise(shared)
     if index < len(starts) - 1:
         shared = starts[index] + tile - starts[index + 1]
-        rise = torch.sin((torch.arange(shared) + 0.5) / shared * math.pi / 2) ** 2
-        weights[tile - shared :] *= rise.flip(0)
+        weights[tile - shared :] *= _rise(shared).flip(0)
     return weights
+
+
+def _rise(shared: int) -> Tensor:
+    """From 0 to 1 over the pixels that two tiles share; read backwards, it is what is missing to 1."""
+    margin = min(MARGIN, shared // 4)
+    place = (torch.arange(shared) + 0.5 - margin) / max(shared - 2 * margin, 1)
+    return torch.sin(place.clamp(0, 1) * math.pi / 2) ** 2
 
 
 class Tiled(Prior):
