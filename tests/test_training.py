@@ -1,13 +1,13 @@
-"""The trainer: its crops, its targets, and tiny runs that end in a model folder."""
+"""The trainer: its draws and losses, and tiny runs that end in a model folder, go on, stop and fail as they should."""
 
 from __future__ import annotations
 
-import io
+import json
 import math
-import tarfile
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +16,16 @@ from PIL import Image
 from torch import nn
 
 from restorer.diffusion.schedule import Schedule
-from restorer.networks.unet import UNet, UNetConfig
+from restorer.errors import ModelError, OutputError, PictureError, UsageError
+from restorer.networks.residual_unet import ResidualUNetConfig
+from restorer.networks.unet import UNetConfig
 from restorer.priors.checkpoints import load_model
-from restorer.priors.unet_prior import ModelSpec, UNetPrior, v_target
-from restorer.training import Recipe, _ahead, _draw_t, _learning_rate, crops, read_pictures, read_recipe, train
+from restorer.priors.unet_prior import ModelSpec, UNetPrior
+from restorer.recipe import Recipe, read_recipe
+from restorer.run_folder import CHECKPOINT, METRICS
+from restorer.training import LEVELS, Machine, Progress, Start, draw_t, learning_rate, probability, train
 
-SPEC = ModelSpec(
+PLAIN = ModelSpec(
     UNetConfig(
         in_channels=12,
         out_channels=12,
@@ -36,178 +40,252 @@ SPEC = ModelSpec(
     "v_prediction",
     patch_size=2,
 )
+SPEC = replace(PLAIN, network=ResidualUNetConfig(12, 12, (8, 16)))
+LEARNED = replace(PLAIN, network=replace(PLAIN.network, out_channels=24))
 RECIPE = Recipe(steps=3, batch=2, crop=16, warmup=2, learning_rate=2e-3)
-
-
-def coordinates(height: int, width: int) -> np.ndarray:
-    """A picture whose every pixel says where it is: (row, column, 77)."""
-    rows, columns = np.mgrid[:height, :width].astype(np.uint8)
-    return np.stack([rows, columns, np.full_like(rows, 77)], axis=-1)
-
-
-def encoded(picture: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    return buffer.getvalue()
+CPU = Machine(device="cpu", precision="fp32", log_every=1)
 
 
 @pytest.fixture
-def shard(tmp_path: Path) -> Path:
-    """A .tar of two pictures, in a folder as shards have it, beside an entry that is no file."""
-    path = tmp_path / "shard.tar"
-    with tarfile.open(path, "w") as tar:
-        folder = tarfile.TarInfo("pictures")
-        folder.type = tarfile.DIRTYPE
-        tar.addfile(folder)
-        for k, size in enumerate(((40, 24), (18, 50))):
-            content = encoded(coordinates(*size) * (k + 1))
-            entry = tarfile.TarInfo(f"pictures/{k}.png")
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
-    return path
+def pictures(tmp_path: Path) -> Path:
+    """A folder of two pictures that differ everywhere."""
+    (tmp_path / "pictures").mkdir()
+    for k, size in enumerate(((40, 24), (18, 50))):
+        pixels = np.random.default_rng(k).integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{k}.png")
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """A folder with one picture of one flat colour."""
+    (tmp_path / "flat").mkdir()
+    Image.fromarray(np.full((20, 20, 3), 200, np.uint8)).save(tmp_path / "flat" / "a.png")
+    return tmp_path / "flat"
 
 
 def weights(folder: Path) -> torch.Tensor:
     return torch.cat([value.flatten() for value in load_model(folder)[0].state_dict().values()])
 
 
-# -- targets -----------------------------------------------------------------------------------------------------------
+def checkpoint(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / CHECKPOINT, weights_only=True)
 
 
-def test_picture_and_noise_come_back_from_v() -> None:
-    """Salimans & Ho 2022, appendix D: x_0 = sqrt(abar) x_t - sqrt(1-abar) v, eps = sqrt(1-abar) x_t + sqrt(abar) v."""
-    generator = torch.Generator().manual_seed(0)
-    x0, eps = torch.randn(2, 5, 3, 4, 4, generator=generator, dtype=torch.float64)
-    a = torch.tensor([1e-4, 0.1, 0.5, 0.9, 0.9999], dtype=torch.float64).view(-1, 1, 1, 1)
-    x_t, v = a.sqrt() * x0 + (1 - a).sqrt() * eps, v_target(x0, eps, a)
-    torch.testing.assert_close(a.sqrt() * x_t - (1 - a).sqrt() * v, x0, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close((1 - a).sqrt() * x_t + a.sqrt() * v, eps, rtol=1e-12, atol=1e-12)
+def same(ours: Any, theirs: Any) -> bool:
+    """Whether two checkpoints are equal bit for bit."""
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(same(ours[k], theirs[k]) for k in ours)
+    if isinstance(ours, (list, tuple)):
+        return len(ours) == len(theirs) and all(map(same, ours, theirs))
+    return torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
+
+
+# -- draws -------------------------------------------------------------------------------------------------------------
 
 
 def test_timesteps_are_drawn_more_often_below() -> None:
     recipe = replace(RECIPE, low_t=600, low_share=0.7)
-    t = _draw_t(40_000, recipe, 999, torch.Generator().manual_seed(0))
+    t = draw_t(40_000, recipe, 1000, torch.Generator().manual_seed(0))
     assert t.dtype == torch.float64 and float(t.min()) >= 0 and float(t.max()) <= 999
     counts = torch.histc(t.float(), 10, 0, 1000) / len(t)
     expected = [0.7 / 6] * 6 + [0.3 / 3.99] * 3 + [0.3 * 99 / 399]
     assert counts.tolist() == pytest.approx(expected, abs=0.006)  # four standard errors
-    assert float(_draw_t(1000, recipe, 99, torch.Generator().manual_seed(0)).max()) <= 99
+    assert float(draw_t(1000, recipe, 100, torch.Generator().manual_seed(0)).max()) <= 99
+
+
+@pytest.mark.parametrize(("low_t", "low_share"), [(6, 0.7), (6, 1.0), (0, 0.0), (40, 0.9)])
+def test_whole_timesteps_are_drawn_with_the_probability_stated(low_t: int, low_share: float) -> None:
+    recipe = replace(RECIPE, low_t=low_t, low_share=low_share, discrete=True)
+    t = draw_t(40_000, recipe, 10, torch.Generator().manual_seed(0))
+    assert torch.equal(t, t.round())
+    counts = torch.bincount(t.long(), minlength=10) / len(t)
+    p = probability(torch.arange(10), recipe, 10)
+    assert float(p.sum()) == pytest.approx(1)
+    torch.testing.assert_close(counts, p.to(counts), rtol=0, atol=0.012)
 
 
 def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:
     recipe = replace(RECIPE, steps=1000, warmup=10, learning_rate=1.0)
-    rates = [_learning_rate(step, recipe) for step in (0, 4, 9, 250, 500, 750, 1000)]
+    rates = [learning_rate(step, recipe) for step in (0, 4, 9, 250, 500, 750, 1000)]
     cosine = [0.5 * (1 + math.cos(math.pi * s / 1000)) for s in (0, 4, 9, 250, 500, 750, 1000)]
     assert rates == pytest.approx([0.1 * cosine[0], 0.5 * cosine[1], *cosine[2:]])
     assert rates[-1] == pytest.approx(0) and rates[4] == pytest.approx(0.5)
 
 
-# -- data --------------------------------------------------------------------------------------------------------------
-
-
-def test_pictures_are_read_from_shards_and_folders(tmp_path: Path, shard: Path) -> None:
-    inner = tmp_path / "folder" / "deeper"
-    inner.mkdir(parents=True)
-    (inner / "a.PNG").write_bytes(encoded(coordinates(20, 17)))
-    Image.fromarray(coordinates(16, 16)).save(inner / "b.jpeg")
-    Image.fromarray(np.full((9, 8), 50, np.uint8)).save(inner / "c.png")  # gray becomes three channels
-    (inner / "notes.txt").write_text("no picture")
-    pictures = read_pictures([shard, tmp_path / "folder"])
-    assert [p.shape for p in pictures] == [(40, 24, 3), (18, 50, 3), (20, 17, 3), (16, 16, 3), (9, 8, 3)]
-    assert all(p.dtype == np.uint8 for p in pictures)
-    np.testing.assert_array_equal(pictures[0], coordinates(40, 24))
-    np.testing.assert_array_equal(pictures[1], coordinates(18, 50) * 2)
-    np.testing.assert_array_equal(pictures[4], np.full((9, 8, 3), 50))
-
-
-def test_crops_are_windows_turned_and_mirrored() -> None:
-    """Every crop is a window of one picture in one of eight positions, all eight appear, and both pictures do."""
-    recipe = replace(RECIPE, batch=64, downscale=0.0, gray=0.0)
-    pictures = [coordinates(40, 24), coordinates(30, 50), coordinates(10, 100)]  # the last is too low to be cropped
-    batch = next(crops(pictures, recipe, seed=3))
-    assert batch.shape == (64, 16, 16, 3) and batch.dtype == np.uint8
-    positions, beyond = set(), 0
-    for crop in batch.astype(int):
-        window = np.mgrid[:16, :16].transpose(1, 2, 0) + crop[..., :2].min((0, 1))
-        turns = [(k, flip) for k in range(4) for flip in (False, True)]
-        turned = {(k, flip): np.rot90(window, k)[:, ::-1] if flip else np.rot90(window, k) for k, flip in turns}
-        matches = [name for name, array in turned.items() if np.array_equal(array, crop[..., :2])]
-        assert len(matches) == 1
-        positions.add(matches[0])
-        beyond += crop[..., 1].max() >= 24
-    assert len(positions) == 8 and 0 < beyond < 64
-
-
-def test_crops_depend_on_the_seed_alone() -> None:
-    pictures = [coordinates(40, 24), coordinates(30, 50)]
-    first, again, other = (np.stack(list(islice(crops(pictures, RECIPE, seed), 5))) for seed in (1, 1, 2))
-    assert np.array_equal(first, again) and not np.array_equal(first, other)
-
-
-def test_crops_are_shrunk_and_lose_their_colour_when_asked() -> None:
-    pictures = [coordinates(40, 40)]
-    gray = next(crops(pictures, replace(RECIPE, batch=16, gray=1.0, downscale=0.0), seed=0))
-    assert (gray == gray[..., :1]).all() and gray.std() > 0
-    small = next(crops(pictures, replace(RECIPE, batch=16, gray=0.0, downscale=1.0), seed=0)).astype(int)
-    spans = [np.ptp(crop[..., k]) for crop in small for k in (0, 1)]
-    assert max(spans) > 22 and max(spans) <= 32  # shrunk from windows of up to 32 pixels
-
-
-def test_batches_are_tensors_on_minus_one_to_one() -> None:
-    source = [np.full((2, 4, 4, 3), value, np.uint8) for value in (0, 255, 51)]
-    source[2][0, 1, 2] = (10, 20, 30)
-    batches = list(islice(_ahead(iter(source)), 3))
-    assert [b.shape for b in batches] == [(2, 3, 4, 4)] * 3 and batches[0].dtype == torch.float32
-    assert bool((batches[0] == -1).all()) and bool((batches[1] == 1).all())
-    assert batches[2][0, :, 1, 2].tolist() == pytest.approx([v / 127.5 - 1 for v in (10, 20, 30)])
-
-
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_leaves_a_model_folder(tmp_path: Path, shard: Path) -> None:
-    train(SPEC, RECIPE, [shard], tmp_path / "out")
-    network, spec = load_model(tmp_path / "out")
-    assert spec == SPEC
+@pytest.mark.parametrize("spec", [SPEC, PLAIN], ids=["residual", "plain"])
+def test_a_run_leaves_a_folder(tmp_path: Path, pictures: Path, spec: ModelSpec) -> None:
+    """A model, the means to repeat the run and to go on, and pictures to look at; nothing half written."""
+    begun: list[Start] = []
+    outcome = train(spec, RECIPE, [pictures], tmp_path / "out", CPU, on_start=begun.append)
+    assert (outcome.step, outcome.finished, outcome.unreadable) == (3, True, 0)
+    assert begun[0].step == 0 and len(begun[0].found.sources) == 2
+    network, found = load_model(tmp_path / "out")
+    assert found == spec
     x = torch.zeros(1, 3, 11, 7)
-    assert UNetPrior(network, spec).predict(x, 0.5).x0.shape == x.shape
+    assert UNetPrior(network, found).predict(x, 0.5).x0.shape == x.shape
     torch.manual_seed(RECIPE.seed)
-    start = torch.cat([value.flatten() for value in UNet(SPEC.network).state_dict().values()])
+    start = torch.cat([value.flatten() for value in spec.network.build().state_dict().values()])
     assert 1e-4 < float((weights(tmp_path / "out") - start).abs().max()) < 0.1
+    assert read_recipe(tmp_path / "out" / "recipe.toml") == (spec, RECIPE)
+    assert "3 steps" in (tmp_path / "out" / "README.md").read_text()
+    assert Image.open(tmp_path / "out" / "samples.png").size == (4 * 66 + 2, 2 * 66 + 2)
+    assert Image.open(tmp_path / "out" / "denoised.png").size == (4 * 26 + 2, 2 * 26 + 2)
+    assert not [p.name for p in (tmp_path / "out").iterdir() if "partial" in p.name]
 
 
-def test_a_run_depends_on_its_seed(tmp_path: Path, shard: Path) -> None:
+def test_metrics(tmp_path: Path, pictures: Path) -> None:
+    heard: list[Progress] = []
+    train(
+        SPEC,
+        replace(RECIPE, steps=5),
+        [pictures],
+        tmp_path / "out",
+        replace(CPU, log_every=2),
+        on_progress=heard.append,
+    )
+    assert [p.step for p in heard] == [2, 4, 5]
+    lines = [json.loads(line) for line in (tmp_path / "out" / METRICS).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 5]
+    for progress, line in zip(heard, lines, strict=True):
+        assert line["loss"] == progress.loss and progress.rate > 0 and 0 <= progress.waiting <= 1
+        drawn = [v for v in line["levels"] if v is not None]
+        assert len(line["levels"]) == LEVELS and min(drawn) <= progress.loss <= max(drawn)
+    assert heard[-1].left == 0
+
+
+def test_a_run_depends_on_its_seed(tmp_path: Path, pictures: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        train(SPEC, replace(RECIPE, seed=seed), [shard], tmp_path / name)
+        train(SPEC, replace(RECIPE, seed=seed), [pictures], tmp_path / name, CPU)
     a, b, c = (weights(tmp_path / name) for name in "abc")
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
-def test_a_run_goes_on_where_it_stopped(tmp_path: Path, shard: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("memory", [10**9, 8000])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(
+    tmp_path: Path, pictures: Path, accumulate: int, memory: int
+) -> None:
+    recipe, machine = replace(RECIPE, steps=6, accumulate=accumulate), replace(CPU, memory=memory)
+    train(SPEC, recipe, [pictures], tmp_path / "whole", machine)
+    out, calls = tmp_path / "parts", [0]
+
+    def after_two() -> bool:
+        calls[0] += 1
+        return calls[0] % 2 == 0
+
+    steps = []
+    while not steps or not steps[-1].finished:
+        steps.append(train(SPEC, recipe, [pictures], out, replace(machine, threads=2), resume=True, stop=after_two))
+    assert [s.step for s in steps] == [2, 4, 6]
+    assert same(checkpoint(out), checkpoint(tmp_path / "whole"))
+    assert (out / "diffusion_pytorch_model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "diffusion_pytorch_model.safetensors"
+    ).read_bytes()
+    assert [json.loads(line)["step"] for line in (out / METRICS).read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_metrics_of_steps_that_are_taken_again_are_dropped(tmp_path: Path, pictures: Path) -> None:
     out = tmp_path / "out"
-    train(SPEC, replace(RECIPE, steps=2), [shard], out)
-    first = torch.load(out / "checkpoint.pt", weights_only=True)
-    assert first["step"] == 2 and "resumed" not in capsys.readouterr().out
+    train(SPEC, RECIPE, [pictures], out, CPU)
+    with (out / METRICS).open("a") as file:
+        file.write('{"step": 4, "loss": 1.0}\n{"step": 5, "lo')  # told after the checkpoint, then a crash
+    train(SPEC, replace(RECIPE, steps=5), [pictures], out, CPU, resume=True)
+    assert [json.loads(line)["step"] for line in (out / METRICS).read_text().splitlines()] == [1, 2, 3, 4, 5]
+
+
+def test_resume_begins_where_there_is_nothing_and_overwrite_anew(tmp_path: Path, pictures: Path) -> None:
+    out = tmp_path / "out"
+    assert train(SPEC, RECIPE, [pictures], out, CPU, resume=True).step == 3
+    first = weights(out)
+    with pytest.raises(OutputError, match="holds a run already"):
+        train(SPEC, RECIPE, [pictures], out, CPU)
+    assert torch.equal(weights(out), first)
+    begun: list[Start] = []
+    train(SPEC, replace(RECIPE, seed=1), [pictures], out, CPU, overwrite=True, on_start=begun.append)
+    assert begun[0].step == 0 and not torch.equal(weights(out), first)
+
+
+def test_a_checkpoint_that_does_not_fit(tmp_path: Path, pictures: Path) -> None:
+    out = tmp_path / "out"
+    train(SPEC, RECIPE, [pictures], out, CPU)
     before = weights(out)
-    train(SPEC, replace(RECIPE, steps=5), [shard], out)
-    printed = capsys.readouterr().out
-    assert "resumed at step 2" in printed and "step 5/5" in printed
-    second = torch.load(out / "checkpoint.pt", weights_only=True)
-    assert second["step"] == 5 and not torch.equal(weights(out), before)
-    # Adam has counted every step, before and after the pause.
-    assert {float(state["step"]) for state in second["optimizer"]["state"].values()} == {5.0}
-    # Nothing is left to do: the folder stays as it is.
-    train(SPEC, replace(RECIPE, steps=5), [shard], out)
-    assert torch.load(out / "checkpoint.pt", weights_only=True)["step"] == 5
+    wider = replace(SPEC, network=replace(SPEC.network, block_out_channels=(8, 24)))
+    with pytest.raises(ModelError, match="does not fit"):
+        train(wider, RECIPE, [pictures], out, CPU, resume=True)
+    (out / CHECKPOINT).write_bytes(b"torn")
+    with pytest.raises(ModelError, match="damaged"):
+        train(SPEC, RECIPE, [pictures], out, CPU, resume=True)
+    assert torch.equal(weights(out), before)
 
 
-def test_the_folder_holds_the_average(tmp_path: Path, shard: Path) -> None:
-    train(SPEC, RECIPE, [shard], tmp_path)
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    found = load_model(tmp_path)[0].state_dict()
+def test_the_folder_holds_the_average(tmp_path: Path, pictures: Path) -> None:
+    train(SPEC, RECIPE, [pictures], tmp_path / "out", CPU)
+    state = checkpoint(tmp_path / "out")
+    found = load_model(tmp_path / "out")[0].state_dict()
     for key, value in state["average"].items():
         assert torch.equal(found[key], value.half())
     assert any(not torch.equal(state["network"][key], value) for key, value in state["average"].items())
+
+
+def test_a_run_may_begin_with_a_model(tmp_path: Path, pictures: Path) -> None:
+    """At a learning rate of next to nothing the weights stay what they were; another shape is refused."""
+    train(SPEC, RECIPE, [pictures], tmp_path / "first", CPU)
+    slow = replace(RECIPE, learning_rate=1e-12, seed=9)
+    train(SPEC, slow, [pictures], tmp_path / "second", CPU, init=tmp_path / "first")
+    torch.testing.assert_close(weights(tmp_path / "second"), weights(tmp_path / "first"), rtol=0, atol=1e-4)
+    wider = replace(SPEC, network=replace(SPEC.network, block_out_channels=(8, 24)))
+    with pytest.raises(ModelError, match="another shape"):
+        train(wider, RECIPE, [pictures], tmp_path / "third", CPU, init=tmp_path / "first")
+    assert not (tmp_path / "third").exists()
+
+
+def test_the_loss_falls(tmp_path: Path, flat: Path) -> None:
+    heard: list[Progress] = []
+    recipe = replace(RECIPE, steps=60, batch=8, warmup=5, learning_rate=1e-2)
+    train(SPEC, recipe, [flat], tmp_path / "out", replace(CPU, log_every=20), on_progress=heard.append)
+    assert heard[2].loss < 0.85 * heard[0].loss
+
+
+def test_a_learned_variance(tmp_path: Path, pictures: Path) -> None:
+    recipe = replace(RECIPE, discrete=True, steps=4)
+    train(LEARNED, recipe, [pictures], tmp_path / "out", CPU)
+    network, spec = load_model(tmp_path / "out")
+    prediction = UNetPrior(network, spec).predict(torch.zeros(1, 3, 16, 16), 0.5)
+    assert prediction.log_variance is not None and prediction.log_variance.shape == (1, 3, 16, 16)
+    torch.manual_seed(RECIPE.seed)
+    start = LEARNED.network.build().state_dict()["conv_out.weight"]
+    moved = (checkpoint(tmp_path / "out")["network"]["conv_out.weight"] - start).abs().flatten(1).amax(1)
+    assert float(moved[12:].min()) > 0  # the bound trains the half that says the variance
+    with pytest.raises(UsageError, match="whole timesteps"):
+        train(LEARNED, RECIPE, [pictures], tmp_path / "other", CPU)
+
+
+def test_bf16_and_min_snr(tmp_path: Path, pictures: Path) -> None:
+    recipe = replace(RECIPE, min_snr=5.0)
+    train(SPEC, recipe, [pictures], tmp_path / "a", replace(CPU, precision="bf16"))
+    train(SPEC, RECIPE, [pictures], tmp_path / "b", CPU)
+    assert all(value.dtype == torch.float32 for value in checkpoint(tmp_path / "a")["network"].values())
+    assert not torch.equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_what_cannot_be_trained(tmp_path: Path, pictures: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match="multiple of 4"):
+        train(SPEC, replace(RECIPE, crop=18), [pictures], out, CPU)
+    with pytest.raises(UsageError, match="colour"):
+        train(replace(SPEC, patch_size=1), RECIPE, [pictures], out, CPU)
+    with pytest.raises(PictureError):
+        train(SPEC, replace(RECIPE, crop=64), [pictures], out, CPU)
+    with pytest.raises(OutputError):
+        train(SPEC, RECIPE, [pictures], pictures / "0.png" / "inside", CPU)
+    assert not out.exists()
+
+
+# -- the loss, told by a network that knows the answer -----------------------------------------------------------------
 
 
 class Knowing(nn.Module):
@@ -220,35 +298,31 @@ class Knowing(nn.Module):
         self.weight = nn.Parameter(torch.tensor(self.share))
 
     def forward(self, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        alpha_bar = (1 / (1 + SPEC.schedule.sigma_at(t) ** 2)).view(-1, 1, 1, 1)
+        alpha_bar = (1 / (1 + PLAIN.schedule.sigma_at(t) ** 2)).view(-1, 1, 1, 1)
         eps = (x_t - alpha_bar.sqrt() * self.colour) / (1 - alpha_bar).sqrt()
         v = alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * self.colour
         return self.weight * {"v_prediction": v, "epsilon": eps}[self.kind].float()
 
 
 @pytest.fixture
-def flat(tmp_path: Path) -> Path:
-    """A folder with one picture of one flat colour."""
-    (tmp_path / "flat").mkdir()
-    Image.fromarray(np.full((20, 20, 3), 200, np.uint8)).save(tmp_path / "flat" / "a.png")
-    return tmp_path / "flat"
+def knowing(monkeypatch: pytest.MonkeyPatch) -> type[Knowing]:
+    monkeypatch.setattr(UNetConfig, "build", lambda config: Knowing())
+    monkeypatch.setattr(
+        "restorer.run_folder.RunFolder.save", lambda self, average, state: torch.save(state, self.path / CHECKPOINT)
+    )
+    return Knowing
 
 
 @pytest.mark.parametrize("answer", ["v_prediction", "epsilon"])
 @pytest.mark.parametrize("kind", ["v_prediction", "epsilon"])
 def test_the_loss_is_zero_for_the_right_answer_alone(
-    tmp_path: Path,
-    flat: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    kind: str,
-    answer: str,
+    tmp_path: Path, flat: Path, monkeypatch: pytest.MonkeyPatch, knowing: type[Knowing], kind: str, answer: str
 ) -> None:
-    monkeypatch.setattr(UNetConfig, "build", lambda config: Knowing())
-    monkeypatch.setattr(Knowing, "kind", answer)
-    recipe = replace(RECIPE, steps=4, batch=32, learning_rate=1e-9)
-    train(replace(SPEC, prediction_type=kind), recipe, [flat], tmp_path / "out")
-    losses = [float(entry.split(":")[1]) for entry in capsys.readouterr().out.split("loss by t/100")[1].split()]
+    monkeypatch.setattr(knowing, "kind", answer)
+    recipe, heard = replace(RECIPE, steps=4, batch=32, learning_rate=1e-9), list[Progress]()
+    spec, machine = replace(PLAIN, prediction_type=kind), replace(CPU, log_every=4)
+    train(spec, recipe, [flat], tmp_path / "out", machine, on_progress=heard.append)
+    losses = [value for value in heard[0].levels if not math.isnan(value)]
     assert len(losses) > 5
     if answer == kind:
         assert max(losses) <= 1e-4
@@ -256,14 +330,13 @@ def test_the_loss_is_zero_for_the_right_answer_alone(
         assert max(losses) > 0.5
 
 
-def test_steps_go_downhill(tmp_path: Path, flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_go_downhill(tmp_path: Path, flat: Path, monkeypatch: pytest.MonkeyPatch, knowing: type[Knowing]) -> None:
     """From no answer at all a few steps of Adam, each about the learning rate, lead towards the right one."""
-    monkeypatch.setattr(UNetConfig, "build", lambda config: Knowing())
-    monkeypatch.setattr(Knowing, "share", 0.0)
+    monkeypatch.setattr(knowing, "share", 0.0)
     recipe = replace(RECIPE, steps=4, batch=32, learning_rate=0.1, warmup=1, ema=0.5)
-    train(SPEC, recipe, [flat], tmp_path / "out")
-    state = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
-    rates = [_learning_rate(step, recipe) for step in range(4)]
+    train(PLAIN, recipe, [flat], tmp_path / "out", CPU)
+    state = checkpoint(tmp_path / "out")
+    rates = [learning_rate(step, recipe) for step in range(4)]
     assert float(state["network"]["weight"]) == pytest.approx(sum(rates), rel=0.1)
     # The average: decay min(ema, (1 + n) / (10 + n)) after step n.
     weight = average = 0.0
@@ -274,57 +347,38 @@ def test_steps_go_downhill(tmp_path: Path, flat: Path, monkeypatch: pytest.Monke
     assert float(state["average"]["weight"]) == pytest.approx(average, rel=0.1)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, shard: Path) -> None:
-    with pytest.raises(SystemExit, match="not finite at step 3"):
-        train(SPEC, replace(RECIPE, learning_rate=1e30, warmup=1), [shard], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_accumulation_is_a_larger_batch(
+    tmp_path: Path, flat: Path, monkeypatch: pytest.MonkeyPatch, knowing: type[Knowing]
+) -> None:
+    """Where every crop is the same, and t and the noise matter little, two passes of four weigh as one of eight."""
+    monkeypatch.setattr(knowing, "share", 0.0)
+    moved = []
+    for name, batch, accumulate in (("one", 256, 1), ("two", 128, 2)):
+        recipe = replace(RECIPE, steps=1, batch=batch, accumulate=accumulate, clip_gradient=1e9, warmup=1)
+        heard: list[Progress] = []
+        train(PLAIN, recipe, [flat], tmp_path / name, CPU, on_progress=heard.append)
+        moved.append(heard[0].gradient)
+    assert moved[0] == pytest.approx(moved[1], rel=0.1) and moved[0] > 0.1
 
 
-def test_a_recipe_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "recipe.toml"
-    path.write_text(
-        """
-        [network]
-        in_channels = 12
-        out_channels = 12
-        block_out_channels = [8, 16]
-        down_block_types = ["DownBlock2D", "DownBlock2D"]
-        up_block_types = ["UpBlock2D", "UpBlock2D"]
-        layers_per_block = 1
-        norm_num_groups = 4
-        add_attention = false
-        [schedule]
-        name = "squaredcos_cap_v2"
-        [prior]
-        prediction_type = "v_prediction"
-        patch_size = 2
-        [training]
-        steps = 3
-        batch = 2
-        crop = 16
-        warmup = 2
-        learning_rate = 2e-3
-        """
-    )
-    assert read_recipe(path) == (SPEC, RECIPE)
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, pictures: Path) -> None:
+    """Whatever was good before stays, and is named."""
+    out = tmp_path / "out"
+    train(SPEC, RECIPE, [pictures], out, CPU)
+    before = checkpoint(out)
+    wild = replace(RECIPE, steps=9, learning_rate=1e12, warmup=1)
+    with pytest.raises(ModelError, match=r"not finite at step \d.*checkpoint.pt"):
+        train(SPEC, wild, [pictures], out, CPU, resume=True)
+    assert same(checkpoint(out), before)
+    with pytest.raises(ModelError, match="nothing was saved"):
+        train(SPEC, wild, [pictures], tmp_path / "new", CPU)
 
 
-def test_the_recipe_of_the_embedded_prior() -> None:
-    """It describes the network that ships: a folder that load_model accepts, and at most 25 MB in 16 bits."""
-    folder = Path(__file__).parents[1] / "weights" / "photo"
-    spec, recipe = read_recipe(folder / "recipe.toml")
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in spec.network.build().parameters())
-    assert 2 * parameters < 25e6
-    assert load_model(folder)[1] == spec
-    assert recipe.crop % (spec.patch_size * 2 ** (len(spec.network.block_out_channels) - 1)) == 0
-
-
-def test_a_run_may_begin_with_a_model(tmp_path: Path, shard: Path) -> None:
-    """At a learning rate of next to nothing the weights stay what they were; another shape is refused."""
-    train(SPEC, RECIPE, [shard], tmp_path / "first")
-    train(SPEC, replace(RECIPE, learning_rate=1e-12, seed=9), [shard], tmp_path / "second", init=tmp_path / "first")
-    torch.testing.assert_close(weights(tmp_path / "second"), weights(tmp_path / "first"), rtol=0, atol=1e-4)
-    wider = replace(SPEC, network=replace(SPEC.network, block_out_channels=(8, 24)))
-    with pytest.raises(ValueError, match="another shape"):
-        train(wider, RECIPE, [shard], tmp_path / "third", init=tmp_path / "first")
+def test_diffusers_gives_the_same_output(diffusers: ModuleType, tmp_path: Path, pictures: Path) -> None:
+    """The folder of a run, read by the reference implementation."""
+    train(PLAIN, RECIPE, [pictures], tmp_path / "out", CPU)
+    theirs = diffusers.UNet2DModel.from_pretrained(tmp_path / "out", torch_dtype=torch.float32).eval()
+    ours = load_model(tmp_path / "out")[0].float().eval()
+    x = torch.randn(1, 12, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(ours(x, torch.tensor([321.0])), theirs(x, 321).sample)

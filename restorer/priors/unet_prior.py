@@ -21,13 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from restorer.diffusion.objective import PREDICTION_TYPES, range_log_variance, target
 from restorer.diffusion.prior import Prediction, Prior, per_item
 from restorer.diffusion.schedule import Schedule, alpha_bar_of
 from restorer.networks import Network, NetworkConfig
 
 __all__ = ["PREDICTION_TYPES", "ModelSpec", "UNetPrior", "pad_to_multiple", "v_target"]
-
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class ModelSpec:
 
 def v_target(x0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     """v = sqrt(abar) eps - sqrt(1 - abar) x_0, what a v-prediction network is trained on."""
-    return alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * x0
+    return target("v_prediction", x0, eps, alpha_bar)
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
@@ -148,15 +147,6 @@ class UNetPrior(Prior):
         return output[..., :height, :width]
 
     def _log_variance(self, output: Tensor, sigma: Tensor) -> Tensor:
-        """Nichol & Dhariwal 2021, eq. 15: interpolation between log beta~ (fraction 0) and log beta (fraction 1)."""
-        schedule = self.spec.schedule
-        t = schedule.t_at(sigma).round().long()
-        beta = schedule.betas[t]
-        previous = torch.where(t > 0, schedule.alpha_bars[(t - 1).clamp(min=0)], torch.ones_like(beta))
-        # beta~_0 is 0; its logarithm is replaced by that of the next step, as in the paper's code.
-        tilde_all = (1 - schedule.alpha_bars[:-1]) / (1 - schedule.alpha_bars[1:]) * schedule.betas[1:]
-        tilde = torch.where(t > 0, (1 - previous) / (1 - schedule.alpha_bars[t]) * beta, tilde_all[0])
-        fraction = (output[:, self.channels :] + 1) / 2
-        column = (-1, 1, 1, 1)
-        high, low = (b.log().view(column).to(output.device, output.dtype) for b in (beta, tilde))
-        return torch.lerp(low.expand_as(fraction), high.expand_as(fraction), fraction)
+        """The learned variance of the integer timestep nearest to sigma: a chain has no others."""
+        t = self.spec.schedule.t_at(sigma).round().long()
+        return range_log_variance(self.spec.schedule, t, (output[:, self.channels :] + 1) / 2)
