@@ -12,10 +12,11 @@ import io
 import math
 import tarfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -82,7 +83,7 @@ def find_sources(places: Sequence[Path], least: int) -> Found:
         try:
             with path.open("rb") as file:
                 file.seek(offset)
-                with Image.open(_Window(file, offset, size)) as image:
+                with Image.open(io.BufferedReader(_Window(file, offset, size))) as image:
                     source = Source(path, offset, size, *image.size)
         except UNREADABLE:
             unreadable += 1
@@ -141,12 +142,12 @@ class _Window(io.RawIOBase):
     def tell(self) -> int:
         return self._place
 
-    def read(self, count: int = -1) -> bytes:
-        left = max(0, self._size - self._place)
+    def readinto(self, buffer: Any) -> int:
         self._file.seek(self._offset + self._place)
-        data = self._file.read(left if count < 0 else min(count, left))
+        data = self._file.read(max(0, min(len(buffer), self._size - self._place)))
+        buffer[: len(data)] = data
         self._place += len(data)
-        return data
+        return len(data)
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,7 @@ class CropStream:
         chosen = rng.choice(len(pictures), size=self.batch, p=areas / areas.sum())
         return np.stack([self.augmentation.crop_of(pictures[i], rng) for i in chosen])
 
-    def batches(self, first: int = 0) -> Iterator[np.ndarray]:
+    def batches(self, first: int = 0) -> Generator[np.ndarray]:
         """Batch `first` and all that follow, without end."""
         a_round = self.dataset.batches_a_round(self.batch) if self.dataset.rounds else 0
         shares: dict[int, Future[list[np.ndarray]]] = {}
@@ -289,8 +290,10 @@ class CropStream:
                         number += 1
                     yield pending.popleft().result()
             finally:
-                for future in (*pending, *shares.values()):
-                    future.cancel()
+                for batch in pending:
+                    batch.cancel()
+                for share in shares.values():
+                    share.cancel()
 
     def _when_decoded(self, number: int, share: Future[list[np.ndarray]]) -> np.ndarray:
         return self.make(number, share.result())

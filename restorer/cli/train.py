@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
@@ -84,7 +85,7 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _table(progress: Progress, saved: int) -> Table:
+def _table(progress: Progress, saved: int) -> Group:
     """How the run goes: a line of figures, and the loss over the noise levels."""
     table = Table(title=f"step {progress.step:,} of {progress.steps:,}", title_justify="left", expand=False)
     table.add_column("t", justify="right")
@@ -97,12 +98,11 @@ def _table(progress: Progress, saved: int) -> Table:
         bar = "" if value != value else "█" * max(1, round(30 * value / largest))
         low, high = (round(1000 * k / count) for k in (i, i + 1))
         table.add_row(f"{low / 1000:.1f}-{high / 1000:.1f} T", "-" if value != value else f"{value:.4f}", bar)
-    table.caption = (
+    figures = (
         f"loss {progress.loss:.4f} · {progress.rate:.1f} crops/s · {100 * progress.waiting:.0f} % waiting for data · "
         f"learning rate {progress.learning_rate:.1e} · saved at {saved:,} · {_duration(progress.left)} left"
     )
-    table.caption_justify = "left"
-    return table
+    return Group(table, figures)
 
 
 def _recipe(recipe: Path | None, init: str | None, given: dict[str, Any]) -> tuple[ModelSpec, Recipe]:
