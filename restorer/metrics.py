@@ -5,15 +5,47 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["high_energy", "psnr", "texture", "to_y"]
+__all__ = ["SSIM_WINDOW", "high_energy", "psnr", "ssim", "texture", "to_y"]
+
+SSIM_WINDOW = 11  # pixels: a Gaussian of standard deviation 1.5, cut off beyond 3.5 of them
 
 
 def psnr(picture: Tensor, truth: Tensor) -> float:
     """Peak signal-to-noise ratio in dB over all values, peak 1; inf where they are equal."""
     error = float((picture.double() - truth.double()).square().mean())
     return math.inf if error == 0 else -10 * math.log10(error)
+
+
+def ssim(picture: Tensor, truth: Tensor) -> float:
+    """Structural similarity, at most 1, where they are equal; each channel (H, W) on its own, the mean of all.
+
+    Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity", eq. 13, with the
+    constants of its section III-C: a Gaussian window of 11 x 11 pixels and standard deviation 1.5, variances weighted
+    by it without Bessel's correction, K1 = 0.01, K2 = 0.03, peak 1. The mean is over the windows that lie wholly inside
+    the picture. scikit-image: structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+    data_range=1).
+
+    Raises:
+        ValueError: a side is shorter than the window.
+    """
+    if min(picture.shape[-2:]) < SSIM_WINDOW:
+        raise ValueError(f"SSIM takes pictures of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels")
+    distance = torch.arange(SSIM_WINDOW, dtype=torch.float64, device=picture.device) - SSIM_WINDOW // 2
+    weights = torch.exp(-0.5 * (distance / 1.5) ** 2)
+    weights = weights / weights.sum()
+
+    def mean(x: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(x, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
+
+    x, y = (z.double().reshape(-1, 1, *z.shape[-2:]) for z in (picture, truth))
+    mean_x, mean_y = mean(x), mean(y)
+    variances = mean(x * x + y * y) - mean_x**2 - mean_y**2
+    covariance = mean(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
+    return float((luminance * (2 * covariance + 0.03**2) / (variances + 0.03**2)).mean())
 
 
 def to_y(picture: Tensor) -> Tensor:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
-from restorer.metrics import psnr, texture, to_y
+from restorer.metrics import psnr, ssim, texture, to_y
+
+IMAGES = Path(__file__).resolve().parent / "images"
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -28,6 +33,51 @@ def test_psnr_of_known_errors() -> None:
     assert psnr(truth, truth) == math.inf
     assert psnr(truth + 0.125, truth) == pytest.approx(20 * math.log10(8), rel=1e-12)  # an error of 1/8 everywhere
     assert psnr(truth, truth + 0.125) == psnr(truth + 0.125, truth)
+
+
+@pytest.mark.parametrize("shape", [(3, 24, 33), (1, 11, 11), (3, 40, 12)])
+def test_ssim_is_that_of_scikit_image(shape: tuple[int, ...]) -> None:
+    metrics = pytest.importorskip("skimage.metrics")
+    truth = F.avg_pool2d(noise(*shape)[None], 3, 1, 1)[0]
+    picture = (truth + 0.1 * noise(*shape, seed=1)).clamp(0, 1)
+    expected = metrics.structural_similarity(
+        truth.double().numpy(),
+        picture.double().numpy(),
+        channel_axis=0,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=1.0,
+    )
+    assert ssim(picture, truth) == pytest.approx(expected, abs=1e-10)
+    assert ssim(truth, picture) == pytest.approx(expected, abs=1e-10)
+
+
+def test_psnr_and_ssim_of_a_photograph_on_luma_are_those_of_scikit_image() -> None:
+    """As super-resolution is compared: BT.601 luma, a border of four pixels left out."""
+    metrics = pytest.importorskip("skimage.metrics")
+    with Image.open(IMAGES / "small.png") as image:
+        small = image.convert("RGB")
+    coarse = small.resize((small.width // 4, small.height // 4), Image.Resampling.BICUBIC)
+    blurred = coarse.resize(small.size, Image.Resampling.BICUBIC)
+    truth, picture = (
+        to_y(torch.from_numpy(np.asarray(z) / 255).permute(2, 0, 1))[:, 4:-4, 4:-4] for z in (small, blurred)
+    )
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+    expected = metrics.structural_similarity(truth[0].numpy(), picture[0].numpy(), **options)
+    assert ssim(picture, truth) == pytest.approx(expected, abs=1e-10)
+    ratio = metrics.peak_signal_noise_ratio(truth.numpy(), picture.numpy(), data_range=1.0)
+    assert psnr(picture, truth) == pytest.approx(ratio, abs=1e-10)
+
+
+def test_ssim_of_known_pictures() -> None:
+    truth = noise(3, 20, 20)
+    assert ssim(truth, truth) == pytest.approx(1, abs=1e-12)
+    # Flat pictures differ in luminance alone: (2 a b + c) / (a^2 + b^2 + c), c = 0.01^2.
+    flat = (2 * 0.2 * 0.6 + 1e-4) / (0.2**2 + 0.6**2 + 1e-4)
+    assert ssim(torch.full((1, 16, 16), 0.2), torch.full((1, 16, 16), 0.6)) == pytest.approx(flat, rel=1e-6)
+    with pytest.raises(ValueError, match="11x11"):
+        ssim(truth[:, :10], truth[:, :10])
 
 
 def test_luma_is_that_of_scikit_image() -> None:
