@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from restorer.errors import UsageError
 
-__all__ = ["METHODS", "SCALES", "check"]
+__all__ = ["METHODS", "SAMPLERS", "SAMPLING_STEPS", "SCALES", "VARIANCES", "check", "check_generation"]
 
-METHODS = ("auto", "ddpm", "ddim", "repaint", "ddnm", "diffpir")
+METHODS = ("auto", "ddpm", "ddim", "repaint", "ddnm", "diffpir", "langevin")
+SAMPLERS = ("ddpm", "ddim", "langevin")  # those that need nothing measured
+VARIANCES = ("small", "large", "learned")
 SCALES = (2, 3, 4, 8)
+SAMPLING_STEPS = 100  # of `generate`: with ddpm, more contrast and less grain than ddim has at any number
 MOST_STEPS = 10_000
+MOST_PICTURES = 10_000
+MOST_PIXELS = 8192  # a side of a generated picture
 
 
 def check(
@@ -39,3 +44,34 @@ def check(
         raise UsageError(f"the seed must be a whole number from 0 up, not {seed}")
     if scale not in SCALES:
         raise UsageError(f"the scale must be one of {', '.join(map(str, SCALES))}, not {scale}")
+
+
+def check_generation(
+    *,
+    count: int = 1,
+    width: int = 1,
+    height: int = 1,
+    steps: int = SAMPLING_STEPS,
+    method: str = "ddpm",
+    variance: str | None = None,
+    seed: int = 0,
+    batch: int | None = None,
+) -> None:
+    """Refuse a value out of range for sampling without a measurement; None stands for a default.
+
+    Raises:
+        UsageError: naming the option and its range.
+    """
+    if not 1 <= count <= MOST_PICTURES:
+        raise UsageError(f"the number of pictures must lie between 1 and {MOST_PICTURES}, not {count}")
+    if not (1 <= width <= MOST_PIXELS and 1 <= height <= MOST_PIXELS):
+        raise UsageError(f"the size must lie between 1 and {MOST_PIXELS} pixels a side, not {width}x{height}")
+    if method not in SAMPLERS:
+        raise UsageError(f"unknown method {method!r}", f"one of {', '.join(SAMPLERS)}")
+    if variance is not None and variance not in VARIANCES:
+        raise UsageError(f"unknown variance {variance!r}", f"one of {', '.join(VARIANCES)}")
+    if variance is not None and method != "ddpm":
+        raise UsageError(f"{method} has no variance to choose", "--variance belongs to --method ddpm")
+    if batch is not None and batch < 1:
+        raise UsageError(f"a batch holds at least one picture, not {batch}")
+    check(steps=steps, seed=seed)

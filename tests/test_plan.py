@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from restorer.diffusion.plan import METHODS, Plan, log_levels, make_plan, travel
+from restorer.diffusion.plan import METHODS, Plan, log_levels, make_plan, stay, travel
 from restorer.diffusion.schedule import Schedule
 
 PUBLISHED = [name for name in METHODS if name != "auto"]
@@ -30,9 +30,11 @@ def timesteps(plan: Plan) -> np.ndarray:
 def test_a_plan_costs_the_steps_it_was_given(method: str, start: float, end: float) -> None:
     for steps in [*range(1, 61), 250]:
         plan = make_plan(method, AUTO, start=start, end=end, steps=steps)
+        stays = sum(after == before for before, after in pairwise(plan.sigmas))
         falls = sum(after < before for before, after in pairwise(plan.sigmas))
-        assert falls == plan.evaluations == steps
-        assert len(plan.sigmas) - 1 == falls + rises(plan) == len(plan.zeta)
+        assert falls + stays == plan.evaluations == steps
+        assert stays == ((steps - 1) // 2 if method == "langevin" else 0)
+        assert len(plan.sigmas) - 1 == falls + stays + rises(plan) == len(plan.zeta)
         assert min(plan.sigmas[:-1]) > 0 and plan.sigmas[-1] == 0
         assert plan.sigmas[0] == pytest.approx(start, rel=1e-6)
         assert max(plan.sigmas) == plan.sigmas[0]
@@ -55,6 +57,39 @@ def test_travel_by_hand() -> None:
     """Algorithm 1 of RePaint written out: each stretch of three gone over twice, while the jumps last."""
     assert travel([9, 8, 7, 6, 5, 4, 3, 2, 1], 2, 3) == [9, 8, 7, 6, 9, 8, 7, 6, 5, 4, 3, 6, 5, 4, 3, 2, 1]
     assert travel([5, 4, 3, 2, 1], 0, 2) == [5, 4, 3, 2, 1]
+
+
+def test_langevin_stays() -> None:
+    """Every level but the first is gone to by a DDPM step and stayed at for one step of Langevin with r = .16."""
+    plan = make_plan("langevin", AUTO, start=80.0, end=0.02, steps=41)
+    np.testing.assert_allclose(plan.sigmas[:-1], np.repeat(np.geomspace(80, 0.02, 21), 2)[1:], rtol=1e-12)
+    for (before, after), zeta in zip(pairwise(plan.sigmas), plan.zeta, strict=True):
+        assert zeta == pytest.approx(4 * 0.16**2 if after == before else 1 - (after / before) ** 2, abs=1e-12)
+
+
+def test_stay_by_hand() -> None:
+    assert stay([5, 4, 3], 2, 1) == [5, 4, 4, 3, 3]
+    assert stay([5, 4, 3], 3, 2) == [5, 4, 4, 3, 3, 3]
+    assert stay([5, 4, 3], 0, 2) == [5, 4, 3]
+
+
+@pytest.mark.parametrize("name", ["linear", "squaredcos_cap_v2"])
+def test_levels_of_a_schedule(name: str) -> None:
+    """As many steps as the schedule has are its nodes, whose DDPM is the paper's; fewer are uniform in its t."""
+    schedule = Schedule(name, 200)
+    ends = {"start": schedule.sigma_max, "end": schedule.sigma_min}
+    plan = make_plan("ddpm", AUTO, **ends, steps=200, schedule=schedule, variance="large")
+    assert plan.schedule == schedule and plan.variance == "large"
+    np.testing.assert_allclose(plan.sigmas, [*schedule.sigmas.flip(0), 0], rtol=1e-11)
+    one = torch.ones(199, 1, 1, 1, dtype=torch.float64)
+    t = torch.arange(199, 0, -1)
+    variance = schedule.posterior(one, one, t).variance.flatten() / schedule.alpha_bars[t - 1]
+    np.testing.assert_allclose(np.multiply(plan.zeta, np.square(plan.sigmas[1:]))[:-1], variance, rtol=1e-9)
+    few = make_plan("ddim", AUTO, **ends, steps=20, schedule=schedule)
+    t = schedule.t_at(torch.tensor(few.sigmas[:-1], dtype=torch.float64))
+    np.testing.assert_allclose(t, np.linspace(199, 0, 20), atol=1e-9)
+    stays = make_plan("langevin", AUTO, **ends, steps=39, schedule=schedule)
+    np.testing.assert_allclose(stays.sigmas[:-1], np.repeat(few.sigmas[:-1], 2)[1:], rtol=1e-12)
 
 
 def test_spacings_are_the_published_ones() -> None:
@@ -98,7 +133,7 @@ def test_what_a_method_takes_from_the_task(method: str) -> None:
     assert (plan.kappa, plan.seed, plan.fresh_start) == (AUTO.kappa, AUTO.seed, AUTO.fresh_start)
     assert plan.extrapolation == 0
     assert plan.eps_from == ("predicted" if method == "ddnm" else "corrected")
-    assert plan.prior_variance == (1.0 if method in ("ddpm", "ddim") else math.inf)
+    assert plan.prior_variance == (1.0 if method in ("ddpm", "ddim", "langevin") else math.inf)
 
 
 def test_auto_is_the_plan_of_the_task() -> None:
@@ -137,6 +172,8 @@ def test_log_levels() -> None:
         {"prior_variance": 0.0},
         {"prior_variance": math.nan},
         {"eps_from": "x0"},
+        {"variance": "middle"},
+        {"variance": "learned"},  # of which schedule?
     ],
     ids=str,
 )
@@ -147,5 +184,6 @@ def test_impossible_plans_are_refused(fields: dict) -> None:
         Plan(**{**good, **fields})
 
 
-def test_rises_are_free() -> None:
+def test_rises_are_free_and_stays_are_not() -> None:
+    assert Plan(sigmas=(1.0, 0.5, 0.5, 0.5, 0.0), zeta=(1.0,) * 4).evaluations == 4
     assert Plan(sigmas=(1.0, 0.5, 1.0, 0.5, 0.0), zeta=(1.0,) * 4).evaluations == 3

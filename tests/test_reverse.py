@@ -8,6 +8,7 @@ exact posterior, and `reverse` with the map, coefficient by coefficient. Three s
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -20,8 +21,10 @@ from torch import Tensor
 
 from restorer.degradations import Degradation, Identity, Mask
 from restorer.diffusion import reverse as module
+from restorer.diffusion.objective import range_log_variance
 from restorer.diffusion.plan import METHODS, Plan, make_plan
-from restorer.diffusion.reverse import NoiseField, NotFiniteError, Step, reverse
+from restorer.diffusion.prior import Prediction, Prior
+from restorer.diffusion.reverse import NoiseField, NotFiniteError, Step, learned_fraction, reverse
 from restorer.diffusion.schedule import Schedule
 from restorer.priors.tiled import Tiled
 
@@ -29,17 +32,25 @@ V, S_Y = 0.25, 0.5
 START, DATA, MEAN, FIRST_NOISE = range(4)  # columns of a law
 
 
+def alpha_bar(sigma: float) -> float:
+    return 1 / (1 + sigma**2)
+
+
 def draws(plan: Plan) -> int:
-    """Fields of noise that a run asks for: at the start, at each rise, at each fall that puts fresh noise back."""
-    falls = zip(pairwise(plan.sigmas), plan.zeta, strict=True)
-    return int(plan.fresh_start) + sum(b > a or (plan.kappa * b > 0 and zeta > 0) for (a, b), zeta in falls)
+    """Fields of noise that a run asks for: at the start, at each rise, at each step that puts fresh noise back."""
+    steps = zip(pairwise(plan.sigmas), plan.zeta, strict=True)
+    return int(plan.fresh_start) + sum(b > a or (plan.kappa * b > 0 and zeta > 0) for (a, b), zeta in steps)
 
 
-def law(plan: Plan, *, v: float = V, s_y: float | None = S_Y) -> np.ndarray:
-    """The result's coefficients on (start, data, mean, noise 1, noise 2, ...); s_y None where nothing is measured."""
+def law(plan: Plan, *, v: float = V, s_y: float | None = S_Y, fraction: float = 0.0) -> np.ndarray:
+    """The result's coefficients on (start, data, mean, noise 1, noise 2, ...); s_y None where nothing is measured.
+
+    `fraction` is what a learned variance says of every step: 0 for log beta~, 1 for log beta.
+    """
     basis = np.eye(FIRST_NOISE + draws(plan))
     fields = iter(basis[FIRST_NOISE:])
     x, std, last = basis[START].copy(), plan.sigmas[0], None
+    shares = {"small": 0.0, "large": 1.0, "learned": fraction}
     if plan.fresh_start:
         std *= plan.kappa
         x += std * next(fields)
@@ -60,19 +71,31 @@ def law(plan: Plan, *, v: float = V, s_y: float | None = S_Y) -> np.ndarray:
             before, change = last
             step, step_before = math.log(now) - math.log(after), math.log(before) - math.log(now)
             goal = corrected + plan.extrapolation * min(1, step / (2 * step_before)) * (corrected - change)
-        last = (now, corrected)
+        last = (now, corrected) if after < now else None
         if plan.kappa * after > 0:
-            implied = (x - (goal if plan.eps_from == "corrected" else predicted)) / std if zeta < 1 else 0
-            x = goal + plan.kappa * after * math.sqrt(1 - zeta) * implied
+            # As published: beta = 1 - abar / abar', beta~ = beta (1 - abar') / (1 - abar); Langevin by its step size.
+            widening = (((1 - alpha_bar(now)) / (1 - alpha_bar(after))) ** shares[plan.variance]) ** 0.5
+            clean = goal if plan.eps_from == "corrected" else predicted
+            size = zeta * now**2 / 2
+            kept = math.sqrt(1 - zeta) if after < now else 1 - size / now**2
+            fresh = math.sqrt(zeta) * widening if after < now else math.sqrt(2 * size) / now
+            implied = (x - clean) / std if kept > 0 else 0
+            x = goal + plan.kappa * after * kept * implied
             if zeta > 0:
-                x = x + plan.kappa * after * math.sqrt(zeta) * next(fields)
+                x = x + plan.kappa * after * fresh * next(fields)
         else:
             x = goal
         std = plan.kappa * after
     return x
 
 
-def probed(plan: Plan, patch: pytest.MonkeyPatch, degradation: Degradation | None, s_y: float) -> np.ndarray:
+def probed(
+    plan: Plan,
+    patch: pytest.MonkeyPatch,
+    degradation: Degradation | None,
+    s_y: float,
+    make: Callable[[Tensor], Prior] = lambda mean: GaussianPrior(mean, V),
+) -> np.ndarray:
     """The same coefficients, read off one run of `reverse`: column k of the picture sees the k-th input alone as 1."""
     columns = FIRST_NOISE + draws(plan)
     inputs = torch.eye(columns, dtype=torch.float64)[:, None, None, None, :].expand(columns, 1, 1, 2, columns)
@@ -88,7 +111,7 @@ def probed(plan: Plan, patch: pytest.MonkeyPatch, degradation: Degradation | Non
             return next(fields)
 
     patch.setattr(module, "NoiseField", Unit)
-    prior = GaussianPrior(inputs[MEAN], V)
+    prior = make(inputs[MEAN])
     y = None if degradation is None else inputs[DATA]
     x = reverse(prior, degradation, y, plan, inputs[START], noise_variance=s_y**2)
     assert next(fields, None) is None, "fewer fields of noise were drawn than the plan implies"
@@ -141,7 +164,31 @@ def test_the_law_tends_to_the_posterior(method: str, steps: int, variance: float
     assert abs(found[START]) < 0.01
 
 
-@pytest.mark.parametrize("method", ["ddpm", "ddim"])
+def test_langevin_tends_to_the_posterior() -> None:
+    """Conditioned, its score is that of the corrected estimate: the same posterior, N((mu + y) / 2, .125)."""
+    plan = preset("langevin", 2000)
+    found = law(Plan(plan.sigmas, plan.zeta, prior_variance=V))
+    assert float((found[FIRST_NOISE:] ** 2).sum()) == pytest.approx(0.125, rel=0.01)
+    assert found[DATA] == pytest.approx(0.5, rel=0.01)
+    assert found[MEAN] == pytest.approx(0.5, rel=0.01)
+
+
+def test_langevin_alone_comes_to_rest() -> None:
+    """At one level, from a start that is wrong, at v + s^2: x ~ N(mu, v + s^2) is what its score belongs to.
+
+    Euler's steps of size e = zeta s^2 / 2 are off by the factor 1 / (1 - e / (2 (v + s^2))) in variance.
+    """
+    sigma, zeta = 0.5, 0.1
+    stays = Plan((sigma,) * 400 + (0.0,), (zeta,) * 400)
+    found = law(stays, s_y=None)
+    # The last evaluation is the posterior mean, mu + v / (v + s^2) (x - mu).
+    shrink = V / (V + sigma**2)
+    bias = 1 / (1 - zeta * sigma**2 / 2 / (2 * (V + sigma**2)))
+    assert float((found[FIRST_NOISE:] ** 2).sum()) == pytest.approx(shrink**2 * (V + sigma**2) * bias, rel=1e-6)
+    assert found[MEAN] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("method", ["ddpm", "ddim", "langevin"])
 def test_with_nothing_measured_the_law_tends_to_the_prior(method: str) -> None:
     found = law(preset(method, 1000), s_y=None)
     assert found[MEAN] == pytest.approx(1, abs=0.01)
@@ -175,6 +222,10 @@ def test_two_hundred_levels_are_their_affine_map(method: str) -> None:
         plan_of([3.0, 2.9, 0.3, 0.2, 0.0], zeta=0.3, extrapolation=1.0),  # the extrapolation's cap at 1
         plan_of([3.0, 1.0, 3.0, 1.0, 0.3, 2.0, 0.1, 0.0], zeta=0.2, kappa=0.8, extrapolation=1.0, prior_variance=V),
         plan_of([3.0, 1.0, 3.0, 1.0, 0.3, 0.0], zeta=1.0, kappa=0.0),
+        plan_of([3.0, 1.0, 0.3, 0.0], zeta=0.4, variance="large"),
+        plan_of([3.0, 3.0, 3.0, 1.0, 0.3, 0.3, 0.0], zeta=0.1, extrapolation=1.0),  # Langevin steps
+        plan_of([3.0, 1.0, 1.0, 0.3, 0.3, 0.0], zeta=0.3, kappa=0.5, eps_from="predicted", variance="large"),
+        plan_of([3.0, 1.0, 1.0, 1.0, 0.3, 0.0], zeta=1.0, kappa=0.0),
     ],
     ids=str,
 )
@@ -182,11 +233,60 @@ def test_every_field_is_its_affine_map(plan: Plan) -> None:
     check(plan)
 
 
+OWN = Schedule("linear", 40, 1e-3, 0.3)
+
+
+class Learned(GaussianPrior):
+    """Says that its reverse variance lies `fraction` of the way from log beta~_t to log beta_t of OWN."""
+
+    def __init__(self, mu: float | Tensor, fraction: float) -> None:
+        super().__init__(mu, V)
+        self.fraction = fraction
+
+    def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
+        t = int((OWN.sigmas - float(sigma)).abs().argmin())
+        now, before = OWN.alpha_bars[t], OWN.alpha_bars[t - 1]
+        beta = OWN.betas[t]
+        tilde = (1 - before) / (1 - now) * beta
+        value = self.fraction * math.log(beta) + (1 - self.fraction) * math.log(tilde)
+        return Prediction(super().predict(x, sigma).x0, torch.full_like(x, value) if t else torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0, 1.2, -0.1])
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_learned_variance_is_its_affine_map(every: int, fraction: float) -> None:
+    """On the network's own steps and on longer ones; in units of x_{t-1} it is exactly what the network says."""
+    sigmas = (*OWN.sigmas.flip(0)[::every].tolist(), 0.0)
+    zeta = tuple(1 - (b / a) ** 2 for a, b in pairwise(sigmas))
+    plan = Plan(sigmas, zeta, variance="learned", schedule=OWN)
+    with pytest.MonkeyPatch.context() as patch:
+        found = probed(plan, patch, None, 0.0, make=lambda mean: Learned(mean, fraction))
+    np.testing.assert_allclose(found, np.stack([law(plan, s_y=None, fraction=fraction)] * 2), rtol=1e-6, atol=1e-6)
+    for extreme, variance in ((0.0, "small"), (1.0, "large")):
+        same = law(Plan(sigmas, zeta, variance=variance), s_y=None)
+        np.testing.assert_allclose(law(plan, s_y=None, fraction=extreme), same, rtol=1e-12)
+
+
+@pytest.mark.parametrize("t", [0, 1, 7, 39])
+def test_the_learned_fraction_undoes_equation_15(t: int) -> None:
+    """What `UNetPrior` makes of the network's output v, (v + 1) / 2, for a single pixel of each v."""
+    fraction = torch.tensor([0.0, 0.25, 1.0, 1.5], dtype=torch.float64).view(1, 1, 1, 4)
+    said = range_log_variance(OWN, torch.tensor([t]), fraction)
+    torch.testing.assert_close(learned_fraction(said, float(OWN.sigmas[t]), OWN), fraction, rtol=0, atol=1e-9)
+
+
+def test_a_variance_that_was_never_learned() -> None:
+    plan = Plan((3.0, 1.0, 0.0), (0.5, 0.5), variance="learned", schedule=OWN)
+    with pytest.raises(ValueError, match="learned no variance"):
+        reverse(GaussianPrior(), None, None, plan, torch.zeros(1, 3, 4, 4))
+
+
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
-    """Any plan at all, but that the first level falls."""
+    """Any plan at all, but that the first level does not rise."""
     sigmas = [10 ** draw(st.floats(-1, 1))]
-    for factor in draw(st.lists(st.floats(-1, 0.6).filter(lambda f: abs(f) > 0.02), max_size=6)):
+    factors = st.floats(-1, 0.6).filter(lambda f: abs(f) > 0.02) | st.just(0.0)
+    for factor in draw(st.lists(factors, max_size=6)):
         fall = -abs(factor) if len(sigmas) == 1 else factor
         sigmas.append(sigmas[-1] * 10**fall)
     share = st.sampled_from([0.0, 0.3, 1.0]) | st.floats(0, 1)
@@ -197,6 +297,7 @@ def plans(draw: st.DrawFn) -> Plan:
         prior_variance=draw(st.sampled_from([V, 1.0, math.inf])),
         extrapolation=draw(st.sampled_from([0.0, 0.5, 1.0])),
         eps_from=draw(st.sampled_from(["corrected", "predicted"])),
+        variance=draw(st.sampled_from(["small", "large"])),
         fresh_start=draw(st.booleans()),
         seed=draw(st.integers(0, 99)),
     )
@@ -228,6 +329,30 @@ def test_ddpm_is_ancestral_sampling_of_diffusers(diffusers) -> None:
     for t in reversed(range(40)):
         x0 = prior.denoise(x / a[t], float(schedule.sigmas[t]))
         x = oracle.step(x0, t, x, generator=generator).prev_sample
+    torch.testing.assert_close(ours, x, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize(("variance", "theirs"), [("large", "fixed_large"), ("learned", "learned_range")])
+def test_other_variances_are_those_of_diffusers(variance: str, theirs: str, every: int, diffusers) -> None:
+    """Ancestral sampling with beta_t, and with a network's own variance, on all steps of a schedule and on a fourth."""
+    oracle = diffusers.DDPMScheduler(
+        40, beta_start=1e-3, beta_end=0.3, variance_type=theirs, clip_sample=False, prediction_type="sample"
+    )
+    oracle.set_timesteps(40 // every)
+    shape, prior = (2, 3, 4, 5), Learned(0.3, 0.7)
+    sigmas = OWN.sigmas[oracle.timesteps].tolist()
+    zeta = tuple(1 - (b / a) ** 2 for a, b in pairwise([*sigmas, 0.0]))
+    plan = Plan((*sigmas, 0.0), zeta, variance=variance, schedule=OWN, seed=5)
+    ours = reverse(prior, None, None, plan, torch.zeros(shape))
+
+    generator = torch.Generator().manual_seed(5)
+    a = oracle.alphas_cumprod.sqrt()
+    x = a[oracle.timesteps[0]] * sigmas[0] * torch.randn(shape, generator=generator)
+    for t, sigma in zip(oracle.timesteps, sigmas, strict=True):
+        x0 = prior.denoise(x / a[t], sigma)
+        output = torch.cat([x0, torch.full_like(x0, 2 * 0.7 - 1)], 1) if variance == "learned" else x0
+        x = oracle.step(output, int(t), x, generator=generator).prev_sample
     torch.testing.assert_close(ours, x, rtol=0, atol=1e-4)
 
 
@@ -273,7 +398,7 @@ def test_extrapolation_is_dpm_solver(diffusers) -> None:
 # -- with the real noise -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("method", "kappa"), [("ddpm", 1.0), ("ddim", 1.0), ("repaint", 0.6)])
+@pytest.mark.parametrize(("method", "kappa"), [("ddpm", 1.0), ("ddim", 1.0), ("repaint", 0.6), ("langevin", 1.0)])
 def test_a_run_has_the_moments_of_its_law(method: str, kappa: float) -> None:
     """200,000 pixels with the real noise field: the variance to 1.5 %, the mean to four standard errors."""
     plan = preset(method, 30, kappa=kappa, seed=3)
@@ -345,6 +470,16 @@ def test_the_noise_field_depends_on_seed_and_shape_alone() -> None:
     double = NoiseField(4).like(x.double())
     assert double.dtype == torch.float64 and torch.equal(double.float(), first)
     assert torch.equal(first, torch.randn(1, 3, 5, 7, generator=torch.Generator().manual_seed(4)))
+
+
+def test_a_seed_a_picture() -> None:
+    """Each picture of a batch has the noise that it would have alone."""
+    x = torch.zeros(3, 1, 5, 7)
+    several = NoiseField((4, 9, 2))
+    alone = [NoiseField(seed) for seed in (4, 9, 2)]
+    for _ in range(2):
+        field = several.like(x)
+        assert all(torch.equal(field[k : k + 1], single.like(x[:1])) for k, single in enumerate(alone))
 
 
 def test_the_noise_field_is_white() -> None:

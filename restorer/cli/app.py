@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from restorer.cli.restore import register
+from restorer.cli import evaluate, generate, restore, train
 from restorer.errors import RestorerError
 
 __all__ = ["app", "main", "run"]
@@ -30,7 +30,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-register(app)
+restore.register(app)
+train.register(app)
+evaluate.register(app)
+generate.register(app)
 
 
 def _version(wanted: bool) -> None:

@@ -3,17 +3,23 @@ r"""The reverse process: one loop for every task and method.
     x0  = prior.denoise(x, sigma)                                        one network evaluation
     x0c = argmin_z |y - A z|^2 / s_y^2 + |z - x0|^2 / r^2                the data, in closed form
     d   = x0c, or extrapolated from the x0c before it                    (DPM-Solver++ 2M, arXiv:2211.01095)
-    x'  = d + kappa sigma' ( sqrt(1 - zeta) eps + sqrt(zeta) z )         eps the noise implied by x, z ~ N(0, I)
+    x'  = d + kappa sigma' ( a eps + sqrt(zeta) w z )                    eps the noise implied by x, z ~ N(0, I)
 
-with r^2 = sigma^2 v / (sigma^2 + v). With kappa = 1, zeta = 1 - (sigma'/sigma)^2 and nothing measured this is Ho et al.
-2020, algorithm 2, written for x_t / sqrt(abar_t): x' is a draw from q(x_{t-1} | x_t, x_0 = d). A level that rises adds
-noise instead: q(x_t | x_{t-1}), which is how RePaint travels back.
+with r^2 = sigma^2 v / (sigma^2 + v), a = sqrt(1 - zeta) and w = 1. With kappa = 1, zeta = 1 - (sigma'/sigma)^2 and
+nothing measured this is Ho et al. 2020, algorithm 2, written for x_t / sqrt(abar_t): x' is a draw from
+q(x_{t-1} | x_t, x_0 = d). Two settings more, and two kinds of level that do not fall:
+
+    the reverse variance    beta~ (w = 1), beta, or learned between the two: w^2 = (beta / beta~)^f, with f = 0, 1 or of
+                            the network (Nichol & Dhariwal 2021, eq. 15), beta and beta~ those of the step taken
+    a level that stays      a = 1 - zeta / 2, the Langevin step x' = x + e score + sqrt(2 e) z with e = zeta sigma^2 / 2
+                            and score = (x0c - x) / sigma^2: the corrector of Song et al. 2021, arXiv:2011.13456
+    a level that rises      adds noise: q(x_t | x_{t-1}), which is how RePaint travels back
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -21,10 +27,12 @@ import torch
 from torch import Tensor
 
 from restorer.degradations import Degradation
+from restorer.diffusion.objective import fixed_log_variance
 from restorer.diffusion.plan import Plan
-from restorer.diffusion.prior import Prior
+from restorer.diffusion.prior import Prediction, Prior
+from restorer.diffusion.schedule import Schedule
 
-__all__ = ["NoiseField", "NotFiniteError", "Step", "reverse"]
+__all__ = ["NoiseField", "NotFiniteError", "Step", "learned_fraction", "reverse"]
 
 
 class NotFiniteError(ArithmeticError):
@@ -50,14 +58,21 @@ class Step:
 
 
 class NoiseField:
-    """White noise that depends on the seed and the shape alone: drawn on the CPU, whatever the device or the tiles."""
+    """White noise that depends on the seed and the shape alone: drawn on the CPU, whatever the device or the tiles.
 
-    def __init__(self, seed: int) -> None:
-        self._generator = torch.Generator().manual_seed(seed)
+    Args:
+        seed: of the whole batch; or several, one for each picture, whose noise is then the same in any batch.
+    """
+
+    def __init__(self, seed: int | Sequence[int]) -> None:
+        seeds = [seed] if isinstance(seed, int) else seed
+        self._generators = [torch.Generator().manual_seed(s) for s in seeds]
 
     def like(self, x: Tensor) -> Tensor:
         """The next field, shaped like x and where x is."""
-        return torch.randn(x.shape, generator=self._generator, dtype=torch.float32).to(x.device, x.dtype)
+        shape = (len(x) // len(self._generators), *x.shape[1:])
+        fields = [torch.randn(shape, generator=g, dtype=torch.float32) for g in self._generators]
+        return torch.cat(fields).to(x.device, x.dtype)
 
 
 def _second_order(corrected: Tensor, previous: Tensor | None, plan: Plan, i: int) -> Tensor:
@@ -106,7 +121,8 @@ def reverse(
             x = x + plan.kappa * math.sqrt(after**2 - sigma**2) * noise.like(x)
             carried, previous = plan.kappa * after, None
             continue
-        x0 = prior.denoise(x, sigma)
+        prediction = prior.predict(x, sigma)
+        x0 = prediction.x0
         if not bool(torch.isfinite(x0).all()):
             raise NotFiniteError("the network gave values that are not finite")
         corrected = x0
@@ -115,8 +131,8 @@ def reverse(
             r2 = sigma**2 if math.isinf(v) else sigma**2 * v / (sigma**2 + v)
             corrected = degradation.correct(x0, y, noise_variance, r2)
         d = _second_order(corrected, previous, plan, i)
-        x = _put_back(x, d, x0, carried, after, plan, plan.zeta[i], noise)
-        carried, previous = plan.kappa * after, corrected
+        x = _put_back(x, d, prediction, carried, plan, i, noise)
+        carried, previous = plan.kappa * after, corrected if after < sigma else None
         done += 1
         if on_step is not None:
             on_step(Step(done, plan.evaluations, sigma, x0, corrected))
@@ -124,16 +140,50 @@ def reverse(
 
 
 def _put_back(
-    x: Tensor, d: Tensor, x0: Tensor, carried: float, after: float, plan: Plan, zeta: float, noise: NoiseField
+    x: Tensor, d: Tensor, prediction: Prediction, carried: float, plan: Plan, i: int, noise: NoiseField
 ) -> Tensor:
     """d plus the noise of the next level: implied by x, whose noise has the standard deviation `carried`, or fresh."""
+    sigma, after, zeta = plan.sigmas[i], plan.sigmas[i + 1], plan.zeta[i]
     amount = plan.kappa * after
     if amount == 0:
         return d
+    kept = math.sqrt(1 - zeta) if after < sigma else 1 - zeta / 2
     x_next = d
-    if zeta < 1:
-        clean = d if plan.eps_from == "corrected" else x0
-        x_next = x_next + amount * math.sqrt(1 - zeta) / carried * (x - clean)
+    if kept > 0:
+        clean = d if plan.eps_from == "corrected" else prediction.x0
+        x_next = x_next + amount * kept / carried * (x - clean)
     if zeta > 0:
-        x_next = x_next + amount * math.sqrt(zeta) * noise.like(x)
+        wide = _widening(sigma, after, plan, prediction.log_variance)
+        x_next = x_next + amount * math.sqrt(zeta) * wide * noise.like(x)
     return x_next
+
+
+def _widening(sigma: float, after: float, plan: Plan, log_variance: Tensor | None) -> float | Tensor:
+    """w: the standard deviation of the fresh noise over that of the small variance, for the step sigma -> after.
+
+    With abar_t = 1 / (1 + sigma^2) the variances beta_t and beta~_t of such a step, divided by abar_{t-1}, are
+    (sigma^2 - sigma'^2) (1 + sigma'^2) / (1 + sigma^2) and sigma'^2 (sigma^2 - sigma'^2) / sigma^2.
+    """
+    if plan.variance == "small":
+        return 1.0
+    ratio = sigma**2 * (1 + after**2) / (after**2 * (1 + sigma**2))
+    if plan.variance == "large":
+        return math.sqrt(ratio)
+    if log_variance is None or plan.schedule is None:
+        raise ValueError("the network has learned no variance")
+    return (learned_fraction(log_variance, sigma, plan.schedule) / 2 * math.log(ratio)).exp()
+
+
+def learned_fraction(log_variance: Tensor, sigma: float, schedule: Schedule) -> Tensor:
+    """Where a learned variance lies, 0 at log beta~ and 1 at log beta of the network's own step from sigma.
+
+    The same fraction serves a longer step, as when a schedule is respaced (Nichol & Dhariwal 2021, section 4).
+
+    Args:
+        log_variance: as in `Prediction`.
+        sigma: the noise level it was given at; between two nodes of the schedule the nearer counts.
+        schedule: the network's own.
+    """
+    t = schedule.t_at(torch.tensor([sigma], dtype=torch.float64)).round().long()
+    low, high = (float(fixed_log_variance(schedule, t, kind)) for kind in ("small", "large"))
+    return (log_variance - low) / (high - low)
