@@ -1,6 +1,6 @@
 """Repair photographs with a denoising diffusion model: denoise, inpaint, upscale.
 
-    from restorer import load_prior, denoise, inpaint, upscale
+    from restorer import load_prior, denoise, inpaint, upscale, generate
 
 The names are imported on first use, so that `import restorer` does not import PyTorch.
 """
@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from restorer.api import denoise, inpaint, upscale
+    from restorer.generation import generate
     from restorer.priors.catalog import load_prior
 
-__all__ = ["denoise", "inpaint", "load_prior", "upscale"]
+__all__ = ["denoise", "generate", "inpaint", "load_prior", "upscale"]
+
+_HOMES = {"load_prior": "restorer.priors.catalog", "generate": "restorer.generation"}
 
 try:
     __version__ = version("restorer")
@@ -25,5 +28,5 @@ except PackageNotFoundError:  # a bare checkout
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module("restorer.priors.catalog" if name == "load_prior" else "restorer.api"), name)
+        return getattr(import_module(_HOMES.get(name, "restorer.api")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 OURS = "restore"
-NLM_STRENGTH = 0.6  # of OpenCV's non-local means, times sigma: the best of .4, .6, .8, 1 and 1.2 on CBSD68
+NLM_STRENGTH = 0.6  # of OpenCV non-local means, times sigma: the best of five (.4 to 1.2) on six pictures of CBSD68
 RADIUS = 3  # pixels around a hole that OpenCV's inpainting looks at
 CELL, AMPLIFIED = 240, 5  # contact sheet: largest side of a picture, factor of the difference
 CROP, BATCH = 64, 16  # of the variational bound: side of the crops, and how many are evaluated together

@@ -57,10 +57,10 @@ class Tally:
 
 def load(options: Options, reporter: Reporter) -> UNetPrior | Tiled:
     """The prior."""
-    from restorer.cli.restore import _load_prior
+    from restorer.cli.restore import load_prior_of
 
     with reporter.working("loading PyTorch and the model"):
-        return _load_prior(options)
+        return load_prior_of(options)
 
 
 def describe(options: Options, prior: UNetPrior | Tiled) -> dict[str, Any]:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     Prepared = tuple[Job, np.ndarray | None]
 
-__all__ = ["register"]
+__all__ = ["load_prior_of", "register"]
 
 Prepare = Callable[["Tensor", Item, "Picture", "UNetPrior | Tiled"], "Prepared"]
 
@@ -68,7 +68,7 @@ def _restore_all(options: Options, tag: str, prepare: Prepare) -> None:
     try:
         if to_do:
             with reporter.working("loading PyTorch and the model"):
-                prior = _load_prior(options)
+                prior = load_prior_of(options)
     except RestorerError as error:
         reporter.fail(error)
         codes += [_failed(reporter, options, item, error, said=True) for item in to_do]
@@ -116,7 +116,8 @@ def _record(options: Options, item: Item, **more: Any) -> dict[str, Any]:
     return {"event": "result", "command": options.command, **place, **more}
 
 
-def _load_prior(options: Options) -> UNetPrior | Tiled:
+def load_prior_of(options: Options) -> UNetPrior | Tiled:
+    """The prior that a command line asks for, in the tiles it asks for."""
     from restorer.priors.catalog import load_prior
     from restorer.priors.tiled import Tiled
 
