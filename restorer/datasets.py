@@ -1,9 +1,9 @@
 """Pictures for training: found in folders and .tar shards, decoded as far as memory allows, cut into crops.
 
-Batch k is a function of the pictures, the recipe and (seed, k) alone, whatever the number of threads, so a run that was
-interrupted sees the same crops when it goes on. Pictures that do not fit into memory together are taken in rounds: a
-random share of them is decoded, serves for a fixed number of batches, and is replaced by the next share, which is
-decoded meanwhile.
+Batch k is a function of the pictures, the recipe, the memory and (seed, k) alone, whatever the number of threads, so a
+run that was interrupted sees the same crops when it goes on. Pictures that do not fit into memory together are taken in
+rounds: a random share of them is decoded, serves for a fixed number of batches, and is replaced by the next share,
+which is decoded meanwhile.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from restorer.errors import PictureError
+from restorer.images.files import load
 
 __all__ = ["Augmentation", "CropStream", "Dataset", "Source", "find_sources"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 LUMA = np.array([0.299, 0.587, 0.114])
 CROPS_A_PICTURE = 16  # crops taken of a decoded picture, on average, before another takes its place
-UNREADABLE = (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError)
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP")  # what a file may be, whatever its name says
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,15 @@ class Source:
         return self.width * self.height
 
     def read(self) -> np.ndarray:
-        """uint8 (H, W, 3), its EXIF orientation applied."""
+        """uint8 (H, W, 3), turned upright, 16 bits reduced to 8.
+
+        Raises:
+            PictureError, OSError: it cannot be decoded.
+        """
         with self.path.open("rb") as file:
             file.seek(self.offset)
-            with Image.open(io.BytesIO(file.read(self.size))) as image:
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            pixels = load(io.BytesIO(file.read(self.size))).pixels
+        return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 
 @dataclass(frozen=True)
@@ -70,22 +75,30 @@ class Found:
         return "; ".join(parts)
 
 
-def find_sources(places: Sequence[Path], least: int) -> Found:
+def find_sources(places: Sequence[Path], least: int, without: Path | None = None) -> Found:
     """Every picture in folders (all levels), .tar shards and single files, in the order of their names.
 
-    Only headers are read. Pictures with a side below `least` pixels and files that are no pictures are counted.
+    Only headers are read. Pictures with a side below `least` pixels and files that are no pictures are counted. What
+    lies in the folder `without` is left out: a run may write its own pictures there.
 
     Raises:
         PictureError: a place does not exist, a shard cannot be read, or nothing is left.
     """
     sources, unreadable, too_small = [], 0, 0
+    for place in places:
+        if not place.exists():
+            raise PictureError(f"{place} does not exist", "check the path")
+        if place.is_file() and place.suffix.lower() == ".tar":
+            _check_shard(place)
     for path, offset, size in (entry for place in places for entry in _entries(place)):
+        if without is not None and path.resolve().is_relative_to(without.resolve()):
+            continue
         try:
             with path.open("rb") as file:
-                file.seek(offset)
-                with Image.open(io.BufferedReader(_Window(file, offset, size))) as image:
+                window = io.BufferedReader(_Window(file, offset, size))
+                with Image.open(window, formats=FORMATS) as image:
                     source = Source(path, offset, size, *image.size)
-        except UNREADABLE:
+        except Exception:  # a decoder raises anything on malformed bytes
             unreadable += 1
             continue
         if min(source.width, source.height) < least:
@@ -105,22 +118,31 @@ def _entries(place: Path) -> Iterator[tuple[Path, int, int]]:
     """(file, offset, bytes) of everything in a place whose name looks like a picture's."""
     if place.is_dir():
         for path in sorted(place.rglob("*")):
-            if path.suffix.lower() in SUFFIXES and path.is_file():
-                yield path, 0, path.stat().st_size
-            elif path.suffix.lower() == ".tar" and path.is_file():
+            if path.suffix.lower() in (*SUFFIXES, ".tar") and path.is_file():
                 yield from _entries(path)
-    elif not place.exists():
-        raise PictureError(f"{place} does not exist", "check the path")
     elif place.suffix.lower() == ".tar":
         try:
-            with tarfile.open(place, "r:") as tar:  # uncompressed: members are read in place, in any order
-                members = [(m.offset_data, m.size) for m in tar if m.isfile() and m.name.lower().endswith(SUFFIXES)]
-        except (tarfile.TarError, OSError) as error:
-            raise PictureError(f"{place} cannot be read as a .tar file: {error}", "unpack it into a folder") from error
+            members = _members(place)
+        except (tarfile.TarError, OSError):
+            members = [(0, 0)]  # nothing that could be a picture: it will be counted as one that cannot be read
         for offset, size in members:
             yield place, offset, size
     else:
         yield place, 0, place.stat().st_size
+
+
+def _members(shard: Path) -> list[tuple[int, int]]:
+    """(offset, bytes) of the pictures in an uncompressed archive: they are read in place, in any order."""
+    with tarfile.open(shard, "r:") as tar:
+        whole = (m for m in tar if m.isfile() and not m.issparse())
+        return [(m.offset_data, m.size) for m in whole if m.name.lower().endswith(SUFFIXES)]
+
+
+def _check_shard(shard: Path) -> None:
+    try:
+        _members(shard)
+    except (tarfile.TarError, OSError) as error:
+        raise PictureError(f"{shard} cannot be read as a .tar file: {error}", "unpack it into a folder") from error
 
 
 class _Window(io.RawIOBase):
@@ -202,7 +224,9 @@ class Dataset:
         if not len(usable):
             raise PictureError("no picture fits into the memory for pictures", "raise --memory, or shrink the pictures")
         self._usable, self._sizes = usable, sizes
+        self.too_large = len(sizes) - len(usable)
         self.broken: set[Source] = set()
+        self.closed = False
 
     def batches_a_round(self, batch: int) -> int:
         """How many batches one share of the pictures serves for."""
@@ -218,9 +242,13 @@ class Dataset:
         for index in self._usable:
             try:
                 return self.sources[index].read()
-            except UNREADABLE:
+            except Exception:  # a decoder raises anything on malformed bytes
                 self.broken.add(self.sources[index])
         raise PictureError("not one of the pictures can be decoded", "check the files")
+
+    def close(self) -> None:
+        """No more pictures are wanted: let whoever decodes them come to an end."""
+        self.closed = True
 
     def share(self, number: int) -> list[np.ndarray]:
         """The pictures of one round, uint8 (H, W, 3) each; files that cannot be decoded are left out and kept in mind.
@@ -233,14 +261,16 @@ class Dataset:
             order = np.random.default_rng([self._seed, 1, number]).permutation(order)
         pictures, room = [], self._share
         for index in order:
+            if self.closed:
+                break
             if self._sizes[index] > room:
                 continue
             try:
                 pictures.append(self.sources[index].read())
                 room -= int(self._sizes[index])
-            except UNREADABLE:
+            except Exception:  # a decoder raises anything on malformed bytes
                 self.broken.add(self.sources[index])
-        if not pictures:
+        if not pictures and not self.closed:
             raise PictureError("not one of the pictures can be decoded", "check the files")
         return pictures
 
@@ -290,6 +320,7 @@ class CropStream:
                         number += 1
                     yield pending.popleft().result()
             finally:
+                self.dataset.close()
                 for batch in pending:
                     batch.cancel()
                 for share in shares.values():

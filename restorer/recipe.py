@@ -7,6 +7,7 @@ result depends on, apart from rounding.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -22,6 +23,8 @@ from restorer.networks import NETWORKS
 from restorer.priors.unet_prior import ModelSpec
 
 __all__ = ["Recipe", "model_card", "read_recipe", "recipe_text"]
+
+KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _check_types(self)
         for names, low, high in (
             (("steps", "batch", "accumulate", "crop", "warmup"), 1, 10**9),
             (("low_t", "seed"), 0, 2**63 - 1),
@@ -72,13 +76,25 @@ class Recipe:
                 if not low <= getattr(self, name) <= high:
                     raise UsageError(f"{name} must lie between {low:g} and {high:g}, not {getattr(self, name)}")
 
+    def rate_at(self, step: int) -> float:
+        """The learning rate: linear warm-up, times half a cosine down to zero (Loshchilov & Hutter 2017)."""
+        warm = min(1.0, (step + 1) / self.warmup)
+        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
+
     @property
     def augmentation(self) -> Augmentation:
         return Augmentation(self.crop, self.downscale, self.gray)
 
 
-def read_recipe(path: Path) -> tuple[ModelSpec, Recipe]:
-    """A recipe file.
+def _check_types(recipe: Recipe) -> None:
+    for field in fields(recipe):
+        value, kind = getattr(recipe, field.name), type(field.default)
+        if isinstance(value, bool) is not (kind is bool) or not isinstance(value, (kind, int)):
+            raise UsageError(f"{field.name} must be {KINDS[kind]}, not {value!r}")
+
+
+def read_recipe(path: Path, base: ModelSpec | None = None) -> tuple[ModelSpec, Recipe]:
+    """A recipe file. Where it has no [network], it is about the network of `base`, if there is one.
 
     Raises:
         UsageError: the file is absent or is no TOML, or a field is unknown or has an impossible value.
@@ -89,12 +105,18 @@ def read_recipe(path: Path) -> tuple[ModelSpec, Recipe]:
         raise UsageError(f"the recipe {path} cannot be read: {error}") from error
     try:
         content = {table: {k: _value(v) for k, v in entries.items()} for table, entries in content.items()}
+        if unknown := content.keys() - {"network", "schedule", "prior", "training"}:
+            raise ValueError(f"unknown tables: {', '.join(sorted(unknown))}")
+        recipe = Recipe(**content.get("training", {}))
+        if base is not None and not content.keys() & {"network", "schedule", "prior"}:
+            return base, recipe
         shape = content.get("network", {})
-        kind = NETWORKS[shape.pop("class", "UNet2DModel")]
-        schedule = Schedule(**content.get("schedule", {}))
-        spec = ModelSpec(kind(**shape), schedule, **content.get("prior", {}))
-        return spec, Recipe(**content.get("training", {}))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        network = NETWORKS[shape.pop("class", "UNet2DModel")](**shape)
+        spec = ModelSpec(network, Schedule(**content.get("schedule", {})), **content.get("prior", {}))
+        if spec.patch_size < 1:
+            raise ValueError("patch_size is at least 1")
+        return spec, recipe
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"the recipe {path} does not describe a run: {error}") from error
 
 
@@ -154,7 +176,7 @@ tags: [ddpm, unconditional-image-generation, image-restoration]
 
 # A diffusion prior
 
-Trained with `restore train`; `recipe.toml` beside this file holds every number of the run.
+Trained with `restore train` (AdamW, weight decay .01); `recipe.toml` beside this file holds the numbers of the run.
 
 | | |
 |---|---|

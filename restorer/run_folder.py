@@ -12,12 +12,14 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
 from restorer.diffusion.plan import Plan, log_levels
@@ -30,9 +32,9 @@ from restorer.priors.unet_prior import ModelSpec, UNetPrior
 from restorer.recipe import Recipe, model_card, recipe_text
 from restorer.vision import import_torchvision
 
-__all__ = ["CHECKPOINT", "METRICS", "RunFolder", "denoising_strip", "sample_grid"]
+__all__ = ["CHECKPOINT", "METRICS", "RECIPE", "RunFolder", "denoising_strip", "sample_grid"]
 
-CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
+CHECKPOINT, METRICS, RECIPE = "checkpoint.pt", "metrics.jsonl", "recipe.toml"
 SAMPLES, SAMPLE_SIDE, SAMPLE_STEPS, HIGHEST = 8, 64, 20, 80.0
 STRIP_SIGMAS, STRIP_SIDE = (15, 25, 50, 100), 128
 
@@ -65,7 +67,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             command = "restore train DATA --recipe recipe.toml --out FOLDER"
-            self._write("recipe.toml", recipe_text(self._spec, self._recipe, command).encode())
+            self._write(RECIPE, recipe_text(self._spec, self._recipe, command).encode())
             metrics = self.path / METRICS
             lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() and step else []
             self._write(METRICS, "".join(f"{line}\n" for line in lines if _step_of(line) <= step).encode())
@@ -73,34 +75,45 @@ class RunFolder:
             raise OutputError(f"{self.path} cannot be written: {error}", "name another folder with --out") from error
 
     def record(self, metrics: Mapping[str, Any]) -> None:
-        """One more line of metrics.jsonl."""
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
-            known = {
-                k: [v if v == v else None for v in w] if isinstance(w, (list, tuple)) else w for k, w in metrics.items()
-            }
-            file.write(json.dumps(known) + "\n")  # nan is no JSON
-
-    def save(self, average: Network, state: Mapping[str, Any]) -> None:
-        """The averaged weights as a model, the state as a checkpoint, the card and the pictures.
+        """One more line of metrics.jsonl.
 
         Raises:
             OutputError: the folder cannot be written, or the disk is full.
         """
+        known = {k: [v if v == v else None for v in w] if isinstance(w, tuple) else w for k, w in metrics.items()}
         try:
-            save_model(self.path, average, self._spec)
-            partial = self.path / f".{CHECKPOINT}.partial"
+            with (self.path / METRICS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(known) + "\n")  # nan, which is no JSON, has become null
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written: {error}", "free some space; --resume goes on") from error
+
+    def save(self, average: Network, state: Mapping[str, Any], *, pictures: bool = True) -> None:
+        """The averaged weights as a model, the state as a checkpoint, the card; and, if there is time, the pictures.
+
+        Raises:
+            OutputError: the folder cannot be written, or the disk is full.
+        """
+        partial = self.path / f".{CHECKPOINT}.partial"
+        try:
             torch.save(dict(state), partial)
+            save_model(self.path, average, self._spec)
             partial.replace(self.path / CHECKPOINT)
             facts = {"done": f"{state['step']:,} steps", **self._facts}
             self._write("README.md", model_card(self._spec, self._recipe, facts).encode())
-            prior = UNetPrior(average, self._spec, device=next(average.parameters()).device)
-            if prior.channels == 3:
-                self._write("samples.png", _png(sample_grid(prior)))
-                self._write("denoised.png", _png(denoising_strip(prior, self._example)))
-        except OSError as error:
-            raise OutputError(
-                f"{self.path} cannot be written: {error}", "free some space and go on with --resume"
-            ) from error
+        except (OSError, SafetensorError, RuntimeError) as error:  # a full disk is told in any of the three ways
+            for path in self.path.glob(".*.partial"):
+                path.unlink(missing_ok=True)
+            said = str(error).splitlines()[0][:200]
+            raise OutputError(f"{self.path} cannot be written: {said}", "free some space; --resume goes on") from error
+        if pictures:
+            self._draw(average)
+
+    def _draw(self, average: Network) -> None:
+        """What the state looks like. No run ends because that cannot be shown."""
+        prior = UNetPrior(average, self._spec, device=next(average.parameters()).device)
+        with suppress(ArithmeticError, ImportError, OSError, RuntimeError):
+            self._write("samples.png", _png(sample_grid(prior)))
+            self._write("denoised.png", _png(denoising_strip(prior, self._example)))
 
     def _write(self, name: str, content: bytes) -> None:
         partial = self.path / f".{name}.partial"

@@ -5,8 +5,9 @@
 (Ho et al. 2020, eq. 14; the other objectives are in `diffusion/objective.py`). t is drawn more often where the noise is
 low, because that is where pictures are restored. The weights kept are an exponential moving average.
 
-What step k sees (crops, timesteps, noise) is a function of the recipe and of k, so a run that was stopped in any way
-and goes on from its checkpoint ends with the same bytes as one that was not, on a CPU with the same number of threads.
+What step k sees (crops, timesteps, noise) is a function of the recipe, the pictures and k, so a run that was stopped in
+any way and goes on from its checkpoint ends with the same bytes as one that was not: on a CPU, with as many threads of
+PyTorch, and with as much memory for pictures.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,15 @@ from torch import Tensor
 from restorer.datasets import CropStream, Dataset, Found, find_sources
 from restorer.diffusion.objective import hybrid_loss, min_snr_weight, simple_loss, target
 from restorer.diffusion.schedule import alpha_bar_of
-from restorer.errors import ModelError, OutputError, UsageError
+from restorer.errors import DeviceError, ModelError, OutputError, UsageError
+from restorer.meter import Meter, Progress
 from restorer.priors.catalog import resolve_device, resolve_dtype
-from restorer.priors.checkpoints import load_model
+from restorer.priors.checkpoints import CONFIG, WEIGHTS, load_model
 from restorer.priors.unet_prior import ModelSpec
-from restorer.recipe import Recipe
-from restorer.run_folder import CHECKPOINT, RunFolder
+from restorer.recipe import Recipe, read_recipe
+from restorer.run_folder import CHECKPOINT, RECIPE, RunFolder
 
 __all__ = ["Machine", "Outcome", "Progress", "Start", "train"]
-
-FIRST_SAVE = 20.0  # seconds after which the output folder is a model for the first time
-LEVELS = 10  # intervals of t over which the loss is told apart
 
 
 @dataclass(frozen=True)
@@ -62,33 +61,18 @@ class Machine:
 
 @dataclass(frozen=True)
 class Start:
-    """What a run begins with: the pictures found, the step it goes on from, the device and the precision."""
+    """What a run begins with.
+
+    Args:
+        found: the pictures; too_large: how many of them are too large for the memory, and are left out.
+        step: it goes on from. device, dtype: where and in which precision it computes.
+    """
 
     found: Found
+    too_large: int
     step: int
     device: torch.device
     dtype: torch.dtype
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is, over the steps since the last report.
-
-    Args:
-        step, steps: done, and in all. loss: mean. levels: mean loss of each tenth of t, nan where none was drawn.
-        rate: crops a second. waiting: share of the time spent waiting for crops. left: seconds.
-        learning_rate: of the last step. gradient: largest norm before clipping.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    levels: tuple[float, ...]
-    rate: float
-    waiting: float
-    left: float
-    learning_rate: float
-    gradient: float
 
 
 @dataclass(frozen=True)
@@ -108,8 +92,8 @@ class _State:
         network = spec.network.build()
         if init is not None:
             start, start_spec = load_model(init)
-            if start_spec.network != spec.network:
-                raise ModelError(f"{init} holds a network of another shape than the recipe's", "leave out --recipe")
+            if not same_kind(start_spec, spec):
+                raise ModelError(f"{init} is not the kind of network that the recipe describes", "leave out --recipe")
             network.load_state_dict(start.state_dict())
         network = network.to(device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -129,6 +113,8 @@ class _State:
             self.average.load_state_dict(content["average"])
             self.optimizer.load_state_dict(content["optimizer"])
             self.step = int(content["step"])
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # torch.load has no exception class of its own
             hint = "begin anew in another folder, or with --overwrite"
             raise ModelError(f"{path} does not fit this recipe, or is damaged: {str(error)[:200]}", hint) from error
@@ -138,6 +124,11 @@ class _State:
         networks = {"network": self.network.state_dict(), "average": self.average.state_dict()}
         return {**networks, "optimizer": self.optimizer.state_dict(), "step": self.step}
 
+    def is_sound(self) -> bool:
+        """Whether all weights are finite, and those of the average in 16 bits as well."""
+        kept = all(bool(p.half().isfinite().all()) for p in self.average.parameters())
+        return kept and all(bool(p.isfinite().all()) for p in self.network.parameters())
+
     @torch.no_grad()
     def average_in(self, decay: float) -> None:
         """One step of the moving average; its decay grows from the first steps on."""
@@ -145,59 +136,32 @@ class _State:
         torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
 
 
-class _Meter:
-    """Sums since the last report; on the device, so that nothing waits for a GPU."""
-
-    def __init__(self, device: torch.device, step: int) -> None:
-        self._sums = torch.zeros(LEVELS, 2, dtype=torch.float64, device=device)
-        self._gradient = torch.zeros((), device=device)
-        self.waited, self._began, self._first = 0.0, time.monotonic(), step
-
-    def add(self, t: Tensor, errors: Tensor, steps: int) -> None:
-        level = (t.to(errors.device) / steps * LEVELS).long()
-        self._sums[:, 0].index_add_(0, level, errors.detach().double())
-        self._sums[:, 1].index_add_(0, level, torch.ones_like(errors, dtype=torch.float64))
-
-    def gradient(self, norm: Tensor) -> None:
-        self._gradient.copy_(torch.maximum(self._gradient, norm.to(self._gradient.dtype)))
-
-    def report(self, step: int, recipe: Recipe) -> Progress:
-        totals, counts = self._sums.T.tolist()
-        seconds = max(time.monotonic() - self._began, 1e-9)
-        steps = max(step - self._first, 1)
-        return Progress(
-            step=step,
-            steps=recipe.steps,
-            loss=sum(totals) / max(sum(counts), 1),
-            levels=tuple(s / n if n else math.nan for s, n in zip(totals, counts, strict=True)),
-            rate=steps * recipe.batch * recipe.accumulate / seconds,
-            waiting=self.waited / seconds,
-            left=(recipe.steps - step) * seconds / steps,
-            learning_rate=learning_rate(step - 1, recipe),
-            gradient=float(self._gradient),
-        )
-
-
-def learning_rate(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, times a cosine that ends at zero (Loshchilov & Hutter 2017, arXiv:1608.03983, one period)."""
-    warm = min(1.0, (step + 1) / recipe.warmup)
-    return recipe.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / recipe.steps)))
+def same_kind(a: ModelSpec, b: ModelSpec) -> bool:
+    """Whether two specs describe networks that mean the same: all but what is done with their output."""
+    free = {"clip": True, "native_size": None}
+    return replace(a, **free) == replace(b, **free)
 
 
 def draw_t(count: int, recipe: Recipe, steps: int, generator: torch.Generator) -> Tensor:
     """Timesteps (B,) float64: real-valued in [0, T - 1], or whole numbers from 0 to T - 1 where the recipe says so."""
-    low_t, last = min(recipe.low_t, steps - 1), steps if recipe.discrete else steps - 1
+    low_t, low_share = _low(recipe, steps)
+    last = steps if recipe.discrete else steps - 1
     share = torch.rand(count, generator=generator)
     u = torch.rand(count, dtype=torch.float64, generator=generator)
-    t = torch.where(share < recipe.low_share, u * low_t, low_t + u * (last - low_t))
+    t = torch.where(share < low_share, u * low_t, low_t + u * (last - low_t))
     return t.floor() if recipe.discrete else t
 
 
 def probability(t: Tensor, recipe: Recipe, steps: int) -> Tensor:
     """How likely `draw_t` was to draw whole numbers t."""
-    low_t = min(recipe.low_t, steps - 1)
-    low, high = recipe.low_share / max(low_t, 1), (1 - recipe.low_share) / (steps - low_t)
+    low_t, low_share = _low(recipe, steps)
+    low, high = low_share / max(low_t, 1), (1 - low_share) / (steps - low_t)
     return torch.where(t < low_t, low, high)
+
+
+def _low(recipe: Recipe, steps: int) -> tuple[int, float]:
+    """Where the lower timesteps end and how often they are drawn; with nothing below or above, all alike."""
+    return (recipe.low_t, recipe.low_share) if 0 < recipe.low_t < steps - 1 else (0, 0.0)
 
 
 def losses(
@@ -253,53 +217,73 @@ def train(
         UsageError: the recipe asks for what does not go together.
     """
     machine = machine or Machine()
-    _check(spec, recipe)
+    if spec.network.attends:
+        spec = replace(spec, native_size=recipe.crop)
+    goes_on = _check(spec, recipe, machine, out, resume, overwrite)
     checkpoint = out / CHECKPOINT
-    if checkpoint.exists() and not (resume or overwrite):
-        raise OutputError(f"{out} holds a run already", "--resume goes on with it, --overwrite begins anew")
     device = resolve_device(machine.device)
     dtype = resolve_dtype(machine.precision, device)
-    found = find_sources(data, recipe.crop)
+    found = find_sources(data, recipe.crop, without=out)
     dataset = Dataset(found.sources, machine.memory, recipe.seed)
-    state = _State(spec, recipe, device, init)
-    if resume and checkpoint.exists():
+    state = _State(spec, recipe, device, None if goes_on else init)
+    if goes_on:
         state.restore(checkpoint, device)
-    folder = RunFolder(out, spec, recipe, {"pictures": found.described}, dataset.example())
+    facts = {"pictures": found.described, **({"begun from": init.name} if init else {})}
+    folder = RunFolder(out, spec, recipe, facts, dataset.example())
     folder.begin(state.step)
     if on_start is not None:
-        on_start(Start(found, state.step, device, dtype))
+        on_start(Start(found, dataset.too_large, state.step, device, dtype))
+    if not goes_on:  # so that the folder is a model from now on, and one that can be loaded
+        folder.save(state.average, state.content())
+        load_model(out)
     stream = CropStream(dataset, recipe.augmentation, recipe.batch, recipe.seed, machine.threads)
     batches = stream.batches(state.step * recipe.accumulate)
     step = _Stepper(state, spec, recipe, device, dtype, machine.compile)
-    meter, clock = _Meter(device, state.step), _Clock(machine.save_every)
+    meter, clock = Meter(device, state.step), _Clock(machine.save_every)
     try:
         while state.step < recipe.steps:
             step(batches, meter)
-            ended = state.step == recipe.steps or stop()
+            stopped = stop()
+            ended = stopped or state.step == recipe.steps
             if not ended and state.step % machine.log_every and not clock.due():
                 continue
             progress = meter.report(state.step, recipe)
-            if not (math.isfinite(progress.loss) and math.isfinite(progress.gradient)):
-                kept = f"the last good state is {checkpoint}" if checkpoint.exists() else "nothing was saved yet"
-                raise ModelError(f"the loss is not finite at step {state.step}; {kept}", "lower --learning-rate")
+            if not (math.isfinite(progress.loss) and math.isfinite(progress.gradient) and state.is_sound()):
+                said = f"the loss or a weight is not finite at step {state.step}; the last good state is {checkpoint}"
+                raise ModelError(said, "lower --learning-rate")
             folder.record(asdict(progress))
             if on_progress is not None:
                 on_progress(progress)
-            if ended or clock.due():  # only after the loss was seen to be finite
-                folder.save(state.average, state.content())
+            if ended or clock.due():
+                folder.save(state.average, state.content(), pictures=not stopped)
                 clock.reset()
                 if on_save is not None:
                     on_save(state.step)
-            meter = _Meter(device, state.step)
+            meter = Meter(device, state.step)
             if ended:
                 break
+    except torch.OutOfMemoryError as error:
+        hint = "lower --batch and raise --accumulate, or lower --crop"
+        raise DeviceError(f"not enough memory on {device} for a batch of {recipe.batch}", hint) from error
     finally:
         batches.close()
     return Outcome(state.step, state.step >= recipe.steps, found.unreadable + len(dataset.broken))
 
 
-def _check(spec: ModelSpec, recipe: Recipe) -> None:
-    """Refuse what does not go together, before anything is read."""
+def _check(spec: ModelSpec, recipe: Recipe, machine: Machine, out: Path, resume: bool, overwrite: bool) -> bool:
+    """Refuse what does not go together, before anything is read. Whether a run is to go on."""
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other")
+    if machine.precision == "fp16":
+        raise UsageError("gradients are too small for fp16", "train in bf16 or fp32")
+    goes_on = resume and (out / CHECKPOINT).exists()
+    if goes_on and (out / RECIPE).exists() and not same_kind(read_recipe(out / RECIPE)[0], spec):
+        raise ModelError(f"{out} holds a run of another kind of network", "--overwrite begins anew")
+    if not goes_on and not overwrite and (out / CHECKPOINT).exists():
+        raise OutputError(f"{out} holds a run already", "--resume goes on with it, --overwrite begins anew")
+    others = [name for name in (CONFIG, WEIGHTS, "README.md") if (out / name).exists()]
+    if others and not goes_on and not overwrite:
+        raise OutputError(f"{out} holds other files: {', '.join(others)}", "name another folder, or say --overwrite")
     multiple = spec.patch_size * 2 ** (len(spec.network.block_out_channels) - 1)
     if recipe.crop % multiple:
         raise UsageError(f"a crop of {recipe.crop} pixels is no multiple of {multiple}, as this network needs")
@@ -308,6 +292,7 @@ def _check(spec: ModelSpec, recipe: Recipe) -> None:
         raise UsageError("a learned variance needs whole timesteps", "set discrete = true in the recipe")
     if spec.network.in_channels != 3 * spec.patch_size**2:
         raise UsageError("this trainer makes priors of colour pictures: in_channels is 3 * patch_size ** 2")
+    return goes_on
 
 
 class _Stepper:
@@ -325,10 +310,10 @@ class _Stepper:
         self._state, self._spec, self._recipe, self._device, self._dtype = state, spec, recipe, device, dtype
         self._network = torch.compile(state.network) if compiled else state.network
 
-    def __call__(self, batches: Iterator[np.ndarray], meter: _Meter) -> None:
+    def __call__(self, batches: Iterator[np.ndarray], meter: Meter) -> None:
         state, recipe = self._state, self._recipe
         for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(state.step, recipe)
+            group["lr"] = recipe.rate_at(state.step)
         for part in range(recipe.accumulate):
             began = time.monotonic()
             crops = torch.from_numpy(next(batches))
@@ -349,15 +334,15 @@ class _Stepper:
         """Timesteps (B,) and noise like x0: a function of the seed, the step and the pass."""
         seed = ((self._recipe.seed * 1_000_003 + self._state.step) * 1_009 + part) % 2**63
         t = draw_t(len(x0), self._recipe, self._spec.schedule.steps, torch.Generator().manual_seed(seed))
-        generator = torch.Generator(self._device).manual_seed(seed)
+        generator = torch.Generator(self._device).manual_seed(seed ^ 0x5EED_0000)  # another stream than that of t
         return t, torch.randn(x0.shape, generator=generator, device=self._device)
 
 
 class _Clock:
-    """When to save: soon for the first time, so that the folder is a model early, then at intervals."""
+    """When to save."""
 
     def __init__(self, interval: float) -> None:
-        self._interval, self._at = interval, time.monotonic() + min(FIRST_SAVE, interval)
+        self._interval, self._at = interval, time.monotonic() + interval
 
     def due(self) -> bool:
         return time.monotonic() >= self._at

@@ -61,7 +61,10 @@ def test_a_run(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert json.loads((place / "out" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 4
     assert run(command(place)) == 7
     assert "--resume" in capfd.readouterr().err
-    assert run(command(place, "--resume", "--steps", "6", "-q")) == 0
+    # A run that goes on does so by its own recipe, with what is said anew.
+    plain = ["train", str(place / "photos"), "--out", str(place / "out"), "--device", "cpu"]
+    assert run([*plain, "--resume", "--steps", "6", "-q"]) == 0
+    assert "crop = 16" in (place / "out" / "recipe.toml").read_text()
     assert capfd.readouterr().out.strip() == str(place / "out")
     assert torch.load(place / "out" / "checkpoint.pt", weights_only=True)["step"] == 6
     assert "steps = 6" in (place / "out" / "recipe.toml").read_text()
@@ -90,6 +93,8 @@ def test_the_model_restores(place: Path) -> None:
         (["--memory", "0"], 2),
         (["--threads", "0"], 2),
         (["--recipe", "nowhere.toml"], 2),
+        (["--resume", "--overwrite"], 2),
+        (["--precision", "fp16"], 2),
         (["--crop", "64"], 4),
         (["--init", "nowhere"], 5),
         (["--device", "cuda:99"], 6),
@@ -140,7 +145,9 @@ def test_a_signal_saves_before_leaving(place: Path, number: signal.Signals, code
 def test_kill_9_loses_nothing_that_was_saved(place: Path) -> None:
     """The folder is a model, and the run goes on to the same bytes as one that was not killed."""
     options = ["--steps", "400", "--resume", "--save-every", "0.002"]
-    process = started(place, "denoised.png", *options)
+    process = started(place, "metrics.jsonl", *options)
+    while torch.load(place / "out" / "checkpoint.pt", weights_only=True)["step"] == 0:
+        time.sleep(0.02)
     process.kill()
     process.wait()
     assert process.stderr is not None

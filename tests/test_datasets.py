@@ -89,6 +89,37 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     np.testing.assert_array_equal(picture, np.rot90(coordinates(20, 30), -1))
 
 
+def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
+    """The upper byte, not a cut-off at 255."""
+    values = np.arange(400, dtype=np.uint16).reshape(20, 20) * 160
+    Image.fromarray(values).save(tmp_path / "a.png")
+    picture = find_sources([tmp_path], 8).sources[0].read()
+    np.testing.assert_allclose(picture[..., 1].astype(int), values / 257, atol=1)
+
+
+def test_damaged_metadata_do_not_cost_the_picture(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for k in range(40):
+        exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00" + rng.integers(0, 256, 200, dtype=np.uint8).tobytes()
+        Image.fromarray(coordinates(20, 30)).save(tmp_path / f"{k}.jpg", exif=exif)
+    found = find_sources([tmp_path], 8)
+    shapes = {source.read().shape for source in found.sources}
+    assert found.unreadable == 0 and len(found.sources) == 40 and shapes <= {(20, 30, 3), (30, 20, 3)}
+
+
+def test_a_folder_may_be_left_out(tmp_path: Path, shard: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "samples.png").write_bytes(encoded(coordinates(20, 20)))
+    assert len(find_sources([tmp_path], 8).sources) == 3
+    assert len(find_sources([tmp_path], 8, without=tmp_path / "out").sources) == 2
+
+
+def test_a_broken_shard_in_a_folder_is_counted(tmp_path: Path, shard: Path) -> None:
+    (tmp_path / "z.tar").write_bytes(b"no archive")
+    found = find_sources([tmp_path], 8)
+    assert len(found.sources) == 2 and found.unreadable == 1
+
+
 @pytest.mark.parametrize("content", [b"", b"no archive", b"\x1f\x8b packed"])
 def test_a_shard_that_is_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.tar").write_bytes(content)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from gaussian import GaussianPrior
+from PIL import Image
 from torch import Tensor
 
 from restorer.degradations import Bicubic, Degradation, Identity, Mask
 from restorer.diffusion.plan import Plan, make_plan
 from restorer.diffusion.reverse import reverse
 from restorer.diffusion.schedule import Schedule
-from restorer.networks.unet import UNet, UNetConfig
+from restorer.networks import Network, NetworkConfig
+from restorer.networks.residual_unet import ResidualUNetConfig
+from restorer.networks.unet import UNetConfig
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
+from restorer.recipe import Recipe
+from restorer.training import Machine, train
 
 pytestmark = pytest.mark.gpu
 
@@ -42,9 +49,9 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def network() -> UNet:
+def network(config: NetworkConfig = CONFIG) -> Network:
     torch.manual_seed(0)
-    return UNet(CONFIG).eval()
+    return config.build().eval()
 
 
 def priors(dtype: torch.dtype = torch.float32) -> tuple[UNetPrior, UNetPrior]:
@@ -56,10 +63,11 @@ def assert_agree(gpu: Tensor, cpu: Tensor, within: float = 1e-3) -> None:
     torch.testing.assert_close(gpu.cpu(), cpu, rtol=within, atol=within)
 
 
+@pytest.mark.parametrize("config", [CONFIG, ResidualUNetConfig(12, 12, (32, 64, 96), 2)], ids=["plain", "residual"])
 @torch.no_grad()
-def test_the_network() -> None:
+def test_the_network(config: NetworkConfig) -> None:
     x, t = random(2, 12, 16, 24), torch.tensor([3.5, 700.0])
-    assert_agree(network().cuda()(x.cuda(), t.cuda()), network()(x, t))
+    assert_agree(network(config).cuda()(x.cuda(), t.cuda()), network(config)(x, t))
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 32, 48), (1, 3, 37, 5), (1, 3, 1, 1)])
@@ -99,7 +107,7 @@ def operators() -> dict[str, tuple[Degradation, Degradation, Tensor]]:
     }
 
 
-@pytest.mark.parametrize("method", ["ddpm", "ddim", "repaint", "ddnm"])
+@pytest.mark.parametrize("method", ["ddpm", "ddim", "repaint", "ddnm", "langevin"])
 @pytest.mark.parametrize("kind", ["identity", "mask", "bicubic"])
 def test_a_whole_run(kind: str, method: str) -> None:
     """The same seed is the same noise on both, and so the same picture."""
@@ -118,6 +126,21 @@ def test_tiles() -> None:
     x = random(1, 3, 50, 70)
     expected = Tiled(cpu, 32, overlap=8, batch=1).predict(x, 0.4).x0
     assert_agree(Tiled(gpu, 32, overlap=8, batch=3).predict(x.cuda(), 0.4).x0, expected)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training(tmp_path: Path, precision: str) -> None:
+    """A few steps end near where the CPU's do: the noise differs, the pictures and timesteps do not."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    recipe, losses = Recipe(steps=10, batch=16, crop=16, warmup=2), list[float]()
+    spec = ModelSpec(ResidualUNetConfig(12, 12, (16, 32)), SPEC.schedule, "v_prediction", patch_size=2)
+    for device in ("cpu", "cuda"):
+        machine = Machine(device=device, precision=precision, log_every=10)
+        train(
+            spec, recipe, [tmp_path / "a.png"], tmp_path / device, machine, on_progress=lambda p: losses.append(p.loss)
+        )
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
 def test_a_gaussian_run() -> None:

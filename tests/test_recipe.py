@@ -84,6 +84,12 @@ def test_round_trip(tmp_path: Path, spec: ModelSpec) -> None:
         "[training]\nlow_share = 1.5",
         "[training]\nema = 1.0",
         "[training]\nhaste = 3",
+        "[training]\nsteps = 2.5",
+        "[training]\ndiscrete = 1",
+        "[training]\nbatch = true",
+        "[trainning]\nsteps = 3",
+        "network = 3",
+        "[prior]\npatch_size = 0",
     ],
 )
 def test_what_describes_no_run(tmp_path: Path, text: str) -> None:

@@ -16,14 +16,15 @@ from PIL import Image
 from torch import nn
 
 from restorer.diffusion.schedule import Schedule
-from restorer.errors import ModelError, OutputError, PictureError, UsageError
+from restorer.errors import DeviceError, ModelError, OutputError, PictureError, UsageError
+from restorer.meter import LEVELS, Progress
 from restorer.networks.residual_unet import ResidualUNetConfig
 from restorer.networks.unet import UNetConfig
 from restorer.priors.checkpoints import load_model
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
 from restorer.recipe import Recipe, read_recipe
 from restorer.run_folder import CHECKPOINT, METRICS
-from restorer.training import LEVELS, Machine, Progress, Start, draw_t, learning_rate, probability, train
+from restorer.training import Machine, Start, draw_t, probability, train
 
 PLAIN = ModelSpec(
     UNetConfig(
@@ -94,7 +95,7 @@ def test_timesteps_are_drawn_more_often_below() -> None:
     assert float(draw_t(1000, recipe, 100, torch.Generator().manual_seed(0)).max()) <= 99
 
 
-@pytest.mark.parametrize(("low_t", "low_share"), [(6, 0.7), (6, 1.0), (0, 0.0), (40, 0.9)])
+@pytest.mark.parametrize(("low_t", "low_share"), [(6, 0.7), (6, 1.0), (0, 0.0), (0, 0.7), (40, 0.9)])
 def test_whole_timesteps_are_drawn_with_the_probability_stated(low_t: int, low_share: float) -> None:
     recipe = replace(RECIPE, low_t=low_t, low_share=low_share, discrete=True)
     t = draw_t(40_000, recipe, 10, torch.Generator().manual_seed(0))
@@ -107,7 +108,7 @@ def test_whole_timesteps_are_drawn_with_the_probability_stated(low_t: int, low_s
 
 def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:
     recipe = replace(RECIPE, steps=1000, warmup=10, learning_rate=1.0)
-    rates = [learning_rate(step, recipe) for step in (0, 4, 9, 250, 500, 750, 1000)]
+    rates = [recipe.rate_at(step) for step in (0, 4, 9, 250, 500, 750, 1000)]
     cosine = [0.5 * (1 + math.cos(math.pi * s / 1000)) for s in (0, 4, 9, 250, 500, 750, 1000)]
     assert rates == pytest.approx([0.1 * cosine[0], 0.5 * cosine[1], *cosine[2:]])
     assert rates[-1] == pytest.approx(0) and rates[4] == pytest.approx(0.5)
@@ -214,7 +215,7 @@ def test_a_checkpoint_that_does_not_fit(tmp_path: Path, pictures: Path) -> None:
     train(SPEC, RECIPE, [pictures], out, CPU)
     before = weights(out)
     wider = replace(SPEC, network=replace(SPEC.network, block_out_channels=(8, 24)))
-    with pytest.raises(ModelError, match="does not fit"):
+    with pytest.raises(ModelError, match="another kind"):
         train(wider, RECIPE, [pictures], out, CPU, resume=True)
     (out / CHECKPOINT).write_bytes(b"torn")
     with pytest.raises(ModelError, match="damaged"):
@@ -238,7 +239,7 @@ def test_a_run_may_begin_with_a_model(tmp_path: Path, pictures: Path) -> None:
     train(SPEC, slow, [pictures], tmp_path / "second", CPU, init=tmp_path / "first")
     torch.testing.assert_close(weights(tmp_path / "second"), weights(tmp_path / "first"), rtol=0, atol=1e-4)
     wider = replace(SPEC, network=replace(SPEC.network, block_out_channels=(8, 24)))
-    with pytest.raises(ModelError, match="another shape"):
+    with pytest.raises(ModelError, match="not the kind"):
         train(wider, RECIPE, [pictures], tmp_path / "third", CPU, init=tmp_path / "first")
     assert not (tmp_path / "third").exists()
 
@@ -272,10 +273,59 @@ def test_bf16_and_min_snr(tmp_path: Path, pictures: Path) -> None:
     assert not torch.equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
 
 
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, pictures: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "README.md").write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(OutputError, match="other files"):
+            train(SPEC, RECIPE, [pictures], out, CPU, resume=resume)
+    assert [p.name for p in out.iterdir()] == ["README.md"] and (out / "README.md").read_text() == "mine"
+
+
+def test_a_run_does_not_train_on_its_own_pictures(tmp_path: Path, pictures: Path) -> None:
+    begun: list[Start] = []
+    train(SPEC, RECIPE, [pictures], pictures / "out", CPU, on_start=begun.append)
+    train(SPEC, replace(RECIPE, steps=4), [pictures], pictures / "out", CPU, resume=True, on_start=begun.append)
+    assert [len(start.found.sources) for start in begun] == [2, 2]
+
+
+def test_a_full_disk(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was there stays, nothing half written is left, and the error says so."""
+    out = tmp_path / "out"
+    train(SPEC, RECIPE, [pictures], out, CPU)
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+
+    def full(content: Any, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc] . unexpected pos")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OutputError, match="cannot be written"):
+        train(SPEC, replace(RECIPE, steps=5), [pictures], out, CPU, resume=True)
+    kept = {p.name: p.read_bytes() for p in out.iterdir()}
+    assert {k: v for k, v in kept.items() if k not in ("metrics.jsonl", "recipe.toml")} == {
+        k: v for k, v in before.items() if k not in ("metrics.jsonl", "recipe.toml")
+    }
+
+
+def test_out_of_memory(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*given: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr("restorer.training.losses", none_left)
+    with pytest.raises(DeviceError, match="batch of 2"):
+        train(SPEC, RECIPE, [pictures], tmp_path / "out", CPU)
+
+
 def test_what_cannot_be_trained(tmp_path: Path, pictures: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(UsageError, match="multiple of 4"):
         train(SPEC, replace(RECIPE, crop=18), [pictures], out, CPU)
+    with pytest.raises(UsageError, match="fp16"):
+        train(SPEC, RECIPE, [pictures], out, replace(CPU, precision="fp16"))
+    with pytest.raises(UsageError, match="exclude"):
+        train(SPEC, RECIPE, [pictures], out, CPU, resume=True, overwrite=True)
     with pytest.raises(UsageError, match="colour"):
         train(replace(SPEC, patch_size=1), RECIPE, [pictures], out, CPU)
     with pytest.raises(PictureError):
@@ -308,8 +358,10 @@ class Knowing(nn.Module):
 def knowing(monkeypatch: pytest.MonkeyPatch) -> type[Knowing]:
     monkeypatch.setattr(UNetConfig, "build", lambda config: Knowing())
     monkeypatch.setattr(
-        "restorer.run_folder.RunFolder.save", lambda self, average, state: torch.save(state, self.path / CHECKPOINT)
+        "restorer.run_folder.RunFolder.save",
+        lambda self, average, state, **more: torch.save(state, self.path / CHECKPOINT),
     )
+    monkeypatch.setattr("restorer.training.load_model", lambda folder: None)
     return Knowing
 
 
@@ -336,7 +388,7 @@ def test_steps_go_downhill(tmp_path: Path, flat: Path, monkeypatch: pytest.Monke
     recipe = replace(RECIPE, steps=4, batch=32, learning_rate=0.1, warmup=1, ema=0.5)
     train(PLAIN, recipe, [flat], tmp_path / "out", CPU)
     state = checkpoint(tmp_path / "out")
-    rates = [learning_rate(step, recipe) for step in range(4)]
+    rates = [recipe.rate_at(step) for step in range(4)]
     assert float(state["network"]["weight"]) == pytest.approx(sum(rates), rel=0.1)
     # The average: decay min(ema, (1 + n) / (10 + n)) after step n.
     weight = average = 0.0
@@ -370,8 +422,10 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, pictures: Path) 
     with pytest.raises(ModelError, match=r"not finite at step \d.*checkpoint.pt"):
         train(SPEC, wild, [pictures], out, CPU, resume=True)
     assert same(checkpoint(out), before)
-    with pytest.raises(ModelError, match="nothing was saved"):
+    with pytest.raises(ModelError, match="not finite"):
         train(SPEC, wild, [pictures], tmp_path / "new", CPU)
+    assert checkpoint(tmp_path / "new")["step"] == 0  # a model from the beginning on
+    load_model(tmp_path / "new")
 
 
 def test_diffusers_gives_the_same_output(diffusers: ModuleType, tmp_path: Path, pictures: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,10 @@ from restorer.cli.options import DEVICE, OUTPUT, Device, Precision, Quiet
 from restorer.errors import UsageError
 
 if TYPE_CHECKING:
+    from restorer.meter import Progress
     from restorer.priors.unet_prior import ModelSpec
     from restorer.recipe import Recipe
-    from restorer.training import Progress, Start
+    from restorer.training import Start
 
 __all__ = ["register"]
 
@@ -35,8 +37,8 @@ Whole = Annotated[int | None, typer.Option(metavar="N", show_default="by recipe"
 class _Stop:
     """Ctrl-C and SIGTERM, remembered until the step is done; a second Ctrl-C does not wait."""
 
-    def __init__(self) -> None:
-        self.number = 0
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.number, self._say = 0, say
 
     def __call__(self) -> bool:
         return self.number != 0
@@ -45,6 +47,7 @@ class _Stop:
         if self.number == signal.SIGINT == number:
             raise KeyboardInterrupt
         self.number = number
+        self._say("finishing the step and saving; Ctrl-C again leaves at once")
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -61,11 +64,17 @@ class _Screen:
 
     def __init__(self, reporter: Reporter, live: Live | None) -> None:
         self._reporter, self._live, self._saved = reporter, live, 0
-        self._said = float("-inf")
+        self._said, self._lost = float("-inf"), False
 
     def progress(self, progress: Progress) -> None:
-        import time
+        if self._lost:
+            return
+        try:
+            self._show(progress)
+        except OSError:  # whoever listened has gone; the run goes on
+            self._lost = True
 
+    def _show(self, progress: Progress) -> None:
         if self._live is not None:
             self._live.update(_table(progress, self._saved))
         elif progress.step == progress.steps or time.monotonic() - self._said > PLAIN_SECONDS:
@@ -105,18 +114,23 @@ def _table(progress: Progress, saved: int) -> Group:
     return Group(table, figures)
 
 
-def _recipe(recipe: Path | None, init: str | None, given: dict[str, Any]) -> tuple[ModelSpec, Recipe]:
-    """What to train: the recipe named; or the shape of the model to begin with; or that of the embedded prior."""
+def _recipe(
+    recipe: Path | None, init: str | None, going_on: Path | None, given: dict[str, Any]
+) -> tuple[ModelSpec, Recipe]:
+    """What to train: the recipe named; that of the run that goes on; the model to begin with; the embedded prior's."""
     from restorer.priors.catalog import find_model, weights_folder
     from restorer.priors.checkpoints import load_model
     from restorer.recipe import Recipe, read_recipe
 
-    if recipe is not None:
-        spec, plan = read_recipe(recipe)
-    elif init is not None:
-        spec, plan = load_model(find_model(init))[1], Recipe()
+    base = load_model(find_model(init))[1] if init is not None and going_on is None else None
+    if recipe is not None or going_on is not None:
+        spec, plan = read_recipe(recipe or going_on or Path(), base)
     else:
-        spec, plan = read_recipe(weights_folder() / "recipe.toml")[0], Recipe()
+        spec, plan = base or read_recipe(weights_folder() / "recipe.toml")[0], Recipe()
+        if base is not None and base.native_size and given["crop"] is None:
+            plan = replace(plan, crop=base.native_size)
+    if spec.network.out_channels > spec.network.in_channels:
+        plan = replace(plan, discrete=True)
     return spec, replace(plan, **{name: value for name, value in given.items() if value is not None})
 
 
@@ -155,6 +169,7 @@ def _train(
 
     restore train photos/ --out mine  ·  restore train photos/ --out mine --init photo  ·  ... --resume
     """
+    from restorer.run_folder import CHECKPOINT, RECIPE
     from restorer.training import Machine, train
 
     if not 0.1 <= memory <= 10_000 or not 0 < save_every <= 10_000 or not 1 <= threads <= 256:
@@ -165,9 +180,11 @@ def _train(
         "steps": steps, "batch": batch, "accumulate": accumulate, "crop": crop, "learning_rate": learning_rate,
         "seed": seed,
     }  # fmt: skip
-    spec, plan = _recipe(recipe, init, numbers)
+    going_on = resume and (out / CHECKPOINT).exists() and (out / RECIPE).exists()
+    spec, plan = _recipe(recipe, init, out / RECIPE if going_on else None, numbers)
     machine = Machine(device, precision, compile, round(memory * 1e9), threads, 60 * save_every)
-    reporter, stop = Reporter(quiet=quiet), _Stop()
+    reporter = Reporter(quiet=quiet)
+    stop = _Stop(reporter.say)
     with _screen(reporter) as screen, stop.listening():
         outcome = train(
             spec,
@@ -175,7 +192,7 @@ def _train(
             data,
             out,
             machine,
-            init=_folder_of(init),
+            init=None if going_on else _folder_of(init),
             resume=resume,
             overwrite=overwrite,
             on_start=lambda start: reporter.say(_begun(start, spec, plan)),
@@ -202,8 +219,9 @@ def _folder_of(init: str | None) -> Path | None:
 def _begun(start: Start, spec: ModelSpec, recipe: Recipe) -> str:
     whence = f"goes on at step {start.step}" if start.step else "from the beginning"
     dtype = str(start.dtype).removeprefix("torch.")
+    too_large = f"; {start.too_large} too large for --memory" if start.too_large else ""
     return (
-        f"train · {start.found.described} · {type(spec.network).__name__.removesuffix('Config')} · "
+        f"train · {start.found.described}{too_large} · {type(spec.network).__name__.removesuffix('Config')} · "
         f"{recipe.steps} steps of {recipe.batch * recipe.accumulate} crops of {recipe.crop} pixels · {whence} · "
         f"{start.device} · {dtype} · seed {recipe.seed}"
     )

@@ -50,6 +50,11 @@ class ResidualUNetConfig:
         if min(self.in_channels, self.out_channels, self.layers_per_block, *self.block_out_channels) < 1:
             raise ValueError("channels and layers_per_block are at least 1")
 
+    @property
+    def attends(self) -> bool:
+        """Nothing attends: any size will do."""
+        return False
+
     def build(self) -> ResidualUNet:
         """The network, with fresh weights."""
         return ResidualUNet(self)
