@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from gaussian import GaussianPrior
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from restorer.diffusion.prior import Prediction
+from restorer.diffusion.prior import Prediction, pad_to_multiple
+from restorer.diffusion.schedule import Schedule
+from restorer.networks.residual_unet import ResidualUNetConfig
 from restorer.priors.tiled import MARGIN, Tiled, tile_starts
+from restorer.priors.unet_prior import ModelSpec, UNetPrior
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -187,3 +191,36 @@ def test_a_tiled_prior_is_a_prior() -> None:
 def test_impossible_tiles_are_refused(tile: int, overlap: int) -> None:
     with pytest.raises(ValueError):
         Tiled(Spy(), tile, overlap=overlap)
+
+
+class Pooled(GaussianPrior):
+    """Means of blocks of 4x4 pixels, like a network that halves its features twice; reflected at the borders."""
+
+    multiple = 4
+
+    def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
+        height, width = x.shape[-2:]
+        x = pad_to_multiple(x, 4)
+        blocks = F.interpolate(F.avg_pool2d(x, 4), scale_factor=4.0, mode="nearest")
+        return Prediction(blocks[..., :height, :width])
+
+
+@settings(deadline=None, max_examples=60)
+@given(height=st.integers(1, 60), width=st.integers(1, 60), tile=st.integers(8, 40), data=st.data())
+def test_tiles_lie_on_the_grid_of_the_network(height: int, width: int, tile: int, data: st.DataObject) -> None:
+    """The grid and the padding are those of the whole picture, whatever the sizes."""
+    x = random(1, 3, height, width)
+    tiled = Tiled(Pooled(), tile, overlap=data.draw(st.integers(0, tile - 1)))
+    torch.testing.assert_close(tiled.predict(x, 0.3).x0, Pooled().predict(x, 0.3).x0, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_network_without_normalization_agrees_in_tiles() -> None:
+    """Whatever the size and the tile: beyond the reach of its borders the network sees the same."""
+    torch.manual_seed(0)
+    config = ResidualUNetConfig(12, 12, (8, 12))
+    prior = UNetPrior(config.build(), ModelSpec(config, Schedule("squaredcos_cap_v2"), "v_prediction", patch_size=2))
+    x = random(1, 3, 181, 235)
+    whole = prior.predict(x, 0.3).x0
+    for tile in (128, 160):
+        assert float((Tiled(prior, tile, overlap=96).predict(x, 0.3).x0 - whole).abs().max()) < 1e-4

@@ -6,15 +6,30 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Prediction", "Prior", "per_item"]
+__all__ = ["Prediction", "Prior", "pad_to_multiple", "per_item"]
 
 
 def per_item(sigma: float | Tensor, like: Tensor) -> Tensor:
     """A noise level, a float or (B,), as float64 (B,) on the CPU, one per picture of `like` (B, C, H, W)."""
     values = torch.as_tensor(sigma, dtype=torch.float64).detach().cpu()
     return values.expand(like.shape[0]) if values.ndim == 0 else values
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Reflect (B, C, H, W) at the bottom and right up to a multiple; again and again where the picture is tiny."""
+    height, width = x.shape[-2:]
+    down, right = -height % multiple, -width % multiple
+    while down or right:
+        # One reflection reaches at most size - 1 further; a single row or column can only be repeated.
+        step_down, step_right = min(down, x.shape[-2] - 1), min(right, x.shape[-1] - 1)
+        if step_down == 0 and step_right == 0:
+            return F.pad(x, (0, right, 0, down), mode="replicate")
+        x = F.pad(x, (0, step_right, 0, step_down), mode="reflect")
+        down, right = down - step_down, right - step_right
+    return x
 
 
 @dataclass(frozen=True)
@@ -38,12 +53,14 @@ class Prior(ABC):
         channels: channels of the pictures it knows (3 for colour).
         native_size: side in pixels of the pictures it was trained on, where it is tied to it; None where any size does.
         clip: whether its pictures lie in [-1, 1] (latents do not).
+        multiple: it pads pictures at the bottom and right up to a multiple of this; tiles begin at multiples of it.
         sigma_min, sigma_max: the noise levels it has learned, as standard deviations on the [-1, 1] scale.
         device: where its tensors live.
     """
 
     channels: int
     native_size: int | None
+    multiple: int = 1
     clip: bool
     sigma_min: float
     sigma_max: float

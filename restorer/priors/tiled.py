@@ -5,7 +5,8 @@ acts on the whole canvas. So neighbouring tiles see the same noise, agree where 
 (MultiDiffusion, https://arxiv.org/abs/2302.08113, applies the same idea to latents). The blending window is a raised
 cosine across the overlap, without the outermost pixels: near its border a network does not see what lies beyond. In the
 embedded prior a tile differs from the whole picture by 28 dB within 8 pixels of its border, and by over 60 dB at 16
-(sigma 50), so these pixels are taken from the neighbour alone.
+(sigma 50), so these pixels are taken from the neighbour alone. A U-Net that halves its features n times also sees its
+input on a grid of 2^n pixels: tiles begin on the grid of the whole picture, and the picture is padded before it is cut.
 """
 
 from __future__ import annotations
@@ -16,17 +17,23 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from restorer.diffusion.prior import Prediction, Prior
+from restorer.diffusion.prior import Prediction, Prior, pad_to_multiple
 
 __all__ = ["MARGIN", "Tiled", "tile_starts"]
 
 MARGIN = 16  # pixels at a tile's border that have no weight where a neighbour has them too
 
 
-def tile_starts(extent: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin along one axis: evenly spread, overlapping by at least `overlap`, the last up to the edge."""
+def tile_starts(extent: int, tile: int, overlap: int, multiple: int = 1) -> list[int]:
+    """Where tiles begin along one axis: evenly spread, overlapping by at least `overlap`, the last up to the edge.
+
+    All begin at multiples of `multiple`, of which the extent and the tile are multiples themselves.
+    """
     if extent <= tile:
         return [0]
+    if multiple > 1:
+        least = min(math.ceil(overlap / multiple), tile // multiple - 1)
+        return [multiple * start for start in tile_starts(extent // multiple, tile // multiple, least)]
     count = math.ceil((extent - overlap) / (tile - overlap))
     return [round(i * (extent - tile) / (count - 1)) for i in range(count)]
 
@@ -74,6 +81,7 @@ class Tiled(Prior):
             raise ValueError("the overlap is at least 0 and smaller than the tile")
         self.prior, self.tile, self.overlap, self.batch, self.on_tile = prior, tile, overlap, batch, on_tile
         self.channels, self.native_size, self.clip = prior.channels, prior.native_size, prior.clip
+        self.multiple = prior.multiple
         self.sigma_min, self.sigma_max, self.device = prior.sigma_min, prior.sigma_max, prior.device
 
     def watched(self, on_tile: Callable[[int, int], None] | None) -> Tiled:
@@ -96,17 +104,31 @@ class Tiled(Prior):
 
     def count(self, height: int, width: int) -> int:
         """Tiles of a picture."""
-        return len(tile_starts(height, self.tile, self.overlap)) * len(tile_starts(width, self.tile, self.overlap))
+        if height <= self.tile and width <= self.tile:
+            return 1
+        tops, lefts = (self._starts(-(-extent // self.multiple) * self.multiple) for extent in (height, width))
+        return len(tops) * len(lefts)
+
+    @property
+    def _side(self) -> int:
+        """Of a tile, in whole multiples."""
+        return max(self.tile // self.multiple, 1) * self.multiple
+
+    def _starts(self, extent: int) -> list[int]:
+        return tile_starts(extent, self._side, self.overlap, self.multiple)
 
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
         """See `Prior.predict`. Pictures that fit into one tile pass through whole."""
         height, width = x.shape[-2:]
         if height <= self.tile and width <= self.tile:
             return self._whole(x, sigma, condition)
+        done, total = 0, self.count(height, width)
+        x = pad_to_multiple(x, self.multiple)
+        condition = None if condition is None else pad_to_multiple(condition, self.multiple)
+        cut, (height, width) = (..., slice(height), slice(width)), x.shape[-2:]
         result: Tensor | None = None
         log_variance: Tensor | None = None
         weight = torch.zeros(height, width, device=x.device, dtype=x.dtype)
-        done, total = 0, self.count(height, width)
         for places, windows in self._batches(height, width):
             parts = torch.cat([x[..., rows, columns] for rows, columns in places])
             seen = None if condition is None else torch.cat([condition[..., rows, columns] for rows, columns in places])
@@ -126,7 +148,7 @@ class Tiled(Prior):
             if self.on_tile is not None:
                 self.on_tile(done, total)
         assert result is not None
-        return Prediction(result / weight, None if log_variance is None else log_variance / weight)
+        return Prediction((result / weight)[cut], None if log_variance is None else (log_variance / weight)[cut])
 
     def _whole(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None) -> Prediction:
         prediction = self.prior.predict(x, sigma, condition)
@@ -136,8 +158,8 @@ class Tiled(Prior):
 
     def _batches(self, height: int, width: int) -> Iterator[tuple[list[tuple[slice, slice]], list[Tensor]]]:
         """Places and windows, `batch` tiles at a time; tiles have one size, cut off where the picture is smaller."""
-        down, across = min(self.tile, height), min(self.tile, width)
-        tops, lefts = tile_starts(height, self.tile, self.overlap), tile_starts(width, self.tile, self.overlap)
+        down, across = min(self._side, height), min(self._side, width)
+        tops, lefts = self._starts(height), self._starts(width)
         tiles = []
         for i, top in enumerate(tops):
             for j, left in enumerate(lefts):

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from restorer.diffusion.objective import PREDICTION_TYPES, range_log_variance, target
-from restorer.diffusion.prior import Prediction, Prior, per_item
+from restorer.diffusion.prior import Prediction, Prior, pad_to_multiple, per_item
 from restorer.diffusion.schedule import Schedule, alpha_bar_of
 from restorer.networks import Network, NetworkConfig
 
@@ -61,20 +61,6 @@ class ModelSpec:
 def v_target(x0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     """v = sqrt(abar) eps - sqrt(1 - abar) x_0, what a v-prediction network is trained on."""
     return target("v_prediction", x0, eps, alpha_bar)
-
-
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Reflect (B, C, H, W) at the bottom and right up to a multiple; again and again where the picture is tiny."""
-    height, width = x.shape[-2:]
-    down, right = -height % multiple, -width % multiple
-    while down or right:
-        # One reflection reaches at most size - 1 further; a single row or column can only be repeated.
-        step_down, step_right = min(down, x.shape[-2] - 1), min(right, x.shape[-1] - 1)
-        if step_down == 0 and step_right == 0:
-            return F.pad(x, (0, right, 0, down), mode="replicate")
-        x = F.pad(x, (0, step_right, 0, step_down), mode="reflect")
-        down, right = down - step_down, right - step_right
-    return x
 
 
 class UNetPrior(Prior):
