@@ -50,6 +50,8 @@ class Defaults:
         start: highest noise level, [-1, 1] scale; denoise starts at the level of its noise instead.
         prior_variance, extrapolation: see `Plan`.
         zeta: share of fresh noise.
+        inflation: by how much the noise carried exceeds what the network is told. It makes up for a network that takes
+            texture for noise (S_noise in Karras et al. 2022, https://arxiv.org/abs/2206.00364, section 4).
     """
 
     steps: int
@@ -58,13 +60,14 @@ class Defaults:
     start: float = math.nan
     prior_variance: float = 1.0
     extrapolation: float = 0.0
+    inflation: float = 0.0
 
 
 DENOISE = Defaults(steps=6, detail=0.7, zeta=0.0, extrapolation=1.0)
 # Narrow holes are all but known from their rims: little noise, drawn anew, is best. A wide one has an inside that must
 # be made up: the deterministic process from a high level keeps texture there.
 INPAINT = Defaults(steps=30, detail=0.7, zeta=1.0, start=2.0)
-INPAINT_WIDE = Defaults(steps=30, detail=1.0, zeta=0.0, start=5.0, extrapolation=1.0)
+INPAINT_WIDE = Defaults(steps=30, detail=1.0, zeta=0.0, start=5.0, extrapolation=1.0, inflation=0.02)
 WIDE = 25  # pixels: a hole that holds a square of this side is wide
 UPSCALE = {scale: Defaults(steps=15, detail=0.5, zeta=1.0, start=start) for scale, start in
            ((2, 0.4), (3, 0.6), (4, 0.8), (8, 1.6))}  # fmt: skip
@@ -279,7 +282,8 @@ def _lifted(start: Tensor, s_y: float, seed: int) -> Tensor:
 
 def _conditioned_plan(
     defaults: Defaults, steps: int | None, detail: float | None, method: str, seed: int, *, holes: bool
-) -> Plan:
+) -> tuple[Plan, float]:
+    """The plan of inpaint and upscale, and the detail it has."""
     count = steps or defaults.steps
     sigmas = (*log_levels(defaults.start, LOWEST_LEVEL, count), 0.0)
     if detail is None:  # the published methods carry all noise
@@ -287,12 +291,12 @@ def _conditioned_plan(
     auto = Plan(
         sigmas,
         zeta=(defaults.zeta,) * count,
-        kappa=detail,
+        kappa=detail * (1 + defaults.inflation) if method == "auto" else detail,
         prior_variance=defaults.prior_variance,
         extrapolation=defaults.extrapolation,
         seed=seed,
     )
-    return make_plan(method, auto, start=defaults.start, end=LOWEST_LEVEL, steps=count, holes=holes)
+    return make_plan(method, auto, start=defaults.start, end=LOWEST_LEVEL, steps=count, holes=holes), detail
 
 
 def prepare_inpaint(
@@ -324,7 +328,7 @@ def prepare_inpaint(
     if share > 0.6:
         notes.append("more than 60 % is to be filled: white means fill; --invert-mask turns that round")
     defaults = INPAINT_WIDE if _is_wide(hole) else INPAINT
-    plan = _conditioned_plan(defaults, steps, detail, method, seed, holes=True) if share else None
+    plan, used = _conditioned_plan(defaults, steps, detail, method, seed, holes=True) if share else (None, 0.0)
     if plan is None:
         notes = ["the mask is empty: the picture is copied"]
 
@@ -340,7 +344,7 @@ def prepare_inpaint(
         image,
         sigma,
         estimated,
-        plan.kappa if plan else 0.0,
+        used,
         _as_colour(mean),
         finish,
         degradation=Mask(known[None, None]),
@@ -393,14 +397,14 @@ def prepare_upscale(
         gray = x.mean(1, keepdim=True) if channels == 1 else x
         return _to_unit(degradation.finish(gray, y[:, :channels]), channels)
 
-    plan = _conditioned_plan(UPSCALE[scale], steps, detail, method, seed, holes=False)
+    plan, used = _conditioned_plan(UPSCALE[scale], steps, detail, method, seed, holes=False)
     return Job(
         model,
         plan,
         image,
         sigma,
         estimated,
-        plan.kappa,
+        used,
         start,
         finish,
         degradation=degradation,

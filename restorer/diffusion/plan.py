@@ -51,6 +51,7 @@ class Plan:
         zeta: share of fresh noise in what is put back, in variance, 0..1; one number a transition. Where the level s
             stays, the Langevin step has the size zeta s^2 / 2, and the signal-to-noise ratio sqrt(zeta) / 2.
         kappa: how much noise is carried from level to level, 0 (none: the most faithful picture) to 1 (a sample).
+            Up to 1.1: a little more than the network is told makes up for one that takes texture for noise.
         prior_variance: v above, the variance of pictures given nothing; may be inf.
         extrapolation: weight 0..1 of the second-order step (DPM-Solver++ 2M on the corrected estimate).
         eps_from: "corrected" recomputes the implied noise from the corrected estimate, "predicted" keeps the network's.
@@ -77,8 +78,10 @@ class Plan:
             raise ValueError("a plan has at least one falling level, and one zeta a transition")
         if self.sigmas[-1] != 0 or not all(math.isfinite(s) and s > 0 for s in self.sigmas[:-1]):
             raise ValueError("noise levels are positive, and the last is 0")
-        if not all(0 <= z <= 1 for z in self.zeta) or not 0 <= self.kappa <= 1 or not 0 <= self.extrapolation <= 1:
-            raise ValueError("zeta, kappa and extrapolation lie between 0 and 1")
+        if not all(0 <= z <= 1 for z in self.zeta) or not 0 <= self.extrapolation <= 1:
+            raise ValueError("zeta and extrapolation lie between 0 and 1")
+        if not 0 <= self.kappa <= 1.1:
+            raise ValueError("kappa lies between 0 and 1.1")
         if not self.prior_variance > 0 or self.eps_from not in ("corrected", "predicted"):
             raise ValueError("the prior variance is positive, and eps comes from 'corrected' or 'predicted'")
         if self.variance not in VARIANCES or (self.variance == "learned" and self.schedule is None):
