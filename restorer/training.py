@@ -138,8 +138,7 @@ class _State:
 
 def same_kind(a: ModelSpec, b: ModelSpec) -> bool:
     """Whether two specs describe networks that mean the same: all but what is done with their output."""
-    free = {"clip": True, "native_size": None}
-    return replace(a, **free) == replace(b, **free)
+    return replace(a, clip=True, native_size=None) == replace(b, clip=True, native_size=None)
 
 
 def draw_t(count: int, recipe: Recipe, steps: int, generator: torch.Generator) -> Tensor:
