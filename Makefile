@@ -1,5 +1,6 @@
 # make demo    a virtual environment, the program in it, one photograph restored
 # make test    the same with the test tools, and the tests
+# make test-hub-min    the tests of the Hub with the oldest client that is allowed, in an environment of its own
 # PIP_ARGS passes options to pip, for instance an index with CPU builds of PyTorch.
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_AR
 # The pair that is tested; left to itself, pip may fetch a CUDA build of several gigabytes for a machine without a GPU.
 TORCH := torch==2.13.0 torchvision==0.28.0
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-hub-min lint clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -31,10 +32,22 @@ demo: $(VENV)/.installed
 test: $(VENV)/.tested
 	$(BIN)/python -m pytest
 
+# The environment for the lowest client: without diffusers, which asks for a newer one.
+HUB_MIN := $(VENV)-hub-min
+
+$(HUB_MIN)/.tested: pyproject.toml
+	$(PYTHON) -m venv $(HUB_MIN)
+	$(HUB_MIN)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+		$(TORCH) 'huggingface-hub==1.20.0' 'pytest>=8' --editable .
+	touch $@
+
+test-hub-min: $(HUB_MIN)/.tested
+	$(HUB_MIN)/bin/python -m pytest tests/test_hub.py tests/test_cli_models.py
+
 lint: $(VENV)/.tested
 	$(BIN)/ruff check restorer tests
 	$(BIN)/ruff format --check restorer tests
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info
+	rm -rf $(VENV) $(HUB_MIN) demo build dist *.egg-info

@@ -167,6 +167,7 @@ def refused(folder: Path) -> str:
     with pytest.raises(ModelError) as caught:
         load_model(folder)
     message = str(caught.value)
+    assert message.isprintable() and caught.value.hint.isprintable()
     assert message and "\n" not in message and "\n" not in caught.value.hint and len(message) < 1000
     return message
 
@@ -251,7 +252,20 @@ def test_a_folder_for_a_file(folder: Path, name: str) -> None:
                 {"mid_block_scale_factor": 0},
                 {"mid_block_scale_factor": "2"},
                 {"downsample_padding": 7},
-                {"downsample_type": "resnet"},
+                {"downsample_type": "fir"},
+                {"flip_sin_to_cos": "false"},
+                {"add_attention": 0},
+                {"attention_head_dim": True},
+                {"attention_head_dim": 3, "add_attention": True},
+                {"attn_norm_num_groups": 0},
+                {"mid_block_type": None},
+                {"num_class_embeds": 1000},
+                {"down_block_types": ["SkipDownBlock2D"] * 2},
+                {"down_block_types": ["CrossAttnDownBlock2D"] * 2},
+                {"sample_size": "64", "down_block_types": ["AttnDownBlock2D"] * 2},
+                {"sample_size": -64, "down_block_types": ["AttnDownBlock2D"] * 2},
+                {"_class_name": "UNetUnconditionalModel"},
+                {"_class_name": "\x1b[31mred\nline"},
                 {"class_embed_type": "timestep"},
             )
         ),
@@ -281,12 +295,27 @@ def test_configurations_of_no_network(folder: Path, fields: dict[str, Any]) -> N
                 {"beta_schedule": "linear", "beta_end": None},
                 {"num_train_timesteps": 10**13},
                 {"num_train_timesteps": 1000.0},
-                {"trained_betas": [0.1] * 1000},
-                {"rescale_betas_zero_snr": True},
+                {"trained_betas": [0.1] * 999},
+                {"trained_betas": "linear"},
+                {"trained_betas": [0.1, 1.5], "num_train_timesteps": 2},
+                {"trained_betas": [0.1, float("nan")], "num_train_timesteps": 2},
+                {"trained_betas": [0.1, "0.2"], "num_train_timesteps": 2},
+                {"rescale_betas_zero_snr": True, "prediction_type": "epsilon"},
+                {"rescale_betas_zero_snr": "no"},
+                {"clip_sample": "false"},
+                {"clip_sample_range": 2.0},
+                {"thresholding": True, "sample_max_value": 1.5},
+                {"use_flow_sigmas": True},
+                {"_class_name": "ScoreSdeVeScheduler"},
+                {"_class_name": "CMStochasticIterativeScheduler"},
+                {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+                {"_class_name": "GaussianDDPMScheduler"},
+                {"_class_name": ["DDPMScheduler"]},
+                {"_class_name": "SomethingElse"},
             )
         ),
     ],
-    ids=str,
+    ids=lambda fields: str(fields)[:60],
 )
 def test_schedules_of_no_model(folder: Path, fields: dict[str, Any]) -> None:
     edit(folder / SCHEDULER, **fields)

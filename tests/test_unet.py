@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from restorer.networks.unet import UNet, UNetConfig, timestep_embedding
+from restorer.networks.unet import Attention, UNet, UNetConfig, timestep_embedding
 
 # The published configurations (notes/hub.md 1.1), and the small one of its appendix A.
 GOOGLE: dict[str, Any] = {
@@ -50,6 +50,19 @@ PLAIN: dict[str, Any] = {
     "norm_num_groups": 8,
     "add_attention": False,
 }
+ADM: dict[str, Any] = {  # Dhariwal & Nichol 2021, as diffusers writes it
+    "block_out_channels": (16, 32, 48),
+    "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    "out_channels": 6,
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "attn_norm_num_groups": 8,
+    "attention_head_dim": 8,
+    "resnet_time_scale_shift": "scale_shift",
+    "downsample_type": "resnet",
+    "upsample_type": "resnet",
+}
 VARIANTS = {
     "appendix A": TINY,
     "community": {**TINY, "attention_head_dim": 8, "downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0},
@@ -64,6 +77,13 @@ VARIANTS = {
     },
     "12 channels, no attention": PLAIN,
     "learned variance": {**TINY, "out_channels": 6},
+    "its own width of the time embedding": {**TINY, "time_embedding_dim": 72},
+    "resnets change the size": ADM,
+    "resnets change the size, no shift": {**ADM, "resnet_time_scale_shift": "default", "attn_norm_num_groups": None},
+    "resnets halve, convolutions double": {**ADM, "up_block_types": ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D")},
+    "the middle normalized in groups of its own": {**ADM, "attn_norm_num_groups": 4},
+    "the middle without normalization": {**ADM, "attn_norm_num_groups": None},
+    "one half attends": {**TINY, "down_block_types": ("DownBlock2D",) * 2, "attention_head_dim": 8},
     "three levels": {
         **TINY,
         "block_out_channels": (16, 32, 24),
@@ -132,6 +152,20 @@ def test_every_variant(diffusers: ModuleType, fields: dict[str, Any]) -> None:
     assert_equal(ours, theirs, *inputs(3, ours.config.in_channels, 16, 24))
 
 
+@torch.no_grad()
+def test_as_many_heads_at_every_width(diffusers: ModuleType) -> None:
+    """Where only one width attends, heads are a matter of words: two heads of 64 features have 32 each."""
+    ours, theirs = pair(diffusers, {**TINY, "attention_head_dim": 32})
+    same = built(UNet, UNetConfig(**TINY, attention_heads=2))
+    same.load_state_dict(ours.state_dict(), assign=True)
+    x, t = inputs(2, 3, 16, 16)
+    assert torch.equal(same(x, t), theirs(x, t).sample)
+    widths = UNetConfig(**{**ADM, "attention_head_dim": None}, attention_heads=2)
+    network = built(UNet, widths)
+    heads = {m.to_q.in_features: m.head_dim for m in network.modules() if isinstance(m, Attention)}
+    assert heads == {32: 16, 48: 24}
+
+
 def test_parameters_of_the_small_network() -> None:
     network = built(UNet, UNetConfig(**TINY))
     assert sum(p.numel() for p in network.parameters()) == 702_499
@@ -141,7 +175,8 @@ def test_parameters_of_the_small_network() -> None:
 def test_what_a_configuration_leaves_out_is_the_default_of_diffusers(diffusers: ModuleType) -> None:
     ours, theirs = UNetConfig(), built(diffusers.UNet2DModel, None).config
     for name in UNetConfig.__dataclass_fields__:
-        assert getattr(ours, name) == theirs[name], name
+        own = name in ("attention_heads", "time_features")
+        assert getattr(ours, name) == (None if own else theirs[name]), name
 
 
 @pytest.mark.parametrize(
@@ -155,6 +190,7 @@ def test_what_a_configuration_leaves_out_is_the_default_of_diffusers(diffusers: 
         ("center_input_sample", True),
         ("norm_eps", 1e-2),
         ("norm_num_groups", 4),
+        ("attn_norm_num_groups", 4),
     ],
 )
 @torch.no_grad()
@@ -206,6 +242,12 @@ def test_stride_is_what_sizes_must_be_a_multiple_of() -> None:
         {"down_block_types": ("SkipDownBlock2D", "DownBlock2D")},
         {"block_out_channels": (32, 60)},
         {"resnet_time_scale_shift": "spatial"},
+        {"downsample_type": "fir"},
+        {"upsample_type": None},
+        {"attn_norm_num_groups": 7},
+        {"attention_head_dim": 24},
+        {"attention_heads": 24},
+        {"attention_heads": 0},
     ],
     ids=str,
 )

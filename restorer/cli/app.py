@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from restorer.cli import evaluate, generate, restore, train
+from restorer.cli import evaluate, generate, models, restore, train
 from restorer.errors import RestorerError
 
 __all__ = ["app", "main", "run"]
@@ -34,6 +34,7 @@ restore.register(app)
 train.register(app)
 evaluate.register(app)
 generate.register(app)
+models.register(app)
 
 
 def _version(wanted: bool) -> None:

@@ -14,6 +14,7 @@ import typer
 
 from restorer.batch import STDIO, Item, decide
 from restorer.cli.console import Reporter, code_of, human_bytes
+from restorer.cli.downloading import obtain
 from restorer.cli.options import (
     INTERFACE,
     OUTPUT,
@@ -179,6 +180,7 @@ def _targets(request: Request, *, skip_existing: bool) -> tuple[dict[int, Path],
 def _sample(request: Request, targets: dict[int, Path], reporter: Reporter) -> None:
     """Load the model, make the pictures a batch at a time, write each as soon as it is there."""
     began = time.monotonic()
+    obtain(request.model, reporter)
     with reporter.working("loading PyTorch and the model"):
         import torch
 

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from restorer.batch import exit_code_of
 from restorer.cli.console import PLAIN_SECONDS, Reporter, code_of
+from restorer.cli.downloading import obtain
 from restorer.cli.options import Options
 from restorer.errors import RestorerError
 
@@ -59,6 +60,7 @@ def load(options: Options, reporter: Reporter) -> UNetPrior | Tiled:
     """The prior."""
     from restorer.cli.restore import load_prior_of
 
+    obtain(options.model, reporter)
     with reporter.working("loading PyTorch and the model"):
         return load_prior_of(options)
 

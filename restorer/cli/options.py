@@ -44,7 +44,14 @@ Sigma = Annotated[
     str, typer.Option("--sigma", metavar="S", help="Noise of the input: auto, or 0..255", rich_help_panel=SAMPLING)
 ]
 Model = Annotated[
-    str, typer.Option("-m", "--model", metavar="NAME|PATH", help="photo, or a model folder", rich_help_panel=DEVICE)
+    str,
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="NAME|PATH|REPO",
+        help="photo, a model folder, or of the Hub: a name of `restore models list`, or ORG/NAME\\[@REV]\\[:FILE]",
+        rich_help_panel=DEVICE,
+    ),
 ]
 Device = Annotated[
     str, typer.Option("-d", "--device", metavar="NAME", help="auto, cpu, cuda, cuda:N", rich_help_panel=DEVICE)

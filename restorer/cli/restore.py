@@ -12,6 +12,7 @@ import typer
 
 from restorer.batch import STDIO, Item, collect, decide, exit_code_of, find_mask
 from restorer.cli.console import Reporter, code_of, human_bytes
+from restorer.cli.downloading import obtain
 from restorer.cli.options import (
     Detail,
     Device,
@@ -67,6 +68,7 @@ def _restore_all(options: Options, tag: str, prepare: Prepare) -> None:
     done = 0
     try:
         if to_do:
+            obtain(options.model, reporter)
             with reporter.working("loading PyTorch and the model"):
                 prior = load_prior_of(options)
     except RestorerError as error:
@@ -196,7 +198,9 @@ def _details(
 ) -> dict[str, Any]:
     """The JSON object of a picture that was restored."""
     from restorer.priors.catalog import find_model, weights_sha256
+    from restorer.priors.hub import revision_of
 
+    place = find_model(options.model)
     size = {
         "width": result.width,
         "height": result.height,
@@ -204,7 +208,7 @@ def _details(
         "depth_in": result.depth,
         "depth_out": 8,
     }
-    model = {"id": options.model, "sha256": weights_sha256(find_model(options.model)), "revision": None}
+    model = {"id": options.model, "sha256": weights_sha256(place), "revision": revision_of(place)}
     end = {"seconds": round(seconds, 2), "peak_mem_mb": _peak_memory(), "warnings": warnings}
     return _record(options, item, status="ok", **size, model=model, **_parts(options, job, used), **end)
 

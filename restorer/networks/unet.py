@@ -11,7 +11,7 @@ operations follows that layout too: with equal weights the outputs are equal bit
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,13 +20,24 @@ from torch import Tensor, nn
 
 __all__ = ["UNet", "UNetConfig"]
 
+DOWN_BLOCKS: tuple[str, ...] = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
+UP_BLOCKS: tuple[str, ...] = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
+
 
 @dataclass(frozen=True)
 class UNetConfig:
     """The fields of a `UNet2DModel` configuration that shape the network or its output, under their own names.
 
     `attention_head_dim` None means one head as wide as the block. `downsample_padding` 0 pads right and bottom only.
-    The defaults are those of the layout, which a checkpoint relies on for every field that it leaves out.
+    `downsample_type` and `upsample_type` say how the blocks that attend change the size: "conv", or "resnet" for a
+    resnet that averages 2x2 pixels or repeats them (Dhariwal & Nichol 2021, https://arxiv.org/abs/2105.05233). Of the
+    other blocks the type says it. `attn_norm_num_groups` concerns the middle attention alone, which with "scale_shift"
+    has no normalization unless this is given. The defaults are those of the layout, which a checkpoint relies on for
+    every field that it leaves out.
+
+    Not of that layout are `attention_heads`, a number of heads that is the same at every width, in the place of
+    `attention_head_dim`, and `time_features`, the features of a timestep where these are not as many as the first level
+    has channels. Networks of guided-diffusion may have them.
 
     Raises:
         ValueError: a combination that no network of this layout has.
@@ -48,32 +59,51 @@ class UNetConfig:
     center_input_sample: bool = False
     mid_block_scale_factor: float = 1.0
     resnet_time_scale_shift: str = "default"
+    downsample_type: str = "conv"
+    upsample_type: str = "conv"
+    attn_norm_num_groups: int | None = None
+    time_embedding_dim: int | None = None
+    attention_heads: int | None = None
+    time_features: int | None = None
 
     def __post_init__(self) -> None:
         levels = len(self.block_out_channels)
         if not levels == len(self.down_block_types) == len(self.up_block_types):
             raise ValueError("block_out_channels, down_block_types and up_block_types differ in length")
         for kinds, known in (
-            (self.down_block_types, ("DownBlock2D", "AttnDownBlock2D")),
-            (self.up_block_types, ("UpBlock2D", "AttnUpBlock2D")),
+            (self.down_block_types, DOWN_BLOCKS),
+            (self.up_block_types, UP_BLOCKS),
         ):
             if unknown := set(kinds) - set(known):
                 raise ValueError(f"unknown block types {sorted(unknown)}: this network has {', '.join(known)}")
-        if self.resnet_time_scale_shift not in ("default", "scale_shift"):
-            raise ValueError(f"unknown resnet_time_scale_shift {self.resnet_time_scale_shift!r}")
-        levels_down = zip(self.block_out_channels, self.down_block_types, strict=True)
-        attending = {width for width, kind in levels_down if kind.startswith("Attn")}
-        attending |= {self.block_out_channels[-1]} if self.add_attention else set()
-        head = self.attention_head_dim
-        if head is not None and (head < 1 or any(width % head for width in attending)):
-            raise ValueError(f"attention_head_dim {head} does not divide every width that attends")
+        for name, values in (
+            ("resnet_time_scale_shift", ("default", "scale_shift")),
+            ("downsample_type", ("conv", "resnet")),
+            ("upsample_type", ("conv", "resnet")),
+        ):
+            if getattr(self, name) not in values:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}")
         if any(width % self.norm_num_groups for width in self.block_out_channels):
             raise ValueError(f"every width must be a multiple of norm_num_groups ({self.norm_num_groups})")
+        if self.block_out_channels[-1] % (self.attn_norm_num_groups or 1):
+            raise ValueError(f"the last width must be a multiple of attn_norm_num_groups ({self.attn_norm_num_groups})")
+        self._check_heads()
+
+    def _check_heads(self) -> None:
+        down = zip(self.block_out_channels, self.down_block_types, strict=True)
+        up = zip(reversed(self.block_out_channels), self.up_block_types, strict=True)
+        attending = {width for width, kind in (*down, *up) if kind.startswith("Attn")}
+        attending |= {self.block_out_channels[-1]} if self.add_attention else set()
+        for name in ("attention_heads", "attention_head_dim"):
+            parts = getattr(self, name)
+            if parts is not None and (parts < 1 or any(width % parts for width in attending)):
+                raise ValueError(f"{name} {parts} does not divide every width that attends")
 
     @property
     def attends(self) -> bool:
         """Whether any block attends, which ties the network to the size it was trained on."""
-        return self.add_attention or any(kind.startswith("Attn") for kind in self.down_block_types)
+        kinds = (*self.down_block_types, *self.up_block_types)
+        return self.add_attention or any(kind.startswith("Attn") for kind in kinds)
 
     def build(self) -> UNet:
         """The network, with fresh weights."""
@@ -103,11 +133,33 @@ class TimeMLP(nn.Module):
         return self.linear_2(F.silu(self.linear_1(features)))
 
 
-class ResnetBlock(nn.Module):
-    """norm, SiLU, conv; time embedding; norm, SiLU, conv; plus the input, by a 1x1 convolution if widths differ."""
+def half_size(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, H / 2, W / 2): means of 2x2 pixels."""
+    return F.avg_pool2d(x, kernel_size=2, stride=2)
 
-    def __init__(self, config: UNetConfig, c_in: int, c_out: int, time: int, divide_by: float = 1.0) -> None:
+
+def double_size(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, 2 H, 2 W): every pixel four times."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class ResnetBlock(nn.Module):
+    """norm, SiLU, conv; time embedding; norm, SiLU, conv; plus the input, by a 1x1 convolution if widths differ.
+
+    `resize` acts before the first convolution and on the input that is added.
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        c_in: int,
+        c_out: int,
+        time: int,
+        divide_by: float = 1.0,
+        resize: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__()
+        self.resize = resize
         self.scale_shift = config.resnet_time_scale_shift == "scale_shift"
         self.divide_by = divide_by
         self.norm1 = nn.GroupNorm(config.norm_num_groups, c_in, config.norm_eps)
@@ -118,7 +170,10 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = F.silu(self.norm1(x))
+        if self.resize is not None:
+            x, h = self.resize(x), self.resize(h)
+        h = self.conv1(h)
         e = self.time_emb_proj(F.silu(embedding))[:, :, None, None]
         if self.scale_shift:
             scale, shift = e.chunk(2, dim=1)
@@ -132,13 +187,18 @@ class ResnetBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over all positions of a feature map, with its residual (Vaswani et al. 2017)."""
+    """Self-attention over all positions of a feature map, with its residual (Vaswani et al. 2017).
 
-    def __init__(self, config: UNetConfig, width: int, *, norm: bool = True, divide_by: float = 1.0) -> None:
+    `groups` are those of the normalization, 0 for none; left out, they are the configuration's.
+    """
+
+    def __init__(self, config: UNetConfig, width: int, *, groups: int | None = None, divide_by: float = 1.0) -> None:
         super().__init__()
-        self.head_dim = config.attention_head_dim or width
+        heads = config.attention_heads
+        self.head_dim = width // heads if heads else config.attention_head_dim or width
         self.divide_by = divide_by
-        self.group_norm = nn.GroupNorm(config.norm_num_groups, width, config.norm_eps) if norm else None
+        groups = config.norm_num_groups if groups is None else groups
+        self.group_norm = nn.GroupNorm(groups, width, config.norm_eps) if groups else None
         self.to_q = nn.Linear(width, width)
         self.to_k = nn.Linear(width, width)
         self.to_v = nn.Linear(width, width)
@@ -177,18 +237,29 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.conv(double_size(x))
+
+
+def resized(sampler: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
+    """x through what changes its size: a convolution, or a resnet, which sees the time too."""
+    return sampler(x, embedding) if isinstance(sampler, ResnetBlock) else sampler(x)
 
 
 class DownBlock(nn.Module):
     """One level of the contracting half: resnets, attention after each where asked for, then half the size."""
 
-    def __init__(self, config: UNetConfig, c_in: int, c_out: int, time: int, *, attend: bool, last: bool) -> None:
+    def __init__(self, config: UNetConfig, kind: str, c_in: int, c_out: int, time: int, *, last: bool) -> None:
         super().__init__()
-        n = config.layers_per_block
-        self.attentions = nn.ModuleList([Attention(config, c_out) for _ in range(n if attend else 0)])
+        n, attends = config.layers_per_block, kind == "AttnDownBlock2D"
+        by_resnet = config.downsample_type == "resnet" if attends else kind == "ResnetDownsampleBlock2D"
+        down = (
+            ResnetBlock(config, c_out, c_out, time, resize=half_size)
+            if by_resnet
+            else Downsample(c_out, config.downsample_padding)
+        )
+        self.attentions = nn.ModuleList([Attention(config, c_out) for _ in range(n if attends else 0)])
         self.resnets = nn.ModuleList([ResnetBlock(config, c_out if j else c_in, c_out, time) for j in range(n)])
-        self.downsamplers = nn.ModuleList([] if last else [Downsample(c_out, config.downsample_padding)])
+        self.downsamplers = nn.ModuleList([] if last else [down])
 
     def forward(self, x: Tensor, embedding: Tensor, skips: list[Tensor]) -> Tensor:
         for j, resnet in enumerate(self.resnets):
@@ -197,7 +268,7 @@ class DownBlock(nn.Module):
                 x = self.attentions[j](x)
             skips.append(x)
         for down in self.downsamplers:
-            x = down(x)
+            x = resized(down, x, embedding)
             skips.append(x)
         return x
 
@@ -209,8 +280,9 @@ class MidBlock(nn.Module):
         super().__init__()
         scale = config.mid_block_scale_factor
         # With scale_shift and no groups of its own, the middle attention has no normalization in this layout.
-        norm = config.resnet_time_scale_shift == "default"
-        attention = [Attention(config, width, norm=norm, divide_by=scale)] if config.add_attention else []
+        groups = config.norm_num_groups if config.resnet_time_scale_shift == "default" else 0
+        groups = config.attn_norm_num_groups or groups
+        attention = [Attention(config, width, groups=groups, divide_by=scale)] if config.add_attention else []
         self.attentions = nn.ModuleList(attention)
         self.resnets = nn.ModuleList([ResnetBlock(config, width, width, time, scale) for _ in range(2)])
 
@@ -225,14 +297,16 @@ class UpBlock(nn.Module):
     """One level of the expanding half: each resnet takes one skip connection; then twice the size."""
 
     def __init__(
-        self, config: UNetConfig, c_in: int, c_out: int, c_skip: int, time: int, *, attend: bool, last: bool
+        self, config: UNetConfig, kind: str, c_in: int, c_out: int, c_skip: int, time: int, *, last: bool
     ) -> None:
         super().__init__()
-        n = config.layers_per_block + 1
+        n, attends = config.layers_per_block + 1, kind == "AttnUpBlock2D"
+        by_resnet = config.upsample_type == "resnet" if attends else kind == "ResnetUpsampleBlock2D"
+        up = ResnetBlock(config, c_out, c_out, time, resize=double_size) if by_resnet else Upsample(c_out)
         widths = [(c_out if j else c_in) + (c_skip if j == n - 1 else c_out) for j in range(n)]
-        self.attentions = nn.ModuleList([Attention(config, c_out) for _ in range(n if attend else 0)])
+        self.attentions = nn.ModuleList([Attention(config, c_out) for _ in range(n if attends else 0)])
         self.resnets = nn.ModuleList([ResnetBlock(config, width, c_out, time) for width in widths])
-        self.upsamplers = nn.ModuleList([] if last else [Upsample(c_out)])
+        self.upsamplers = nn.ModuleList([] if last else [up])
 
     def forward(self, x: Tensor, embedding: Tensor, skips: list[Tensor]) -> Tensor:
         for j, resnet in enumerate(self.resnets):
@@ -240,7 +314,7 @@ class UpBlock(nn.Module):
             if self.attentions:
                 x = self.attentions[j](x)
         for up in self.upsamplers:
-            x = up(x)
+            x = resized(up, x, embedding)
         return x
 
 
@@ -254,16 +328,15 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         widths: Sequence[int] = config.block_out_channels
-        time = 4 * widths[0]
+        time = config.time_embedding_dim or 4 * widths[0]
         self.stride = 2 ** (len(widths) - 1)
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
-        self.time_embedding = TimeMLP(widths[0], time)
+        self.time_embedding = TimeMLP(config.time_features or widths[0], time)
 
         self.down_blocks = nn.ModuleList()
         for i, kind in enumerate(config.down_block_types):
             c_in, last = widths[max(i - 1, 0)], i == len(widths) - 1
-            attend = kind == "AttnDownBlock2D"
-            self.down_blocks.append(DownBlock(config, c_in, widths[i], time, attend=attend, last=last))
+            self.down_blocks.append(DownBlock(config, kind, c_in, widths[i], time, last=last))
 
         self.mid_block = MidBlock(config, widths[-1], time)
 
@@ -272,8 +345,7 @@ class UNet(nn.Module):
         for i, kind in enumerate(config.up_block_types):
             c_in, last = rising[max(i - 1, 0)], i == len(rising) - 1
             c_skip = rising[min(i + 1, len(rising) - 1)]
-            attend = kind == "AttnUpBlock2D"
-            self.up_blocks.append(UpBlock(config, c_in, rising[i], c_skip, time, attend=attend, last=last))
+            self.up_blocks.append(UpBlock(config, kind, c_in, rising[i], c_skip, time, last=last))
 
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], config.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
@@ -283,7 +355,7 @@ class UNet(nn.Module):
         if config.center_input_sample:
             x = 2 * x - 1.0
         features = timestep_embedding(
-            t, self.conv_in.out_channels, flip=config.flip_sin_to_cos, shift=config.freq_shift
+            t, self.time_embedding.linear_1.in_features, flip=config.flip_sin_to_cos, shift=config.freq_shift
         )
         embedding = self.time_embedding(features.to(x.dtype))
         x = self.conv_in(x)

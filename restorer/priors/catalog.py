@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +10,9 @@ import torch
 
 from restorer.diffusion.prior import Prior
 from restorer.errors import DeviceError, ModelError, UsageError
-from restorer.priors.checkpoints import WEIGHTS, load_model
+from restorer.priors.checkpoints import load_model
+from restorer.priors.download import OnBytes, fetch, sha256_of
+from restorer.priors.hub import Plan, parse, weights_of
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import UNetPrior
 
@@ -93,12 +95,13 @@ def load_prior(model: str | Path = EMBEDDED, device: str = "auto", precision: st
     """A prior, ready to use; the same one if asked again.
 
     Args:
-        model: "photo" (the embedded one) or the path of a model folder. An existing path wins over a name.
+        model: "photo" (the embedded one), the path of a model folder or file, a name of the catalogue, or
+            "org/repo[@rev][:file]" on the Hugging Face Hub. An existing path wins over a name.
         device: auto, cpu, cuda or cuda:N.
         precision: auto, fp32, bf16 or fp16.
 
     Raises:
-        ModelError: there is no such model, or it is damaged.
+        ModelError: there is no such model, it cannot be fetched, or it is damaged.
         DeviceError: the device is not there.
         UsageError: an unknown device or precision.
     """
@@ -106,24 +109,31 @@ def load_prior(model: str | Path = EMBEDDED, device: str = "auto", precision: st
     return _load(find_model(model), place, resolve_dtype(precision, place))
 
 
-def find_model(model: str | Path = EMBEDDED) -> Path:
-    """The folder of a model by its path or name; an existing path wins.
+def find_model(
+    model: str | Path = EMBEDDED, accept: Callable[[Plan], None] | None = None, on_bytes: OnBytes | None = None
+) -> Path:
+    """The folder or file of a model by its path or name, fetched from the Hub if need be; an existing path wins.
+
+    Args:
+        model: as in `load_prior`.
+        accept, on_bytes: as in `restorer.priors.download.fetch`.
 
     Raises:
-        ModelError: there is no such model.
+        ModelError: there is no such model, or it cannot be fetched.
     """
-    if Path(model).is_dir():
+    if Path(model).exists():
         return Path(model).resolve()
     if str(model) == EMBEDDED:
         return weights_folder()
+    if isinstance(model, str) and (reference := parse(model)):
+        return fetch(reference, accept, on_bytes)
     raise ModelError(
         f"there is no model {str(model)!r}: neither a folder nor a known name",
-        f"the embedded prior is {EMBEDDED!r}; a model folder holds config.json, scheduler_config.json and weights",
+        f"the embedded prior is {EMBEDDED!r}; restore models list tells the others; on the Hub, ORGANIZATION/NAME",
     )
 
 
 @cache
-def weights_sha256(folder: Path) -> str:
-    """The SHA-256 of a model folder's weights, in hexadecimal."""
-    with (folder / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def weights_sha256(model: Path) -> str:
+    """The SHA-256 of the weights in a model's folder or file, in hexadecimal."""
+    return sha256_of(weights_of(model))

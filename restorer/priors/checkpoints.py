@@ -1,78 +1,69 @@
-"""Model folders in the layout of the Hub: config.json, scheduler_config.json, diffusion_pytorch_model.safetensors.
+"""Models in the layouts of the Hub: folders of diffusers' `UNet2DModel`, and raw files of guided-diffusion.
 
-The names and fields are diffusers' own, so that `UNet2DModel.from_pretrained` reads the same folder; `patch_size`
-(pixel-unshuffle) is one field more in config.json. Whatever a folder says is checked before memory is taken for it.
+    FOLDER/config.json           or FOLDER/unet/config.json
+    FOLDER/diffusion_pytorch_model.safetensors, or .bin, beside config.json
+    FOLDER/scheduler_config.json or FOLDER/scheduler/scheduler_config.json, or beside config.json
+    FILE.pt, FILE.pt.json        guided-diffusion: weights, and what they do not tell (guided.py)
+
+What is written has diffusers' own names and fields, so that `UNet2DModel.from_pretrained` reads the same folder;
+`patch_size` (pixel-unshuffle) is one field more in config.json. Whatever a model says is checked before memory
+is taken for it: the configuration is bounded (configs.py), the file is mapped (weights.py), and the network is built
+without memory and compared with the file's names and shapes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from torch import Tensor
 
-from restorer.diffusion.schedule import Schedule
 from restorer.errors import ModelError
-from restorer.networks import NETWORKS, Network, UNetConfig
+from restorer.networks import NETWORKS, Network, NetworkConfig, UNetConfig
+from restorer.priors import guided
+from restorer.priors.configs import TrainedBetas, check_pipeline, model_spec, network_config, read_json
 from restorer.priors.unet_prior import ModelSpec
+from restorer.priors.weights import check_finite, plain, read_weights
 
-__all__ = ["CONFIG", "SCHEDULER", "WEIGHTS", "load_model", "save_model"]
+__all__ = ["CONFIG", "INDEX", "PICKLED", "SCHEDULER", "WEIGHTS", "load_model", "load_unet", "save_model"]
 
-CONFIG, SCHEDULER, WEIGHTS = "config.json", "scheduler_config.json", "diffusion_pytorch_model.safetensors"
-MAX_JSON = 64 * 1024
+CONFIG, SCHEDULER, INDEX = "config.json", "scheduler_config.json", "model_index.json"
+WEIGHTS, PICKLED = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
 MAX_PARAMETERS = 1_500_000_000
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+PARTS = "a model folder holds config, scheduler config and weights"
 
-Ranges = Mapping[str, tuple[float, float]]
-
-# Lowest and highest value of every whole number; whatever lies outside belongs to no network that is known.
-NETWORK_INTEGERS = {
-    "in_channels": (1, 4096),
-    "out_channels": (1, 8192),
-    "layers_per_block": (1, 6),
-    "norm_num_groups": (1, 1024),
-    "downsample_padding": (0, 1),
-    "freq_shift": (0, 1),
-    "patch_size": (1, 32),
-}
-NETWORK_NUMBERS = {"norm_eps": (1e-12, 1.0), "mid_block_scale_factor": (1e-3, 1e3)}
-SCHEDULE_INTEGERS = {"num_train_timesteps": (2, 4096)}
-SCHEDULE_NUMBERS = {"beta_start": (0, 1), "beta_end": (0, 1)}
-# Fields that change the output, and the one value of each that is implemented.
-FIXED = {
-    "downsample_type": "conv",
-    "upsample_type": "conv",
-    "class_embed_type": None,
-    "num_class_embeds": None,
-    "trained_betas": None,
-    "rescale_betas_zero_snr": False,
-}
+# The attention of files written before diffusers 0.15.
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+OWN_FIELDS = ("attention_heads", "time_features")  # not of diffusers' layout: written only where they say something
 
 
 def save_model(folder: Path, network: Network, spec: ModelSpec, dtype: torch.dtype = torch.float16) -> None:
     """Write network and spec as a model folder; each file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
+    shape = {k: v for k, v in asdict(spec.network).items() if k not in OWN_FIELDS or v is not None}
     config = {
         "_class_name": next(name for name, kind in NETWORKS.items() if isinstance(spec.network, kind)),
         "sample_size": spec.native_size,
         **({"act_fn": "silu", "time_embedding_type": "positional"} if isinstance(spec.network, UNetConfig) else {}),
-        **asdict(spec.network),
+        **shape,
         "patch_size": spec.patch_size,
     }
+    schedule = spec.schedule
+    given = isinstance(schedule, TrainedBetas)
     scheduler = {
         "_class_name": "DDPMScheduler",
-        "num_train_timesteps": spec.schedule.steps,
-        "beta_schedule": spec.schedule.name,
-        "beta_start": spec.schedule.beta_start,
-        "beta_end": spec.schedule.beta_end,
+        "num_train_timesteps": schedule.steps,
+        "beta_schedule": "linear" if given else schedule.name,
+        "beta_start": schedule.beta_start,
+        "beta_end": schedule.beta_end,
+        **({"trained_betas": schedule.betas.tolist()} if given else {}),
         "prediction_type": spec.prediction_type,
         "clip_sample": spec.clip,
-        "variance_type": "fixed_small",
+        "variance_type": "learned_range" if spec.network.out_channels > spec.network.in_channels else "fixed_small",
     }
     for name, content in ((CONFIG, config), (SCHEDULER, scheduler)):
         partial = folder / f".{name}.partial"
@@ -85,100 +76,138 @@ def save_model(folder: Path, network: Network, spec: ModelSpec, dtype: torch.dty
     partial.replace(folder / WEIGHTS)
 
 
-def load_model(folder: Path) -> tuple[Network, ModelSpec]:
-    """Read a model folder: the network on the CPU in the precision of the file, and its spec.
+def load_model(path: Path) -> tuple[Network, ModelSpec]:
+    """Read a model: the network on the CPU in the precision of the file, and its spec.
+
+    Args:
+        path: a folder, or a weights file: of guided-diffusion, or one that lies in a folder.
 
     Raises:
-        ModelError: a file is missing or damaged, a field has a value that this program does not know, or the weights
-            do not fit the configuration.
+        ModelError: a file is missing or damaged, a field has a value that this program does not know, the weights do
+            not fit the configuration, or it is no unconditional DDPM of pictures.
     """
-    config = _read_json(folder / CONFIG)
-    scheduler = _read_json(folder / SCHEDULER)
+    path = Path(path)
+    folder, weights = (path.parent, path) if path.is_file() else (path, None)
+    if path.is_file() and path.suffix != ".json":
+        state = read_weights(path)
+        if guided.is_guided(state):
+            return _load_guided(path, state)
+    elif path.is_file():
+        weights = None
+    root = folder.parent if folder.name == "unet" else folder
+    if (index := root / INDEX).is_file():
+        try:
+            check_pipeline(read_json(index))
+        except ValueError as error:
+            raise ModelError(f"{index} is no model for this program: {error}") from error
+    return load_unet(folder, weights)
+
+
+def load_unet(folder: Path, weights: Path | None = None) -> tuple[Network, ModelSpec]:
+    """The U-Net of a model folder, whatever the pipeline works on.
+
+    Args:
+        folder: what holds config.json, or unet/config.json.
+        weights: the file of weights, if it is not the usual one.
+
+    Raises:
+        ModelError: as `load_model`.
+    """
+    root = folder.parent if folder.name == "unet" else folder
+    place = _first([folder / CONFIG, folder / "unet" / CONFIG]).parent
+    config = read_json(place / CONFIG)
     try:
-        spec = _spec(config, scheduler)
+        network = network_config(config)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ModelError(f"{place / CONFIG} describes no network that can be used: {error}") from error
+    scheduler = _first([place / SCHEDULER, root / SCHEDULER, root / "scheduler" / SCHEDULER])
+    fields = read_json(scheduler)
+    try:
+        spec = model_spec(network, config, fields)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ModelError(f"{scheduler}, with {CONFIG}, describes no model that can be used: {error}") from error
+    path = weights or _first([place / WEIGHTS, place / PICKLED])
+    state = _renamed(read_weights(path))
+    try:
+        network = _with_middle_norm(network, state)
+        if config.get("attention_legacy_order", False):
+            state = _reordered(state, network)
+    except ValueError as error:
+        raise ModelError(f"{path} does not fit its {CONFIG}: {error}") from error
+    return _fitted(path, replace(spec, network=network), state)
+
+
+def _first(places: Iterable[Path]) -> Path:
+    """The first path that is there, else the first of all: whoever opens it says that it is missing."""
+    places = list(places)
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def _load_guided(path: Path, state: Mapping[str, Tensor]) -> tuple[Network, ModelSpec]:
+    beside = _first([path.with_name(f"{path.name}.json"), path.with_suffix(".json")])
+    options = read_json(beside) if beside.is_file() else None
+    try:
+        spec, renamed = guided.convert(path, state, options)
+    except (ValueError, TypeError) as error:
+        hint = f"what its weights do not tell (num_heads, num_head_channels, image_size ...) stands in {path.name}.json"
+        raise ModelError(f"{path} cannot be used: {error}", hint) from error
+    return _fitted(path, spec, renamed)
+
+
+def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The names of today for those of the attention before diffusers 0.15, where layers could be 1x1 convolutions."""
+    renamed = {}
+    for name, value in state.items():
+        parent, _, last = name.rpartition(".")
+        block, _, layer = parent.rpartition(".")
+        if "attentions." in block and layer in OLD_NAMES:
+            name = f"{block}.{OLD_NAMES[layer]}.{last}"
+            value = value.flatten(1) if value.ndim > 2 else value
+        renamed[name] = value
+    return renamed
+
+
+def _with_middle_norm(network: NetworkConfig, state: Mapping[str, Tensor]) -> NetworkConfig:
+    """With scale_shift the middle attention has no normalization, unless the weights hold one (forks of diffusers)."""
+    if not isinstance(network, UNetConfig) or network.resnet_time_scale_shift == "default":
+        return network
+    if network.attn_norm_num_groups is None and "mid_block.attentions.0.group_norm.weight" in state:
+        return replace(network, attn_norm_num_groups=network.norm_num_groups)
+    return network
+
+
+def _reordered(state: Mapping[str, Tensor], network: NetworkConfig) -> dict[str, Tensor]:
+    """Queries, keys and values of forks that cut guided-diffusion's joint weights into thirds as they lay."""
+    head_dim = network.attention_head_dim if isinstance(network, UNetConfig) else None
+    ordered = dict(state)
+    for name in state:
+        place, found, kind = name.rpartition(".to_q.")
+        if not found:
+            continue
+        names = [f"{place}.to_{letter}.{kind}" for letter in "qkv"]
+        if missing := [name for name in names if name not in state]:
+            raise ValueError(f"{plain(missing[0])} is missing")
+        joint = torch.cat([state[name] for name in names])
+        heads = max(len(joint) // 3 // head_dim, 1) if head_dim else 1
+        ordered.update(zip(names, guided.split_qkv(joint, heads, by_head=True), strict=True))
+    return ordered
+
+
+def _fitted(path: Path, spec: ModelSpec, state: dict[str, Tensor]) -> tuple[Network, ModelSpec]:
+    """The network with these weights, which are compared with it before it takes memory."""
+    try:
         with torch.device("meta"):
             network = spec.network.build()
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ModelError(f"{folder / CONFIG} describes no network that can be built: {error}") from error
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+        raise ModelError(f"{path} belongs to a network that cannot be built: {plain(error, 200)}") from error
     if sum(p.numel() for p in network.parameters()) > MAX_PARAMETERS:
-        raise ModelError(f"{folder / CONFIG} asks for more than {MAX_PARAMETERS:,} parameters")
-    path = folder / WEIGHTS
-    try:
-        state = load_file(path)
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} is missing", "a model folder holds config, scheduler config and weights") from error
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read: {error}", "the file is damaged; copy or download it again") from error
+        raise ModelError(f"{path} belongs to a network of more than {MAX_PARAMETERS:,} parameters")
     expected = {key: value.shape for key, value in network.state_dict().items()}
     found = {key: value.shape for key, value in state.items()}
     if expected != found:
         wrong = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
-        raise ModelError(f"{path} does not fit its {CONFIG}: {', '.join(wrong[:5])} and others, {len(wrong)} in all")
-    if wrong := sorted(key for key, value in state.items() if value.dtype not in FLOATS):
-        raise ModelError(f"{path} holds weights that are no floating-point numbers: {', '.join(wrong[:5])}")
-    if not all(bool(value.isfinite().all()) for value in state.values()):
-        raise ModelError(f"{path} holds weights that are not finite", "the file is damaged; copy or download it again")
+        some = ", ".join(plain(name) for name in wrong[:5])
+        raise ModelError(f"{path} does not fit its {CONFIG}: {some} and others, {len(wrong)} in all")
+    check_finite(path, state)
     network.load_state_dict(state, assign=True)
     return network, spec
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_JSON:
-            raise ModelError(f"{path} is larger than {MAX_JSON} bytes")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} is missing", "a model folder holds config, scheduler config and weights") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} is no JSON object")
-    return content
-
-
-def _check_fields(content: dict[str, Any], integers: Ranges, numbers: Ranges) -> None:
-    """Refuse what no network of this layout has, before anything is built from it."""
-    for name, (low, high) in {**integers, **numbers}.items():
-        if name not in content:
-            continue
-        value, kind = content[name], int if name in integers else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
-            raise ValueError(f"{name} must lie between {low:g} and {high:g}, not {str(value)[:40]}")
-    for name, only in FIXED.items():
-        if content.get(name, only) != only:
-            raise ValueError(f"{name} {str(content[name])[:40]} is not supported")
-
-
-def _spec(config: dict[str, Any], scheduler: dict[str, Any]) -> ModelSpec:
-    """A spec from the two configurations; fields left out take the layout's defaults."""
-    if (name := config.get("_class_name", "UNet2DModel")) not in NETWORKS:
-        raise ValueError(f"_class_name {str(name)[:60]!r} is not one of {', '.join(NETWORKS)}")
-    _check_fields(config, NETWORK_INTEGERS, NETWORK_NUMBERS)
-    _check_fields(scheduler, SCHEDULE_INTEGERS, SCHEDULE_NUMBERS)
-    for field, known in (("act_fn", ("silu", "swish")), ("time_embedding_type", ("positional",))):
-        if (value := config.get(field, known[0])) not in known:
-            raise ValueError(f"{field} {value!r} is not supported")
-    kind = NETWORKS[name]
-    shape = {f.name: config[f.name] for f in fields(kind) if f.name in config}
-    for name in ("block_out_channels", "down_block_types", "up_block_types"):
-        if name in shape:
-            shape[name] = tuple(shape[name])
-    network = kind(**shape)
-    if not all(0 < width <= 2048 for width in network.block_out_channels) or len(network.block_out_channels) > 8:
-        raise ValueError("the network is larger than any that is known")
-    patch_size = config.get("patch_size", 1)
-    attends = isinstance(network, UNetConfig) and network.attends
-    size = config.get("sample_size")
-    return ModelSpec(
-        network=network,
-        schedule=Schedule(
-            name=scheduler.get("beta_schedule", "linear"),
-            steps=scheduler.get("num_train_timesteps", 1000),
-            beta_start=scheduler.get("beta_start", 1e-4),
-            beta_end=scheduler.get("beta_end", 0.02),
-        ),
-        prediction_type=scheduler.get("prediction_type", "epsilon"),
-        clip=scheduler.get("clip_sample", True),
-        patch_size=patch_size,
-        native_size=size if attends and isinstance(size, int) else None,
-    )

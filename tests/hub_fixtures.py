@@ -1,0 +1,74 @@
+"""Fixtures of the tests that need a Hub: a tiny model, the loopback Hub with it, a client that knows no other."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from hub_server import Hub, loopback_only, serving
+from huggingface_hub import constants
+from safetensors.torch import load_file
+
+from restorer.diffusion.schedule import Schedule
+from restorer.networks.unet import UNetConfig
+from restorer.priors import download
+from restorer.priors.checkpoints import save_model
+from restorer.priors.unet_prior import ModelSpec
+
+TINY = ModelSpec(
+    UNetConfig(
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        layers_per_block=1,
+        norm_num_groups=4,
+        add_attention=False,
+    ),
+    Schedule("linear"),
+)
+PICKLED = "diffusion_pytorch_model.bin"
+
+
+@pytest.fixture(scope="session")
+def model_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A tiny model in diffusers' layout, its weights in both formats."""
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    save_model(folder, TINY.network.build(), TINY, torch.float32)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    pickled = io.BytesIO()
+    torch.save(load_file(folder / "diffusion_pytorch_model.safetensors"), pickled)
+    return {**files, PICKLED: pickled.getvalue(), "README.md": b"# tiny", "run.py": b"raise SystemExit"}
+
+
+@pytest.fixture
+def hub(model_files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub with the tiny model as org/model, the client pointed at it, an empty cache, nothing else in reach."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    loopback_only(monkeypatch.setattr)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits up to 23 s between its attempts
+    with serving(Hub(dict(model_files))) as hub:
+        for name, value in {
+            "ENDPOINT": hub.endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(tmp_path / "cache"),
+            "HF_TOKEN_PATH": str(tmp_path / "token"),
+            "HF_STORED_TOKENS_PATH": str(tmp_path / "tokens"),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_TELEMETRY": True,
+            "HF_HUB_DOWNLOAD_TIMEOUT": 0.5,
+            "HF_HUB_ETAG_TIMEOUT": 0.5,
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(download, "_fetched", {})
+        huggingface_hub.close_session()
+        yield hub
+        huggingface_hub.close_session()
