@@ -238,7 +238,11 @@ for path in sorted(pathlib.Path({str(tmp_path)!r}).glob("*.bin")):
         read_weights(path)
     except ModelError:
         refusals += 1
-print(refusals, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+status = pathlib.Path("/proc/self/status")
+# Linux counts what the parent held before exec into ru_maxrss; VmHWM is this program's own.
+lines = status.read_text().splitlines() if status.exists() else []
+own = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
+print(refusals, *(own or [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     refusals, size = map(int, run.stdout.split())
