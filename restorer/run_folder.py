@@ -22,10 +22,9 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
-from restorer.diffusion.plan import Plan, log_levels
 from restorer.diffusion.prior import Prior
-from restorer.diffusion.reverse import reverse
-from restorer.errors import OutputError
+from restorer.errors import OutputError, RestorerError
+from restorer.generation import generate
 from restorer.networks import Network
 from restorer.priors.checkpoints import save_model
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
@@ -35,7 +34,7 @@ from restorer.vision import import_torchvision
 __all__ = ["CHECKPOINT", "METRICS", "RECIPE", "RunFolder", "denoising_strip", "sample_grid"]
 
 CHECKPOINT, METRICS, RECIPE = "checkpoint.pt", "metrics.jsonl", "recipe.toml"
-SAMPLES, SAMPLE_SIDE, SAMPLE_STEPS, HIGHEST = 8, 64, 20, 80.0
+SAMPLES, SAMPLE_SIDE, SAMPLE_STEPS = 8, 64, 20
 STRIP_SIGMAS, STRIP_SIDE = (15, 25, 50, 100), 128
 
 
@@ -111,7 +110,7 @@ class RunFolder:
     def _draw(self, average: Network) -> None:
         """What the state looks like. No run ends because that cannot be shown."""
         prior = UNetPrior(average, self._spec, device=next(average.parameters()).device)
-        with suppress(ArithmeticError, ImportError, OSError, RuntimeError):
+        with suppress(ArithmeticError, ImportError, OSError, RestorerError, RuntimeError):
             self._write("samples.png", _png(sample_grid(prior)))
             self._write("denoised.png", _png(denoising_strip(prior, self._example)))
 
@@ -146,10 +145,7 @@ def _grid(pictures: Tensor, columns: int) -> Tensor:
 
 def sample_grid(prior: Prior) -> Tensor:
     """Eight samples of 64 pixels, always from the same noise, by DDIM (Song et al. 2021, arXiv:2010.02502)."""
-    levels = log_levels(min(HIGHEST, prior.sigma_max), max(0.02, prior.sigma_min), SAMPLE_STEPS)
-    plan = Plan((*levels, 0.0), (0.0,) * SAMPLE_STEPS)
-    start = torch.zeros(SAMPLES, 3, SAMPLE_SIDE, SAMPLE_SIDE, device=prior.device)
-    return _grid(reverse(prior, None, None, plan, start), columns=4)
+    return _grid(2 * generate(SAMPLES, SAMPLE_SIDE, method="ddim", steps=SAMPLE_STEPS, prior=prior) - 1, columns=4)
 
 
 def denoising_strip(prior: Prior, example: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from restorer.defaults import DENOISE, INPAINT, INPAINT_WIDE, UPSCALE, WIDE, Defaults
 from restorer.degradations import Bicubic, Degradation, Mask
 from restorer.diffusion.plan import Plan, log_levels, make_plan
 from restorer.diffusion.prior import Prior
@@ -39,38 +40,6 @@ QUANTIZATION = (2 / 255) ** 2 / 12  # variance of rounding to 8 bits, on the [-1
 CONTEXT = 96  # pixels around the holes that a network sees when the rest of the picture is left out
 WHOLE = 1_300_000  # pixels up to which a picture is not tiled
 TILE, OVERLAP, LEAST_TILE = 512, 64, 64
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """What a task does unless told otherwise; measured with tests/bench/figures.py.
-
-    Args:
-        steps, detail: as the options of these names.
-        start: highest noise level, [-1, 1] scale; denoise starts at the level of its noise instead.
-        prior_variance, extrapolation: see `Plan`.
-        zeta: share of fresh noise.
-        inflation: by how much the noise carried exceeds what the network is told. It makes up for a network that takes
-            texture for noise (S_noise in Karras et al. 2022, https://arxiv.org/abs/2206.00364, section 4).
-    """
-
-    steps: int
-    detail: float
-    zeta: float
-    start: float = math.nan
-    prior_variance: float = 1.0
-    extrapolation: float = 0.0
-    inflation: float = 0.0
-
-
-DENOISE = Defaults(steps=6, detail=0.7, zeta=0.0, extrapolation=1.0)
-# Narrow holes are all but known from their rims: little noise, drawn anew, is best. A wide one has an inside that must
-# be made up: the deterministic process from a high level keeps texture there.
-INPAINT = Defaults(steps=30, detail=0.7, zeta=1.0, start=2.0)
-INPAINT_WIDE = Defaults(steps=30, detail=1.0, zeta=0.0, start=5.0, extrapolation=1.0, inflation=0.02)
-WIDE = 25  # pixels: a hole that holds a square of this side is wide
-UPSCALE = {scale: Defaults(steps=15, detail=0.5, zeta=1.0, start=start) for scale, start in
-           ((2, 0.4), (3, 0.6), (4, 0.8), (8, 1.6))}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from restorer.diffusion.objective import target
 from restorer.diffusion.prior import per_item
 from restorer.diffusion.schedule import Schedule
 from restorer.networks.unet import UNet, UNetConfig
-from restorer.priors.unet_prior import PREDICTION_TYPES, ModelSpec, UNetPrior, pad_to_multiple, v_target
+from restorer.priors.unet_prior import PREDICTION_TYPES, ModelSpec, UNetPrior, pad_to_multiple
 
 LINEAR = Schedule("linear")
 SHAPE: dict[str, Any] = {
@@ -101,7 +102,9 @@ def test_v_is_that_of_diffusers(diffusers: ModuleType) -> None:
     oracle = diffusers.DDPMScheduler()
     clean, eps = random(3, 3, 4, 4), random(3, 3, 4, 4, seed=1)
     alpha_bar = LINEAR.alpha_bars[t].view(-1, 1, 1, 1).float()
-    torch.testing.assert_close(v_target(clean, eps, alpha_bar), oracle.get_velocity(clean, eps, t), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        target("v_prediction", clean, eps, alpha_bar), oracle.get_velocity(clean, eps, t), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("t", [0, 25, 500, 999])

@@ -42,7 +42,7 @@ OWN_FIELDS = ("attention_heads", "time_features")  # not of diffusers' layout: w
 
 
 def save_model(folder: Path, network: Network, spec: ModelSpec, dtype: torch.dtype = torch.float16) -> None:
-    """Write network and spec as a model folder; each file appears whole or not at all."""
+    """Write network and spec as a model folder; the files appear whole, and none before all are written."""
     folder.mkdir(parents=True, exist_ok=True)
     shape = {k: v for k, v in asdict(spec.network).items() if k not in OWN_FIELDS or v is not None}
     config = {
@@ -66,14 +66,13 @@ def save_model(folder: Path, network: Network, spec: ModelSpec, dtype: torch.dty
         "variance_type": "learned_range" if spec.network.out_channels > spec.network.in_channels else "fixed_small",
     }
     for name, content in ((CONFIG, config), (SCHEDULER, scheduler)):
-        partial = folder / f".{name}.partial"
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        partial.replace(folder / name)
+        (folder / f".{name}.partial").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in network.state_dict().items()}
     partial = folder / f".{WEIGHTS}.partial"
     save_file(state, partial, metadata={"format": "pt"})
     partial.chmod(0o644)  # safetensors makes it readable by its owner alone
-    partial.replace(folder / WEIGHTS)
+    for name in (CONFIG, SCHEDULER, WEIGHTS):
+        (folder / f".{name}.partial").replace(folder / name)
 
 
 def load_model(path: Path) -> tuple[Network, ModelSpec]:

@@ -25,7 +25,7 @@ from restorer.diffusion.reverse import NoiseField, Step, reverse
 from restorer.diffusion.schedule import Schedule
 from restorer.networks import Network
 from restorer.networks.autoencoder import Autoencoder, VQModel
-from restorer.priors.tiled import Tiled, tile_starts
+from restorer.priors.tiled import Tiled, ramp, tile_starts
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
 
 __all__ = ["Conditioned", "LatentPrior", "ddim_plan", "sample_latents", "super_resolve"]
@@ -114,24 +114,24 @@ class LatentPrior(UNetPrior):
         return network.decode(z, quantize=False) if isinstance(network, VQModel) else network.decode(z)
 
     def _decode_tiles(self, z: Tensor, tile: int) -> Tensor:
-        """Tiles that share a quarter, each weighted by the distance to its border, up to the width of that quarter."""
+        """Tiles that share a quarter, blended as `Tiled` blends."""
         height, width = z.shape[-2:]
         factor, overlap = self.factor, tile // 4
         down, across = min(tile, height), min(tile, width)
-        rise = [torch.arange(n * factor, device=z.device) + 0.5 for n in (down, across)]
-        window = [torch.minimum(r, r.flip(0)).clamp(max=max(overlap, 1) * factor) for r in rise]
-        weight = window[0][:, None] * window[1][None, :]
+        tops, lefts = tile_starts(height, tile, overlap), tile_starts(width, tile, overlap)
+        above, before = [factor * top for top in tops], [factor * left for left in lefts]
         total = torch.zeros(height * factor, width * factor, device=z.device)
         result: Tensor | None = None
-        for top in tile_starts(height, tile, overlap):
-            for left in tile_starts(width, tile, overlap):
+        for i, top in enumerate(tops):
+            for j, left in enumerate(lefts):
                 part = self._decode(z[..., top : top + down, left : left + across])
                 if result is None:
                     result = part.new_zeros(*part.shape[:2], *total.shape)
-                rows = slice(top * factor, (top + down) * factor)
-                columns = slice(left * factor, (left + across) * factor)
-                result[..., rows, columns] += weight * part
-                total[rows, columns] += weight
+                window = ramp(above, i, down * factor)[:, None] * ramp(before, j, across * factor)[None, :]
+                rows = slice(above[i], above[i] + down * factor)
+                columns = slice(before[j], before[j] + across * factor)
+                result[..., rows, columns] += window.to(part) * part
+                total[rows, columns] += window.to(total)
         assert result is not None
         return result / total
 
@@ -148,6 +148,7 @@ class Conditioned(Prior):
         self.prior, self.condition = prior, condition.to(prior.device)
         self.channels, self.native_size, self.clip = prior.channels, prior.native_size, prior.clip
         self.sigma_min, self.sigma_max, self.device = prior.sigma_min, prior.sigma_max, prior.device
+        self.multiple = prior.multiple
 
     def full_precision(self) -> Conditioned | None:
         """See `Prior.full_precision`."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from restorer.diffusion.prior import Prediction, Prior, pad_to_multiple
 
-__all__ = ["MARGIN", "Tiled", "tile_starts"]
+__all__ = ["MARGIN", "Tiled", "ramp", "tile_starts"]
 
 MARGIN = 16  # pixels at a tile's border that have no weight where a neighbour has them too
 
@@ -38,7 +38,7 @@ def tile_starts(extent: int, tile: int, overlap: int, multiple: int = 1) -> list
     return [round(i * (extent - tile) / (count - 1)) for i in range(count)]
 
 
-def _ramp(starts: list[int], index: int, tile: int) -> Tensor:
+def ramp(starts: list[int], index: int, tile: int) -> Tensor:
     """Weights (tile,) of one tile: 1 inside, 0 at a border with a neighbour, a raised cosine between the two."""
     weights = torch.ones(tile)
     if index > 0:
@@ -163,7 +163,7 @@ class Tiled(Prior):
         tiles = []
         for i, top in enumerate(tops):
             for j, left in enumerate(lefts):
-                window = _ramp(tops, i, down)[:, None] * _ramp(lefts, j, across)[None, :]
+                window = ramp(tops, i, down)[:, None] * ramp(lefts, j, across)[None, :]
                 tiles.append(((slice(top, top + down), slice(left, left + across)), window))
         for first in range(0, len(tiles), self.batch):
             places, windows = zip(*tiles[first : first + self.batch], strict=True)

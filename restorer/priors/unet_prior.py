@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from restorer.diffusion.objective import PREDICTION_TYPES, range_log_variance, target
+from restorer.diffusion.objective import PREDICTION_TYPES, range_log_variance
 from restorer.diffusion.prior import Prediction, Prior, pad_to_multiple, per_item
 from restorer.diffusion.schedule import Schedule, alpha_bar_of
 from restorer.networks import Network, NetworkConfig
 
-__all__ = ["PREDICTION_TYPES", "ModelSpec", "UNetPrior", "pad_to_multiple", "v_target"]
+__all__ = ["PREDICTION_TYPES", "ModelSpec", "UNetPrior", "pad_to_multiple"]
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,6 @@ class ModelSpec:
             raise ValueError(f"in_channels {self.network.in_channels} is no multiple of patch_size ** 2")
         if self.network.out_channels not in (self.network.in_channels, 2 * self.network.in_channels):
             raise ValueError("out_channels must be in_channels, or twice that for a learned variance")
-
-
-def v_target(x0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
-    """v = sqrt(abar) eps - sqrt(1 - abar) x_0, what a v-prediction network is trained on."""
-    return target("v_prediction", x0, eps, alpha_bar)
 
 
 class UNetPrior(Prior):
