@@ -20,11 +20,12 @@ from restorer.datasets import Augmentation
 from restorer.diffusion.schedule import Schedule
 from restorer.errors import UsageError
 from restorer.networks import NETWORKS
+from restorer.optimizer import OPTIMIZERS
 from restorer.priors.unet_prior import ModelSpec
 
 __all__ = ["Recipe", "model_card", "read_recipe", "recipe_text"]
 
-KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a name"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Recipe:
         low_t, low_share: the share of crops whose t is drawn below low_t; the others are drawn above.
         discrete: t are whole numbers, as the variational bound needs where the variance is learned; else real-valued.
         min_snr: gamma of the min-SNR weights (Hang et al. 2023), 0 for none.
+        balance: whether the loss at every noise level is divided by its running mean, so that all weigh alike.
+        optimizer: "adamw", or "muon" for the hidden layers.
         ema: decay of the weight average.
         clip_gradient: largest norm of the gradient.
         downscale: probability that a crop is shrunk from one up to twice as wide; gray: that it loses its colour.
@@ -56,6 +59,8 @@ class Recipe:
     low_share: float = 0.7
     discrete: bool = False
     min_snr: float = 0.0
+    balance: bool = False
+    optimizer: str = "adamw"
     ema: float = 0.999
     clip_gradient: float = 1.0
     downscale: float = 0.3
@@ -75,6 +80,8 @@ class Recipe:
             for name in names:
                 if not low <= getattr(self, name) <= high:
                     raise UsageError(f"{name} must lie between {low:g} and {high:g}, not {getattr(self, name)}")
+        if self.optimizer not in OPTIMIZERS:
+            raise UsageError(f"unknown optimizer {self.optimizer!r}", ", ".join(OPTIMIZERS))
 
     def rate_at(self, step: int) -> float:
         """The learning rate: linear warm-up, times half a cosine down to zero (Loshchilov & Hutter 2017)."""
@@ -89,7 +96,8 @@ class Recipe:
 def _check_types(recipe: Recipe) -> None:
     for field in fields(recipe):
         value, kind = getattr(recipe, field.name), type(field.default)
-        if isinstance(value, bool) is not (kind is bool) or not isinstance(value, (kind, int)):
+        kinds = (int, float) if kind is float else kind
+        if isinstance(value, bool) is not (kind is bool) or not isinstance(value, kinds):
             raise UsageError(f"{field.name} must be {KINDS[kind]}, not {value!r}")
 
 

@@ -30,6 +30,7 @@ from restorer.diffusion.objective import hybrid_loss, min_snr_weight, simple_los
 from restorer.diffusion.schedule import alpha_bar_of
 from restorer.errors import DeviceError, ModelError, OutputError, UsageError
 from restorer.meter import Meter, Progress
+from restorer.optimizer import make_optimizer
 from restorer.priors.catalog import resolve_device, resolve_dtype
 from restorer.priors.checkpoints import CONFIG, WEIGHTS, load_model
 from restorer.priors.unet_prior import ModelSpec
@@ -98,7 +99,8 @@ class _State:
         network = network.to(device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = deepcopy(self.network).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=recipe.learning_rate, fused=True)
+        self.optimizer = make_optimizer(recipe.optimizer, self.network, recipe.learning_rate)
+        self.levels = LevelMeans(spec.schedule.steps, device)
         self.step = 0
 
     def restore(self, path: Path, device: torch.device) -> None:
@@ -112,6 +114,7 @@ class _State:
             self.network.load_state_dict(content["network"])
             self.average.load_state_dict(content["average"])
             self.optimizer.load_state_dict(content["optimizer"])
+            self.levels.sums = content["levels"]
             self.step = int(content["step"])
         except torch.OutOfMemoryError:
             raise
@@ -122,7 +125,12 @@ class _State:
     def content(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         networks = {"network": self.network.state_dict(), "average": self.average.state_dict()}
-        return {**networks, "optimizer": self.optimizer.state_dict(), "step": self.step}
+        return {
+            **networks,
+            "optimizer": self.optimizer.state_dict(),
+            "levels": self.levels.sums,
+            "step": self.step,
+        }
 
     def is_sound(self) -> bool:
         """Whether all weights are finite, and those of the average in 16 bits as well."""
@@ -134,6 +142,30 @@ class _State:
         """One step of the moving average; its decay grows from the first steps on."""
         decay = min(decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
+
+
+class LevelMeans:
+    """The running mean of the loss at each of a hundred noise levels.
+
+    Divided by it, the loss of every level weighs alike, and so does a tenth of a decibel: the weights of least variance
+    for errors of unequal size, and what the learned ones of Karras et al. 2024 (https://arxiv.org/abs/2312.02696, eq.
+    14) tend to. Undivided, the lowest levels weigh most, where noise cannot be told from the rounding of the picture.
+    """
+
+    COUNT, MEMORY = 100, 0.99  # levels; what is left of a visit's weight after the next
+
+    def __init__(self, steps: int, device: torch.device) -> None:
+        self._steps = steps
+        self.sums = torch.zeros(self.COUNT, 2, dtype=torch.float64, device=device)  # of losses, and of visits
+
+    def __call__(self, t: Tensor, errors: Tensor) -> Tensor:
+        """The means at timesteps t (B,), before these errors (B,) count; where none is known, the errors themselves."""
+        level = (t / self._steps * self.COUNT).long().clamp(max=self.COUNT - 1).to(errors.device)
+        seen, said = self.sums[level], errors.detach().double()
+        means = torch.where(seen[:, 1] > 0, seen[:, 0] / seen[:, 1], said).clamp(min=1e-8)
+        now = torch.zeros_like(self.sums).index_add_(0, level, torch.stack([said, torch.ones_like(said)], dim=1))
+        self.sums = self.sums * self.MEMORY ** now[:, 1:] + now
+        return means.to(errors.dtype)
 
 
 def same_kind(a: ModelSpec, b: ModelSpec) -> bool:
@@ -321,7 +353,8 @@ class _Stepper:
             t, eps = self._draw(x0, part)
             with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
                 errors = losses(self._network, self._spec, recipe, x0, t, eps)
-            (errors.mean() / recipe.accumulate).backward()
+            weighted = errors / state.levels(t, errors) if recipe.balance else errors
+            (weighted.mean() / recipe.accumulate).backward()
             meter.add(t, errors, self._spec.schedule.steps)
         meter.gradient(torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip_gradient))
         state.optimizer.step()

@@ -64,7 +64,9 @@ def test_a_recipe_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spec", [PLAIN, RESIDUAL])
 def test_round_trip(tmp_path: Path, spec: ModelSpec) -> None:
-    recipe = Recipe(steps=7, discrete=True, min_snr=5.0, low_share=0.25, learning_rate=1.5e-4)
+    recipe = Recipe(
+        steps=7, discrete=True, min_snr=5.0, low_share=0.25, learning_rate=1.5e-4, optimizer="muon", balance=True
+    )
     path = tmp_path / "recipe.toml"
     path.write_text(recipe_text(spec, recipe, "a run"))
     assert path.read_text().startswith("# a run\n") and read_recipe(path) == (spec, recipe)
@@ -84,6 +86,9 @@ def test_round_trip(tmp_path: Path, spec: ModelSpec) -> None:
         "[training]\nlow_share = 1.5",
         "[training]\nema = 1.0",
         "[training]\nhaste = 3",
+        "[training]\noptimizer = 'sgd'",
+        "[training]\noptimizer = 3",
+        "[training]\nbalance = 1",
         "[training]\nsteps = 2.5",
         "[training]\ndiscrete = 1",
         "[training]\nbatch = true",

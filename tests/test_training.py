@@ -24,7 +24,7 @@ from restorer.priors.checkpoints import load_model
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
 from restorer.recipe import Recipe, read_recipe
 from restorer.run_folder import CHECKPOINT, METRICS
-from restorer.training import Machine, Start, draw_t, probability, train
+from restorer.training import LevelMeans, Machine, Start, draw_t, probability, train
 
 PLAIN = ModelSpec(
     UNetConfig(
@@ -271,6 +271,46 @@ def test_bf16_and_min_snr(tmp_path: Path, pictures: Path) -> None:
     train(SPEC, RECIPE, [pictures], tmp_path / "b", CPU)
     assert all(value.dtype == torch.float32 for value in checkpoint(tmp_path / "a")["network"].values())
     assert not torch.equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_balanced_levels_weigh_alike() -> None:
+    """The running mean of every level by its definition: weights .99 ** visits since, of what came before."""
+    means = LevelMeans(1000, torch.device("cpu"))
+    t = torch.tensor([5.0, 5.0, 995.0], dtype=torch.float64)
+    assert means(t, torch.tensor([1.0, 2.0, 8.0])).tolist() == [1, 2, 8]  # nothing is known
+    assert means(t, torch.tensor([4.0, 4.0, 4.0])).tolist() == pytest.approx([1.5, 1.5, 8])
+    kept = 0.99**2
+    expected = (3 * kept + 8) / (2 * kept + 2)
+    assert means(t, torch.zeros(3)).tolist() == pytest.approx([expected, expected, (8 * 0.99 + 4) / 1.99])
+
+
+def test_a_balanced_loss_reads_one(tmp_path: Path, flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes downhill is the loss over its mean: about 1 at every level, however large the loss itself is."""
+    seen: list[float] = []
+    backward = torch.Tensor.backward
+
+    def spy(self: torch.Tensor, *args: Any, **more: Any) -> None:
+        seen.append(float(self.detach()))
+        backward(self, *args, **more)
+
+    monkeypatch.setattr(torch.Tensor, "backward", spy)
+    recipe = replace(RECIPE, balance=True, batch=64, steps=12, learning_rate=1e-6)
+    heard: list[Progress] = []
+    train(SPEC, recipe, [flat], tmp_path / "out", CPU, on_progress=heard.append)
+    assert seen[0] == pytest.approx(1) and seen[-1] == pytest.approx(1, abs=0.1)
+    assert heard[-1].loss == pytest.approx(heard[0].loss, rel=0.2) and abs(heard[-1].loss - 1) > 0.15
+
+
+@pytest.mark.parametrize("more", [{"optimizer": "muon"}, {"optimizer": "muon", "balance": True}])
+def test_muon_and_balance_go_on_as_they_stopped(tmp_path: Path, pictures: Path, more: dict[str, Any]) -> None:
+    recipe = replace(RECIPE, steps=5, **more)
+    train(SPEC, recipe, [pictures], tmp_path / "whole", CPU)
+    stops = iter([False, True])
+    train(SPEC, recipe, [pictures], tmp_path / "parts", CPU, stop=lambda: next(stops))
+    train(SPEC, recipe, [pictures], tmp_path / "parts", CPU, resume=True)
+    assert same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
+    train(SPEC, replace(RECIPE, steps=5), [pictures], tmp_path / "plain", CPU)
+    assert not torch.equal(weights(tmp_path / "plain"), weights(tmp_path / "whole"))
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, pictures: Path) -> None:
