@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from restorer.cli import evaluate, generate, models, restore, train
+from restorer.cli import evaluate, generate, inspect, models, restore, train
 from restorer.errors import RestorerError
 
 __all__ = ["app", "main", "run"]
@@ -35,6 +35,7 @@ train.register(app)
 evaluate.register(app)
 generate.register(app)
 models.register(app)
+inspect.register(app)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,50 @@
+"""Pictures in the terminal: two pixels a character, the upper one a half block, the lower one what is behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+from rich.color import Color
+from rich.console import Console
+from rich.segment import Segment, Segments
+from rich.style import Style
+
+__all__ = ["show"]
+
+GAP, LEAST, MOST = 2, 8, 60  # columns between pictures; of a picture at least, rows at most
+
+
+def show(console: Console, pictures: Sequence[Image.Image]) -> bool:
+    """Print pictures beside each other, all as high as the first; False where the terminal shows no colours."""
+    width = (console.width - GAP * (len(pictures) - 1)) // len(pictures)
+    colours = not console.no_color and console.color_system in ("256", "truecolor")
+    if not (console.is_terminal and colours) or width < LEAST:
+        return False
+    rows = min(MOST, max(1, console.height - 2), max(1, round(width * pictures[0].height / pictures[0].width / 2)))
+    cells = [_cells(picture, width, rows) for picture in pictures]
+    segments = []
+    for row in range(rows):
+        for i, cell in enumerate(cells):
+            segments += [Segment(" " * GAP)] if i else []
+            segments += cell[row]
+        segments.append(Segment.line())
+    console.print(Segments(segments), end="")
+    return True
+
+
+def _cells(picture: Image.Image, width: int, rows: int) -> list[list[Segment]]:
+    """The segments of each row; no wider than the picture's proportions ask for."""
+    columns = min(width, max(1, round(2 * rows * picture.width / picture.height)))
+    small = picture.convert("RGB").resize((columns, 2 * rows), Image.Resampling.LANCZOS)
+    pixels = list(small.get_flattened_data()) if hasattr(small, "get_flattened_data") else list(small.getdata())
+    result = []
+    for row in range(rows):
+        upper = pixels[2 * row * columns : (2 * row + 1) * columns]
+        lower = pixels[(2 * row + 1) * columns : (2 * row + 2) * columns]
+        styles = (
+            Style(color=Color.from_rgb(*over), bgcolor=Color.from_rgb(*under))
+            for over, under in zip(upper, lower, strict=True)
+        )
+        result.append([Segment("▀", style) for style in styles])
+    return result

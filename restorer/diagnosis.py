@@ -1,0 +1,99 @@
+"""What this installation is made of and can use: the first thing to look at when something does not work."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from restorer import __version__
+from restorer.errors import ModelError
+from restorer.priors.catalog import PRECISIONS, resolve_device, resolve_dtype, weights_folder, weights_sha256
+from restorer.vision import import_torchvision
+
+__all__ = ["examine"]
+
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "huggingface-hub", "typer", "rich")
+VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+
+
+def examine() -> dict[str, Any]:
+    """What there is, by name; everything in it can be written as JSON. Memory and disk in GB (10^9 bytes)."""
+    device = resolve_device()
+    return {
+        "restorer": __version__,
+        "installed_in": str(Path(__file__).resolve().parent),
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        "packages": {name: _version(name) for name in PACKAGES},
+        "torchvision_works": _vision(),
+        "device": str(device),
+        "precision": next(name for name, dtype in PRECISIONS.items() if dtype == resolve_dtype("auto", device)),
+        "processor": {"threads": torch.get_num_threads(), "cores": os.cpu_count()},
+        "cuda": [_card(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else [],
+        "memory": _memory(),
+        "cache": _cache(),
+        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "embedded_model": _embedded(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _vision() -> bool | str:
+    """Whether torchvision can be imported, which training wants; or why not."""
+    try:
+        import_torchvision()
+    except Exception as error:  # an import of compiled code may fail in any way
+        return str(error).splitlines()[0][:200]
+    return True
+
+
+def _card(index: int) -> dict[str, Any]:
+    free, total = torch.cuda.mem_get_info(index)
+    return {"name": torch.cuda.get_device_name(index), "memory": _gb(total), "free": _gb(free)}
+
+
+def _memory() -> dict[str, float] | None:
+    """Of the machine, and how much of it is to be had; None where the system does not tell in this way."""
+    try:
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return {name: _gb(1024 * int(fields[key].split()[0])) for name, key in _MEMORY.items()}
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+_MEMORY = {"total": "MemTotal", "available": "MemAvailable"}
+
+
+def _cache() -> dict[str, Any]:
+    """Where models of the Hub lie, how much they take, and how much room is left."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    place = Path(HF_HUB_CACHE)
+    taken = (
+        sum(p.stat().st_size for p in place.rglob("*") if p.is_file() and not p.is_symlink()) if place.is_dir() else 0
+    )
+    above = next(folder for folder in (place, *place.parents) if folder.exists())
+    return {"folder": str(place), "taken": _gb(taken), "free": _gb(shutil.disk_usage(above).free)}
+
+
+def _embedded() -> dict[str, str] | str:
+    try:
+        folder = weights_folder()
+        return {"folder": str(folder), "sha256": weights_sha256(folder)}
+    except (ModelError, OSError) as error:
+        return str(error)
+
+
+def _gb(count: int) -> float:
+    return round(count / 1e9, 2)
