@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath
 
 from restorer.errors import OutputError, PictureError, RestorerError, UsageError
 
-__all__ = ["STDIO", "Item", "collect", "decide", "exit_code_of", "find_mask"]
+__all__ = ["STDIO", "Item", "collect", "decide", "exit_code_of", "find_mask", "home_of"]
 
 STDIO = Path("-")
 SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"])
@@ -32,10 +33,16 @@ class Item:
     root: Path | None = None
 
 
-def collect(inputs: Iterable[str], *, recursive: bool) -> list[tuple[Path, Path | None]]:
+def collect(
+    inputs: Iterable[str], *, recursive: bool, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> list[tuple[Path, Path | None]]:
     """(picture, folder it was found in or None) for every input, in a stable order, each picture once.
 
     Inputs are files, folders (with `recursive`), glob patterns that the shell did not expand, and "-".
+
+    Args:
+        include, exclude: patterns; of the pictures in folders those are left out whose name, and whose path from the
+            folder on, no pattern of the first fits, where there is one, or any of the second does.
 
     Raises:
         UsageError: a folder without `recursive`.
@@ -52,7 +59,11 @@ def collect(inputs: Iterable[str], *, recursive: bool) -> list[tuple[Path, Path 
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
             if not inside:
                 raise PictureError(f"there are no pictures in {name}", f"known are {', '.join(sorted(SUFFIXES))}")
-            for p in inside:
+            wanted = [p for p in inside if _is_wanted(p.relative_to(path), include, exclude)]
+            if not wanted:
+                hint = "patterns are compared with names, and with paths inside the folder"
+                raise PictureError(f"--include and --exclude leave none of {len(inside)} pictures in {name}", hint)
+            for p in wanted:
                 found.setdefault(p, path)
         elif matches := [p for p in map(Path, sorted(glob.glob(name, recursive=True))) if p.is_file()]:  # noqa: PTH207
             for p in matches:
@@ -60,6 +71,13 @@ def collect(inputs: Iterable[str], *, recursive: bool) -> list[tuple[Path, Path 
         else:
             raise PictureError(f"{name} does not exist", "check the path")
     return list(found.items())
+
+
+def _is_wanted(place: PurePath, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    def fits(patterns: Sequence[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in patterns for name in (place.name, place.as_posix()))
+
+    return (not include or fits(include)) and not fits(exclude)
 
 
 def _asked(question: Callable[[], bool]) -> bool:
@@ -71,9 +89,20 @@ def _asked(question: Callable[[], bool]) -> bool:
 
 
 def decide(
-    pictures: list[tuple[Path, Path | None]], output: str | None, tag: str, *, overwrite: bool, skip_existing: bool
+    pictures: list[tuple[Path, Path | None]],
+    output: str | None,
+    tag: str,
+    *,
+    overwrite: bool,
+    skip_existing: bool,
+    is_ours: Callable[[Path], bool] = lambda target: False,
+    dry: bool = False,
 ) -> tuple[list[Item], list[Item], list[tuple[Item, RestorerError]]]:
     """Where each result goes, before anything is computed.
+
+    Args:
+        is_ours: whether a target that exists was made by an earlier run that is being gone on with.
+        dry: make no folders.
 
     Returns:
         What is to be done, what is skipped because its result exists, and what cannot be done and why.
@@ -99,11 +128,12 @@ def decide(
     for source, root in pictures:
         item = Item(source, _target(source, root, output, tag, folder=folder), root)
         try:
-            _check(item, taken, sources, overwrite=overwrite or skip_existing)
+            _check(item, taken, sources, overwrite=overwrite or skip_existing or is_ours(item.target))
             if skip_existing and item.target != STDIO and item.target.exists():
                 skipped.append(item)
                 continue
-            _make_room(item, folder=folder)
+            if not dry:
+                _make_room(item, folder=folder)
         except RestorerError as error:
             failed.append((item, error))
             continue
@@ -156,6 +186,15 @@ def _check(item: Item, taken: set[Path], sources: set[Path], *, overwrite: bool)
         raise OutputError(f"{target} is a folder", f"end it with a slash: -o {target}/")
     if target.is_file() and not overwrite:
         raise OutputError(f"{target} exists", "add --overwrite, or --skip-existing, or name another file with -o")
+
+
+def home_of(pictures: Sequence[tuple[Path, Path | None]], output: str | None) -> Path | None:
+    """The folder that a run over a folder belongs to: where its results go, or the one folder it was given."""
+    roots = {root for _, root in pictures if root is not None}
+    if output is not None:
+        place = Path(output)
+        return place if output != "-" and (roots or output.endswith(("/", os.sep)) or _asked(place.is_dir)) else None
+    return roots.pop() if len(roots) == 1 and all(root is not None for _, root in pictures) else None
 
 
 def _make_room(item: Item, *, folder: bool) -> None:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from filelock import FileLock, Timeout
 
 from restorer.errors import OutputError
 
-__all__ = ["MANIFEST", "Manifest", "fingerprint", "opened"]
+__all__ = ["MANIFEST", "Manifest", "fingerprint", "opened", "sweep"]
 
 MANIFEST = ".restorer.jsonl"
+PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # a result that is being written (images/writing.py)
 
 
 def fingerprint(command: str, options: Mapping[str, Any], model: str, *inputs: str) -> str:
@@ -126,3 +128,11 @@ def opened(path: Path) -> Iterator[Manifest]:
         yield Manifest(path)
     finally:
         lock.release()
+
+
+def sweep(folders: Iterable[Path]) -> None:
+    """Remove what a killed run left half written. Only with the lock held: a run at work has such files too."""
+    for folder in folders:
+        with suppress(OSError):
+            for path in [path for path in folder.iterdir() if PARTIAL.fullmatch(path.name)]:
+                path.unlink()

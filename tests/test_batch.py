@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from restorer.batch import STDIO, Item, collect, decide, exit_code_of, find_mask
+from restorer.batch import STDIO, Item, collect, decide, exit_code_of, find_mask, home_of
 from restorer.errors import OutputError, PictureError, RestorerError, UsageError
 
 Decided = tuple[list[Item], list[Item], list[tuple[Item, RestorerError]]]
@@ -96,6 +96,24 @@ def test_globs_are_expanded() -> None:
     assert sources(["**/a?.png"]) == ["a1.png", "a2.png", "deep/er/a3.png"]
 
 
+@pytest.mark.parametrize(
+    ("include", "exclude", "expected"),
+    [
+        (["*.png"], [], ["in/a.png", "in/deep/c.png"]),
+        ([], ["*.png"], ["in/b.jpg"]),
+        (["deep/*"], [], ["in/deep/c.png"]),
+        (["*.png", "b.*"], ["deep/*"], ["in/a.png", "in/b.jpg"]),
+        (["[ab].*"], [], ["in/a.png", "in/b.jpg"]),
+    ],
+)
+def test_patterns_choose_among_what_a_folder_holds(include: list[str], exclude: list[str], expected: list[str]) -> None:
+    make("in/a.png", "in/b.jpg", "in/deep/c.png", "other.jpg")
+    found = collect(["in", "other.jpg"], recursive=True, include=include, exclude=exclude)
+    assert [path.as_posix() for path, _ in found] == [*expected, "other.jpg"]  # what is named is taken
+    with pytest.raises(PictureError, match="leave none of 3"):
+        collect(["in"], recursive=True, include=["*.gif"])
+
+
 def test_a_file_whose_name_looks_like_a_glob_is_that_file() -> None:
     make("a[1].png", "a1.png")
     assert sources(["a[1].png"]) == ["a[1].png"]
@@ -179,6 +197,44 @@ def test_a_result_that_exists() -> None:
     assert targets(["a.png"], overwrite=True) == ["a_denoised.png"]
     to_do, [skipped], failed = plan(["a.png"], skip_existing=True)
     assert (to_do, failed, skipped.target) == ([], [], Path("a_denoised.png"))
+
+
+def test_what_an_earlier_run_made_is_replaced() -> None:
+    make("a.png", "b.png", "a_denoised.png", "b_denoised.png")
+    pictures = collect(["a.png", "b.png"], recursive=False)
+    to_do, _, failed = decide(
+        pictures, None, "denoised", overwrite=False, skip_existing=False, is_ours=lambda target: target.name[0] == "a"
+    )
+    assert [item.source.name for item in to_do] == ["a.png"] and [item.source.name for item, _ in failed] == ["b.png"]
+
+
+def test_a_dry_run_makes_no_folder() -> None:
+    make("a.png")
+    to_do, _, _ = decide(
+        collect(["a.png"], recursive=False), "out/", "x4", overwrite=False, skip_existing=False, dry=True
+    )
+    assert to_do[0].target == Path("out/a_x4.png") and not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "home"),
+    [
+        (["in"], "out", "out"),
+        (["in"], "out/", "out"),
+        (["in", "other"], "out", "out"),
+        (["a.png"], "out/", "out"),
+        (["a.png"], "out.png", None),
+        (["a.png"], "in", "in"),
+        (["a.png"], "-", None),
+        (["a.png"], None, None),
+        (["in"], None, "in"),
+        (["in", "other"], None, None),
+        (["in", "a.png"], None, None),
+    ],
+)
+def test_the_folder_a_run_belongs_to(inputs: list[str], output: str | None, home: str | None) -> None:
+    make("in/b.png", "other/c.png", "a.png")
+    assert home_of(collect(inputs, recursive=True), output) == (Path(home) if home else None)
 
 
 def test_skipping_leaves_the_others_to_do() -> None:

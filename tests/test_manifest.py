@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from restorer.errors import OutputError
-from restorer.manifest import MANIFEST, Manifest, fingerprint, opened
+from restorer.images import writing
+from restorer.images.files import from_pil
+from restorer.manifest import MANIFEST, Manifest, fingerprint, opened, sweep
 
 KEY = fingerprint("denoise", {"steps": None}, "a" * 64, "b" * 64)
 
@@ -146,3 +149,23 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).mkdir()
     with pytest.raises(OutputError, match="cannot be read"):
         logged(tmp_path)
+
+
+def test_leftovers_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a killed run leaves has the name that is swept; nothing else has."""
+    others = [".hidden", "a.partial", ".0123456789abcdef.partial.png", ".0123456789ABCDEF.partial", "a.png"]
+    for name in others:
+        (tmp_path / name).touch()
+    left: list[Path] = []
+
+    def killed(temporary: Path, target: Path, overwrite: bool) -> None:
+        left.append(temporary)
+        temporary.rename(temporary.with_name("kept"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing, "_move", killed)
+    with pytest.raises(KeyboardInterrupt):
+        writing.save(from_pil(Image.new("RGB", (4, 4))), tmp_path / "b.png")
+    (tmp_path / "kept").rename(left[0])
+    sweep([tmp_path, tmp_path / "none"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(others)
