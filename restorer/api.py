@@ -19,7 +19,8 @@ from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import Step
 from restorer.errors import UsageError
 from restorer.images.files import from_pil, to_pil, to_tensor, with_result
-from restorer.tasks import Job, prepare_denoise, prepare_inpaint, prepare_upscale
+from restorer.job import Job
+from restorer.tasks import prepare_denoise, prepare_inpaint, prepare_upscale
 
 __all__ = ["denoise", "inpaint", "upscale"]
 
@@ -137,6 +138,9 @@ def upscale(
     on_step: Callable[[Step], None] | None = None,
 ) -> AnyPicture:
     """Enlarge; with sigma 0, shrinking the result by Pillow's bicubic filter gives the input back.
+
+    With a prior of latent super-resolution it does not; the scale is then the model's own, and sigma, detail and most
+    methods mean nothing.
 
     Args:
         picture: as in `denoise`.

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from restorer.errors import PictureError
-from restorer.images.files import load
+from restorer.images.files import load, reduced
 
 __all__ = ["Augmentation", "CropStream", "Dataset", "Source", "find_sources"]
 
@@ -54,7 +54,7 @@ class Source:
         """
         with self.path.open("rb") as file:
             file.seek(self.offset)
-            pixels = load(io.BytesIO(file.read(self.size))).pixels
+            pixels = reduced(load(io.BytesIO(file.read(self.size))), 8).pixels
         return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 

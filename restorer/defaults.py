@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["DENOISE", "INPAINT", "INPAINT_WIDE", "UPSCALE", "WIDE", "Defaults"]
+__all__ = ["DENOISE", "INPAINT", "INPAINT_WIDE", "LATENT_STEPS", "UPSCALE", "WIDE", "Defaults"]
 
 
 @dataclass(frozen=True)
@@ -38,3 +38,4 @@ INPAINT_WIDE = Defaults(steps=30, detail=1.0, zeta=0.0, start=5.0, extrapolation
 WIDE = 25  # pixels: a hole that holds a square of this side is wide
 UPSCALE = {scale: Defaults(steps=15, detail=0.5, zeta=1.0, start=start) for scale, start in
            ((2, 0.4), (3, 0.6), (4, 0.8), (8, 1.6))}  # fmt: skip
+LATENT_STEPS = 100  # of latent super-resolution, as published

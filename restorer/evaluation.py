@@ -33,9 +33,10 @@ from restorer.errors import PictureError
 from restorer.images.files import from_pil, to_tensor
 from restorer.images.masks import draw_mask
 from restorer.images.sheet import to_image
+from restorer.job import Job
 from restorer.metrics import SSIM_WINDOW, psnr, ssim, to_y
 from restorer.priors.unet_prior import UNetPrior
-from restorer.tasks import Job, prepare_denoise, prepare_inpaint, prepare_upscale
+from restorer.tasks import prepare_denoise, prepare_inpaint, prepare_upscale
 
 __all__ = [
     "AMPLIFIED",

@@ -6,6 +6,9 @@
 
 Levels are uniform in t of the network's own schedule where it has one, else in log sigma. A picture depends on its seed
 and its size alone, not on those made beside it: picture k of seed s is picture 0 of seed s + k.
+
+A latent prior is sampled on latents, as many as the picture takes, and decoded once at the end (priors/latent.py); its
+`ddim` has the levels of the published sampler.
 """
 
 from __future__ import annotations
@@ -21,11 +24,12 @@ from restorer.diffusion.plan import Plan, make_plan
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import Step
 from restorer.errors import ModelError, UsageError
-from restorer.limits import SAMPLING_STEPS, check_generation
+from restorer.job import TILE, Job, tiled
+from restorer.limits import SAMPLING_STEPS, check_generation, check_task
 from restorer.priors.catalog import load_prior
+from restorer.priors.latent import LatentPrior, ddim_plan, first_mean, latent_of
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
-from restorer.tasks import TILE, Job, tiled
 
 __all__ = ["generate", "grid", "prepare_generate"]
 
@@ -58,19 +62,29 @@ def prepare_generate(
     """
     check_generation(count=len(seeds), method=method, variance=variance, steps=steps, batch=batch)
     model = prior or load_prior()
-    width, height = size or (model.native_size or SIDE,) * 2
+    latent = latent_of(model)
+    factor = 1
+    if latent is not None:
+        check_task("generate", latent.serves)
+        factor = latent.factor
+    width, height = size or (factor * (model.native_size or SIDE // factor),) * 2
     check_generation(width=width, height=height)
-    if model.channels not in (1, 3):
+    if latent is None and model.channels not in (1, 3):
         raise ModelError(f"the model makes {model.channels} channels: that is no picture", "choose another with -m")
     plan = _plan(model, method, variance, steps)
     size_of_batch = batch or max(1, BATCH_PIXELS // (width * height))
-    model = tiled(model, height, width)
+    rows, columns = -(-height // factor), -(-width // factor)
+    model = tiled(model, rows, columns)
+
+    def finish(x: Tensor, first: Tensor) -> Tensor:
+        return _to_unit(x[..., :height, :width])
+
     jobs = []
     for first in range(0, len(seeds), size_of_batch):
         some = tuple(seeds[first : first + size_of_batch])
-        start = torch.zeros(len(some), model.channels, height, width)
-        job = Job(model, replace(plan, seed=some), start, 0.0, False, 1.0, start, lambda x, first: _to_unit(x))
-        jobs.append(job)
+        part, shape = replace(plan, seed=some), (len(some), model.channels, rows, columns)
+        start = torch.zeros(shape) if latent is None else first_mean(part, shape)
+        jobs.append(Job(model, part, start, 0.0, False, 1.0, start, finish))
     return jobs
 
 
@@ -135,6 +149,8 @@ def _spec(prior: Prior) -> ModelSpec | None:
 
 def _plan(prior: Prior, method: str, variance: str | None, steps: int) -> Plan:
     """From pure noise to nothing; with the network's own schedule, if it has one."""
+    if method == "ddim" and (latent := latent_of(prior)) is not None:
+        return _published(latent, steps)
     spec = _spec(prior)
     schedule = None if spec is None else spec.schedule
     learns = spec is not None and spec.network.out_channels > spec.network.in_channels
@@ -145,3 +161,10 @@ def _plan(prior: Prior, method: str, variance: str | None, steps: int) -> Plan:
     lowest = prior.sigma_min if schedule else max(prior.sigma_min, LOWEST_LEVEL)
     nothing = Plan(sigmas=(highest, 0.0), zeta=(0.0,))
     return make_plan(method, nothing, start=highest, end=lowest, steps=steps, variance=chosen, schedule=schedule)
+
+
+def _published(latent: LatentPrior, steps: int) -> Plan:
+    """DDIM at the levels that latent diffusion is published with."""
+    if steps > latent.most_steps:
+        raise UsageError(f"steps must lie between 1 and {latent.most_steps} with this model, not {steps}")
+    return ddim_plan(latent.spec.schedule, steps)

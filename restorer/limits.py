@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from restorer.errors import UsageError
+from restorer.errors import ModelError, UsageError
 
-__all__ = ["METHODS", "SAMPLERS", "SAMPLING_STEPS", "SCALES", "VARIANCES", "check", "check_generation"]
+__all__ = [
+    "MAX_PIXELS",
+    "METHODS",
+    "SAMPLERS",
+    "SAMPLING_STEPS",
+    "SCALES",
+    "VARIANCES",
+    "check",
+    "check_generation",
+    "check_task",
+]
 
 METHODS = ("auto", "ddpm", "ddim", "repaint", "ddnm", "diffpir", "langevin")
 SAMPLERS = ("ddpm", "ddim", "langevin")  # those that need nothing measured
 VARIANCES = ("small", "large", "learned")
 SCALES = (2, 3, 4, 8)
+MAX_PIXELS = 178_956_970  # of a picture that is read, unless told otherwise: what Pillow refuses by default
 SAMPLING_STEPS = 100  # of `generate`: with ddpm, more contrast and less grain than ddim has at any number
 MOST_STEPS = 10_000
 MOST_PICTURES = 10_000
@@ -75,3 +86,22 @@ def check_generation(
     if batch is not None and batch < 1:
         raise UsageError(f"a batch holds at least one picture, not {batch}")
     check(steps=steps, seed=seed)
+
+
+def check_task(task: str, serves: str | None, model: str = "the model") -> None:
+    """Refuse a model that works on latents where it cannot serve.
+
+    Args:
+        task: what is to be done with it.
+        serves: the one verb that it is for; None for a model of pictures, which serves all.
+        model: its name.
+
+    Raises:
+        ModelError: saying why, and what it is for.
+    """
+    if serves is None or serves == task:
+        return
+    reason = "works on latents, where white noise on pixels is not white"
+    if task == "generate":
+        reason = "makes a picture larger, and none from noise alone"
+    raise ModelError(f"{model} {reason}: {task} cannot use it", f"it is for restore {serves}")

@@ -14,149 +14,33 @@ sigma there is s_y = 2 sigma / 255 on the [-1, 1] scale of the networks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from restorer.defaults import DENOISE, INPAINT, INPAINT_WIDE, UPSCALE, WIDE, Defaults
-from restorer.degradations import Bicubic, Degradation, Mask
+from restorer.defaults import DENOISE, INPAINT, INPAINT_WIDE, LATENT_STEPS, UPSCALE, WIDE, Defaults
+from restorer.degradations import Bicubic, Mask
 from restorer.diffusion.plan import Plan, log_levels, make_plan
 from restorer.diffusion.prior import Prior
-from restorer.diffusion.reverse import NoiseField, NotFiniteError, Step, reverse
-from restorer.errors import DeviceError, ModelError, UsageError
+from restorer.diffusion.reverse import NoiseField
+from restorer.errors import ModelError, UsageError
 from restorer.images.files import push_pull
 from restorer.images.noise import estimate_sigma, undo_clipping
-from restorer.limits import check
+from restorer.job import Job, tiled
+from restorer.limits import check, check_task
 from restorer.priors.catalog import load_prior
+from restorer.priors.latent import LatentPrior, ddim_plan, first_mean, latent_of
 from restorer.priors.tiled import Tiled
 
-__all__ = ["Job", "Restored", "prepare_denoise", "prepare_inpaint", "prepare_upscale", "tiled"]
+__all__ = ["check_latent", "prepare_denoise", "prepare_inpaint", "prepare_upscale"]
 
 LOWEST_LEVEL = 0.02  # the last noise level before 0; below it pictures in 8 bits do not change
 QUANTIZATION = (2 / 255) ** 2 / 12  # variance of rounding to 8 bits, on the [-1, 1] scale
 CONTEXT = 96  # pixels around the holes that a network sees when the rest of the picture is left out
-WHOLE = 1_300_000  # pixels up to which a picture is not tiled
-TILE, OVERLAP, LEAST_TILE = 512, 64, 64
-
-
-@dataclass(frozen=True)
-class Restored:
-    """A result.
-
-    Args:
-        image: float32 (C, H, W) in [0, 1], on the CPU.
-        prior: as it was used in the end.
-        notes: one line for each thing that did not go as planned.
-    """
-
-    image: Tensor
-    prior: Tiled
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Job:
-    """One restoration, decided but not begun.
-
-    Args:
-        prior: the diffusion model, tile by tile.
-        plan: of the reverse process; None where there is nothing to do and the picture is returned as it is.
-        image: the input, float32 (C, H, W) in [0, 1].
-        sigma: noise of the input, 0..255 scale; `estimated` says by whom.
-        detail: as used.
-        start, degradation, y: as `reverse` takes them.
-        finish: (last state, first prediction) -> picture (C, H, W) in [0, 1].
-        notes: what the user should know before it begins.
-    """
-
-    prior: Tiled
-    plan: Plan | None
-    image: Tensor
-    sigma: float
-    estimated: bool
-    detail: float
-    start: Tensor
-    finish: Callable[[Tensor, Tensor], Tensor]
-    degradation: Degradation | None = None
-    y: Tensor | None = None
-    noise_variance: float = 0.0
-    notes: tuple[str, ...] = ()
-
-    @property
-    def tiles(self) -> int:
-        """Tiles an evaluation of the whole picture takes."""
-        return self.prior.count(*self.start.shape[-2:])
-
-    def noting(self, note: str) -> Job:
-        """The same job with one more note, if there is one."""
-        return replace(self, notes=(*self.notes, note)) if note else self
-
-    def run(
-        self, on_step: Callable[[Step], None] | None = None, on_tile: Callable[[int, int], None] | None = None
-    ) -> Restored:
-        """Do it. Falls back to float32 where low precision gave nan, and to smaller tiles where memory ran out.
-
-        Raises:
-            ModelError: the network's output is not finite in float32 either.
-            DeviceError: there is not enough memory even for the smallest tile.
-        """
-        if self.plan is None:
-            return Restored(self.image, self.prior)
-        tiled, notes = self.prior, list[str]()
-        while True:
-            try:
-                image = self._once(self.plan, tiled.watched(on_tile), on_step)
-                return Restored(image, tiled, tuple(notes))
-            except NotFiniteError as error:
-                precise = tiled.full_precision()
-                if precise is None:
-                    raise ModelError("the network gave values that are not finite, even in fp32") from error
-                tiled = precise
-                notes.append("low precision gave values that are not finite: repeated in fp32")
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                smaller = tiled.cut_to(max(self.start.shape[-2:])).halved(LEAST_TILE)
-                if smaller is None:
-                    raise DeviceError(
-                        f"not enough memory on {tiled.device} even with {tiled.tile}-pixel tiles",
-                        "close other programs, or use --device cpu",
-                    ) from error
-                tiled = smaller
-                notes.append(f"out of memory: repeated with {tiled.tile}-pixel tiles")
-
-    def _once(self, plan: Plan, prior: Tiled, on_step: Callable[[Step], None] | None) -> Tensor:
-        first: list[Tensor] = []
-
-        def watch(step: Step) -> None:
-            if not first:
-                first.append(step.x0)
-            if on_step is not None:
-                on_step(step)
-
-        device = prior.device
-        y = None if self.y is None else self.y.to(device)
-        degradation = self.degradation
-        if isinstance(degradation, Mask):
-            degradation = Mask(degradation.known.to(device))
-        x = reverse(
-            prior,
-            degradation,
-            y,
-            plan,
-            self.start.to(device),
-            noise_variance=self.noise_variance,
-            on_step=watch,
-        )
-        return self.finish(x.cpu(), first[0].cpu())
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # The CPU allocator has no exception class of its own.
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
+LATENT_TILE = 128  # side of a small picture that latent super-resolution does not cut: that of its published example
+LATENT_METHODS = {"auto": 0.0, "ddim": 0.0, "ddpm": 1.0}  # eta of DDIM
 
 
 def _check_picture(image: Tensor) -> None:
@@ -166,14 +50,16 @@ def _check_picture(image: Tensor) -> None:
         raise UsageError("the picture holds values that are not finite")
 
 
-def tiled(prior: Prior, height: int, width: int) -> Tiled:
-    """The prior with the tiles that suit a picture of this size; one that is tiled already stays as it is."""
-    if isinstance(prior, Tiled):
-        return prior
-    if prior.native_size is not None:
-        return Tiled(prior, prior.native_size, overlap=prior.native_size // 4)
-    side = max(height, width) if height * width <= WHOLE else TILE
-    return Tiled(prior, side, overlap=min(OVERLAP, side // 4))
+def _prior_for(task: str, prior: Prior | None) -> Prior:
+    """The prior given, or the embedded one.
+
+    Raises:
+        ModelError: it works on latents and does not serve the task.
+    """
+    model = prior or load_prior()
+    latent = latent_of(model)
+    check_task(task, None if latent is None else latent.serves)
+    return model
 
 
 def _to_unit(x: Tensor, channels: int) -> Tensor:
@@ -208,7 +94,7 @@ def prepare_denoise(
     steps = 1 if detail == 0 else steps or DENOISE.steps
     estimated = sigma is None
     level = estimate_sigma(image) if sigma is None else sigma
-    model = tiled(prior or load_prior(), *image.shape[-2:])
+    model = tiled(_prior_for("denoise", prior), *image.shape[-2:])
     channels = image.shape[0]
     start, s_y = _as_colour(image), 2 * level / 255
     job = Job(model, None, image, level, estimated, detail, start, lambda x, first: _to_unit(x, channels))
@@ -289,7 +175,7 @@ def prepare_inpaint(
     # Known pixels that are noisy are restored too, and they are everywhere.
     rows, columns = _window(fill) if sigma == 0 else (slice(None), slice(None))
     part, hole = image[:, rows, columns], fill[rows, columns]
-    model = tiled(prior or load_prior(), *hole.shape)
+    model = tiled(_prior_for("inpaint", prior), *hole.shape)
     known = ~hole
     colour = torch.where(known, part, 0.5)
     mean = push_pull(colour * known, known.float()[None]).clamp(0, 1) if known.any() else colour
@@ -353,11 +239,15 @@ def prepare_upscale(
     """Decide how to enlarge. Arguments as `restorer.upscale`, `image` a float tensor (C, H, W) in [0, 1]."""
     _check_picture(image)
     check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed, scale=scale)
+    model = _prior_for("upscale", prior)
+    if (latent := latent_of(model)) is not None:
+        check_latent(latent, scale, sigma=sigma, steps=steps, detail=detail, method=method)
+        return _latent_upscale(image, model, latent, steps or LATENT_STEPS, method, seed)
     channels = image.shape[0]
     estimated, sigma = sigma is None, estimate_sigma(image) if sigma is None else sigma
     degradation, y = Bicubic(scale), _as_colour(image)
     start = degradation.pseudo_inverse(y)
-    model = tiled(prior or load_prior(), *start.shape[-2:])
+    model = tiled(model, *start.shape[-2:])
 
     def finish(x: Tensor, first: Tensor) -> Tensor:
         if sigma > 0:
@@ -379,4 +269,50 @@ def prepare_upscale(
         degradation=degradation,
         y=y,
         noise_variance=max((2 * sigma / 255) ** 2, QUANTIZATION),
+    )
+
+
+def check_latent(
+    prior: LatentPrior, scale: int, *, sigma: float | None, steps: int | None, detail: float | None, method: str
+) -> None:
+    """Refuse what means nothing to latent super-resolution, which is sampled as it was trained.
+
+    Raises:
+        UsageError: naming the option. ModelError: the network does not see colour pictures.
+    """
+    if prior.condition_channels != 3:
+        raise ModelError(f"the model takes a condition of {prior.condition_channels} channels: that is no picture")
+    if scale != prior.factor:
+        raise UsageError(
+            f"this model enlarges by {prior.factor}, not by {scale}", f"--scale {prior.factor}, or another --model"
+        )
+    if sigma != 0:
+        raise UsageError("--sigma means nothing to this model: it takes the picture as it is", "leave it out")
+    if detail is not None:
+        raise UsageError("--detail means nothing to this model: its results are samples", "leave it out")
+    if method not in LATENT_METHODS:
+        text = f"this model is sampled by {', '.join(LATENT_METHODS)}, not by {method}"
+        raise UsageError(text, "leave --method out")
+    if steps is not None and steps > prior.most_steps:
+        raise UsageError(
+            f"steps must lie between 1 and {prior.most_steps} with this model, not {steps}", f"{LATENT_STEPS} are usual"
+        )
+
+
+def _latent_upscale(image: Tensor, model: Prior, latent: LatentPrior, steps: int, method: str, seed: int) -> Job:
+    """Latent super-resolution: the small picture is as large as the latents of the large one, and seen beside them."""
+    channels, small = image.shape[0], _as_colour(image)
+    plan = ddim_plan(latent.spec.schedule, steps, eta=LATENT_METHODS[method], seed=seed)
+    side = LATENT_TILE
+    return Job(
+        model if isinstance(model, Tiled) else Tiled(model, side, overlap=side // 4),
+        plan,
+        image,
+        sigma=0.0,
+        estimated=False,
+        detail=1.0,
+        start=first_mean(plan, (1, latent.channels, *image.shape[-2:])),
+        finish=lambda picture, first: _to_unit(picture, channels),
+        condition=small,
+        notes=("shrinking the result does not give the input back with this model",),
     )

@@ -1,10 +1,12 @@
-"""Fixtures of the tests that need a Hub: a tiny model, the loopback Hub with it, a client that knows no other."""
+"""Fixtures of the tests of models: a tiny one, the loopback Hub with it, a client that knows no other, commands."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import huggingface_hub
 import pytest
@@ -13,6 +15,7 @@ from hub_server import Hub, loopback_only, serving
 from huggingface_hub import constants
 from safetensors.torch import load_file
 
+from restorer.cli.app import run
 from restorer.diffusion.schedule import Schedule
 from restorer.networks.unet import UNetConfig
 from restorer.priors import download
@@ -72,3 +75,31 @@ def hub(model_files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.Monke
         huggingface_hub.close_session()
         yield hub
         huggingface_hub.close_session()
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Restore = Callable[..., Outcome]
+
+
+@pytest.fixture
+def restore(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Restore:
+    """Run a command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("RESTORER_DEBUG", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        code = run([str(a) for a in arguments])
+        return Outcome(code, *capsys.readouterr())
+
+    return call

@@ -137,7 +137,8 @@ class _Answer(BaseHTTPRequestHandler):
         """What an honest Hub answers."""
         hub = self.hub
         if self.is_cdn:
-            content = hub.files[path.removeprefix("/cdn/")]
+            if (content := hub.files.get(path.removeprefix("/cdn/"))) is None:
+                return 404, {}, b"no such file"
             return (206 if "Range" in self.headers else 200), {}, content
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             repo, revision, name = match[1], match[2] or "main", None

@@ -68,7 +68,7 @@ def test_a_pillow_image_comes_back_in_its_mode(task: str, mode: str, size: tuple
     assert image.tobytes() == before
 
 
-@pytest.mark.parametrize(("mode", "expected"), [("P", "RGB"), ("1", "L"), ("CMYK", "RGB"), ("I;16", "L")])
+@pytest.mark.parametrize(("mode", "expected"), [("P", "RGB"), ("1", "L"), ("CMYK", "RGB"), ("I;16", "I;16")])
 def test_other_modes_come_back_as_the_nearest_of_these(mode: str, expected: str) -> None:
     source = Image.new("I;16", (10, 12), 30_000) if mode == "I;16" else pil("RGB").convert(mode)
     assert restore("denoise", source).mode == expected

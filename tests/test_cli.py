@@ -25,7 +25,7 @@ from stubs import Broken, Greedy, Imprecise, Smooth, Spy
 from restorer.cli.app import run
 from restorer.diffusion.prior import Prior
 from restorer.images import writing
-from restorer.images.files import load_mask
+from restorer.images.files import load, load_mask
 from restorer.priors import catalog
 
 TESTS = Path(__file__).resolve().parent
@@ -268,13 +268,14 @@ def test_modes(verb: str, mode: str, expected: str, restore: Restore, loader: Lo
 
 def test_depth_that_is_lost_is_said(restore: Restore, loader: Loader) -> None:
     Image.fromarray(pixels(channels=1).astype(np.uint16) * 257).save("img.png")
-    outcome = restore("denoise", "img.png", "--json")
+    outcome = restore("denoise", "img.png", "--json", "--sigma", 3, "-o", "out.jpg")
     record = json.loads(outcome.out.splitlines()[0])
     assert record["depth_in"] == 16 and record["depth_out"] == 8
-    assert any("reduced to 8 bits" in note for note in outcome.notes) and record["warnings"]
+    assert any("rounded to 8 bits" in note for note in outcome.notes) and record["warnings"]
+    assert json.loads(restore("denoise", "img.png", "--json", "--sigma", 3).out.splitlines()[0])["depth_out"] == 16
 
 
-def test_the_depth_of_16_bit_colour_is_told(restore: Restore, loader: Loader) -> None:
+def test_16_bit_colour_stays(restore: Restore, loader: Loader) -> None:
     import struct
     import zlib
 
@@ -285,9 +286,11 @@ def test_the_depth_of_16_bit_colour_is_told(restore: Restore, loader: Loader) ->
     header = struct.pack(">IIBBBBB", 10, 12, 16, 2, 0, 0, 0)
     parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     Path("img.png").write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
-    outcome = restore("denoise", "img.png", "--json")
-    assert any("reduced to 8 bits" in note for note in outcome.notes)
-    assert json.loads(outcome.out.splitlines()[0])["depth_in"] == 16
+    outcome = restore("denoise", "img.png", "--json", "--sigma", 3)
+    record = json.loads(outcome.out.splitlines()[0])
+    assert (record["depth_in"], record["depth_out"]) == (16, 16) and not outcome.notes
+    content = Path("img_denoised.png").read_bytes()
+    assert content[24:26] == bytes([16, 2])  # bits a channel, colour
 
 
 def test_alpha_and_what_it_hides(restore: Restore, loader: Loader) -> None:
@@ -827,7 +830,8 @@ def test_a_pipe_gives_the_bytes_of_a_file(suffix: str, pipe: Callable[..., Any],
     assert pipe(b"", "denoise", path)[0] == 0
     code, out, err = pipe(path.read_bytes(), "denoise", "-")
     assert code == 0 and "step" in err
-    assert out == Path(f"img_denoised.{suffix}").read_bytes()
+    held, expected = (load(source) for source in (io.BytesIO(out), Path(f"img_denoised.{suffix}")))
+    assert np.array_equal(held.pixels, expected.pixels) and (held.format, held.dpi) == (expected.format, expected.dpi)
     assert set(tree()) == {f"img.{suffix}", f"img_denoised.{suffix}"}
 
 

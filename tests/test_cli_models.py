@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hub_fixtures import TINY, hub, model_files  # noqa: F401
+from hub_fixtures import TINY, Restore, hub, model_files, restore  # noqa: F401
 from hub_server import COMMIT, Hub
 from PIL import Image
 from rich.console import Console
 
 from restorer.cli import downloading
 from restorer.cli import models as command
-from restorer.cli.app import run
 from restorer.cli.console import Reporter
 from restorer.errors import ModelError
 from restorer.priors import cards, download
@@ -30,34 +28,6 @@ from restorer.priors.hub import Reference, cached
 pytestmark = pytest.mark.usefixtures("hub")
 PINNED = f"org/model@{COMMIT}"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-Restore = Callable[..., Outcome]
-
-
-@pytest.fixture
-def restore(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Restore:
-    """Run a command line in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("RESTORER_DEBUG", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
-
-    def call(*arguments: object) -> Outcome:
-        capsys.readouterr()
-        code = run([str(a) for a in arguments])
-        return Outcome(code, *capsys.readouterr())
-
-    return call
 
 
 def answer_of(network: torch.nn.Module, size: int) -> tuple[float, ...]:
@@ -97,11 +67,26 @@ def test_list_tells_what_is_here(restore: Restore, hub: Hub) -> None:  # noqa: F
     assert f"org/model@{COMMIT[:12]}" in table and "552.8 M" in table and "BSD-3" in table
 
 
-def test_list_tells_what_is_too_large_for_this_machine(restore: Restore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_list_fits_the_terminal(restore: Restore, monkeypatch: pytest.MonkeyPatch, width: int) -> None:  # noqa: F811
+    """Nothing is cut short, and the embedded prior has its facts like any other."""
+    for name, value in {"COLUMNS": str(width), "FORCE_COLOR": "1", "NO_COLOR": "1", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", restore("models", "list").out)
+    assert max(map(len, shown.splitlines())) <= width and "\u2026" not in shown
+    assert all(card.name in shown for card in cards.cards()) and "ImageNet" in shown
+    (photo,) = (line.split() for line in shown.splitlines() if line.startswith("photo"))
+    facts = cards.facts_of(weights_folder())
+    assert photo[:6] == ["photo", "yes", f"{facts['bytes'] / 1e6:.1f}", "MB", "any", f"{facts['gflop']:g}"]
+    if width == 200:
+        assert [f"{facts['parameters'] / 1e6:.1f}", "M"] == photo[6:8] and photo[-2:] == ["mit", "photographs"]
+
+
+def test_list_tells_what_is_too_large_for_this_machine(restore: Restore, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     monkeypatch.setattr(command, "_memory", lambda: 2_000_000_000)
     fits = {row["name"]: row["fits"] for row in restore("models", "list", "--json").records}
     assert fits["photo"] and fits["ddpm-cat-256"] and not fits["adm-256"]
-    assert "3.4 GB: more than this machine has" in restore("models", "list").out
+    assert "3.4 GB of memory: more than this machine has" in restore("models", "list").out
 
 
 def test_pull_path_rm(restore: Restore, card: Card, hub: Hub) -> None:  # noqa: F811
@@ -125,7 +110,7 @@ def test_pull_path_rm(restore: Restore, card: Card, hub: Hub) -> None:  # noqa: 
     assert restore("models", "rm", "tiny", "--yes").code == 5
 
 
-def test_path_of_the_embedded_prior(restore: Restore) -> None:
+def test_path_of_the_embedded_prior(restore: Restore) -> None:  # noqa: F811
     assert restore("models", "path", "photo").out.strip() == str(weights_folder())
 
 
@@ -162,7 +147,7 @@ def test_verify_asks_what_is_known(restore: Restore, card: Card, hub: Hub, tmp_p
     assert "no known answer" in restore("models", "verify", tmp_path / "source").err
 
 
-def test_verify_finds_another_network(restore: Restore, card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_finds_another_network(restore: Restore, card: Card, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     wrong = replace(card, known_answer=(*card.known_answer[:-1], card.known_answer[-1] + 0.01))
     monkeypatch.setattr(cards, "cards", lambda: (wrong,))
     restore("models", "pull", "tiny")
@@ -170,7 +155,7 @@ def test_verify_finds_another_network(restore: Restore, card: Card, monkeypatch:
     assert done.code == 5 and "does not answer what it is known to answer: 0.01 off" in done.err
 
 
-def test_verify_removes_what_has_rotted(restore: Restore, card: Card) -> None:
+def test_verify_removes_what_has_rotted(restore: Restore, card: Card) -> None:  # noqa: F811
     folder = Path(restore("models", "pull", "tiny").out.strip())
     with (folder / WEIGHTS).open("r+b") as file:
         file.seek(-1, 2)
@@ -183,7 +168,7 @@ def test_verify_removes_what_has_rotted(restore: Restore, card: Card) -> None:
 
 @pytest.mark.parametrize("name", ["nonsense", "../x", "a/b/c"])
 @pytest.mark.parametrize("verb", ["info", "pull", "path", "verify"])
-def test_names_that_mean_nothing(restore: Restore, verb: str, name: str) -> None:
+def test_names_that_mean_nothing(restore: Restore, verb: str, name: str) -> None:  # noqa: F811
     done = restore("models", verb, name)
     assert done.code == 5 and "is neither a name of the catalogue nor" in done.err and "hint: " in done.err
 

@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import struct
-import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from restorer.images.files import (
     to_tensor,
     with_result,
 )
-from restorer.images.writing import save, target_format
+from restorer.images.writing import save, target_format, written_depth
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GRAY = SRGB[:16] + b"GRAY" + SRGB[20:]  # only the header's colour space is ever looked at
@@ -108,32 +108,14 @@ def test_jpeg_round_trip_is_close_and_keeps_its_kind(channels: int) -> None:
 
 
 def test_other_modes_are_converted_and_say_so() -> None:
-    deep = np.array([[0, 255, 256, 65535]], dtype=np.uint16)
-    sixteen = load(written(Image.fromarray(deep), "PNG"))
-    assert sixteen.pixels.tolist() == [[0, 0, 1, 255]] and "16 bits" in sixteen.notes[0]
     bits = load(written(Image.fromarray(np.array([[True, False]])), "PNG"))
-    assert bits.pixels.tolist() == [[255, 0]] and bits.mode == "1"
-    floats = from_pil(Image.fromarray(np.array([[0.0, 0.5, 1.0, np.nan]], dtype=np.float32)))
-    assert floats.pixels.tolist() == [[0, 128, 255, 0]] and "0 to 1" in floats.notes[0]
-    wide = from_pil(Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.int32)))
-    assert wide.pixels.tolist() == [[0, 128, 255]]
+    assert bits.pixels.tolist() == [[255, 0]] and bits.mode == "1" and "black and white" in bits.notes[0]
     red = Image.new("CMYK", (3, 2), (0, 255, 255, 0))
-    cmyk = load(written(red, "TIFF", icc_profile=SRGB[:16] + b"CMYK" + SRGB[20:]))
+    cmyk = load(written(red, "TIFF", icc_profile=SRGB[:16] + b"CMYK" + SRGB[20:]))  # a profile that cannot be used
     assert cmyk.pixels[0, 0].tolist() == [255, 0, 0] and cmyk.icc is None
     assert len(cmyk.notes) == 2 and "CMYK" in cmyk.notes[0] and "CMYK" in cmyk.notes[1]
     premultiplied = from_pil(Image.new("RGBA", (2, 2), (200, 100, 50, 128)).convert("RGBa"))
     assert premultiplied.alpha is not None and premultiplied.alpha[0, 0] == 128
-
-
-def test_sixteen_bit_colour_is_reduced_with_a_note() -> None:
-    """Pillow reads these as 8 bits without a word."""
-    header = struct.pack(">2I5B", 1, 1, 16, 2, 0, 0, 0)
-    rows = zlib.compress(b"\0" + struct.pack(">3H", 0x0102, 0x8001, 0xFFFF))
-    chunks = [(b"IHDR", header), (b"tRNS", struct.pack(">3H", 0, 0, 0)), (b"IDAT", rows), (b"IEND", b"")]
-    packed = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
-    picture = load(io.BytesIO(b"\x89PNG\r\n\x1a\n" + b"".join(packed)))
-    assert picture.pixels.tolist() == [[[0x01, 0x80, 0xFF]]] and picture.alpha is None
-    assert picture.notes == ("16 bits a channel are reduced to 8 bits, and its transparent colour is dropped",)
 
 
 def test_palette_and_key_transparency_become_alpha() -> None:
@@ -178,7 +160,7 @@ def test_lossy_webp_is_told_from_lossless() -> None:
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
 def test_metadata_survives(tmp_path: Path, suffix: str) -> None:
     source = written(Image.new("RGB", (8, 6)), "JPEG", exif=some_exif(), icc_profile=SRGB, dpi=(300, 300), xmp=XMP)
-    picture = load(source)
+    picture = replace(load(source), original=None)
     path = tmp_path / f"out.{suffix}"
     assert save(picture, path) == ()
     again = load(path)
@@ -188,8 +170,7 @@ def test_metadata_survives(tmp_path: Path, suffix: str) -> None:
     assert float(exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExposureTime]) == pytest.approx(0.01)
     assert exif.get_ifd(ExifTags.IFD.GPSInfo)[1] == "N"
     assert again.xmp is not None and b'b="kept"' in again.xmp and b"Orientation" not in again.xmp
-    if suffix != "webp":  # the one of the four that has no field for it
-        assert again.dpi == pytest.approx((300, 300), abs=0.02)
+    assert again.dpi == pytest.approx((300, 300), abs=0.02)
 
 
 def test_tiff_is_compressed_where_its_metadata_allow(tmp_path: Path) -> None:
@@ -224,7 +205,7 @@ def test_orientation_is_applied_once(tmp_path: Path, format: str, orientation: i
     picture = load(written(stored, format, exif=exif.tobytes(), xmp=XMP, **options))
     assert np.abs(picture.pixels[..., 0].astype(int) - upright).max() <= 2
     for _ in range(2):
-        assert ExifTags.Base.Orientation not in parsed(picture.exif)
+        assert parsed(picture.exif)[ExifTags.Base.Orientation] == 1
         assert b"Orientation" not in (picture.xmp or b"")
         assert parsed(picture.exif).get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExifImageWidth] == 24
         path = tmp_path / f"o.{format.lower()}"
@@ -417,15 +398,11 @@ def assert_one_line(error: RestorerError) -> None:
     assert error.hint and "\n" not in error.hint
 
 
-def test_missing_files_folders_and_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files_and_folders(tmp_path: Path) -> None:
     for path, what in ((tmp_path / "none.png", "no such file"), (tmp_path, "directory")):
         with pytest.raises(PictureError, match=what) as caught:
             load(path)
         assert_one_line(caught.value)
-    (tmp_path / "big.png").write_bytes(written(Image.new("L", (20, 20)), "PNG").getvalue())
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(PictureError, match="too large"):
-        load(tmp_path / "big.png")
 
 
 @pytest.mark.parametrize("block", [b"II*\0\xff\xff\xff\x7f", b"garbage", b"II*\0\x08\0\0\0\xff\xff\x12"])
@@ -459,6 +436,7 @@ def test_formats_by_suffix_by_name_and_by_origin(tmp_path: Path) -> None:
             target_format(Picture(picture.pixels, format=origin), target)
         assert all(name in caught.value.hint for name in ("PNG", "JPEG", "WebP", "TIFF"))
     assert save(picture, tmp_path / "a.bmp") == ()
+    assert written_depth(picture, "BMP") == 8
     np.testing.assert_array_equal(load(tmp_path / "a.bmp").pixels, picture.pixels)
     assert "256 colours" in save(picture, tmp_path / "a.gif")[0]
     half = np.array([[255, 0]], dtype=np.uint8)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from shapes import GUIDED, SIX, blocks, theirs_of
 from torch import Tensor, nn
 
 from restorer.diffusion.schedule import Schedule
@@ -19,64 +20,20 @@ from restorer.priors.checkpoints import load_model, save_model
 from restorer.priors.guided import KNOWN, convert, split_qkv, unet_config
 from restorer.priors.unet_prior import UNetPrior
 
-# What guided-diffusion's flags say, in diffusers' words: resblock_updown, use_scale_shift_norm, learn_sigma.
-ADM: dict[str, Any] = {
-    "out_channels": 6,
-    "block_out_channels": (32, 64, 64),
-    "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
-    "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"),
-    "layers_per_block": 2,
-    "attn_norm_num_groups": 32,
-    "attention_head_dim": 16,
-    "resnet_time_scale_shift": "scale_shift",
-    "downsample_type": "resnet",
-    "upsample_type": "resnet",
-}
-CONV: dict[str, Any] = {
-    **ADM,
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
-    "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-    "downsample_type": "conv",
-    "upsample_type": "conv",
-}
-FFHQ: dict[str, Any] = {  # ffhq_10m: one resnet a level, attention at one level before the last
-    **ADM,
-    "block_out_channels": (32, 32, 64, 96),
-    "down_block_types": (*["ResnetDownsampleBlock2D"] * 2, "AttnDownBlock2D", "ResnetDownsampleBlock2D"),
-    "up_block_types": ("ResnetUpsampleBlock2D", "AttnUpBlock2D", *["ResnetUpsampleBlock2D"] * 2),
-    "layers_per_block": 1,
-}
+ADM: dict[str, Any] = {**blocks(32, (1, 2, 2), (1, 2), resnets=True), **GUIDED, "attention_head_dim": 16}
+CONV: dict[str, Any] = {**ADM, **blocks(32, (1, 2, 2), (1, 2)), "downsample_type": "conv", "upsample_type": "conv"}
+# ffhq_10m: one resnet a level, attention at one level before the last
+FFHQ: dict[str, Any] = {**ADM, **blocks(32, (1, 1, 2, 3), (2,), resnets=True), "layers_per_block": 1}
 VARIANTS: dict[str, dict[str, Any]] = {
     "adm": ADM,
     "ffhq_10m": FFHQ,
     "convolutions change the size": CONV,
     "no scale and shift": {**CONV, "resnet_time_scale_shift": "default", "out_channels": 3},
     "resnets, no scale and shift": {**ADM, "resnet_time_scale_shift": "default"},
-    "only the middle attends": {
-        **FFHQ,
-        "down_block_types": ("ResnetDownsampleBlock2D",) * 4,
-        "up_block_types": ("ResnetUpsampleBlock2D",) * 4,
-    },
-    "one level": {
-        **ADM,
-        "block_out_channels": (32,),
-        "down_block_types": ("DownBlock2D",),
-        "up_block_types": ("UpBlock2D",),
-        # Without a change of size nothing tells these two.
-        "downsample_type": "conv",
-        "upsample_type": "conv",
-    },
+    "only the middle attends": {**FFHQ, **blocks(32, (1, 1, 2, 3), (), resnets=True)},
+    "one level": {**CONV, **blocks(32, (1,), ())},  # without a change of size nothing tells resnets from convolutions
     "gray": {**CONV, "in_channels": 1, "out_channels": 2},
 }
-
-
-def theirs_of(diffusers: ModuleType, fields: dict[str, Any], seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    network = diffusers.UNet2DModel(**fields).eval()
-    for name, value in network.named_parameters():  # norms start at one and zero, which hides what they do
-        if "norm" in name:
-            nn.init.normal_(value, mean=float(name.endswith("weight")), std=0.2)
-    return network
 
 
 def joint_qkv(parts: list[Tensor], heads: int, new_order: bool) -> Tensor:
@@ -202,8 +159,9 @@ def test_what_is_not_in_the_weights_changes_the_picture(diffusers: ModuleType, t
 @pytest.mark.parametrize("fields", [ADM, FFHQ], ids=["two widths", "the last width too"])
 def test_as_many_heads_at_every_width(diffusers: ModuleType, tmp_path: Path, fields: dict[str, Any]) -> None:
     """guided-diffusion's own default: num_heads, with num_head_channels -1."""
-    fields = {**fields, "block_out_channels": (32, 32, 64, 96)[: len(fields["block_out_channels"])]}
-    theirs = theirs_of(diffusers, {**fields, "block_out_channels": tuple(fields["block_out_channels"])})
+    theirs = theirs_of(
+        diffusers, {**fields, "block_out_channels": (32, 32, 64, 96)[: len(fields["block_out_channels"])]}
+    )
     for module in theirs.modules():
         if hasattr(module, "to_q"):
             module.heads = 4
@@ -254,28 +212,16 @@ def test_the_order_of_joint_weights() -> None:
 
 def on_meta(mult: tuple[float, ...], channels: int, layers: int, attends: tuple[int, ...]) -> dict[str, Tensor]:
     """A published network's file without its numbers; `attends` are the levels with attention."""
-    down = tuple("AttnDownBlock2D" if i in attends else "ResnetDownsampleBlock2D" for i in range(len(mult)))
-    config = UNetConfig(
-        **{
-            **ADM,
-            "block_out_channels": tuple(int(channels * m) for m in mult),
-            "down_block_types": down,
-            "up_block_types": tuple(kind.replace("Down", "Up") for kind in down[::-1]),
-            "layers_per_block": layers,
-            "attention_head_dim": 64,
-            "time_embedding_dim": 4 * channels,
-            "time_features": channels,
-        }
-    )
+    time = {"time_embedding_dim": 4 * channels, "time_features": channels, "layers_per_block": layers}
     with torch.device("meta"):
-        return raw_file(UNet(config))
+        return raw_file(UNet(UNetConfig(**{**blocks(channels, mult, attends, resnets=True), **GUIDED, **time})))
 
 
 @pytest.mark.parametrize(
     ("shape", "parameters", "size"),
     [
-        (((1, 1, 2, 2, 4, 4), 256, 2, (3, 4, 5)), 552_814_086, 256),
-        (((1, 1, 2, 2, 4, 4), 128, 1, (4,)), 93_563_910, 256),
+        ((SIX, 256, 2, (3, 4, 5)), 552_814_086, 256),
+        ((SIX, 128, 1, (4,)), 93_563_910, 256),
         (((0.5, 1, 1, 2, 2, 4, 4), 256, 2, (4, 5, 6)), 557_973_638, 512),
     ],
     ids=["ADM-256", "ffhq_10m", "ADM-512"],
@@ -381,6 +327,20 @@ def test_wrapped_files(diffusers: ModuleType, tmp_path: Path, small: dict[str, T
         content = {"step": 3, wrapper: small, "optimizer": {"lr": 0.1}}
     network, _ = load_model(written(tmp_path, content, num_head_channels=16))
     assert_same(network, theirs_of(diffusers, ADM))
+
+
+@torch.no_grad()
+def test_the_first_three_of_six_channels_are_the_noise(
+    diffusers: ModuleType, tmp_path: Path, small: dict[str, Tensor]
+) -> None:
+    """The others are the learned variance, as in diffusers' scheduler."""
+    network, spec = load_model(written(tmp_path, small, num_head_channels=16))
+    scheduler, x, t = diffusers.DDPMScheduler(variance_type="learned_range"), inputs()[0], 100
+    x_t = x * scheduler.alphas_cumprod[t].sqrt()
+    expected = scheduler.step(theirs_of(diffusers, ADM)(x_t, t).sample, t, x_t).pred_original_sample
+    found = UNetPrior(network, spec).predict(x, float(spec.schedule.sigmas[t])).x0
+    assert float((expected.abs() < 1).float().mean()) > 0.3
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_sixteen_bits(tmp_path: Path, small: dict[str, Tensor]) -> None:

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from stubs import Around
 from test_autoencoder import TINY, VQ, normal, pair, random_weights
 from torch import Tensor
 
-from restorer.diffusion.reverse import NoiseField
+from restorer.diffusion.plan import Plan
+from restorer.diffusion.prior import Prior
+from restorer.diffusion.reverse import NoiseField, reverse
 from restorer.diffusion.schedule import Schedule
 from restorer.networks.unet import UNet, UNetConfig
-from restorer.priors.latent import Conditioned, LatentPrior, ddim_plan, sample_latents, super_resolve
+from restorer.priors.latent import Conditioned, LatentPrior, ddim_plan, first_mean, latent_of
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import ModelSpec
 
@@ -79,6 +82,22 @@ def recorded(autoencoder: Any, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return seen
 
 
+def sample(
+    prior: Prior, plan: Plan, size: tuple[int, int], *, batch: int = 1, condition: Tensor | None = None
+) -> Tensor:
+    """Latents, before any codebook."""
+    shape = (batch if condition is None else len(condition), prior.channels, *size)
+    asked = prior if condition is None else Conditioned(prior, condition)
+    return reverse(asked, None, None, plan, first_mean(plan, shape))
+
+
+def enlarge(prior: LatentPrior, small: Tensor, plan: Plan, tile: int | None = None) -> Tensor:
+    """The picture for a small one, both on [-1, 1]."""
+    asked = prior if tile is None else Tiled(prior, tile, overlap=tile // 4)
+    latents = sample(asked, plan, (small.shape[-2], small.shape[-1]), condition=small)
+    return prior.decode(latents, tile=tile).clamp(-1, 1)
+
+
 def largest(difference: Tensor) -> float:
     return float(difference.abs().max())
 
@@ -98,12 +117,12 @@ def test_super_resolution(diffusers: ModuleType, monkeypatch: pytest.MonkeyPatch
     picture = pipeline(small, num_inference_steps=steps, generator=generator, output_type="pt").images
 
     plan = ddim_plan(SUPER, steps, seed=11)
-    latents = sample_latents(prior, plan, (8, 12), condition=small)
+    latents = sample(prior, plan, (8, 12), condition=small)
     assert latents.shape == seen[0].shape and float(latents.std()) > 0.1
     assert largest(latents - seen[0]) <= 1e-4
     decoded = prior.decode(seen[0])
     assert largest((decoded.clamp(-1, 1) + 1) / 2 - picture) <= 1e-5
-    result = super_resolve(prior, small, plan)
+    result = enlarge(prior, small, plan)
     assert result.shape == (2, 3, 32, 48)
     assert torch.equal(result, prior.decode(latents).clamp(-1, 1))
 
@@ -120,9 +139,9 @@ def test_super_resolution_with_fresh_noise(diffusers: ModuleType, eta: float) ->
         eps = unet(torch.cat([latents, small], 1), t).sample
         fresh = field.like(latents) if k < 3 else torch.zeros_like(latents)  # the last step has variance 0
         latents = ddim.step(eps, t, latents, eta=eta, variance_noise=fresh).prev_sample
-    mine = sample_latents(prior, ddim_plan(SUPER, 4, eta=eta, seed=11), (8, 8), condition=small)
+    mine = sample(prior, ddim_plan(SUPER, 4, eta=eta, seed=11), (8, 8), condition=small)
     assert largest(mine - latents) <= 1e-4
-    assert largest(mine - sample_latents(prior, ddim_plan(SUPER, 4, seed=11), (8, 8), condition=small)) > 0.1
+    assert largest(mine - sample(prior, ddim_plan(SUPER, 4, seed=11), (8, 8), condition=small)) > 0.1
 
 
 @torch.no_grad()
@@ -136,11 +155,12 @@ def test_unconditional_latents(diffusers: ModuleType, monkeypatch: pytest.Monkey
     generator = torch.Generator().manual_seed(5)
     images = pipeline(2, num_inference_steps=4, generator=generator, output_type="np").images
 
-    latents = sample_latents(prior, ddim_plan(CELEBA, 4, seed=5), (8, 8), batch=2)
+    latents = sample(prior, ddim_plan(CELEBA, 4, seed=5), (8, 8), batch=2)
     assert largest(latents / 0.4 - seen[0]) <= 1e-4 / 0.4
     picture = (prior.decode(seen[0] * 0.4) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
     assert largest(picture - torch.from_numpy(images)) <= 1e-5
-    assert prior.factor == 4 and prior.condition_channels == 0
+    assert prior.factor == 4 and prior.condition_channels == 0 and prior.serves == "generate"
+    assert latent_of(prior) is prior and latent_of(Tiled(prior, 8, overlap=2)) is prior and latent_of(Around()) is None
 
 
 @pytest.mark.parametrize("shift", [None, 0.1159])
@@ -179,9 +199,9 @@ def test_tiles_see_their_part_of_the_condition(diffusers: ModuleType) -> None:
     """A tile as large as the picture changes nothing; smaller ones give another, whole picture of the same size."""
     prior, _, _ = both(diffusers, SUPER)
     small, plan = normal(1, 3, 16, 24, seed=3).clamp(-1, 1), ddim_plan(SUPER, 2, seed=1)
-    whole = super_resolve(prior, small, plan)
-    assert torch.equal(super_resolve(prior, small, plan, tile=24), whole)
-    tiled = super_resolve(prior, small, plan, tile=12)
+    whole = enlarge(prior, small, plan)
+    assert torch.equal(enlarge(prior, small, plan, tile=24), whole)
+    tiled = enlarge(prior, small, plan, tile=12)
     assert tiled.shape == whole.shape == (1, 3, 64, 96) and bool(tiled.isfinite().all())
     by_hand = prior.predict(small[..., :12, :12], 2.0, small[..., :12, :12]).x0
     across = Conditioned(Tiled(prior, 12, overlap=0), small).predict(small, 2.0).x0
@@ -211,7 +231,7 @@ def test_tiles_are_blended_without_a_seam(diffusers: ModuleType, monkeypatch: py
 def test_any_size(diffusers: ModuleType) -> None:
     prior, _, _ = both(diffusers, SUPER)
     small = normal(1, 3, 5, 7).clamp(-1, 1)
-    assert super_resolve(prior, small, ddim_plan(SUPER, 2)).shape == (1, 3, 20, 28)
+    assert enlarge(prior, small, ddim_plan(SUPER, 2)).shape == (1, 3, 20, 28)
 
 
 def test_what_does_not_belong_together_is_refused(diffusers: ModuleType) -> None:

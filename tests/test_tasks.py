@@ -15,21 +15,17 @@ from torch import Tensor
 
 from restorer.degradations import Bicubic
 from restorer.errors import DeviceError, ModelError, UsageError
+from restorer.job import LEAST_TILE, TILE, WHOLE, Job, tiled
 from restorer.limits import METHODS
 from restorer.priors.tiled import Tiled
 from restorer.tasks import (
     CONTEXT,
     DENOISE,
     INPAINT,
-    LEAST_TILE,
-    TILE,
     UPSCALE,
-    WHOLE,
-    Job,
     prepare_denoise,
     prepare_inpaint,
     prepare_upscale,
-    tiled,
 )
 
 SIZES = [(1, 1), (1, 7), (3, 2), (17, 33)]

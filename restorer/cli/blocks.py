@@ -37,7 +37,8 @@ def _cells(picture: Image.Image, width: int, rows: int) -> list[list[Segment]]:
     """The segments of each row; no wider than the picture's proportions ask for."""
     columns = min(width, max(1, round(2 * rows * picture.width / picture.height)))
     small = picture.convert("RGB").resize((columns, 2 * rows), Image.Resampling.LANCZOS)
-    pixels = list(small.get_flattened_data()) if hasattr(small, "get_flattened_data") else list(small.getdata())
+    data = small.tobytes()
+    pixels = [(data[i], data[i + 1], data[i + 2]) for i in range(0, len(data), 3)]
     result = []
     for row in range(rows):
         upper = pixels[2 * row * columns : (2 * row + 1) * columns]

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from restorer import errors
 
-__all__ = ["EXIT_CODES", "Bar", "Reporter", "code_of", "human_bytes", "report_error"]
+__all__ = ["EXIT_CODES", "Bar", "Reporter", "Timing", "code_of", "human_bytes", "report_error"]
 
 EXIT_CODES: dict[type[errors.RestorerError], int] = {
     errors.UsageError: 2,
@@ -26,6 +26,8 @@ EXIT_CODES: dict[type[errors.RestorerError], int] = {
     errors.OutputError: 7,
 }
 PLAIN_SECONDS = 10.0
+WARM = 2.0  # seconds: a first evaluation that takes less may be, for the most part, what is done only once
+TIMED = 1.0  # seconds: evaluations that take less are timed together
 
 
 def code_of(error: BaseException) -> int:
@@ -53,6 +55,34 @@ def report_error(error: BaseException, name: str = "", console: Console | None =
         console.print(f"[dim]hint:[/] {escape(hint)}", soft_wrap=True, highlight=False)
 
 
+class Timing:
+    """Times one evaluation of a run, or several short ones, and tells what all of it takes.
+
+    Args:
+        forecast: called once, with seconds.
+        by_step: whether only evaluations of the whole picture can be timed: a GPU is still at work when a tile is said
+            to be done.
+    """
+
+    def __init__(self, forecast: Callable[[float], None] | None, *, by_step: bool = False) -> None:
+        self._forecast, self._by_step = forecast, by_step
+        self._began = time.monotonic()
+        self._since: tuple[float, float] | None = None  # the clock, and what was done, when the timing began
+
+    def seen(self, done: float, total: float, *, whole: bool) -> None:
+        """So much is done; `whole`: up to the end of an evaluation of the whole picture."""
+        if self._forecast is None or done >= total or (self._by_step and not whole):
+            return
+        now = time.monotonic()
+        if self._since is None and (self._by_step or now - self._began < WARM):
+            self._since = now, done
+            return
+        then, before = self._since or (self._began, 0.0)
+        if now - then >= TIMED and done > before:
+            tell, self._forecast = self._forecast, None
+            tell(now - self._began + (now - then) / (done - before) * (total - done))
+
+
 class Bar:
     """Progress over the network evaluations of one picture: a bar on a terminal, now and then a line elsewhere."""
 
@@ -61,11 +91,20 @@ class Bar:
         self._steps, self._tiles, self._step, self._tile = 1, 1, 0, 0
         self._began = self._said = time.monotonic()
         self._tenth = 0
+        self._timing = Timing(None)
 
-    def begin(self, steps: int, tiles: int) -> None:
-        """The sizes are known."""
-        self._steps, self._tiles = steps, tiles
+    def begin(
+        self, steps: int, tiles: int, forecast: Callable[[float], None] | None = None, *, by_step: bool = False
+    ) -> None:
+        """The sizes are known.
+
+        Args:
+            steps, tiles: evaluations of the whole picture, and of the network in each.
+            forecast, by_step: as `Timing`.
+        """
+        self._steps, self._tiles, self._step, self._tile = steps, tiles, 0, 0
         self._began = self._said = time.monotonic()
+        self._timing = Timing(forecast, by_step=by_step)
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, total=steps * tiles, visible=True)
         self._show()
@@ -73,11 +112,13 @@ class Bar:
     def step(self, index: int) -> None:
         """So many evaluations of the whole picture are done."""
         self._step, self._tile = index, 0
+        self._timing.seen(index * self._tiles, self._steps * self._tiles, whole=True)
         self._show()
 
     def tile(self, done: int, total: int) -> None:
         """So many tiles of the present evaluation are done; their number changes if memory ran out."""
         self._tile, self._tiles = done, total
+        self._timing.seen(self._step * total + done, self._steps * total, whole=False)
         self._show()
 
     def _show(self) -> None:

@@ -15,30 +15,45 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from restorer.cli.console import Reporter, human_bytes
 from restorer.errors import ModelError
+from restorer.limits import check_task
 
 if TYPE_CHECKING:
     from restorer.priors.download import OnBytes
     from restorer.priors.hub import Plan, Reference
 
-__all__ = ["ASK_ABOVE", "accept", "obtain", "on_terminal", "pull"]
+__all__ = ["ASK_ABOVE", "accept", "check_card", "obtain", "on_terminal", "pull"]
 
 ASK_ABOVE = 1_000_000_000
 PLAIN_SECONDS = 10.0
 
 
-def obtain(model: str, reporter: Reporter) -> None:
+def obtain(model: str, reporter: Reporter, task: str | None = None) -> None:
     """Have a model of the Hub here before it is loaded, and say what it is not made for. Other models are left alone.
 
     Raises:
-        ModelError: it cannot be had, or the user does not want it.
+        ModelError: it cannot be had, the user does not want it, or it is known to be of no use for the task.
     """
     from restorer.priors.hub import parse
 
+    if task is not None:
+        check_card(model, task)
     if Path(model).exists() or (reference := parse(model)) is None:
         return
     pull(reference, reporter)
     if (card := reference.card) is not None and not card.general:
         reporter.warn(f"{card.name} has seen nothing but {card.domain}; on other pictures it invents what it knows")
+
+
+def check_card(model: str, task: str) -> None:
+    """Refuse a model of which the catalogue knows that it does not serve a task, before it is downloaded.
+
+    Raises:
+        ModelError: saying what it is for.
+    """
+    from restorer.priors.hub import parse
+
+    if not Path(model).exists() and (reference := parse(model)) is not None and reference.card is not None:
+        check_task(task, reference.card.task, reference.card.name)
 
 
 def pull(reference: Reference, reporter: Reporter, *, yes: bool = False) -> Path:

@@ -11,7 +11,8 @@ import typer
 
 from restorer.batch import collect
 from restorer.cli.bound import bits_per_dim as measure_bound
-from restorer.cli.console import Reporter
+from restorer.cli.console import Reporter, Timing
+from restorer.cli.cost import USUAL_STEPS, Forecast, Run
 from restorer.cli.measuring import Tally, describe, load, progress, show
 from restorer.cli.options import (
     INTERFACE,
@@ -187,6 +188,8 @@ def _evaluate_all(wanted: _Wanted, reporter: Reporter) -> int:
     if wanted.baselines and wanted.task != "upscale" and not has_opencv():
         reporter.warn("OpenCV is not installed: what it restores is left out (pip install opencv-python-headless)")
     at, total = 0, sum(len(conditions) for _, _, conditions in trials)
+    tell = Forecast(reporter).of("evaluate", _run(wanted, prior, len(trials)))
+    timing = Timing(tell, by_step=prior.device.type != "cpu")
     with progress(reporter, wanted.task, total) as advance:
         for path, name, conditions in trials:
             try:
@@ -200,6 +203,7 @@ def _evaluate_all(wanted: _Wanted, reporter: Reporter) -> int:
                 def on_progress(done: float, steps: int, at: int = at, how: str = str(sample.condition)) -> None:
                     where = f"{at + 1}/{total}, {how}, step {min(int(done) + 1, steps)}/{steps}"
                     advance(at + done / max(1, steps), where)
+                    timing.seen(at + done / max(1, steps), total, whole=done == int(done))
 
                 more = {"baselines": wanted.baselines, "eight_bit": wanted.eight_bit, **wanted.sampling}
                 results.add(path, name, evaluate(sample, prior, on_progress=on_progress, **more))
@@ -214,6 +218,24 @@ def _evaluate_all(wanted: _Wanted, reporter: Reporter) -> int:
         for (condition, by), (count, mean) in means(results.rows).items()
     ]
     return results.finish(task=wanted.task, means=listed, **describe(wanted.options, prior))
+
+
+def _run(wanted: _Wanted, prior: UNetPrior | Tiled, pictures: int) -> Run:
+    """What decides how long it takes."""
+    import torch
+
+    options, usual = wanted.options, USUAL_STEPS[wanted.task]
+    few = max(1, pictures // 10)
+    steps = 1 if wanted.task == "denoise" and options.detail == 0 else options.steps or usual
+    return Run(
+        steps,
+        usual,
+        one_will_do=wanted.task == "denoise" and steps > 1,
+        part=(f"--limit {few}", few / pictures),
+        embedded=options.model == "photo",
+        on_cpu=prior.device.type == "cpu",
+        gpu=torch.cuda.is_available(),
+    )
 
 
 def _words(wanted: _Wanted, prior: UNetPrior | Tiled, details: set[float]) -> tuple[str, str]:

@@ -14,6 +14,7 @@ import typer
 
 from restorer.batch import STDIO, Item, decide
 from restorer.cli.console import Reporter, code_of, human_bytes
+from restorer.cli.cost import Forecast, Run
 from restorer.cli.downloading import obtain
 from restorer.cli.options import (
     INTERFACE,
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from restorer.cli.console import Bar
     from restorer.diffusion.reverse import Step
     from restorer.images.files import Picture
+    from restorer.job import Job
     from restorer.priors.tiled import Tiled
-    from restorer.tasks import Job
 
 __all__ = ["register"]
 
@@ -180,7 +181,7 @@ def _targets(request: Request, *, skip_existing: bool) -> tuple[dict[int, Path],
 def _sample(request: Request, targets: dict[int, Path], reporter: Reporter) -> None:
     """Load the model, make the pictures a batch at a time, write each as soon as it is there."""
     began = time.monotonic()
-    obtain(request.model, reporter)
+    obtain(request.model, reporter, "generate")
     with reporter.working("loading PyTorch and the model"):
         import torch
 
@@ -193,7 +194,9 @@ def _sample(request: Request, targets: dict[int, Path], reporter: Reporter) -> N
     seeds = list(targets) if request.single else list(request.seeds)
     jobs = prepare_generate(seeds, request.size, prior=prior, **request.sampling)
     _announce(request, jobs, len(seeds), reporter)
+    tell = Forecast(reporter).of("generate", _run(jobs, len(seeds)))
     with reporter.progress("generate") as bar:
+        bar.begin(_steps(jobs) * len(jobs), jobs[0].tiles, tell, by_step=prior.device.type != "cpu")
         pictures = _pictures(jobs, bar, reporter)
         if request.single:
             for (seed, target), (picture, used) in zip(targets.items(), pictures, strict=True):
@@ -208,7 +211,6 @@ def _sample(request: Request, targets: dict[int, Path], reporter: Reporter) -> N
 def _pictures(jobs: list[Job], bar: Bar, reporter: Reporter) -> Iterator[tuple[Tensor, Tiled]]:
     """Every picture in turn, and the prior as it was used for it; the bar runs over all batches."""
     steps = _steps(jobs)
-    bar.begin(steps * len(jobs), jobs[0].tiles)
     for k, job in enumerate(jobs):
 
         def on_step(step: Step, before: int = k * steps) -> None:
@@ -226,6 +228,20 @@ def _steps(jobs: list[Job]) -> int:
     return jobs[0].plan.evaluations if jobs[0].plan else 0
 
 
+def _run(jobs: list[Job], count: int) -> Run:
+    """What decides how long it takes."""
+    import torch
+
+    return Run(
+        _steps(jobs),
+        SAMPLING_STEPS,
+        part=("--count 1", 1 / count),
+        on_cpu=jobs[0].prior.device.type == "cpu",
+        gpu=torch.cuda.is_available(),
+        latent=jobs[0].latent is not None,
+    )
+
+
 def _announce(request: Request, jobs: list[Job], count: int, reporter: Reporter) -> None:
     """One line before the work."""
     import torch
@@ -234,24 +250,27 @@ def _announce(request: Request, jobs: list[Job], count: int, reporter: Reporter)
 
     prior, plan = jobs[0].prior, jobs[0].plan
     assert plan is not None
-    height, width = jobs[0].start.shape[-2:]
+    height, width = (jobs[0].factor * side for side in jobs[0].start.shape[-2:])
+    width, height = request.size or (width, height)
     device = f"cpu ({torch.get_num_threads()} threads)" if prior.device.type == "cpu" else str(prior.device)
     method = f"ddpm ({plan.variance} variance)" if request.method == "ddpm" else request.method
     reporter.say(
         f"generate {count} of {width}x{height} · {request.model} · {device} · {precision_name(prior)} · {method} · "
         f"{plan.evaluations} step{'' if plan.evaluations == 1 else 's'} · seed {request.seeds[0]}"
     )
-    reporter.detail("noise levels (0..255): " + " ".join(f"{127.5 * s:.1f}" for s in plan.sigmas))
+    if jobs[0].latent is None:
+        reporter.detail("noise levels (0..255): " + " ".join(f"{127.5 * s:.1f}" for s in plan.sigmas))
 
 
 def _facts(request: Request, jobs: list[Job], used: Tiled, seed: int, count: int, began: float) -> dict[str, Any]:
     """What the JSON object says of the way a file was made."""
     from restorer.priors.catalog import find_model, precision_name, weights_sha256
+    from restorer.priors.hub import revision_of
 
-    plan = jobs[0].plan
+    plan, place = jobs[0].plan, find_model(request.model)
     return {
         "count": count,
-        "model": {"id": request.model, "sha256": weights_sha256(find_model(request.model)), "revision": None},
+        "model": {"id": request.model, "sha256": weights_sha256(place), "revision": revision_of(place)},
         "device": str(used.device),
         "precision": precision_name(used),
         "steps": _steps(jobs),

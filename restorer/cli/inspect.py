@@ -94,7 +94,8 @@ def _compare_folders(
 ) -> None:
     from restorer.comparison import differences, pairs, read, sheet_of
 
-    rows, codes = [], []
+    rows: list[tuple[str, list[Tensor]]] = []
+    codes: list[int] = []
     found_all: list[tuple[Difference | None, Difference | None]] = []
     for places in pairs(a, b, reference):
         try:
@@ -200,6 +201,9 @@ def _doctor(
     from restorer.diagnosis import examine
 
     reporter = Reporter(as_json=json)
+    if file is not None:
+        _tell_record(file, reporter)
+        return
     findings = examine()
     if json:
         reporter.record({"event": "doctor", **findings})
@@ -210,6 +214,30 @@ def _doctor(
     for name, value in findings.items():
         table.add_row(escape(name.replace("_", " ")), escape(_text(value)))
     Console(emoji=False).print(table)
+
+
+def _tell_record(file: Path, reporter: Reporter) -> None:
+    """How a result was made, and on standard output the command that makes it again."""
+    from dataclasses import asdict
+
+    from restorer.images.files import load
+    from restorer.images.picture import RECORD
+    from restorer.record import parse
+
+    text = load(file).text.get(RECORD, "")
+    record = parse(text)
+    if record is None:
+        raise PictureError(f"{file} carries no record of how it was made", "only results of restore do")
+    if reporter.as_json:
+        reporter.record({"event": "doctor", "file": str(file), **asdict(record), "command_line": record.command_line()})
+        return
+    known = {**asdict(record), **record.options}
+    for name in ("version", "command", "source", "source_sha256", "model", "model_sha256", *record.options):
+        if known[name] is not None:
+            reporter.say(f"{name.replace('_', ' '):>14}  {known[name]}")
+    where = f" with {record.threads} threads" if record.device == "cpu" else ""
+    reporter.say(f"{'computed':>14}  on {record.device} in {record.precision}{where}")
+    print(record.command_line())
 
 
 def _text(value: Any) -> str:

@@ -57,10 +57,14 @@ class Tally:
 
 
 def load(options: Options, reporter: Reporter) -> UNetPrior | Tiled:
-    """The prior."""
-    from restorer.cli.restore import load_prior_of
+    """The prior.
 
-    obtain(options.model, reporter)
+    Raises:
+        ModelError: it cannot be had, or works on latents.
+    """
+    from restorer.cli.running import load_prior_of
+
+    obtain(options.model, reporter, options.command)
     with reporter.working("loading PyTorch and the model"):
         return load_prior_of(options)
 
@@ -68,8 +72,10 @@ def load(options: Options, reporter: Reporter) -> UNetPrior | Tiled:
 def describe(options: Options, prior: UNetPrior | Tiled) -> dict[str, Any]:
     """What of the run decides the figures, for the summary."""
     from restorer.priors.catalog import find_model, precision_name, weights_sha256
+    from restorer.priors.hub import revision_of
 
-    model = {"id": options.model, "sha256": weights_sha256(find_model(options.model)), "revision": None}
+    place = find_model(options.model)
+    model = {"id": options.model, "sha256": weights_sha256(place), "revision": revision_of(place)}
     return {"model": model, "device": str(prior.device), "precision": precision_name(prior), "seed": options.seed}
 
 

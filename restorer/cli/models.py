@@ -16,15 +16,17 @@ from rich.table import Table
 from restorer.cli.console import Reporter, human_bytes
 from restorer.cli.downloading import on_terminal, pull
 from restorer.errors import ModelError, UsageError
+from restorer.priors.cards import EMBEDDED
 
 if TYPE_CHECKING:
     from huggingface_hub import HFCacheInfo
+    from rich.console import JustifyMethod
 
     from restorer.priors.hub import Plan, Reference
 
 __all__ = ["register"]
 
-EMBEDDED = "photo"
+WIDE = 120  # columns that the whole table needs
 
 models = typer.Typer(help="Models: list, info, pull, path, verify, rm.", no_args_is_help=True, rich_markup_mode="rich")
 
@@ -48,42 +50,61 @@ def _list(
         for row in rows:
             reporter.record({"event": "model", **row})
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading, side in (("model", "left"), ("here", "left"), ("download", "right"), ("parameters", "right")):
-        table.add_column(heading, justify=side, no_wrap=True)  # type: ignore[arg-type]
-    for heading, side in (("pixels", "right"), ("GFLOP a step", "right"), ("memory", "left"), ("shows", "left")):
-        table.add_column(heading, justify=side)  # type: ignore[arg-type]
-    table.add_column("licence")
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in _cells(row)))
     console = Console(emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = 240
-    console.print(table)
+    console.print(_table(rows, wide=console.width >= WIDE))
+    if console.width < WIDE:
+        console.print(
+            "restore models info NAME, or a wider terminal, tells parameters, memory and licence", style="dim"
+        )
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    """One line of the table."""
-
-    def number(key: str, form: Callable[[Any], str]) -> str:
-        return form(row[key]) if row.get(key) is not None else ""
-
-    memory = number("memory_bytes", human_bytes)
-    return [
-        row["name"],
-        "yes" if row["here"] else "no",
-        number("bytes", human_bytes),
-        number("parameters", lambda n: f"{n / 1e6:.1f} M"),
-        number("size", str),
-        number("gflop", lambda n: f"{n:g}"),
-        memory if row.get("fits") is not False else f"{memory}: more than this machine has",
-        row.get("domain") or "",
-        row.get("licence") or "",
+def _table(rows: list[dict[str, Any]], *, wide: bool) -> Table:
+    """The list, for a terminal of at least `WIDE` columns or for a narrow one."""
+    columns: list[tuple[str, JustifyMethod, Callable[[dict[str, Any]], str]]] = [
+        ("model", "left", lambda row: row["name"]),
+        ("here", "left", lambda row: "yes" if row["here"] else "no"),
+        ("download", "right", lambda row: _number(row, "bytes", human_bytes)),
+        ("pixels", "right", lambda row: _number(row, "size", str)),
+        ("GFLOP", "right", lambda row: _number(row, "gflop", lambda n: f"{n:g}")),
     ]
+    if wide:
+        columns += [
+            ("parameters", "right", lambda row: _number(row, "parameters", lambda n: f"{n / 1e6:.1f} M")),
+            ("memory", "right", lambda row: _number(row, "memory_bytes", human_bytes)),
+            ("licence", "left", lambda row: row.get("licence") or ""),
+        ]
+    columns.append(("shows", "left", _shows))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading, side, _ in columns:
+        table.add_column(heading, justify=side, no_wrap=heading != "shows")
+    for row in rows:
+        table.add_row(*(escape(cell(row)) for _, _, cell in columns))
+    return table
+
+
+def _number(row: dict[str, Any], key: str, form: Callable[[Any], str]) -> str:
+    return form(row[key]) if row.get(key) is not None else ""
+
+
+def _shows(row: dict[str, Any]) -> str:
+    """What a model was trained on, and where it is of no use."""
+    words = [row.get("domain") or ""]
+    if task := row.get("task"):
+        words.append(f"for {task} only")
+    if row.get("fits") is False:
+        words.append(f"{human_bytes(row['memory_bytes'])} of memory: more than this machine has")
+    return "; ".join(filter(None, words))
 
 
 def _embedded() -> dict[str, Any]:
-    return {"name": EMBEDDED, "here": True, "domain": "photographs", "fits": True, "source": "embedded"}
+    from restorer.priors.cards import facts_of, weights_folder
+
+    facts = facts_of(weights_folder())
+    more = {"here": True, "source": "embedded", "general": True, "domain": "photographs", "fits": True}
+    size = {"size": facts["size"] or "any"}
+    return {"name": EMBEDDED, **facts, **size, **more, "memory_bytes": _memory_of(facts["parameters"])}
 
 
 def _catalogue() -> list[dict[str, Any]]:
@@ -161,7 +182,7 @@ def _here(name: str) -> Path:
     if Path(name).exists():
         return Path(name).resolve()
     if name == EMBEDDED:
-        from restorer.priors.catalog import weights_folder
+        from restorer.priors.cards import weights_folder
 
         return weights_folder()
     reference = _reference(name)
@@ -181,7 +202,7 @@ def _info(name: Name, json: Json = False) -> None:
     """What is known of a model: from the catalogue and the cache, else from the Hub."""
     from restorer.priors.hub import cached, plan, revision_of, weights_of
 
-    facts: dict[str, Any] = {"name": name}
+    facts: dict[str, Any] = _embedded() if name == EMBEDDED else {"name": name}
     path = _here(name) if Path(name).exists() or name == EMBEDDED else None
     if path is None:
         reference = _reference(name)

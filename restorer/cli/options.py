@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from restorer.errors import UsageError
-from restorer.limits import METHODS, check
+from restorer.limits import MAX_PIXELS, METHODS, check
 
-OUTPUT, SAMPLING, DEVICE, INTERFACE = "Output", "Sampling", "Model and device", "Interface"
+INPUT, OUTPUT, SAMPLING, DEVICE, INTERFACE = "Input", "Output", "Sampling", "Model and device", "Interface"
 
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders (with -r), globs, or -")]
 Output = Annotated[
@@ -22,8 +23,33 @@ SkipExisting = Annotated[
     bool, typer.Option("--skip-existing", help="Leave pictures out whose result exists", rich_help_panel=OUTPUT)
 ]
 Recursive = Annotated[
-    bool, typer.Option("-r", "--recursive", help="Every picture in the folders named", rich_help_panel=OUTPUT)
+    bool, typer.Option("-r", "--recursive", help="Every picture in the folders named", rich_help_panel=INPUT)
 ]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with a run over a folder: redo only what is missing", rich_help_panel=OUTPUT),
+]
+Log = Annotated[
+    Path | None,
+    typer.Option(
+        "--manifest", metavar="FILE", help="The run's log", show_default="in the folder", rich_help_panel=OUTPUT
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, and how long it takes", rich_help_panel=OUTPUT)
+]
+Include = Annotated[
+    list[str], typer.Option("--include", metavar="GLOB", help="Of folders: only these", rich_help_panel=INPUT)
+]
+Exclude = Annotated[
+    list[str], typer.Option("--exclude", metavar="GLOB", help="Of folders: not these", rich_help_panel=INPUT)
+]
+Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="At most N pictures", rich_help_panel=INPUT)]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure", rich_help_panel=INPUT)]
+MaxPixels = Annotated[
+    int, typer.Option("--max-pixels", metavar="N", help="Refuse larger pictures", rich_help_panel=INPUT)
+]
+Show = Annotated[bool, typer.Option("--show", help="Before and after, in the terminal", rich_help_panel=INTERFACE)]
 Steps = Annotated[
     int | None,
     typer.Option(
@@ -87,6 +113,15 @@ class Options:
     json: bool
     quiet: bool
     verbose: bool
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    limit: int | None = None
+    fail_fast: bool = False
+    max_pixels: int = MAX_PIXELS
+    resume: bool = False
+    manifest: Path | None = None
+    dry_run: bool = False
+    show: bool = False
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -120,8 +155,13 @@ def _tile(text: str) -> int | str:
 def parse(command: str, **given: Any) -> Options:
     options = Options(command, **{**given, "sigma": _sigma(given["sigma"]), "tile": _tile(given["tile"])})
     check(sigma=options.sigma, steps=options.steps, detail=options.detail, method=options.method, seed=options.seed)
-    if options.overwrite and options.skip_existing:
-        raise UsageError("--overwrite and --skip-existing exclude each other")
+    policies = {"--overwrite": options.overwrite, "--skip-existing": options.skip_existing, "--resume": options.resume}
+    if len(said := [name for name, given in policies.items() if given]) > 1:
+        raise UsageError(f"{' and '.join(said)} exclude each other")
+    if options.limit is not None and options.limit < 1:
+        raise UsageError(f"the limit is at least 1 picture, not {options.limit}")
+    if options.max_pixels < 1:
+        raise UsageError(f"--max-pixels is at least 1, not {options.max_pixels}")
     if options.json and (options.output == "-" or ("-" in options.inputs and options.output is None)):
         raise UsageError("the picture and --json cannot both go to standard output", "name a file with -o")
     return options

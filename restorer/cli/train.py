@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.table import Table
 
 from restorer.cli.console import Reporter
+from restorer.cli.downloading import check_card
 from restorer.cli.options import DEVICE, OUTPUT, Device, Precision, Quiet
 from restorer.errors import UsageError
 
@@ -180,6 +181,8 @@ def _train(
         "steps": steps, "batch": batch, "accumulate": accumulate, "crop": crop, "learning_rate": learning_rate,
         "seed": seed,
     }  # fmt: skip
+    if init is not None:
+        check_card(init, "train")
     going_on = resume and (out / CHECKPOINT).exists() and (out / RECIPE).exists()
     spec, plan = _recipe(recipe, init, out / RECIPE if going_on else None, numbers)
     machine = Machine(device, precision, compile, round(memory * 1e9), threads, 60 * save_every)

@@ -1,17 +1,20 @@
-"""Masks to try inpainting with: drawn from a seed, or found in a folder by a picture's name."""
+"""Masks: read from a file, drawn from a seed, or found in a folder by a picture's name."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from restorer.errors import UsageError
+from restorer.images.picture import reduced
+from restorer.images.reading import MAX_PIXELS, load, name_of
 
-__all__ = ["MASKS", "draw_mask", "find_masks"]
+__all__ = ["MASKS", "Mask", "draw_mask", "find_masks", "load_mask"]
 
 SUFFIXES = frozenset([".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"])
 WORDS = (
@@ -20,6 +23,45 @@ WORDS = (
 )
 
 Draw = Callable[[ImageDraw.ImageDraw, int, int, np.random.Generator], None]
+
+
+class Mask(NamedTuple):
+    """`fill`: bool (H, W), True where the picture is to be filled; `note`: what was done to make it fit, or ''."""
+
+    fill: np.ndarray
+    note: str
+
+
+def load_mask(
+    source: Path | BinaryIO, size: tuple[int, int], invert: bool = False, max_pixels: int = MAX_PIXELS
+) -> Mask:
+    """Read a mask for a picture of `size` (height, width): white (luma >= 128, over black where transparent) = fill.
+
+    A mask of another size but the same shape, to rounding, is resized (nearest neighbour), and the note says so.
+
+    Raises:
+        PictureError: as `load`.
+        UsageError: the mask has another shape than the picture.
+    """
+    picture = reduced(load(source, max_pixels), 8)
+    luma = np.asarray(Image.fromarray(picture.pixels).convert("L"), dtype=np.uint16)
+    opacity = 255 if picture.alpha is None else picture.alpha
+    fill = (luma * opacity >= 128 * 255) != invert
+    if fill.shape == size:
+        return Mask(fill, "")
+    old, new = f"{picture.width}x{picture.height}", f"{size[1]}x{size[0]}"
+    if not (_same_shape(fill.shape, size) or _same_shape(size, fill.shape)):
+        raise UsageError(
+            f"{name_of(source)}: the mask is {old}, the picture {new}", "give a mask of the picture's size"
+        )
+    resized = Image.fromarray(fill).resize((size[1], size[0]), Image.Resampling.NEAREST)
+    return Mask(np.array(resized, dtype=bool), f"mask resized from {old} to {new}")
+
+
+def _same_shape(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Whether a = round(factor * b) in both directions for some factor."""
+    low = max((a[0] - 0.5) / b[0], (a[1] - 0.5) / b[1])
+    return low <= min((a[0] + 0.5) / b[0], (a[1] + 0.5) / b[1])
 
 
 def _random(draw: ImageDraw.ImageDraw, width: int, height: int, rng: np.random.Generator) -> None:

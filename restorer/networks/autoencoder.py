@@ -242,9 +242,7 @@ class DownLevel(Level):
 
     def forward(self, x: Tensor) -> Tensor:
         x = super().forward(x)
-        for down in self.downsamplers:
-            x = down(x)
-        return x
+        return self.downsamplers[0](x) if len(self.downsamplers) else x
 
 
 class UpLevel(Level):
@@ -256,9 +254,7 @@ class UpLevel(Level):
 
     def forward(self, x: Tensor) -> Tensor:
         x = super().forward(x)
-        for up in self.upsamplers:
-            x = up(x)
-        return x
+        return self.upsamplers[0](x) if len(self.upsamplers) else x
 
 
 class Middle(nn.Module):
@@ -272,9 +268,7 @@ class Middle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.resnets[0](x)
-        for attention in self.attentions:
-            x = attention(x)
-        return self.resnets[1](x)
+        return self.resnets[1](self.attentions[0](x) if len(self.attentions) else x)
 
 
 class Encoder(nn.Module):

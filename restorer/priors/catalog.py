@@ -10,9 +10,12 @@ import torch
 
 from restorer.diffusion.prior import Prior
 from restorer.errors import DeviceError, ModelError, UsageError
+from restorer.priors.cards import EMBEDDED, weights_folder
 from restorer.priors.checkpoints import load_model
 from restorer.priors.download import OnBytes, fetch, sha256_of
 from restorer.priors.hub import Plan, parse, weights_of
+from restorer.priors.latent import LatentPrior
+from restorer.priors.pipelines import is_latent, load_latent
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import UNetPrior
 
@@ -26,17 +29,7 @@ __all__ = [
     "weights_folder",
 ]
 
-EMBEDDED = "photo"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def weights_folder(name: str = EMBEDDED) -> Path:
-    """The folder of a prior that ships with the program: inside the package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "_weights" / name, package.parent / "weights" / name):
-        if folder.is_dir():
-            return folder
-    raise ModelError(f"the embedded prior {name!r} is missing from this installation", "install restorer again")
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -86,13 +79,16 @@ def precision_name(prior: Prior) -> str:
 
 
 @cache
-def _load(folder: Path, device: torch.device, dtype: torch.dtype) -> UNetPrior:
-    network, spec = load_model(folder)
-    return UNetPrior(network, spec, device=device, dtype=dtype)
+def _load(model: Path, device: torch.device, dtype: torch.dtype) -> UNetPrior:
+    if not is_latent(model):
+        network, spec = load_model(model)
+        return UNetPrior(network, spec, device=device, dtype=dtype)
+    network, spec, autoencoder = load_latent(model)
+    return LatentPrior(network, spec, autoencoder, device=device, dtype=dtype)
 
 
 def load_prior(model: str | Path = EMBEDDED, device: str = "auto", precision: str = "auto") -> UNetPrior:
-    """A prior, ready to use; the same one if asked again.
+    """A prior, ready to use; the same one if asked again. Of a model that works on latents it is a `LatentPrior`.
 
     Args:
         model: "photo" (the embedded one), the path of a model folder or file, a name of the catalogue, or

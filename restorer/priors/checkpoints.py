@@ -5,6 +5,8 @@
     FOLDER/scheduler_config.json or FOLDER/scheduler/scheduler_config.json, or beside config.json
     FILE.pt, FILE.pt.json        guided-diffusion: weights, and what they do not tell (guided.py)
 
+A folder with an autoencoder beside `unet/` works on latents, not on pictures: pipelines.py reads it.
+
 What is written has diffusers' own names and fields, so that `UNet2DModel.from_pretrained` reads the same folder;
 `patch_size` (pixel-unshuffle) is one field more in config.json. Whatever a model says is checked before memory
 is taken for it: the configuration is bounded (configs.py), the file is mapped (weights.py), and the network is built
@@ -14,27 +16,53 @@ without memory and compared with the file's names and shapes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from restorer.errors import ModelError
 from restorer.networks import NETWORKS, Network, NetworkConfig, UNetConfig
 from restorer.priors import guided
-from restorer.priors.configs import TrainedBetas, check_pipeline, model_spec, network_config, read_json
+from restorer.priors.configs import (
+    DECODERS,
+    LATENT,
+    TrainedBetas,
+    check_pipeline,
+    decoder_of,
+    model_spec,
+    network_config,
+    read_json,
+)
 from restorer.priors.unet_prior import ModelSpec
 from restorer.priors.weights import check_finite, plain, read_weights
 
-__all__ = ["CONFIG", "INDEX", "PICKLED", "SCHEDULER", "WEIGHTS", "load_model", "load_unet", "save_model"]
+__all__ = [
+    "CONFIG",
+    "INDEX",
+    "PICKLED",
+    "SCHEDULER",
+    "WEIGHTS",
+    "decoder_folder",
+    "fitted",
+    "load_model",
+    "load_unet",
+    "places",
+    "renamed",
+    "save_model",
+    "weights_in",
+]
 
 CONFIG, SCHEDULER, INDEX = "config.json", "scheduler_config.json", "model_index.json"
 WEIGHTS, PICKLED = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
 MAX_PARAMETERS = 1_500_000_000
-PARTS = "a model folder holds config, scheduler config and weights"
+LATENT_HINT = "it serves restore generate, or restore upscale where it was made for that"
+
+AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
 # The attention of files written before diffusers 0.15.
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -86,28 +114,50 @@ def load_model(path: Path) -> tuple[Network, ModelSpec]:
             not fit the configuration, or it is no unconditional DDPM of pictures.
     """
     path = Path(path)
-    folder, weights = (path.parent, path) if path.is_file() else (path, None)
     if path.is_file() and path.suffix != ".json":
         state = read_weights(path)
         if guided.is_guided(state):
             return _load_guided(path, state)
-    elif path.is_file():
-        weights = None
-    root = folder.parent if folder.name == "unet" else folder
-    if (index := root / INDEX).is_file():
-        try:
-            check_pipeline(read_json(index))
-        except ValueError as error:
-            raise ModelError(f"{index} is no model for this program: {error}") from error
+    root, folder, weights = places(path)
+    if part := decoder_folder(root):
+        where = index if (index := root / INDEX).is_file() else root / part
+        raise ModelError(f"{where} is no model of pictures: {LATENT}", LATENT_HINT)
     return load_unet(folder, weights)
 
 
-def load_unet(folder: Path, weights: Path | None = None) -> tuple[Network, ModelSpec]:
+def places(path: Path) -> tuple[Path, Path, Path | None]:
+    """The root of a model, the folder of its network, and the weights file where the path names one."""
+    folder, weights = (path.parent, path if path.suffix != ".json" else None) if path.is_file() else (path, None)
+    return folder.parent if folder.name == "unet" else folder, folder, weights
+
+
+def decoder_folder(root: Path) -> str | None:
+    """The folder below `root` of the autoencoder on whose latents a model works; None where it works on pictures.
+
+    Raises:
+        ModelError: model_index.json tells of a model of another kind.
+    """
+    if (index := root / INDEX).is_file():
+        content = read_json(index)
+        try:
+            check_pipeline(content)
+        except ValueError as error:
+            raise ModelError(f"{index} is no model for this program: {error}") from error
+        if part := decoder_of(content):
+            return part
+    if not (root / "unet").is_dir():
+        return None
+    return next((part for part in DECODERS if (root / part / CONFIG).is_file()), None)
+
+
+def load_unet(folder: Path, weights: Path | None = None, channels: int | None = None) -> tuple[Network, ModelSpec]:
     """The U-Net of a model folder, whatever the pipeline works on.
 
     Args:
         folder: what holds config.json, or unet/config.json.
         weights: the file of weights, if it is not the usual one.
+        channels: what the diffusion runs on, where the network may take a condition beside it: then `spec.network` is
+            without that condition, and the network's own `config` with it. None for all that it takes.
 
     Raises:
         ModelError: as `load_model`.
@@ -116,24 +166,31 @@ def load_unet(folder: Path, weights: Path | None = None) -> tuple[Network, Model
     place = _first([folder / CONFIG, folder / "unet" / CONFIG]).parent
     config = read_json(place / CONFIG)
     try:
-        network = network_config(config)
+        shape = network_config(config)
     except (ValueError, TypeError, OverflowError) as error:
         raise ModelError(f"{place / CONFIG} describes no network that can be used: {error}") from error
     scheduler = _first([place / SCHEDULER, root / SCHEDULER, root / "scheduler" / SCHEDULER])
     fields = read_json(scheduler)
     try:
-        spec = model_spec(network, config, fields)
+        spec = model_spec(shape, config, fields, channels)
     except (ValueError, TypeError, OverflowError) as error:
         raise ModelError(f"{scheduler}, with {CONFIG}, describes no model that can be used: {error}") from error
-    path = weights or _first([place / WEIGHTS, place / PICKLED])
-    state = _renamed(read_weights(path))
+    path = weights or weights_in(place)
+    state = renamed(read_weights(path))
     try:
-        network = _with_middle_norm(network, state)
+        shape = _with_middle_norm(shape, state)
         if config.get("attention_legacy_order", False):
-            state = _reordered(state, network)
+            state = _reordered(state, shape)
     except ValueError as error:
         raise ModelError(f"{path} does not fit its {CONFIG}: {error}") from error
-    return _fitted(path, replace(spec, network=network), state)
+    build: Callable[[], Network] = shape.build
+    seen = replace(shape, in_channels=spec.network.in_channels)  # without the condition
+    return fitted(path, build, state), replace(spec, network=seen)
+
+
+def weights_in(folder: Path) -> Path:
+    """The weights file of a folder, in the safe format where there is one."""
+    return _first([folder / WEIGHTS, folder / PICKLED])
 
 
 def _first(places: Iterable[Path]) -> Path:
@@ -146,24 +203,25 @@ def _load_guided(path: Path, state: Mapping[str, Tensor]) -> tuple[Network, Mode
     beside = _first([path.with_name(f"{path.name}.json"), path.with_suffix(".json")])
     options = read_json(beside) if beside.is_file() else None
     try:
-        spec, renamed = guided.convert(path, state, options)
+        spec, converted = guided.convert(path, state, options)
     except (ValueError, TypeError) as error:
         hint = f"what its weights do not tell (num_heads, num_head_channels, image_size ...) stands in {path.name}.json"
         raise ModelError(f"{path} cannot be used: {error}", hint) from error
-    return _fitted(path, spec, renamed)
+    build: Callable[[], Network] = spec.network.build
+    return fitted(path, build, converted), spec
 
 
-def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The names of today for those of the attention before diffusers 0.15, where layers could be 1x1 convolutions."""
-    renamed = {}
+    today = {}
     for name, value in state.items():
         parent, _, last = name.rpartition(".")
         block, _, layer = parent.rpartition(".")
         if "attentions." in block and layer in OLD_NAMES:
             name = f"{block}.{OLD_NAMES[layer]}.{last}"
             value = value.flatten(1) if value.ndim > 2 else value
-        renamed[name] = value
-    return renamed
+        today[name] = value
+    return today
 
 
 def _with_middle_norm(network: NetworkConfig, state: Mapping[str, Tensor]) -> NetworkConfig:
@@ -192,11 +250,20 @@ def _reordered(state: Mapping[str, Tensor], network: NetworkConfig) -> dict[str,
     return ordered
 
 
-def _fitted(path: Path, spec: ModelSpec, state: dict[str, Tensor]) -> tuple[Network, ModelSpec]:
-    """The network with these weights, which are compared with it before it takes memory."""
+def fitted(path: Path, build: Callable[[], AnyNetwork], state: dict[str, Tensor]) -> AnyNetwork:
+    """The network with these weights, which are compared with it before it takes memory.
+
+    Args:
+        path: of the weights, for messages.
+        build: makes the network.
+        state: the weights by name.
+
+    Raises:
+        ModelError: there is no such network, it is too large, or the weights do not fit it or are not finite.
+    """
     try:
         with torch.device("meta"):
-            network = spec.network.build()
+            network = build()
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
         raise ModelError(f"{path} belongs to a network that cannot be built: {plain(error, 200)}") from error
     if sum(p.numel() for p in network.parameters()) > MAX_PARAMETERS:
@@ -209,4 +276,4 @@ def _fitted(path: Path, spec: ModelSpec, state: dict[str, Tensor]) -> tuple[Netw
         raise ModelError(f"{path} does not fit its {CONFIG}: {some} and others, {len(wrong)} in all")
     check_finite(path, state)
     network.load_state_dict(state, assign=True)
-    return network, spec
+    return network

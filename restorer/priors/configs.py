@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,22 @@ from torch import Tensor
 from restorer.diffusion.schedule import Schedule
 from restorer.errors import ModelError
 from restorer.networks import NETWORKS, NetworkConfig, UNetConfig
+from restorer.networks.autoencoder import AUTOENCODERS, AutoencoderConfig
 from restorer.priors.unet_prior import ModelSpec
 from restorer.priors.weights import plain
 
-__all__ = ["TrainedBetas", "check_pipeline", "model_spec", "network_config", "read_json", "schedule_of"]
+__all__ = [
+    "DECODERS",
+    "LATENT",
+    "TrainedBetas",
+    "autoencoder_config",
+    "check_pipeline",
+    "decoder_of",
+    "model_spec",
+    "network_config",
+    "read_json",
+    "schedule_of",
+]
 
 MAX_JSON = 64 * 1024
 MAX_WIDTH, MAX_LEVELS, MAX_SIDE = 2048, 8, 8192
@@ -55,6 +67,11 @@ SCHEDULE_NUMBERS = {
     "sample_max_value": (1e-3, 1e3),
 }
 NULLABLE = {"attn_norm_num_groups", "attention_head_dim", "attention_heads", "time_embedding_dim", "time_features"}
+LISTS: Mapping[str, tuple[type, str]] = {
+    "block_out_channels": (int, "whole numbers"),
+    "down_block_types": (str, "names"),
+    "up_block_types": (str, "names"),
+}
 FLAGS = ("center_input_sample", "flip_sin_to_cos", "add_attention", "attention_legacy_order")
 SCHEDULE_FLAGS = ("clip_sample", "thresholding", "rescale_betas_zero_snr")
 
@@ -73,7 +90,7 @@ FOREIGN = {
     "LCMScheduler": CONSISTENCY,
     "EDM": "a model with the preconditioning of EDM, not a DDPM",
     "FlowMatch": "a flow-matching model, not a DDPM",
-    "LDM": LATENT,
+    "LDMTextToImage": TEXT,
     "StableDiffusion": TEXT,
     "UNet2DConditionModel": TEXT,
     "UNetUnconditionalModel": "a file of before the first release of diffusers; take a newer revision",
@@ -88,7 +105,7 @@ SCHEDULERS = (
     *("DPMSolverSDEScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler", "SASolverScheduler"),
 )
 VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range")
-AUTOENCODERS = ("vqvae", "vae", "movq")
+DECODERS = ("vqvae", "vae", "movq")  # folders of a pipeline that hold an autoencoder
 
 
 @dataclass(frozen=True)
@@ -122,15 +139,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def decoder_of(index: dict[str, Any]) -> str | None:
+    """The folder of the autoencoder that a model_index.json names; None where the network works on pictures."""
+    named = next((name for name in DECODERS if name in index), None)
+    return named or (DECODERS[0] if "LDM" in str(index.get("_class_name", ""))[:200] else None)
+
+
 def check_pipeline(index: dict[str, Any]) -> None:
-    """Refuse a model_index.json of anything but an unconditional model of pictures.
+    """Refuse a model_index.json of anything but an unconditional model, of pictures or of latents.
 
     Raises:
         ValueError: saying what it is.
     """
     _check_class(index.get("_class_name", ""))
-    if parts := [name for name in AUTOENCODERS if name in index]:
-        raise ValueError(f"{LATENT} ({parts[0]})")
     if "text_encoder" in index or "tokenizer" in index:
         raise ValueError(TEXT)
 
@@ -148,10 +169,17 @@ def _check_fields(content: dict[str, Any], integers: Ranges, numbers: Ranges, fl
         if value is None and name in NULLABLE:
             continue
         if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
-            raise ValueError(f"{name} must lie between {low:g} and {high:g}, not {plain(value, 40)}")
+            raise ValueError(f"{name} must lie between {low:g} and {high:g}, not {plain(repr(value), 40)}")
     for name in flags:
         if not isinstance(content.get(name, False), bool):
-            raise ValueError(f"{name} must be true or false, not {plain(content[name], 40)}")
+            raise ValueError(f"{name} must be true or false, not {plain(repr(content[name]), 40)}")
+
+
+def _check_lists(content: dict[str, Any]) -> None:
+    for name, (item, items) in LISTS.items():
+        value = content.get(name, ())
+        if not isinstance(value, (list, tuple)) or not all(type(part) is item for part in value):
+            raise ValueError(f"{name} must be a list of {items}, not {plain(repr(value), 40)}")
 
 
 def network_config(config: dict[str, Any]) -> NetworkConfig:
@@ -161,15 +189,14 @@ def network_config(config: dict[str, Any]) -> NetworkConfig:
         ValueError, TypeError: a network of another kind, or one that is not known.
     """
     _check_class(name := config.get("_class_name", "UNet2DModel"))
-    if name not in NETWORKS:
+    if not isinstance(name, str) or name not in NETWORKS:
         raise ValueError(f"_class_name {plain(repr(name))} is not one of {', '.join(NETWORKS)}")
+    _check_lists(config)
     _check_kind(config)
     _check_fields(config, NETWORK_INTEGERS, NETWORK_NUMBERS, FLAGS)
     kind = NETWORKS[name]
     shape = {f.name: config[f.name] for f in fields(kind) if f.name in config}
-    for name in ("block_out_channels", "down_block_types", "up_block_types"):
-        if name in shape:
-            shape[name] = tuple(shape[name])
+    shape |= {name: tuple(shape[name]) for name in LISTS if name in shape}
     for name in ("downsample_type", "upsample_type"):  # diffusers takes null for "conv"
         if name in shape:
             shape[name] = shape[name] or "conv"
@@ -178,19 +205,33 @@ def network_config(config: dict[str, Any]) -> NetworkConfig:
         shape |= {"flip_sin_to_cos": True, "freq_shift": 0, "norm_eps": 1e-5}
     network = kind(**shape)
     widths = network.block_out_channels
-    if not all(type(width) is int and 0 < width <= MAX_WIDTH for width in widths) or len(widths) > MAX_LEVELS:
+    if not all(0 < width <= MAX_WIDTH for width in widths) or len(widths) > MAX_LEVELS:
         raise ValueError("the network is larger than any that is known")
     return network
 
 
+def autoencoder_config(config: dict[str, Any]) -> AutoencoderConfig:
+    """The shape of an autoencoder from its config.json.
+
+    Raises:
+        ValueError, TypeError: one of another kind, or one that makes no colour pictures.
+    """
+    if not isinstance(name := config.get("_class_name"), str) or name not in AUTOENCODERS:
+        raise ValueError(f"_class_name {plain(repr(name))} is not one of {', '.join(AUTOENCODERS)}")
+    shape = AUTOENCODERS[name].from_fields(config)
+    if shape.out_channels != 3:
+        raise ValueError(f"the autoencoder makes pictures of {shape.out_channels} channels, not of 3")
+    return shape
+
+
 def _check_kind(config: dict[str, Any]) -> None:
     """Networks of other kinds, by the fields that give them away."""
-    blocks = [*(config.get("down_block_types") or ()), *(config.get("up_block_types") or ())]
-    if config.get("time_embedding_type") == "fourier" or any("Skip" in str(kind) for kind in blocks):
+    blocks = [*config.get("down_block_types", ()), *config.get("up_block_types", ())]
+    if config.get("time_embedding_type") == "fourier" or any("Skip" in kind for kind in blocks):
         raise ValueError(SCORE)
     if config.get("class_embed_type") is not None or config.get("num_class_embeds") is not None:
         raise ValueError(CONDITIONAL)
-    if any("CrossAttn" in str(kind) for kind in blocks) or config.get("cross_attention_dim") is not None:
+    if any("CrossAttn" in kind for kind in blocks) or config.get("cross_attention_dim") is not None:
         raise ValueError(TEXT)
     for name, known in (
         ("act_fn", ("silu", "swish")),
@@ -246,8 +287,14 @@ def _clips(scheduler: dict[str, Any]) -> bool:
     return clips
 
 
-def model_spec(network: NetworkConfig, config: dict[str, Any], scheduler: dict[str, Any]) -> ModelSpec:
+def model_spec(
+    network: NetworkConfig, config: dict[str, Any], scheduler: dict[str, Any], channels: int | None = None
+) -> ModelSpec:
     """A spec from the two configurations.
+
+    Args:
+        network, config, scheduler: the shape of the network, its configuration and that of its scheduler.
+        channels: what the diffusion runs on, where the network takes a condition beside it; None for all it takes.
 
     Raises:
         ValueError, TypeError: a model of another kind, or one that is not known.
@@ -257,7 +304,16 @@ def model_spec(network: NetworkConfig, config: dict[str, Any], scheduler: dict[s
         raise ValueError(f"the scheduler {plain(repr(name))} is not known")
     if scheduler.get("use_flow_sigmas"):
         raise ValueError(FOREIGN["FlowMatch"])
+    if scheduler.get("timestep_type", "discrete") != "discrete":
+        raise ValueError(FOREIGN["EDM"])
     _check_fields(scheduler, SCHEDULE_INTEGERS, SCHEDULE_NUMBERS, SCHEDULE_FLAGS)
+    patch_size = config.get("patch_size", 1)
+    if channels is not None:
+        width = channels * patch_size**2
+        if network.in_channels < width or network.out_channels not in (width, 2 * width):
+            there = f"{network.in_channels} channels in and {network.out_channels} out"
+            raise ValueError(f"the network has {there}, the latents of the autoencoder have {channels}")
+        network = replace(network, in_channels=width)
     learned = network.out_channels == 2 * network.in_channels
     if (variance := scheduler.get("variance_type", "fixed_small")) not in VARIANCES and (
         variance is not None and learned
@@ -270,7 +326,7 @@ def model_spec(network: NetworkConfig, config: dict[str, Any], scheduler: dict[s
         schedule=schedule_of(scheduler, prediction_type),
         prediction_type=prediction_type,
         clip=_clips(scheduler),
-        patch_size=config.get("patch_size", 1),
+        patch_size=patch_size,
         native_size=_side(config.get("sample_size")) if attends else None,
     )
 
@@ -281,5 +337,5 @@ def _side(size: object) -> int | None:
     if size is None:
         return None
     if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides):
-        raise ValueError(f"sample_size must lie between 1 and {MAX_SIDE}, not {plain(size, 40)}")
+        raise ValueError(f"sample_size must lie between 1 and {MAX_SIDE}, not {plain(repr(size), 40)}")
     return min(sides)

@@ -12,13 +12,15 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from restorer.errors import ModelError
 from restorer.priors.hub import (
+    AUTOENCODERS,
     CONFIG,
     MAX_JSON,
     SHA256,
@@ -96,18 +98,19 @@ def download(wanted: Plan, on_bytes: OnBytes | None = None) -> Path:
     logging.set_verbosity_error()  # its lines would tear the progress display; what matters comes as an error
     constants.DOWNLOAD_CHUNK_SIZE = CHUNK
     try:
-        described_by = str(PurePosixPath(wanted.files[-1].name).with_name(CONFIG))
+        network = str(PurePosixPath(wanted.files[-1].name).with_name(CONFIG))
+        autoencoders = [f"{part}{CONFIG}" for part in AUTOENCODERS]
         for file in wanted.files:
             path = _download_one(wanted, file, on_bytes)
-            if wanted.missing and file.name == described_by and wanted.reference.file is None:
-                _look(wanted.reference, path)
+            if wanted.missing and wanted.reference.file is None and file.name in (network, *autoencoders):
+                _look(wanted.reference, path, decodes=file.name in autoencoders)
         asked = wanted.reference.revision or "main"
         last = wanted.files[-1].name
         if try_to_load_from_cache(wanted.reference.repo, last, revision=asked) != str(path):
-            with suppress(ModelError), explained(str(wanted.reference)):
-                # One more look lets the cache know what the branch points to, for when there is no network.
-                _announced(wanted, wanted.files[0], asked)
-                hf_hub_download(wanted.reference.repo, wanted.files[0].name, revision=asked)
+            # One more look lets the cache know what the branch points to, for when there is no network.
+            subject, first = str(wanted.reference), wanted.files[0]
+            with suppress(ModelError), explained(subject), _announced(wanted, first, asked):
+                hf_hub_download(wanted.reference.repo, first.name, revision=asked)
     finally:
         logging.set_verbosity(before)
         constants.DOWNLOAD_CHUNK_SIZE = chunk
@@ -122,13 +125,12 @@ def _download_one(wanted: Plan, file: Remote, on_bytes: OnBytes | None) -> Path:
     fresh = path is None
     try:
         if path is None:
-            with explained(str(reference), elsewhere(reference)):
-                size = _announced(wanted, file, wanted.commit)
-                path = Path(
-                    hf_hub_download(
-                        pinned.repo, file.name, revision=pinned.revision, tqdm_class=_meter(file.name, size, on_bytes)
-                    )
-                )
+            with (
+                explained(str(reference), elsewhere(reference)),
+                _announced(wanted, file, wanted.commit) as size,
+            ):
+                meter = _meter(file.name, size, on_bytes)
+                path = Path(hf_hub_download(pinned.repo, file.name, revision=pinned.revision, tqdm_class=meter))
         _check(wanted, file, path)
     except BaseException as error:  # Ctrl-C while it is being checked, too: what is unchecked is not there
         if (fresh or isinstance(error, ModelError)) and (path := in_cache(pinned, file.name)):
@@ -137,33 +139,51 @@ def _download_one(wanted: Plan, file: Remote, on_bytes: OnBytes | None) -> Path:
     return path
 
 
-def _look(reference: Reference, config: Path) -> None:
-    """Refuse a network that this program cannot use before its weights are fetched.
+def _look(reference: Reference, config: Path, *, decodes: bool) -> None:
+    """Refuse a network (that `decodes`: an autoencoder) which this program cannot use before its weights are fetched.
 
     Raises:
         ModelError: saying what it is.
     """
-    from restorer.priors.configs import network_config
+    from restorer.priors.configs import autoencoder_config, network_config
 
     try:
-        network_config(json.loads(config.read_bytes()))
+        content = json.loads(config.read_bytes())
+        autoencoder_config(content) if decodes else network_config(content)
     except (ValueError, TypeError, AttributeError) as error:
         text = f"{reference} is no model that can be used here: {clean(error, limit=300)}"
         raise ModelError(text, "restore models list tells some that can") from error
 
 
-def _announced(wanted: Plan, file: Remote, revision: str) -> int | None:
-    """Look at the answer that the client will act upon: its commit and ETag become names of files. Gives the size."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+_looking = threading.Lock()
 
-    met = get_hf_file_metadata(hf_hub_url(wanted.reference.repo, file.name, revision=revision))
-    if met.commit_hash not in (None, wanted.commit) or not ETAG.fullmatch(met.etag or "0"):
-        raise ModelError(f"{wanted.reference}: the Hub's answer makes no sense", "check HF_ENDPOINT")
-    if file.name.endswith(".json") and (met.size or 0) > MAX_JSON:
-        raise ModelError(
-            f"{wanted.reference}: {clean(file.name)} is larger than {MAX_JSON} bytes", "it is no configuration"
-        )
-    return met.size if met.size is not None else file.size
+
+@contextmanager
+def _announced(wanted: Plan, file: Remote, revision: str) -> Iterator[int | None]:
+    """Look at what the Hub says of a file, and let the client act upon this very answer.
+
+    Commit and ETag become names of files: asked again, a server could give some that lead out of the cache.
+
+    Yields:
+        The size of the file.
+    """
+    from huggingface_hub import file_download, hf_hub_url
+
+    asked = hf_hub_url(wanted.reference.repo, file.name, revision=revision)
+    with _looking:
+        ask = file_download.get_hf_file_metadata
+        met = ask(asked)
+        if met.commit_hash not in (None, wanted.commit) or not ETAG.fullmatch(met.etag or "0"):
+            raise ModelError(f"{wanted.reference}: the Hub's answer makes no sense", "check HF_ENDPOINT")
+        if file.name.endswith(".json") and (met.size or 0) > MAX_JSON:
+            raise ModelError(
+                f"{wanted.reference}: {clean(file.name)} is larger than {MAX_JSON} bytes", "it is no configuration"
+            )
+        file_download.get_hf_file_metadata = lambda url, **more: met if url == asked else ask(url, **more)
+        try:
+            yield met.size if met.size is not None else file.size
+        finally:
+            file_download.get_hf_file_metadata = ask
 
 
 def _meter(name: str, size: int | None, on_bytes: OnBytes | None) -> type[Any]:

@@ -241,13 +241,13 @@ def _check_told(options: Mapping[str, Any], config: UNetConfig) -> None:
 def _whole(options: Mapping[str, Any], name: str, low: int, high: int) -> int:
     value = options[name]
     if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{name} must lie between {low} and {high}, not {plain(value, 40)}")
+        raise ValueError(f"{name} must lie between {low} and {high}, not {plain(repr(value), 40)}")
     return value
 
 
 def _flag(options: Mapping[str, Any], name: str) -> bool:
     if not isinstance(options[name], bool):
-        raise ValueError(f"{name} must be true or false, not {plain(options[name], 40)}")
+        raise ValueError(f"{name} must be true or false, not {plain(repr(options[name]), 40)}")
     return options[name]
 
 

@@ -9,6 +9,7 @@ their sizes; `download` fetches those that make a model.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -194,7 +195,18 @@ def cached(reference: Reference) -> Path | None:
         return Path(path)
     # Another program may have fetched the network alone; whether there is more to it, only the Hub knows.
     complete = any(PurePosixPath(name).name == SCHEDULER for name in names)
-    return Path(path).parents[len(PurePosixPath(names[-1]).parts) - 1] if complete else None
+    folder = Path(path).parents[len(PurePosixPath(names[-1]).parts) - 1]
+    return folder if complete and not (INDEX in names and _lacks_autoencoder(folder, names)) else None
+
+
+def _lacks_autoencoder(folder: Path, names: list[str]) -> bool:
+    """Whether a model's index tells of an autoencoder that is not among its files."""
+    try:
+        index = json.loads((folder / INDEX).read_bytes()[:MAX_JSON])
+    except (OSError, ValueError, RecursionError):
+        return False  # damaged: whoever loads the model says so
+    parts = [part for part in AUTOENCODERS if isinstance(index, dict) and part.strip("/") in index]
+    return bool(parts) and not any(f"{part}{CONFIG}" in names for part in parts)
 
 
 def plan(reference: Reference) -> Plan:

@@ -46,7 +46,7 @@ def explained(subject: str, elsewhere: str = "") -> Iterator[None]:
         ) from error
     except (transport, OSError) as error:
         raise _of(error, subject, elsewhere) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         text = f"{subject}: the Hub's answer makes no sense ({type(error).__name__})"
         raise ModelError(text, "is HF_ENDPOINT, or a proxy, in the way?") from error
 

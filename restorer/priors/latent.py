@@ -6,13 +6,14 @@
 
 White noise on pixels is not white on latents, so such a prior cannot take a measurement of pixels as the restoring
 tasks do; it can be sampled. Super-resolution by four (section 4.4 there) is a conditional network instead: it sees the
-small picture, which has the size of the latents of the large one, beside the noisy latents.
+small picture, which has the size of the latents of the large one, beside the noisy latents. The published pipeline
+resizes that picture to multiples of 32 first; here the network sees it reflected at the right and bottom, as far as its
+own stride asks for.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from copy import deepcopy
 from itertools import pairwise
 
@@ -21,14 +22,14 @@ from torch import Tensor
 
 from restorer.diffusion.plan import Plan
 from restorer.diffusion.prior import Prediction, Prior
-from restorer.diffusion.reverse import NoiseField, Step, reverse
+from restorer.diffusion.reverse import NoiseField
 from restorer.diffusion.schedule import Schedule
 from restorer.networks import Network
 from restorer.networks.autoencoder import Autoencoder, VQModel
 from restorer.priors.tiled import Tiled, ramp, tile_starts
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
 
-__all__ = ["Conditioned", "LatentPrior", "ddim_plan", "sample_latents", "super_resolve"]
+__all__ = ["Conditioned", "LatentPrior", "ddim_plan", "first_mean", "latent_of"]
 
 
 class LatentPrior(UNetPrior):
@@ -66,6 +67,16 @@ class LatentPrior(UNetPrior):
         self.autoencoder = autoencoder.eval().requires_grad_(False).to(self.device, torch.float32)
         self.factor = autoencoder.stride
         self.condition_channels = network.config.in_channels // spec.patch_size**2 - self.channels
+
+    @property
+    def serves(self) -> str:
+        """The one verb that it is for."""
+        return "upscale" if self.condition_channels else "generate"
+
+    @property
+    def most_steps(self) -> int:
+        """Of `ddim_plan`."""
+        return self.spec.schedule.steps // 2
 
     def full_precision(self) -> LatentPrior | None:
         """See `UNetPrior.full_precision`. The autoencoder is shared."""
@@ -136,6 +147,12 @@ class LatentPrior(UNetPrior):
         return result / total
 
 
+def latent_of(prior: Prior) -> LatentPrior | None:
+    """The latent prior behind a prior, tiled or not; None where it is one of pictures."""
+    inner = prior.prior if isinstance(prior, Tiled) else prior
+    return inner if isinstance(inner, LatentPrior) else None
+
+
 class Conditioned(Prior):
     """A conditional prior with its condition given: an ordinary prior, of what fits that condition.
 
@@ -185,62 +202,15 @@ def ddim_plan(schedule: Schedule, steps: int, *, eta: float = 0.0, offset: int =
     return Plan(sigmas=sigmas, zeta=zeta, seed=seed)
 
 
-def sample_latents(
-    prior: Prior,
-    plan: Plan,
-    size: tuple[int, int],
-    *,
-    batch: int = 1,
-    condition: Tensor | None = None,
-    on_step: Callable[[Step], None] | None = None,
-) -> Tensor:
-    """Draw latents.
+def first_mean(plan: Plan, shape: tuple[int, ...]) -> Tensor:
+    """The mean that `reverse` is to be given so that the process begins as it is published, with x_T = N(0, I).
+
+    Under sigma and unit variance of the latents that is sqrt(1 + sigma^2) of a white field in the units of `reverse`.
+    It draws the same field first and adds sigma of it, so what is lacking is given as its mean.
 
     Args:
-        prior: a latent prior, tiled or not.
-        plan: what `ddim_plan` gave, or another that starts from noise.
-        size: height and width of the latents.
-        batch: how many, where no condition says it.
-        condition: float (B, K, height, width), for a conditional network.
-        on_step: called after every evaluation.
-
-    Returns:
-        (B, channels, height, width), before any codebook.
+        plan: one that starts from fresh noise.
+        shape: (B, channels, h, w) of the latents.
     """
-    count = batch if condition is None else len(condition)
-    unit = NoiseField(plan.seed).like(torch.zeros(count, prior.channels, *size, device=prior.device))
-    # The published process begins with x_T = N(0, I), the latents' unit variance included: sqrt(1 + sigma^2) in the
-    # units of `reverse`. That draws the same field first and adds sigma of it, so what is lacking is given as its mean.
     highest = plan.sigmas[0]
-    start = (math.sqrt(1 + highest**2) - highest) * unit
-    asked = prior if condition is None else Conditioned(prior, condition)
-    return reverse(asked, None, None, plan, start, on_step=on_step)
-
-
-def super_resolve(
-    prior: LatentPrior,
-    small: Tensor,
-    plan: Plan,
-    *,
-    tile: int | None = None,
-    on_step: Callable[[Step], None] | None = None,
-) -> Tensor:
-    """Latent super-resolution: what `CompVis/ldm-super-resolution-4x-openimages` does, on pixels as they are.
-
-    The published pipeline resizes the picture to multiples of 32 first; here the network sees it reflected at the right
-    and bottom, as far as its own stride asks for.
-
-    Args:
-        prior: a conditional latent prior.
-        small: float (B, 3, h, w) on [-1, 1].
-        plan: what `ddim_plan` gave; 100 steps are customary.
-        tile: side of overlapping tiles of the small picture; None for all at once.
-        on_step: called after every evaluation.
-
-    Returns:
-        (B, 3, factor * h, factor * w) in [-1, 1], on the prior's device.
-    """
-    asked: Prior = prior if tile is None else Tiled(prior, tile, overlap=tile // 4)
-    size = (small.shape[-2], small.shape[-1])
-    latents = sample_latents(asked, plan, size, condition=small, on_step=on_step)
-    return prior.decode(latents, tile=tile).clamp(-1, 1)
+    return (math.sqrt(1 + highest**2) - highest) * NoiseField(plan.seed).like(torch.zeros(shape))

@@ -14,6 +14,7 @@ import torch
 from restorer.errors import ModelError
 from restorer.priors.cards import Card
 from restorer.priors.checkpoints import load_model
+from restorer.priors.pipelines import is_latent, load_latent
 
 __all__ = ["TOLERANCE", "answer_error"]
 
@@ -27,11 +28,13 @@ def answer_error(model: Path, card: Card | None = None) -> float | None:
     Raises:
         ModelError: it does not load, or answers something else.
     """
-    network, spec = load_model(model)
+    latent = is_latent(model)
+    network, spec = load_latent(model)[:2] if latent else load_model(model)
     if card is None or not card.known_answer:
         return None
     network = network.eval().float()
-    x = torch.randn(1, spec.network.in_channels, card.size, card.size, generator=torch.manual_seed(0))
+    side = spec.native_size or card.size if latent else card.size  # a card's size is that of pictures
+    x = torch.randn(1, network.config.in_channels, side, side, generator=torch.manual_seed(0))
     expected = torch.tensor(card.known_answer)
     found = network(x, torch.tensor([10.0]))[0, 0, 0, : len(expected)]
     error = float((found - expected).abs().max())

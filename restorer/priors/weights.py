@@ -12,7 +12,9 @@ import pickletools
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import IO, Any
 
 import torch
@@ -27,6 +29,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MAX_HEADER = 8 << 20  # bytes of a safetensors header, or of a pickle without its numbers; the largest known have 100 kB
 MAX_TENSORS = 20_000  # the largest known network has 1,000
 DAMAGED = "the file is damaged; copy or download it again"
+SAFER = "a weights file needs no code; take another file, best a .safetensors"
 
 ZIP = b"PK\x03\x04"
 # What torch.save wrote before version 1.6 begins with: a pickled magic number.
@@ -60,9 +63,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise ModelError(f"{path} is missing", "a model folder holds config, scheduler config and weights") from error
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {plain(error)}") from error
+        raise ModelError(f"{path} cannot be read: {plain(error.strerror or error)}") from error
     if head.startswith(ZIP):
-        wanted, size = _zipped(path)
+        wanted, numbers = _zipped(path)
+        size = min(size, numbers)  # several names may stand for the same bytes
         state = _from_pickle(path, wanted, mapped=True)
     elif head.startswith(LEGACY):
         state = _from_pickle(path, _legacy_globals(path), mapped=False)
@@ -102,14 +106,13 @@ def _from_pickle(path: Path, wanted: set[str], *, mapped: bool) -> dict[str, Ten
     """The table of tensors in a pickle that asks for `wanted`."""
     if culprits := sorted(name for name in wanted if not HARMLESS.fullmatch(name)):
         names = ", ".join(plain(name) for name in culprits[:3])
-        raise ModelError(
-            f"{path} is refused: beyond tensors, it asks for {names}",
-            "a weights file needs no code; take another file, best a .safetensors",
-        )
+        raise ModelError(f"{path} is refused: beyond tensors, it asks for {names}", SAFER)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except UnpicklingError as error:  # PyTorch's own words advise to do without the barrier
+        raise ModelError(f"{path} is refused: it is no plain table of tensors", SAFER) from error
     except Exception as error:  # whatever a crafted pickle makes of the reader
-        raise ModelError(f"{path} cannot be read: {_first_line(error)}", DAMAGED) from error
+        raise ModelError(f"{path} cannot be read: {_first_sentence(error)}", DAMAGED) from error
     table = content
     if isinstance(content, dict):
         table = next((content[name] for name in TABLES if isinstance(content.get(name), dict)), content)
@@ -120,8 +123,9 @@ def _from_pickle(path: Path, wanted: set[str], *, mapped: bool) -> dict[str, Ten
     return {name: value.detach() for name, value in table.items()}
 
 
-def _first_line(error: Exception) -> str:
-    return plain((str(error).splitlines() or [type(error).__name__])[0], 200)
+def _first_sentence(error: Exception) -> str:
+    text = (str(error).splitlines() or [""])[0]
+    return plain(text.split(". ")[0] or type(error).__name__, 200)
 
 
 def _zipped(path: Path) -> tuple[set[str], int]:
@@ -139,32 +143,34 @@ def _zipped(path: Path) -> tuple[set[str], int]:
             numbers = sum(entry.file_size for entry in entries if entry.filename.startswith(f"{folder}data/"))
             return _globals(archive.read(pickles[0])), numbers
     except (OSError, ValueError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path} cannot be read: {_first_line(error)}", DAMAGED) from error
+        raise ModelError(f"{path} cannot be read: {_first_sentence(error)}", DAMAGED) from error
 
 
 def _legacy_globals(path: Path) -> set[str]:
     """What the pickles of a file written before torch 1.6 ask for."""
     try:
         with path.open("rb") as file:
-            return set().union(*(_globals(file) for _ in range(LEGACY_PICKLES)))
+            head = BytesIO(file.read(MAX_HEADER))  # not the file: a text may claim any length, which would be reserved
+        return set().union(*(_globals(head) for _ in range(LEGACY_PICKLES)))
     except (OSError, ValueError, EOFError) as error:
-        raise ModelError(f"{path} cannot be read: {_first_line(error)}", DAMAGED) from error
+        raise ModelError(f"{path} cannot be read: {_first_sentence(error)}", DAMAGED) from error
 
 
 def _globals(pickle: bytes | IO[bytes]) -> set[str]:
     """Every name that a pickle looks up, `module.name`; nothing is run."""
     found: set[str] = set()
-    texts: list[str] = []
+    texts: list[str] = []  # those right before, with nothing but their way into the memo in between
     for opcode, argument, _ in pickletools.genops(pickle):
         match opcode.name:
             case "GLOBAL" | "INST":
                 found.add(str(argument).replace(" ", ".", 1))
-            case "STACK_GLOBAL":  # takes its name from the stack, by now the last texts, unless they hide in the memo
-                found.add(".".join(texts[-2:]) or "a name it hides")
+            case "STACK_GLOBAL":  # takes its name from the stack, where it can be put from anywhere
+                found.add(".".join(texts) if len(texts) == 2 else "a name it hides")
             case "EXT1" | "EXT2" | "EXT4":
                 found.add(f"extension {argument}")
-            case _ if isinstance(argument, str):
-                texts = [*texts[-1:], argument]
+            case "MEMOIZE" | "PUT" | "BINPUT" | "LONG_BINPUT":
+                continue
+        texts = [*texts[-1:], argument] if isinstance(argument, str) else []
     return found
 
 

@@ -1,0 +1,80 @@
+"""`--dry-run`: what would be done, and about how long it would take, by one timed evaluation of the network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from restorer.batch import STDIO, Item
+from restorer.cli.console import Reporter
+from restorer.cli.cost import USUAL_STEPS, duration
+from restorer.cli.options import Options
+from restorer.errors import RestorerError
+
+if TYPE_CHECKING:
+    from restorer.priors.tiled import Tiled
+    from restorer.priors.unet_prior import UNetPrior
+
+__all__ = ["tell_plan"]
+
+
+def tell_plan(
+    options: Options,
+    items: list[Item],
+    prior: UNetPrior | Tiled,
+    scale: int,
+    reporter: Reporter,
+    failed: Callable[[Item, RestorerError], None],
+) -> int:
+    """Say it of every picture; how many could be done. Only headers are read.
+
+    The time is that of the whole picture, though `inpaint` looks at the surroundings of holes only.
+    """
+    from restorer.images.reading import size_of
+    from restorer.priors.latent import latent_of
+
+    rate = _seconds_a_megapixel(prior)
+    latent = latent_of(prior)
+    steps = options.steps or (100 if latent else USUAL_STEPS[options.command])
+    steps = 1 if options.command == "denoise" and options.detail == 0 else steps
+    total, count = 0.0, 0
+    for item in items:
+        if item.source == STDIO:
+            continue
+        try:
+            width, height = size_of(item.source, options.max_pixels)
+        except RestorerError as error:
+            failed(item, error)
+            continue
+        seen = width * height * (1 if latent else scale * scale) / 1e6
+        seconds = steps * seen * rate
+        total, count = total + seconds, count + 1
+        size = f"{width}x{height}" + (f" -> {scale * width}x{scale * height}" if scale > 1 else "")
+        reporter.say(f"{item.source} -> {item.target} · {size} · {steps} steps · about {duration(seconds)}")
+        place = {
+            "input": str(item.source),
+            "output": str(item.target),
+            "width": scale * width,
+            "height": scale * height,
+        }
+        reporter.record({"event": "plan", "command": options.command, **place, "seconds": round(seconds, 2)})
+    if count > 1:
+        reporter.say(f"{count} pictures, about {duration(total)} in all")
+    return count
+
+
+def _seconds_a_megapixel(prior: UNetPrior | Tiled) -> float:
+    """Of one evaluation: the second of two, of a square of 256 positions."""
+    import torch
+
+    from restorer.priors.latent import latent_of
+
+    side = 256 if latent_of(prior) is None else 64
+    x = torch.zeros(1, prior.channels, side, side, device=prior.device)
+    latent = latent_of(prior)
+    condition = torch.zeros(1, latent.condition_channels, side, side) if latent and latent.condition_channels else None
+    for _ in range(2):
+        began = time.monotonic()
+        prior.predict(x, 1.0, condition).x0.sum().item()
+    return (time.monotonic() - began) / (side * side / 1e6)

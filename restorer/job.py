@@ -1,0 +1,175 @@
+"""One restoration, decided but not begun: how it is run, and what is done where memory or precision do not suffice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from restorer.degradations import Degradation, Mask
+from restorer.diffusion.plan import Plan
+from restorer.diffusion.prior import Prior
+from restorer.diffusion.reverse import NotFiniteError, Step, reverse
+from restorer.errors import DeviceError, ModelError
+from restorer.priors.latent import Conditioned, LatentPrior, latent_of
+from restorer.priors.tiled import Tiled
+
+__all__ = ["LEAST_TILE", "TILE", "WHOLE", "Job", "Restored", "tiled"]
+
+WHOLE = 1_300_000  # pixels up to which a picture is not tiled
+TILE, OVERLAP, LEAST_TILE = 512, 64, 64
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A result.
+
+    Args:
+        image: float32 (C, H, W) in [0, 1], on the CPU.
+        prior: as it was used in the end.
+        notes: one line for each thing that did not go as planned.
+    """
+
+    image: Tensor
+    prior: Tiled
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One restoration, decided but not begun.
+
+    Args:
+        prior: the diffusion model, tile by tile.
+        plan: of the reverse process; None where there is nothing to do and the picture is returned as it is.
+        image: the input, float32 (C, H, W) in [0, 1].
+        sigma: noise of the input, 0..255 scale; `estimated` says by whom.
+        detail: as used.
+        start, degradation, y: as `reverse` takes them.
+        finish: (last state, first prediction) -> picture (C, H, W) in [0, 1]. Of a latent prior the last state is the
+            picture that its latents decode to.
+        condition: what a conditional prior sees beside the state, (B, K, H, W).
+        notes: what the user should know before it begins.
+    """
+
+    prior: Tiled
+    plan: Plan | None
+    image: Tensor
+    sigma: float
+    estimated: bool
+    detail: float
+    start: Tensor
+    finish: Callable[[Tensor, Tensor], Tensor]
+    degradation: Degradation | None = None
+    y: Tensor | None = None
+    noise_variance: float = 0.0
+    condition: Tensor | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tiles(self) -> int:
+        """Tiles an evaluation of the whole picture takes."""
+        return self.prior.count(*self.start.shape[-2:])
+
+    @property
+    def latent(self) -> LatentPrior | None:
+        """The prior, where it works on latents."""
+        return latent_of(self.prior)
+
+    @property
+    def factor(self) -> int:
+        """Pixels of the result along one side of one position that the network sees."""
+        return 1 if self.latent is None else self.latent.factor
+
+    def noting(self, note: str) -> Job:
+        """The same job with one more note, if there is one."""
+        return replace(self, notes=(*self.notes, note)) if note else self
+
+    def run(
+        self, on_step: Callable[[Step], None] | None = None, on_tile: Callable[[int, int], None] | None = None
+    ) -> Restored:
+        """Do it. Falls back to float32 where low precision gave nan, and to smaller tiles where memory ran out.
+
+        Raises:
+            ModelError: the network's output is not finite in float32 either.
+            DeviceError: there is not enough memory even for the smallest tile.
+        """
+        if self.plan is None:
+            return Restored(self.image, self.prior)
+        tiled, notes = self.prior, list[str]()
+        sampled: tuple[Tensor, Tensor] | None = None
+        while True:
+            try:
+                sampled = sampled or self._sample(self.plan, tiled.watched(on_tile), on_step)
+                last, first = sampled
+                return Restored(self.finish(self._decoded(last, tiled).cpu(), first), tiled, tuple(notes))
+            except NotFiniteError as error:
+                precise, sampled = tiled.full_precision(), None
+                if precise is None:
+                    raise ModelError("the network gave values that are not finite, even in fp32") from error
+                tiled = precise
+                notes.append("low precision gave values that are not finite: repeated in fp32")
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                smaller = tiled.cut_to(max(self.start.shape[-2:])).halved(max(LEAST_TILE // self.factor, 1))
+                if smaller is None:
+                    raise DeviceError(
+                        f"not enough memory on {tiled.device} even with {self.factor * tiled.tile}-pixel tiles",
+                        "close other programs, or use --device cpu",
+                    ) from error
+                tiled = smaller
+                again = "repeated" if sampled is None else "decoded"  # what is sampled is not sampled again
+                notes.append(f"out of memory: {again} with {self.factor * tiled.tile}-pixel tiles")
+
+    def _sample(self, plan: Plan, prior: Tiled, on_step: Callable[[Step], None] | None) -> tuple[Tensor, Tensor]:
+        """The last state, on the prior's device, and the first prediction, on the CPU."""
+        first: list[Tensor] = []
+
+        def watch(step: Step) -> None:
+            if not first:
+                first.append(step.x0)
+            if on_step is not None:
+                on_step(step)
+
+        device = prior.device
+        y = None if self.y is None else self.y.to(device)
+        degradation = self.degradation
+        if isinstance(degradation, Mask):
+            degradation = Mask(degradation.known.to(device))
+        x = reverse(
+            prior if self.condition is None else Conditioned(prior, self.condition),
+            degradation,
+            y,
+            plan,
+            self.start.to(device),
+            noise_variance=self.noise_variance,
+            on_step=watch,
+        )
+        return x, first[0].cpu()
+
+    def _decoded(self, x: Tensor, prior: Tiled) -> Tensor:
+        """The picture of a state: itself, or what latents decode to."""
+        if (latent := latent_of(prior)) is None:
+            return x
+        picture = latent.decode(x, tile=prior.tile)
+        if not bool(torch.isfinite(picture).all()):
+            raise NotFiniteError("the autoencoder gave values that are not finite")
+        return picture
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # The CPU allocator has no exception class of its own.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
+
+
+def tiled(prior: Prior, height: int, width: int) -> Tiled:
+    """The prior with the tiles that suit a picture of this size; one that is tiled already stays as it is."""
+    if isinstance(prior, Tiled):
+        return prior
+    if prior.native_size is not None:
+        return Tiled(prior, prior.native_size, overlap=prior.native_size // 4)
+    side = max(height, width) if height * width <= WHOLE else TILE
+    return Tiled(prior, side, overlap=min(OVERLAP, side // 4))

@@ -1,0 +1,81 @@
+"""Tiny models of latent diffusion with random weights, in the layout and with the fields of the published ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from test_autoencoder import random_weights
+
+from restorer.networks.autoencoder import AUTOENCODERS
+from restorer.networks.unet import UNet, UNetConfig
+
+__all__ = ["UNET", "VQ", "write_config", "write_model", "write_part"]
+
+CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+# As CompVis/ldm-super-resolution-4x-openimages and CompVis/ldm-celebahq-256 (notes/hub.md 1.1), narrow and shallow.
+UNET: dict[str, Any] = {
+    "_class_name": "UNet2DModel",
+    "sample_size": 16,
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": [16, 32],
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "attention_head_dim": 16,
+}
+VQ: dict[str, Any] = {
+    "_class_name": "VQModel",
+    "block_out_channels": [8, 16, 24],
+    "down_block_types": ["DownEncoderBlock2D"] * 3,
+    "up_block_types": ["UpDecoderBlock2D"] * 3,
+    "norm_num_groups": 4,
+    "latent_channels": 3,
+    "num_vq_embeddings": 64,
+}
+SCHEDULER: dict[str, Any] = {
+    "_class_name": "DDIMScheduler",
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.0015,
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+    "steps_offset": 1,
+}
+SUPER = {**SCHEDULER, "beta_end": 0.0155}
+CELEBA = {**SCHEDULER, "beta_end": 0.0195}
+
+
+def write_config(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def write_part(folder: Path, config: dict[str, Any]) -> None:
+    """A network of a pipeline: its configuration, and random weights that fit it."""
+    shape = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+    kind = shape.pop("_class_name")
+    with torch.device("meta"):
+        if kind == "UNet2DModel":
+            del shape["sample_size"]
+            network: torch.nn.Module = UNet(UNetConfig(**shape))
+        else:
+            network = AUTOENCODERS[kind](**shape).build()
+    write_config(folder / CONFIG, config)
+    save_file(random_weights(network), folder / WEIGHTS)
+
+
+def write_model(folder: Path, *, super_resolution: bool) -> Path:
+    """A pipeline: super-resolution by four, or one that makes pictures from noise."""
+    kind = "LDMSuperResolutionPipeline" if super_resolution else "LDMPipeline"
+    parts = {"scheduler": "DDIMScheduler", "unet": "UNet2DModel", "vqvae": "VQModel"}
+    write_config(folder / "model_index.json", {"_class_name": kind, **{k: ["diffusers", v] for k, v in parts.items()}})
+    write_config(folder / "scheduler" / "scheduler_config.json", SUPER if super_resolution else CELEBA)
+    write_part(folder / "unet", {**UNET, "in_channels": 6 if super_resolution else 3})
+    # Published without the factor, or with that of a revision that mends it; diffusers takes .18215 where it is absent.
+    write_part(folder / "vqvae", VQ if super_resolution else {**VQ, "scaling_factor": 1.0})
+    return folder
