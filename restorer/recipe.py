@@ -170,6 +170,7 @@ def model_card(spec: ModelSpec, recipe: Recipe, facts: Mapping[str, str]) -> str
         "network": f"{type(network).__name__}, widths {', '.join(map(str, spec.network.block_out_channels))}, "
         f"patch size {spec.patch_size}",
         "size": f"{parameters:,} parameters",
+        "optimizer": "Muon for hidden layers, AdamW for the rest" if recipe.optimizer == "muon" else "AdamW",
         "diffusion": f"{spec.schedule.name}, T = {spec.schedule.steps}, predicts {spec.prediction_type}, "
         "pictures on [-1, 1]",
         "planned": f"{recipe.steps:,} steps of {recipe.batch * recipe.accumulate} crops of {recipe.crop} pixels "
@@ -184,7 +185,7 @@ tags: [ddpm, unconditional-image-generation, image-restoration]
 
 # A diffusion prior
 
-Trained with `restore train` (AdamW, weight decay .01); `recipe.toml` beside this file holds the numbers of the run.
+Trained with `restore train` (weight decay .01); `recipe.toml` beside this file holds the numbers of the run.
 
 | | |
 |---|---|
