@@ -148,7 +148,7 @@ SERVER: dict[str, tuple[Setup, str]] = {
     "a tag that leads out": (answers(HEAD, headers={"ETag": '"../../../evil"'}), SENSELESS),
     "config is huge": (answers(HEAD, headers={"Content-Length": "100000"}), "larger than 65536 bytes"),
     "redirect to nowhere": (redirect(CONFIG, "ftp://x/"), "cannot be reached"),
-    "redirect to a file": (redirect(CONFIG, "file:///etc/passwd"), "cannot be reached"),
+    "redirect to a file": (redirect(CONFIG, "file:///etc/passwd"), "cannot be reached|error 404"),
     "redirect without end": (redirect(CONFIG, f"/org/model/resolve/{COMMIT}/{CONFIG}"), "cannot be reached"),
     "list without end": (redirect(API, "/api/models/org/model"), "cannot be reached"),
     "redirect to where there is no file": (elsewhere, "."),

@@ -160,7 +160,6 @@ def palette_image() -> tuple[Image.Image, np.ndarray, np.ndarray]:
     colours = np.random.default_rng(2).integers(0, 256, (8, 3), dtype=np.uint8)
     indices = np.random.default_rng(3).integers(0, 8, (H, W), dtype=np.uint8)
     indices[0, :8] = np.arange(8)
-    image = Image.fromarray(indices, "L")
     image = Image.frombytes("P", (W, H), indices.tobytes())
     image.putpalette(colours.tobytes())
     return image, indices, colours

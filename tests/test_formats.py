@@ -27,7 +27,7 @@ from picture_files import (
     plain,
     some_exif,
 )
-from PIL import ExifTags, Image, features
+from PIL import ExifTags, Image, ImageCms, features
 
 from restorer.errors import UsageError
 from restorer.images.encoding import png_bytes, tiff_bytes
@@ -305,11 +305,19 @@ def test_colour_multiplied_by_alpha_is_divided_by_it() -> None:
         assert picture.pixels[0].tolist() == [[60000, 100, 7], [39999, 65535, 2], [0, 0, 0]]
 
 
-def test_cmyk_goes_through_its_profile_where_it_can() -> None:
-    case = converted("CMYK", "TIFF")
-    assert "CMYK is read as RGB" in loaded(case.data).notes
-    assert "LAB is read as RGB" in loaded(converted("LAB", "TIFF").data).notes
-    assert "YCbCr is read as RGB" in loaded(converted("YCbCr", "TIFF").data).notes
+@pytest.mark.parametrize("mode", ["CMYK", "LAB", "YCbCr"])
+def test_other_colour_spaces_are_converted_and_that_is_said(mode: str) -> None:
+    assert loaded(converted(mode, "TIFF").data).notes == (f"{mode} is read as RGB",)
+
+
+def test_cmyk_goes_through_its_profile_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The profile is a stand-in, and so is what it makes of the picture."""
+    made = Image.new("RGB", (3, 2), (1, 2, 3))
+    monkeypatch.setattr(ImageCms, "profileToProfile", lambda *_, **__: made)
+    data = encoded(Image.new("CMYK", (3, 2)), "TIFF", icc_profile=SRGB[:16] + b"CMYK" + SRGB[20:])
+    picture = loaded(data)
+    assert picture.pixels[0, 0].tolist() == [1, 2, 3] and picture.icc is None
+    assert picture.notes == ("CMYK is read as sRGB by its colour profile",)
 
 
 def test_extra_bands_are_left_out_and_said() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from hub_broken import system_call
 from safetensors.torch import save_file
 
 from restorer.errors import ModelError
+from restorer.priors import weights
 from restorer.priors.weights import check_finite, plain, read_weights
 
 GOOD = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.float16)}
@@ -37,6 +40,18 @@ def test_numbers_that_are_none(tmp_path: Path, value: float) -> None:
 
 def test_strangers_text_is_made_plain() -> None:
     assert plain("a\x1b[31m\nb\u202e") == "a?[31m?b?" and len(plain("x" * 1000)) == 80
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_passes_the_scan_meets_a_second_barrier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool
+) -> None:
+    """PyTorch's own refusal, without its advice to do without it."""
+    monkeypatch.setattr(weights, "HARMLESS", re.compile(".*"))
+    torch.save(system_call(tmp_path / "trap"), tmp_path / "x.bin", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ModelError, match="is refused: it is no plain table of tensors") as caught:
+        read_weights(tmp_path / "x.bin")
+    assert "weights_only" not in f"{caught.value} {caught.value.hint}" and not (tmp_path / "trap").exists()
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

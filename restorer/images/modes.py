@@ -128,7 +128,8 @@ def _converted(image: Image.Image) -> Bands:
     if mode == "CMYK" and (managed := _by_profile(image)) is not None:
         return Bands(managed, managed=True, notes=("CMYK is read as sRGB by its colour profile",))
     target = {"La": "LA", "RGBa": "RGBA"}.get(mode, "RGB")
-    return replace(_plain(image.convert(target)), notes=(f"{mode} is read as {target}",))
+    # Pillow converts LAB by colour management, so that a profile of LAB has served its end.
+    return replace(_plain(image.convert(target)), managed=mode == "LAB", notes=(f"{mode} is read as {target}",))
 
 
 def _by_profile(image: Image.Image) -> np.ndarray | None:

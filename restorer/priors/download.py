@@ -41,6 +41,7 @@ from restorer.priors.hub_errors import Unreachable, clean, explained
 __all__ = ["OnBytes", "check_cached", "download", "fetch", "free_bytes", "remove", "sha256_of"]
 
 ETAG = re.compile(r"\w[\w.+-]{0,127}", re.ASCII)  # becomes the name of a file
+MAX_REDIRECTS = 20
 CHUNK = 1 << 20  # bytes between two looks at the progress; the client's own is ten times that
 
 OnBytes = Callable[[str, int, int | None], None]  # name of a file, bytes that are here, bytes in all
@@ -172,7 +173,8 @@ def _announced(wanted: Plan, file: Remote, revision: str) -> Iterator[int | None
     asked = hf_hub_url(wanted.reference.repo, file.name, revision=revision)
     with _looking:
         ask = file_download.get_hf_file_metadata
-        met = ask(asked)
+        with _few_redirects(wanted.reference):
+            met = ask(asked)
         if met.commit_hash not in (None, wanted.commit) or not ETAG.fullmatch(met.etag or "0"):
             raise ModelError(f"{wanted.reference}: the Hub's answer makes no sense", "check HF_ENDPOINT")
         if file.name.endswith(".json") and (met.size or 0) > MAX_JSON:
@@ -184,6 +186,27 @@ def _announced(wanted: Plan, file: Remote, revision: str) -> Iterator[int | None
             yield met.size if met.size is not None else file.size
         finally:
             file_download.get_hf_file_metadata = ask
+
+
+@contextmanager
+def _few_redirects(reference: Reference) -> Iterator[None]:
+    """Stop a server that sends from one place to the next without end; clients before 1.30 would go along."""
+    from huggingface_hub.utils import get_session
+
+    session, answers = get_session(), 0
+    hooks = session.event_hooks
+
+    def count(response: object) -> None:
+        nonlocal answers
+        answers += 1
+        if answers > MAX_REDIRECTS:
+            raise ModelError(f"{reference}: the Hub cannot be reached (it redirects without end)", "check HF_ENDPOINT")
+
+    session.event_hooks = {**hooks, "response": [*hooks["response"], count]}
+    try:
+        yield
+    finally:
+        session.event_hooks = hooks
 
 
 def _meter(name: str, size: int | None, on_bytes: OnBytes | None) -> type[Any]:
