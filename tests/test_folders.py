@@ -224,6 +224,15 @@ def test_a_dry_run_writes_nothing(restore: Restore) -> None:
     assert "14x12 -> 28x24" in restore("upscale", "in", "-r", "--scale", 2, "--dry-run")[2]
 
 
+def test_a_dry_run_fetches_nothing(restore: Restore, calls: list[tuple[object, ...]], monkeypatch: Any) -> None:
+    """A model that would have to be downloaded is named; the pictures are listed without times."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    pictures(2)
+    code, out, err = restore(*FOLDER, "--dry-run", "--json", "--model", "nobody/nothing")
+    assert code == 0 and not calls and "nobody/nothing is not here" in err
+    assert [json.loads(line).get("seconds", 0) for line in out.splitlines()][:2] == [None, None]
+
+
 def test_leftovers_of_a_killed_run_are_removed(restore: Restore) -> None:
     pictures(1)
     Path("out").mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from restorer.batch import STDIO, Item
@@ -16,26 +17,34 @@ if TYPE_CHECKING:
     from restorer.priors.tiled import Tiled
     from restorer.priors.unet_prior import UNetPrior
 
-__all__ = ["tell_plan"]
+__all__ = ["is_here", "tell_plan"]
+
+
+def is_here(model: str) -> bool:
+    """Whether a model can be loaded without a request."""
+    from restorer.priors.hub import cached, parse
+
+    return Path(model).exists() or (reference := parse(model)) is None or cached(reference) is not None
 
 
 def tell_plan(
     options: Options,
     items: list[Item],
-    prior: UNetPrior | Tiled,
+    prior: UNetPrior | Tiled | None,
     scale: int,
     reporter: Reporter,
     failed: Callable[[Item, RestorerError], None],
 ) -> int:
     """Say it of every picture; how many could be done. Only headers are read.
 
-    The time is that of the whole picture, though `inpaint` looks at the surroundings of holes only.
+    The time is that of the whole picture, though `inpaint` looks at the surroundings of holes only; without a prior
+    there is none.
     """
     from restorer.images.reading import size_of
     from restorer.priors.latent import latent_of
 
-    rate = _seconds_a_megapixel(prior)
-    latent = latent_of(prior)
+    rate = None if prior is None else _seconds_a_megapixel(prior)
+    latent = None if prior is None else latent_of(prior)
     steps = options.steps or (100 if latent else USUAL_STEPS[options.command])
     steps = 1 if options.command == "denoise" and options.detail == 0 else steps
     total, count = 0.0, 0
@@ -48,18 +57,19 @@ def tell_plan(
             failed(item, error)
             continue
         seen = width * height * (1 if latent else scale * scale) / 1e6
-        seconds = steps * seen * rate
-        total, count = total + seconds, count + 1
+        seconds = None if rate is None else round(steps * seen * rate, 2)
+        total, count = total + (seconds or 0.0), count + 1
         size = f"{width}x{height}" + (f" -> {scale * width}x{scale * height}" if scale > 1 else "")
-        reporter.say(f"{item.source} -> {item.target} · {size} · {steps} steps · about {duration(seconds)}")
+        takes = "" if seconds is None else f" · {steps} steps · about {duration(seconds)}"
+        reporter.say(f"{item.source} -> {item.target} · {size}{takes}")
         place = {
             "input": str(item.source),
             "output": str(item.target),
             "width": scale * width,
             "height": scale * height,
         }
-        reporter.record({"event": "plan", "command": options.command, **place, "seconds": round(seconds, 2)})
-    if count > 1:
+        reporter.record({"event": "plan", "command": options.command, **place, "seconds": seconds})
+    if count > 1 and rate is not None:
         reporter.say(f"{count} pictures, about {duration(total)} in all")
     return count
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -97,16 +97,10 @@ def _log_of(options: Options, pictures: Pictures) -> Iterator[Manifest | None]:
         yield Manifest(place) if place is not None and options.dry_run and options.resume else None
         return
     if home is not None and options.output is not None:
-        _made(home)
+        with suppress(OSError):  # `decide` and the log say what is wrong with it
+            home.mkdir(parents=True, exist_ok=True)
     with opened(place) as log:
         yield log
-
-
-def _made(folder: Path) -> None:
-    from contextlib import suppress
-
-    with suppress(OSError):  # `decide` and the log say what is wrong with it
-        folder.mkdir(parents=True, exist_ok=True)
 
 
 class _Run:
@@ -153,7 +147,7 @@ class _Run:
             assert prior is not None
             try:
                 recipe = self._recipe(item)
-                if options.resume and self.log is not None and self.log.is_done(item.target, recipe):
+                if self._is_done(item, recipe):
                     self._skip(item, "is done")
                     continue
                 self._restore(item, prior, forecast, recipe)
@@ -307,24 +301,29 @@ class _Run:
             self.reporter.warn("nothing is shown: this is no terminal with colours")
 
     def _tell_plan(self, to_do: list[Item]) -> None:
-        """What would be done, and what it would take; nothing is written."""
-        from restorer.cli.planning import tell_plan
+        """What would be done, and what it would take; nothing is written or fetched."""
+        from restorer.cli.planning import is_here, tell_plan
 
-        prior = self._prior(to_do) if to_do else None
-        if prior is None:
+        prior = None
+        if not is_here(self.options.model):
+            hint = f"restore models pull {self.options.model} --dry-run tells its size"
+            self.reporter.warn(f"{self.options.model} is not here, and a dry run fetches nothing: {hint}")
+        elif not to_do or (prior := self._prior(to_do)) is None:
             return
         left = []
         for item in to_do:
             try:
-                if self.options.resume and self.log is not None and self.log.is_done(item.target, self._recipe(item)):
+                if self._is_done(item, self._recipe(item) if prior is not None else ""):
                     self._skip(item, "is done")
                 else:
                     left.append(item)
             except RestorerError as error:
                 self._failed(item, error)
-        self.done = tell_plan(
-            self.options, left[: self.options.limit], prior, self.verb.scale, self.reporter, self._failed
-        )
+        chosen = left[: self.options.limit]
+        self.done = tell_plan(self.options, chosen, prior, self.verb.scale, self.reporter, self._failed)
+
+    def _is_done(self, item: Item, recipe: str) -> bool:
+        return self.options.resume and self.log is not None and self.log.is_done(item.target, recipe)
 
     def _skip(self, item: Item, why: str) -> None:
         self.skipped += 1
