@@ -1,6 +1,6 @@
 """How the defaults of the three tasks were chosen: each constant varied alone, the others as they are.
 
-    python tests/bench/defaults.py DATA [--tasks denoise scratch text random70 box x2 x4] [--limit N] > table.md
+    python tests/bench/defaults.py DATA [--tasks denoise scratch text random70 box x2 x4] [--vary NAME ...] > table.md
 
 DATA is a folder that holds CBSD68/, Set5/ and masks/ (PNG). Pictures are squares of 192 pixels from the middle of
 CBSD68 (for the masks: where most of the holes are). PSNR in dB (for holes: inside them), texture as energy beyond half
@@ -143,9 +143,14 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--tasks", nargs="+", default=["denoise", *KINDS, "x2", "x4"])
     parser.add_argument("--limit", type=int, default=8, help="pictures a table")
+    parser.add_argument("--vary", nargs="+", default=None, metavar="NAME", help="only these constants")
     parser.add_argument("--model", default="photo")
     options = parser.parse_args()
     prior = restorer.load_prior(options.model)
+    if options.vary:
+        for grid in (DENOISE, FILL, ENLARGE):
+            for name in grid.keys() - set(options.vary):
+                del grid[name]
     every = sorted((options.data / "CBSD68").glob("*.png"))
     pictures = every[:: len(every) // options.limit][: options.limit]
 
