@@ -56,6 +56,7 @@ class Manifest:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._last: dict[str, dict[str, Any]] = {}
+        self._begun: set[str] = set()
         try:
             lines = path.read_bytes().splitlines() if path.exists() else []
         except OSError as error:
@@ -64,11 +65,11 @@ class Manifest:
             with suppress(ValueError, RecursionError):
                 content = json.loads(line)
                 if isinstance(content, dict) and isinstance(content.get("output"), str):
-                    self._last[_absolute(path.parent / content["output"])] = content
+                    self._remember(_absolute(path.parent / content["output"]), content)
 
     def is_ours(self, target: Path) -> bool:
-        """Whether an earlier run began to write this result."""
-        return _absolute(target) in self._last
+        """Whether an earlier run began to write this result; one that was refused for what stood there did not."""
+        return _absolute(target) in self._begun
 
     def is_done(self, target: Path, recipe: str) -> bool:
         """Whether this result is there, whole, and what this recipe (a `fingerprint`) gives."""
@@ -98,7 +99,12 @@ class Manifest:
                 os.fsync(file.fileno())
         except OSError as error:
             raise OutputError(f"{self.path} cannot be written: {error.strerror}", "free some space") from error
-        self._last[str(place)] = dict(content)
+        self._remember(str(place), dict(content))
+
+    def _remember(self, place: str, content: dict[str, Any]) -> None:
+        self._last[place] = content
+        if content.get("event") == "begun":
+            self._begun.add(place)
 
 
 def _absolute(path: Path) -> str:

@@ -149,9 +149,10 @@ def test_resume_leaves_the_files_of_others_alone(restore: Restore) -> None:
     pictures(2)
     Path("out").mkdir()
     Path("out/001_denoised.png").write_text("mine")
-    code, _, err = restore(*FOLDER, "--resume")
-    assert code == 3 and "001_denoised.png exists" in err
-    assert Path("out/001_denoised.png").read_text() == "mine" and done() == ["000_denoised.png"]
+    for _ in range(3):  # the log says by then that it was refused, which does not make it ours
+        code, _, err = restore(*FOLDER, "--resume")
+        assert code == 3 and "001_denoised.png exists" in err
+        assert Path("out/001_denoised.png").read_text() == "mine" and done() == ["000_denoised.png"]
 
 
 def test_resume_in_place(restore: Restore) -> None:

@@ -64,6 +64,15 @@ def test_a_failure_is_tried_again(tmp_path: Path, result: Path) -> None:
     assert not logged(tmp_path).is_done(result, KEY)
 
 
+def test_a_result_that_was_refused_is_not_ours(tmp_path: Path, result: Path) -> None:
+    log = logged(tmp_path)
+    log.record(result, {"event": "result", "status": "failed", "code": 7})
+    assert not log.is_ours(result) and not logged(tmp_path).is_ours(result)
+    log.begin(result)
+    log.record(result, {"event": "result", "status": "failed", "code": 6})
+    assert log.is_ours(result) and logged(tmp_path).is_ours(result)
+
+
 @pytest.mark.parametrize(
     "torn", ["", "{", '{"event": "result", "output": "sub/a_denoi', "[1]\n", "\xff\x00", "[" * 5000]
 )
@@ -101,7 +110,7 @@ def test_a_folder_may_be_moved_and_named_from_anywhere(
     monkeypatch.chdir(tmp_path)
     log = Manifest(Path(MANIFEST))
     log.record(Path("sub/a_denoised.png"), {"status": "ok", "recipe": KEY})
-    log.record(Path("../elsewhere.png"), {"status": "ok", "recipe": KEY})
+    log.begin(Path("../elsewhere.png"))
     assert logged(tmp_path).is_done(result, KEY) and logged(tmp_path).is_ours(tmp_path.parent / "elsewhere.png")
     monkeypatch.chdir("/")
     moved = tmp_path / "moved"
