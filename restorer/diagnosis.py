@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from restorer import __version__
 from restorer.errors import ModelError
 from restorer.priors.catalog import PRECISIONS, resolve_device, resolve_dtype, weights_folder, weights_sha256
+from restorer.priors.download import free_bytes
 from restorer.vision import import_torchvision
 
 __all__ = ["examine"]
@@ -83,8 +83,7 @@ def _cache() -> dict[str, Any]:
     taken = (
         sum(p.stat().st_size for p in place.rglob("*") if p.is_file() and not p.is_symlink()) if place.is_dir() else 0
     )
-    above = next(folder for folder in (place, *place.parents) if folder.exists())
-    return {"folder": str(place), "taken": _gb(taken), "free": _gb(shutil.disk_usage(above).free)}
+    return {"folder": str(place), "taken": _gb(taken), "free": _gb(free_bytes())}
 
 
 def _embedded() -> dict[str, str] | str:

@@ -129,6 +129,7 @@ def test_the_verb_on_pictures(capsys: pytest.CaptureFixture[str]) -> None:
     assert "A a.png to r.png: " in err and "wrote out.png" in err
     assert Image.open("out.png").size[0] > 48
     assert run(["compare", "a.png", "b.png", "-o", "out.png"]) == 7
+    assert run(["compare", "a.png", "b.png", "-o", "./b.png", "--overwrite"]) == 7  # what is compared stays
     assert run(["compare", "a.png", "a.png"]) == 0
     assert "B a.png to A: equal" in capsys.readouterr().err
 

@@ -264,13 +264,12 @@ def _announce(request: Request, jobs: list[Job], count: int, reporter: Reporter)
 
 def _facts(request: Request, jobs: list[Job], used: Tiled, seed: int, count: int, began: float) -> dict[str, Any]:
     """What the JSON object says of the way a file was made."""
-    from restorer.priors.catalog import find_model, precision_name, weights_sha256
-    from restorer.priors.hub import revision_of
+    from restorer.priors.catalog import identity, precision_name
 
-    plan, place = jobs[0].plan, find_model(request.model)
+    plan = jobs[0].plan
     return {
         "count": count,
-        "model": {"id": request.model, "sha256": weights_sha256(place), "revision": revision_of(place)},
+        "model": identity(request.model),
         "device": str(used.device),
         "precision": precision_name(used),
         "steps": _steps(jobs),

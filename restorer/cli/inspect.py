@@ -62,6 +62,8 @@ def _compare(
     folders = {place.is_dir() for place in places}
     if len(folders) > 1:
         raise UsageError("a picture and a folder cannot be compared", "name pictures, or folders")
+    if output is not None and output.resolve() in [place.resolve() for place in places]:
+        raise OutputError(f"{output} is one of the pictures compared", "name another file with -o")
     if output is not None and output.exists() and not overwrite:
         raise OutputError(f"{output} exists", "add --overwrite, or name another file with -o")
     if folders == {True}:

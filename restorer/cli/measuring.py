@@ -71,11 +71,9 @@ def load(options: Options, reporter: Reporter) -> UNetPrior | Tiled:
 
 def describe(options: Options, prior: UNetPrior | Tiled) -> dict[str, Any]:
     """What of the run decides the figures, for the summary."""
-    from restorer.priors.catalog import find_model, precision_name, weights_sha256
-    from restorer.priors.hub import revision_of
+    from restorer.priors.catalog import identity, precision_name
 
-    place = find_model(options.model)
-    model = {"id": options.model, "sha256": weights_sha256(place), "revision": revision_of(place)}
+    model = identity(options.model)
     return {"model": model, "device": str(prior.device), "precision": precision_name(prior), "seed": options.seed}
 
 

@@ -11,6 +11,7 @@ from restorer.batch import STDIO, Item
 from restorer.cli.console import Reporter
 from restorer.cli.cost import USUAL_STEPS, duration
 from restorer.cli.options import Options
+from restorer.defaults import LATENT_STEPS
 from restorer.errors import RestorerError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def tell_plan(
 
     rate = None if prior is None else _seconds_a_megapixel(prior)
     latent = None if prior is None else latent_of(prior)
-    steps = options.steps or (100 if latent else USUAL_STEPS[options.command])
+    steps = options.steps or (LATENT_STEPS if latent else USUAL_STEPS[options.command])
     steps = 1 if options.command == "denoise" and options.detail == 0 else steps
     total, count = 0.0, 0
     for item in items:
@@ -75,14 +76,14 @@ def tell_plan(
 
 
 def _seconds_a_megapixel(prior: UNetPrior | Tiled) -> float:
-    """Of one evaluation: the second of two, of a square of 256 positions."""
+    """Of one evaluation: the second of two, of a square of 256 pixels, or 64 positions of latents."""
     import torch
 
     from restorer.priors.latent import latent_of
 
-    side = 256 if latent_of(prior) is None else 64
-    x = torch.zeros(1, prior.channels, side, side, device=prior.device)
     latent = latent_of(prior)
+    side = 256 if latent is None else 64
+    x = torch.zeros(1, prior.channels, side, side, device=prior.device)
     condition = torch.zeros(1, latent.condition_channels, side, side) if latent and latent.condition_channels else None
     for _ in range(2):
         began = time.monotonic()

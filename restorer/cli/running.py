@@ -140,20 +140,33 @@ class _Run:
         if self.log is not None:
             sweep({item.target.parent for item in to_do if item.target != STDIO})
         prior = self._prior(to_do) if to_do else None
-        forecast = Forecast(self.reporter, len(to_do))
-        for item in to_do if prior is not None else ():
+        if prior is None:
+            return
+        left = self._left(to_do)
+        forecast = Forecast(self.reporter, min(len(left), options.limit or len(left)))
+        for item in left:
             if (options.limit is not None and self.done >= options.limit) or (options.fail_fast and self.codes):
                 break
-            assert prior is not None
             try:
-                recipe = self._recipe(item)
-                if self._is_done(item, recipe):
-                    self._skip(item, "is done")
-                    continue
-                self._restore(item, prior, forecast, recipe)
+                self._restore(item, prior, forecast)
                 self.done += 1
             except RestorerError as error:
                 self._failed(item, error)
+
+    def _left(self, to_do: list[Item]) -> list[Item]:
+        """What an earlier run has not done."""
+        left = []
+        for item in to_do:
+            log = self.log if self.options.resume else None
+            try:
+                # Only what that run has begun is worth reading for its hash.
+                if log is not None and log.is_ours(item.target) and log.is_done(item.target, self._recipe(item)):
+                    self._skip(item, "is done")
+                else:
+                    left.append(item)
+            except RestorerError as error:
+                self._failed(item, error)
+        return left
 
     def _prior(self, to_do: list[Item]) -> UNetPrior | Tiled | None:
         """The model; where there is none to be had, every picture fails for that."""
@@ -180,11 +193,12 @@ class _Run:
         inputs = [_sha256(item.source)] + ([_sha256(self.verb.mask(item))] if self.verb.mask is not None else [])
         return fingerprint(self.options.command, options, weights_sha256(find_model(self.options.model)), *inputs)
 
-    def _restore(self, item: Item, prior: UNetPrior | Tiled, forecast: Forecast, recipe: str) -> None:
+    def _restore(self, item: Item, prior: UNetPrior | Tiled, forecast: Forecast) -> None:
         from restorer.images import files, writing
+        from restorer.priors.catalog import identity
 
         options, reporter = self.options, self.reporter
-        began = time.monotonic()
+        began, recipe = time.monotonic(), self._recipe(item)
         picture = files.load(sys.stdin.buffer if item.source == STDIO else item.source, options.max_pixels)
         target: Path | BinaryIO = sys.stdout.buffer if item.target == STDIO else item.target
         form = writing.target_format(picture, target)
@@ -217,7 +231,7 @@ class _Run:
             "mode": result.mode,
             "depth_in": picture.depth,
             "depth_out": writing.written_depth(result, form),
-            "model": _model(options),
+            "model": identity(options.model),
             **self._parts(job, used),
             "seconds": round(seconds, 2),
             "peak_mem_mb": _peak_memory(),
@@ -252,6 +266,7 @@ class _Run:
         import torch
 
         from restorer import __version__
+        from restorer.priors.catalog import identity
         from restorer.record import Record
 
         parts, options = self._parts(job, used), self.options
@@ -265,7 +280,7 @@ class _Run:
             item.source.name,
             hashlib.sha256(picture.original).hexdigest() if picture.original else "",
             options.model,
-            _model(options)["sha256"],
+            identity(options.model)["sha256"],
             given,
             parts["device"],
             parts["precision"],
@@ -310,20 +325,9 @@ class _Run:
             self.reporter.warn(f"{self.options.model} is not here, and a dry run fetches nothing: {hint}")
         elif not to_do or (prior := self._prior(to_do)) is None:
             return
-        left = []
-        for item in to_do:
-            try:
-                if self._is_done(item, self._recipe(item) if prior is not None else ""):
-                    self._skip(item, "is done")
-                else:
-                    left.append(item)
-            except RestorerError as error:
-                self._failed(item, error)
-        chosen = left[: self.options.limit]
+        # Without the model nothing is known of what its results depend on.
+        chosen = (self._left(to_do) if prior is not None else to_do)[: self.options.limit]
         self.done = tell_plan(self.options, chosen, prior, self.verb.scale, self.reporter, self._failed)
-
-    def _is_done(self, item: Item, recipe: str) -> bool:
-        return self.options.resume and self.log is not None and self.log.is_done(item.target, recipe)
 
     def _skip(self, item: Item, why: str) -> None:
         self.skipped += 1
@@ -380,20 +384,11 @@ def load_prior_of(options: Options) -> UNetPrior | Tiled:
     return Tiled(prior, side, overlap=0 if options.tile == "off" else min(64, side // 4))
 
 
-def _model(options: Options) -> dict[str, Any]:
-    from restorer.priors.catalog import find_model, weights_sha256
-    from restorer.priors.hub import revision_of
-
-    place = find_model(options.model)
-    return {"id": options.model, "sha256": weights_sha256(place), "revision": revision_of(place)}
-
-
 def _sha256(path: Path) -> str:
-    import hashlib
+    from restorer.priors.download import sha256_of
 
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise PictureError(f"{path} cannot be read: {error.strerror}", "check the path") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from restorer.errors import DeviceError, ModelError, UsageError
 from restorer.priors.cards import EMBEDDED, weights_folder
 from restorer.priors.checkpoints import load_model
 from restorer.priors.download import OnBytes, fetch, sha256_of
-from restorer.priors.hub import Plan, parse, weights_of
+from restorer.priors.hub import Plan, parse, revision_of, weights_of
 from restorer.priors.latent import LatentPrior
 from restorer.priors.pipelines import is_latent, load_latent
 from restorer.priors.tiled import Tiled
@@ -22,6 +23,7 @@ from restorer.priors.unet_prior import UNetPrior
 __all__ = [
     "EMBEDDED",
     "PRECISIONS",
+    "identity",
     "load_prior",
     "precision_name",
     "resolve_device",
@@ -133,3 +135,13 @@ def find_model(
 def weights_sha256(model: Path) -> str:
     """The SHA-256 of the weights in a model's folder or file, in hexadecimal."""
     return sha256_of(weights_of(model))
+
+
+def identity(model: str) -> dict[str, Any]:
+    """Which weights a name or path stands for: as it was named, their SHA-256, and the commit of a model of the Hub.
+
+    Raises:
+        ModelError: as `find_model`.
+    """
+    place = find_model(model)
+    return {"id": model, "sha256": weights_sha256(place), "revision": revision_of(place)}
