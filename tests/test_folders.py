@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +247,11 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from stubs import Smooth
 from restorer.priors import catalog
-catalog.load_prior = lambda *arguments: Smooth()
+class Slow(Smooth):
+    def predict(self, *arguments):
+        time.sleep(0.005)  # so that a run is not over before anyone can stop it
+        return super().predict(*arguments)
+catalog.load_prior = lambda *arguments: Slow()
 from restorer.cli.app import main
 main()
 """
@@ -267,8 +272,13 @@ def test_a_run_that_ends_anywhere_goes_on(number: signal.Signals) -> None:
         while process.poll() is None and len(made() if Path("out").exists() else []) < wanted:
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.01))
-        process.send_signal(number)
-        codes.append(process.wait())
+        while (
+            process.poll() is None
+        ):  # Python loses a KeyboardInterrupt that falls into a destructor: again, like a user
+            process.send_signal(number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.3)
+        codes.append(process.returncode)
         seen = len([name for name in made() if name.endswith(".png")])
         if codes[-1] == 3:
             break
