@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from restorer.cli import evaluate, generate, inspect, models, restore, train
+from restorer.cli.interruption import Terminated, leave_in_peace, raise_on_signals
 from restorer.errors import RestorerError
 
 __all__ = ["app", "main", "run"]
@@ -55,14 +54,6 @@ def _root(
     """Repair photographs with a diffusion model: denoise, inpaint, upscale."""
 
 
-class _Terminated(BaseException):
-    """SIGTERM, as an exception, so that whatever is half written is removed on the way out."""
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Terminated
-
-
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
     from restorer.cli.console import code_of, report_error
@@ -78,7 +69,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return 130
-    except _Terminated:
+    except Terminated:
         return 143
     except (BrokenPipeError, SystemExit) as error:
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
@@ -104,8 +95,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """The console script."""
-    signal.signal(signal.SIGTERM, _terminate)
+    raise_on_signals()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may be no text; they are printed as the bytes they are
             stream.reconfigure(errors="surrogateescape")
-    sys.exit(run())
+    code = run()
+    leave_in_peace()
+    sys.exit(code)
