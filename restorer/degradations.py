@@ -165,11 +165,11 @@ class Bicubic(Degradation):
             if missing.abs().max() <= LEVEL / 4:
                 best = ahead
                 break
-            previous, best = best, (ahead + self.transpose(missing * rate)).clamp(-1, 1)
+            previous, best = best, self.transpose(missing * rate).add_(ahead).clamp_(-1, 1)
             following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
             ahead = torch.lerp(previous, best, 1 + (momentum - 1) / following).clamp_(-1, 1)
             momentum = following
-        return ((best + 1) / LEVEL).round().mul_(LEVEL).sub_(1).clamp_(-1, 1).to(x.dtype)
+        return (best + 1).div_(LEVEL).round_().mul_(LEVEL).sub_(1).clamp_(-1, 1).to(x.dtype)
 
     def _clipped(self, x: Tensor) -> Tensor:
         """A x as Pillow takes it from an 8-bit picture, which is clipped after either axis, but for its rounding."""

@@ -13,10 +13,11 @@ from restorer.diffusion.plan import Plan
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import NotFiniteError, Step, reverse
 from restorer.errors import DeviceError, ModelError
+from restorer.memory import SAMPLING, available, check_room, readable
 from restorer.priors.latent import Conditioned, LatentPrior, latent_of
 from restorer.priors.tiled import Tiled
 
-__all__ = ["LEAST_TILE", "TILE", "WHOLE", "Job", "Restored", "tiled"]
+__all__ = ["LEAST_TILE", "TILE", "WHOLE", "Job", "Restored", "is_out_of_memory", "tiled"]
 
 WHOLE = 1_300_000  # pixels up to which a picture is not tiled
 TILE, OVERLAP, LEAST_TILE = 512, 64, 64
@@ -90,39 +91,70 @@ class Job:
     def run(
         self, on_step: Callable[[Step], None] | None = None, on_tile: Callable[[int, int], None] | None = None
     ) -> Restored:
-        """Do it. Falls back to float32 where low precision gave nan, and to smaller tiles where memory ran out.
+        """Do it: in float32 where low precision gave nan; in smaller tiles, then in bf16, where memory runs out.
 
         Raises:
             ModelError: the network's output is not finite in float32 either.
-            DeviceError: there is not enough memory even for the smallest tile.
+            DeviceError: there is not enough memory: foreseen, or found even with the smallest tile in bf16.
         """
         if self.plan is None:
             return Restored(self.image, self.prior)
-        tiled, notes = self.prior, list[str]()
+        tiled, notes = self._that_fits()
         sampled: tuple[Tensor, Tensor] | None = None
+        lowered = False
         while True:
             try:
                 sampled = sampled or self._sample(self.plan, tiled.watched(on_tile), on_step)
                 last, first = sampled
                 return Restored(self.finish(self._decoded(last, tiled).cpu(), first), tiled, tuple(notes))
             except NotFiniteError as error:
-                precise, sampled = tiled.full_precision(), None
+                precise, sampled = None if lowered else tiled.full_precision(), None
                 if precise is None:
-                    raise ModelError("the network gave values that are not finite, even in fp32") from error
+                    precision = "low precision, for which alone there is memory" if lowered else "fp32"
+                    raise ModelError(f"the network gave values that are not finite, even in {precision}") from error
                 tiled = precise
                 notes.append("low precision gave values that are not finite: repeated in fp32")
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
-                smaller = tiled.cut_to(max(self.start.shape[-2:])).halved(max(LEAST_TILE // self.factor, 1))
-                if smaller is None:
+                again = "repeated" if sampled is None else "decoded"  # what is sampled is not sampled again
+                if (smaller := self._smaller(tiled)) is not None:
+                    notes.append(f"out of memory: {again} with {self.factor * smaller.tile}-pixel tiles")
+                elif (smaller := tiled.low_precision()) is not None and sampled is None:
+                    lowered = True
+                    notes.append("out of memory: repeated in bf16")
+                else:
                     raise DeviceError(
                         f"not enough memory on {tiled.device} even with {self.factor * tiled.tile}-pixel tiles",
                         "close other programs, or use --device cpu",
                     ) from error
                 tiled = smaller
-                again = "repeated" if sampled is None else "decoded"  # what is sampled is not sampled again
-                notes.append(f"out of memory: {again} with {self.factor * tiled.tile}-pixel tiles")
+
+    def memory(self, prior: Tiled | None = None) -> int:
+        """About what sampling, finishing and writing take at their highest, in bytes, beside what is held already."""
+        positions = self.start.shape[-2] * self.start.shape[-1]
+        return SAMPLING * positions * self.factor**2 + (prior or self.prior).evaluation_bytes(positions)
+
+    def _that_fits(self) -> tuple[Tiled, list[str]]:
+        """The prior in tiles for which there is memory, and a note where they are smaller than was meant.
+
+        Raises:
+            DeviceError: there is too little for the picture itself.
+        """
+        tiled, room = self.prior, available(self.prior.device)
+        while room is not None and self.memory(tiled) > room and (smaller := self._smaller(tiled)) is not None:
+            tiled = smaller
+        if room is None or (tiled is self.prior and self.memory(tiled) <= room):
+            return tiled, []
+        if self.memory(tiled) > room:  # in low precision, which is what comes after the smallest tile, it may fit
+            height, width = (self.factor * side for side in self.start.shape[-2:])
+            what = f"a result of {width}x{height} pixels"
+            check_room(self.memory(tiled.low_precision() or tiled), what, tiled.device)
+        return tiled, [f"{readable(room)} of memory are free: {self.factor * tiled.tile}-pixel tiles"]
+
+    def _smaller(self, prior: Tiled) -> Tiled | None:
+        """The same in smaller tiles; None where these are the smallest."""
+        return prior.cut_to(max(self.start.shape[-2:])).halved(max(LEAST_TILE // self.factor, 1))
 
     def _sample(self, plan: Plan, prior: Tiled, on_step: Callable[[Step], None] | None) -> tuple[Tensor, Tensor]:
         """The last state, on the prior's device, and the first prediction, on the CPU."""
@@ -160,7 +192,8 @@ class Job:
         return picture
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether that is what an error means."""
     # The CPU allocator has no exception class of its own.
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 

@@ -64,9 +64,9 @@ def _prior_for(task: str, prior: Prior | None) -> Prior:
 
 def _to_unit(x: Tensor, channels: int) -> Tensor:
     """(1, 3, H, W) on [-1, 1] -> (C, H, W) in [0, 1]; a gray picture is the mean of its three channels."""
-    picture = (x[0].float() + 1) / 2
+    picture = (x[0].float() + 1).div_(2)
     picture = picture.mean(0, keepdim=True) if channels == 1 else picture
-    return picture.clamp(0, 1)
+    return picture.clamp_(0, 1)
 
 
 def _as_colour(image: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ import torch
 from PIL import ExifTags, Image, ImageCms
 from stubs import Broken, Greedy, Imprecise, Smooth, Spy
 
+from restorer import together
 from restorer.cli.app import run
 from restorer.diffusion.prior import Prior
 from restorer.images import writing
@@ -626,7 +627,10 @@ def test_an_interruption_is_said(restore: Restore, loader: Loader) -> None:
     assert restore("denoise", "img.png").err.endswith("interrupted\n")
 
 
-def test_interrupted_in_a_batch_what_is_done_stays(restore: Restore, loader: Loader) -> None:
+def test_interrupted_in_a_batch_what_is_done_stays(
+    restore: Restore, loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "SMALL", {})  # each picture by itself
     picture("a.png"), picture("b.png"), picture("c.png")
     loader.prior = Broken(KeyboardInterrupt(), at=4)
     outcome = restore("denoise", "a.png", "b.png", "c.png", "--steps", 2)

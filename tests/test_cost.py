@@ -15,6 +15,7 @@ from PIL import Image
 from stubs import Around, Smooth
 from torch import Tensor
 
+from restorer import together
 from restorer.cli import console
 from restorer.cli.app import run
 from restorer.cli.console import Reporter, Timing
@@ -185,7 +186,7 @@ def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, clock: Clock, monke
         capsys.readouterr()
         code = run([str(a) for a in arguments])
         out, err = capsys.readouterr()
-        return Outcome(code, out, [line for line in err.splitlines() if "takes about" in line or "less time" in line])
+        return Outcome(code, out, [line for line in err.splitlines() if "about" in line or "less time" in line])
 
     return command
 
@@ -200,12 +201,20 @@ def test_denoise_says_it(call: Command) -> None:
     assert call("denoise", "a.png", "--sigma", 20, "--overwrite", "--detail", 0).lines == []  # it is over by then
 
 
-def test_advice_is_given_once(call: Command) -> None:
+def test_advice_is_given_once(call: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "SMALL", {})  # each picture by itself
     done = call("denoise", "a.png", "b.png", "--sigma", 20)
     assert done.lines == [
         "a.png: takes about 2 min; 2 like it take 4 min",
         "less time: --detail 0 (about 40 s) or a machine with a GPU",
         "b.png: takes about 2 min",
+    ]
+
+
+def test_a_batch_is_announced_as_one(call: Command) -> None:
+    assert call("denoise", "a.png", "b.png", "--sigma", 20).lines == [
+        "2 pictures: take about 2 min",
+        "less time: --detail 0 (about 20 s) or a machine with a GPU",
     ]
 
 

@@ -123,16 +123,16 @@ class Forecast:
         self._reporter, self._left = reporter, pictures
         self._counted = self._advised = False
 
-    def of(self, label: str, run: Run) -> Callable[[float], None]:
-        """For the next picture: what `Timing` calls with the seconds that it takes."""
-        left, self._left = self._left, self._left - 1
+    def of(self, label: str, run: Run, pictures: int = 1) -> Callable[[float], None]:
+        """For the next picture, or so many in one batch: what `Timing` calls with the seconds that they take."""
+        left, self._left = self._left / pictures, self._left - pictures
 
         def tell(seconds: float) -> None:
             total = seconds * left if not self._counted else seconds
             if total < WORTH_SAYING:
                 return
-            takes = "sampling takes" if run.latent else "takes"
-            all_of_them = f"; {left} like it take {duration(total)}" if total > seconds else ""
+            takes = "take" if pictures > 1 else "sampling takes" if run.latent else "takes"
+            all_of_them = f"; {left * pictures:.0f} like it take {duration(total)}" if total > seconds else ""
             self._counted = True
             self._reporter.say(f"{label}: {takes} about {duration(seconds)}{all_of_them}")
             if run.on_cpu and total > LONG and not self._advised:

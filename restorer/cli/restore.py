@@ -37,7 +37,8 @@ from restorer.cli.options import (
     Verbose,
     parse,
 )
-from restorer.cli.running import Verb, restore_all
+from restorer.cli.running import restore_all
+from restorer.cli.work import Verb
 from restorer.errors import PictureError, UsageError
 from restorer.limits import MAX_PIXELS, SCALES, check
 

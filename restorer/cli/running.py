@@ -1,66 +1,36 @@
-"""What the restoring verbs have in common: from a command line to written results, one picture after the other."""
+"""What the restoring verbs have in common: the pictures to be done, the model, the log, the exit code."""
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from restorer.batch import STDIO, Item, collect, decide, exit_code_of, home_of
-from restorer.cli.console import Reporter, code_of, human_bytes
-from restorer.cli.cost import Forecast, run_of
+from restorer.cli.console import Reporter, code_of
+from restorer.cli.cost import Forecast
 from restorer.cli.downloading import obtain
 from restorer.cli.options import Options
+from restorer.cli.work import Verb, Work, begin, check_memory, finish, sample
 from restorer.errors import PictureError, RestorerError, UsageError
 from restorer.limits import check_task
 from restorer.manifest import MANIFEST, Manifest, fingerprint, opened, sweep
 
 if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
-    from restorer.images.files import Picture
-    from restorer.job import Job
     from restorer.priors.tiled import Tiled
     from restorer.priors.unet_prior import UNetPrior
-    from restorer.record import Record
 
-    Prepared = tuple[Job, np.ndarray | None]
-
-__all__ = ["Verb", "load_prior_of", "restore_all"]
+__all__ = ["load_prior_of", "restore_all"]
 
 Pictures = list[tuple[Path, Path | None]]
 
 
-@dataclass(frozen=True)
-class Verb:
-    """What tells the verbs apart.
-
-    Args:
-        tag: what a result's name ends in.
-        prepare: the job of a picture, and which of its pixels are to be copied.
-        suits: raises where the options do not suit the model.
-        own: the verb's own options, as a result depends on them.
-        mask: the mask of a picture, if it has one.
-        scale: how much larger a result is.
-    """
-
-    tag: str
-    prepare: Callable[[Tensor, Item, Picture, UNetPrior | Tiled], Prepared]
-    suits: Callable[[UNetPrior | Tiled], None] | None = None
-    own: tuple[tuple[str, Any], ...] = ()
-    mask: Callable[[Item], Path] | None = None
-    scale: int = 1
-
-
 def restore_all(options: Options, verb: Verb) -> None:
-    """Decide, load the model once, restore one picture after the other."""
+    """Decide, load the model once, restore one picture or small batch after the other."""
     reporter = Reporter(quiet=options.quiet, verbose=options.verbose, as_json=options.json)
     pictures, refused = _collect(options)
     with _log_of(options, pictures) as log:
@@ -144,14 +114,27 @@ class _Run:
             return
         left = self._left(to_do)
         forecast = Forecast(self.reporter, min(len(left), options.limit or len(left)))
+        batch: list[Work] = []
         for item in left:
-            if (options.limit is not None and self.done >= options.limit) or (options.fail_fast and self.codes):
+            if self._enough(len(batch)):
                 break
             try:
-                self._restore(item, prior, forecast)
-                self.done += 1
+                work = self._open(item, prior)
             except RestorerError as error:
                 self._failed(item, error)
+                continue
+            if sum(one.share for one in (*batch, work)) > 1:
+                self._restore(batch, forecast)
+                batch = []
+            batch.append(work)
+        self._restore(batch, forecast)
+
+    def _enough(self, waiting: int) -> bool:
+        """Whether no further picture is to be begun."""
+        options = self.options
+        return (options.limit is not None and self.done + waiting >= options.limit) or bool(
+            options.fail_fast and self.codes
+        )
 
     def _left(self, to_do: list[Item]) -> list[Item]:
         """What an earlier run has not done."""
@@ -193,127 +176,33 @@ class _Run:
         inputs = [_sha256(item.source)] + ([_sha256(self.verb.mask(item))] if self.verb.mask is not None else [])
         return fingerprint(self.options.command, options, weights_sha256(find_model(self.options.model)), *inputs)
 
-    def _restore(self, item: Item, prior: UNetPrior | Tiled, forecast: Forecast) -> None:
-        from restorer.images import files, writing
-        from restorer.priors.catalog import identity
-
-        options, reporter = self.options, self.reporter
-        began, recipe = time.monotonic(), self._recipe(item)
-        picture = files.load(sys.stdin.buffer if item.source == STDIO else item.source, options.max_pixels)
-        target: Path | BinaryIO = sys.stdout.buffer if item.target == STDIO else item.target
-        form = writing.target_format(picture, target)
-        job, keep = self.verb.prepare(files.to_tensor(picture), item, picture, prior)
-        self._announce(item, job, (*picture.notes, *job.notes))
+    def _open(self, item: Item, prior: UNetPrior | Tiled) -> Work:
+        """Read a picture and decide on it; nothing is computed yet."""
+        if item.source != STDIO:
+            check_memory(item.source, self.options, self.verb.scale)
+        work = begin(item, self.options, self.verb, prior, self.reporter, self._recipe(item))
         if self.log is not None and item.target != STDIO:
             self.log.begin(item.target)
-        if job.plan is None:
-            result, notes, used = picture, tuple[str, ...](), job.prior
-        else:
-            tell = forecast.of(item.source.name, run_of(options, job, job.plan.evaluations))
-            with reporter.progress(item.source.name) as bar:
-                bar.begin(job.plan.evaluations, job.tiles, tell, by_step=job.prior.device.type != "cpu")
-                restored = job.run(on_step=lambda step: bar.step(step.index), on_tile=bar.tile)
-            notes, used = restored.notes, restored.prior
-            result = files.with_result(picture, restored.image, keep=keep)
-            result = files.with_record(result, self._record_of(item, picture, job, used).text())
-        ours = self.log is not None and options.resume and self.log.is_ours(item.target)
-        notes = (*notes, *writing.save(result, target, format=form, overwrite=options.overwrite or ours))
-        for note in notes:
-            reporter.warn(note)
-        seconds = time.monotonic() - began
-        size = "" if item.target == STDIO else f" · {human_bytes(item.target.stat().st_size)}"
-        reporter.say(f"wrote {item.target} · {result.width}x{result.height}{size} · {seconds:.1f} s", style="green")
-        if options.show:
-            self._show(picture, result)
-        details = {
-            "width": result.width,
-            "height": result.height,
-            "mode": result.mode,
-            "depth_in": picture.depth,
-            "depth_out": writing.written_depth(result, form),
-            "model": identity(options.model),
-            **self._parts(job, used),
-            "seconds": round(seconds, 2),
-            "peak_mem_mb": _peak_memory(),
-            "warnings": [*picture.notes, *job.notes, *notes],
-            **({"recipe": recipe} if recipe else {}),
-        }
-        content = self._result(item, status="ok", **details)
-        if self.log is not None and item.target != STDIO:
-            self.log.record(item.target, content)
-        reporter.result(str(item.target), content)
+        return work
 
-    def _parts(self, job: Job, prior: Tiled) -> dict[str, Any]:
-        from restorer.priors.catalog import precision_name
-
-        plan = job.plan
-        return {
-            "device": str(prior.device),
-            "precision": precision_name(prior),
-            "steps": plan.evaluations if plan else 0,
-            "method": self.options.method,
-            "detail": job.detail,
-            "seed": self.options.seed,
-            "sigma": round(job.sigma, 2),
-            "tile": job.factor * min(prior.tile, max(job.start.shape[-2:])),
-            "overlap": job.factor * prior.overlap,
-        }
-
-    def _record_of(self, item: Item, picture: Picture, job: Job, used: Tiled) -> Record:
-        """What the result carries with it."""
-        import hashlib
-
-        import torch
-
-        from restorer import __version__
-        from restorer.priors.catalog import identity
-        from restorer.record import Record
-
-        parts, options = self._parts(job, used), self.options
-        given = {"method": options.method, "seed": options.seed, **dict(self.verb.own), "tile": options.tile}
-        if job.latent is None:
-            given |= {"sigma": job.sigma, "detail": job.detail}
-        given["steps"] = parts["steps"]
-        return Record(
-            __version__,
-            options.command,
-            item.source.name,
-            hashlib.sha256(picture.original).hexdigest() if picture.original else "",
-            options.model,
-            identity(options.model)["sha256"],
-            given,
-            parts["device"],
-            parts["precision"],
-            torch.get_num_threads(),
-        )
-
-    def _announce(self, item: Item, job: Job, notes: tuple[str, ...]) -> None:
-        """One line before the work, and what the user should know."""
-        import torch
-
-        parts, reporter = self._parts(job, job.prior), self.reporter
-        device = f"cpu ({torch.get_num_threads()} threads)" if parts["device"] == "cpu" else parts["device"]
-        tiles = f"{job.tiles} tiles" if job.tiles > 1 else "1 tile"
-        steps = f"{parts['steps']} step{'' if parts['steps'] == 1 else 's'}"
-        said = " (estimated)" if job.estimated else ""
-        more = "" if job.latent else f"sigma {job.sigma:.1f}{said} · detail {job.detail:g} · "
-        reporter.say(
-            f"{self.options.command} {item.source.name} · {self.options.model} · {device} · {parts['precision']} · "
-            f"{steps} · {tiles} · {more}seed {self.options.seed}"
-        )
-        for note in notes:
-            reporter.warn(note)
-        if job.plan is not None and job.latent is None:
-            reporter.detail("noise levels (0..255): " + " ".join(f"{127.5 * s:.1f}" for s in job.plan.sigmas))
-
-    def _show(self, before: Picture, after: Picture) -> None:
-        from restorer.cli.blocks import show
-        from restorer.images.files import reduced, to_pil
-
-        if not self.reporter.quiet and not show(
-            self.reporter.console, [to_pil(reduced(replace(p, alpha=None), 8)) for p in (before, after)]
-        ):
-            self.reporter.warn("nothing is shown: this is no terminal with colours")
+    def _restore(self, works: list[Work], forecast: Forecast) -> None:
+        """Restore what fits into one batch, and write it."""
+        began = time.monotonic()
+        for work, outcome in zip(works, sample(works, self.options, self.reporter, forecast), strict=True):
+            item = work.item
+            try:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                ours = self.log is not None and self.options.resume and self.log.is_ours(item.target)
+                seconds = work.seconds + (time.monotonic() - began) / len(works)
+                told = finish(work, outcome, self.options, self.reporter, seconds, ours)
+                content = self._result(item, status="ok", **told)
+                if self.log is not None and item.target != STDIO:
+                    self.log.record(item.target, content)
+                self.reporter.result(str(item.target), content)
+                self.done += 1
+            except RestorerError as error:
+                self._failed(item, error)
 
     def _tell_plan(self, to_do: list[Item]) -> None:
         """What would be done, and what it would take; nothing is written or fetched."""
@@ -391,13 +280,3 @@ def _sha256(path: Path) -> str:
         return sha256_of(path)
     except OSError as error:
         raise PictureError(f"{path} cannot be read: {error.strerror}", "check the path") from error
-
-
-def _peak_memory() -> int | None:
-    """The most memory this process has held, in MB; None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)

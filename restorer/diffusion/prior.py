@@ -83,3 +83,11 @@ class Prior(ABC):
     def full_precision(self) -> Prior | None:
         """The same prior in float32; None where it is in float32 already."""
         return None
+
+    def low_precision(self) -> Prior | None:
+        """The same prior in half the memory; None where there is no such thing."""
+        return None
+
+    def evaluation_bytes(self, pixels: int) -> int:
+        """About what one evaluation takes in memory at its highest, beside the weights, for that many positions."""
+        return 0

@@ -72,7 +72,7 @@ class NoiseField:
         """The next field, shaped like x and where x is."""
         shape = (len(x) // len(self._generators), *x.shape[1:])
         fields = [torch.randn(shape, generator=g, dtype=torch.float32) for g in self._generators]
-        return torch.cat(fields).to(x.device, x.dtype)
+        return (fields[0] if len(fields) == 1 else torch.cat(fields)).to(x.device, x.dtype)
 
 
 def _second_order(corrected: Tensor, previous: Tensor | None, plan: Plan, i: int) -> Tensor:
@@ -81,7 +81,7 @@ def _second_order(corrected: Tensor, previous: Tensor | None, plan: Plan, i: int
         return corrected
     before, now, after = plan.sigmas[i - 1 : i + 2]
     ratio = math.log(now / after) / math.log(before / now)
-    return corrected + plan.extrapolation * min(1.0, ratio / 2) * (corrected - previous)
+    return torch.add(corrected, corrected - previous, alpha=plan.extrapolation * min(1.0, ratio / 2))
 
 
 def reverse(
@@ -113,29 +113,29 @@ def reverse(
     """
     noise = NoiseField(plan.seed)
     carried = plan.sigmas[0] * (plan.kappa if plan.fresh_start else 1.0)
-    x = start + carried * noise.like(start) if plan.fresh_start else start
+    x = torch.add(start, noise.like(start), alpha=carried) if plan.fresh_start else start
     previous: Tensor | None = None
     done = 0
     for i, (sigma, after) in enumerate(pairwise(plan.sigmas)):
         if after > sigma:
-            x = x + plan.kappa * math.sqrt(after**2 - sigma**2) * noise.like(x)
+            x = torch.add(x, noise.like(x), alpha=plan.kappa * math.sqrt(after**2 - sigma**2))
             carried, previous = plan.kappa * after, None
             continue
         prediction = prior.predict(x, sigma)
         x0 = prediction.x0
-        if not bool(torch.isfinite(x0).all()):
+        if not bool(x0.sum().isfinite()):  # one number that is not makes the sum so, and it needs no room
             raise NotFiniteError("the network gave values that are not finite")
         corrected = x0
         if degradation is not None and y is not None:
             v = plan.prior_variance
             r2 = sigma**2 if math.isinf(v) else sigma**2 * v / (sigma**2 + v)
             corrected = degradation.correct(x0, y, noise_variance, r2)
-        d = _second_order(corrected, previous, plan, i)
-        x = _put_back(x, d, prediction, carried, plan, i, noise)
-        carried, previous = plan.kappa * after, corrected if after < sigma else None
+        x = _put_back(x, _second_order(corrected, previous, plan, i), prediction, carried, plan, i, noise)
+        carried, previous = plan.kappa * after, corrected if after < sigma and plan.extrapolation else None
         done += 1
         if on_step is not None:
             on_step(Step(done, plan.evaluations, sigma, x0, corrected))
+        del prediction, x0, corrected  # of a large picture they are large, and the next evaluation needs room
     return x
 
 
@@ -148,13 +148,11 @@ def _put_back(
     if amount == 0:
         return d
     kept = math.sqrt(1 - zeta) if after < sigma else 1 - zeta / 2
-    x_next = d
-    if kept > 0:
-        clean = d if plan.eps_from == "corrected" else prediction.x0
-        x_next = x_next + amount * kept / carried * (x - clean)
+    clean = d if plan.eps_from == "corrected" else prediction.x0
+    x_next = (x - clean).mul_(amount * kept / carried).add_(d)
     if zeta > 0:
         wide = _widening(sigma, after, plan, prediction.log_variance)
-        x_next = x_next + amount * math.sqrt(zeta) * wide * noise.like(x)
+        x_next.add_(noise.like(x).mul_(wide), alpha=amount * math.sqrt(zeta))
     return x_next
 
 

@@ -36,6 +36,7 @@ FEWEST, MOST = 200, 60_000  # patches measured at least, patches looked at: boun
 CENTRAL = 2  # patches to choose from, as a multiple of those measured
 MARGIN = 2.5  # in standard deviations: nearer to 0 or 255 than this, a mean is "near either end"
 NO_LEVEL = 16.0  # the same on the 0..255 scale, before the noise is known
+ONCE = 1 << 20  # values whose clipping is undone at once: in double precision, which a large picture has no room for
 
 
 def estimate_sigma(image: Tensor) -> float:
@@ -150,5 +151,9 @@ def undo_clipping(mean: Tensor, sigma: float) -> Tensor:
     A denoiser that takes clipped noise for white gives the mean of the clipped picture; this takes it back.
     """
     grid = torch.linspace(0, 1, 4096, dtype=torch.float64)
-    values = expected_when_clipped(grid, sigma)
-    return torch.from_numpy(np.interp(mean.double().cpu().numpy(), values.numpy(), grid.numpy())).to(mean)
+    values, places = expected_when_clipped(grid, sigma).numpy(), grid.numpy()
+    flat = mean.detach().cpu().float().flatten()
+    found = torch.empty_like(flat)
+    for part, wanted in zip(found.split(ONCE), flat.split(ONCE), strict=True):
+        part.copy_(torch.from_numpy(np.interp(wanted.numpy(), values, places)))
+    return found.view(mean.shape).to(mean)

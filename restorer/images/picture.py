@@ -119,19 +119,25 @@ def to_tensor(picture: Picture) -> Tensor:
 
 def _shares(values: np.ndarray, black: float, white: float) -> np.ndarray:
     """float32 in [0, 1]: how far each value lies on the way from black to white. What is not finite is black."""
-    exact = np.float64 if values.dtype.kind in "iu" and values.itemsize > 2 else np.float32
-    shares = values.astype(exact)
+    with np.errstate(invalid="ignore"):  # there is a kind of nan that is told of when it is copied
+        shares = values.astype(_exact(values.dtype, black, white))
     if values.dtype.kind == "f":
         np.nan_to_num(shares, copy=False, nan=black, posinf=black, neginf=black)
     if black:
         np.subtract(shares, black, out=shares)
     np.divide(shares, white - black, out=shares)
-    return shares.clip(0, 1).astype(np.float32, copy=False)
+    return np.clip(shares, 0, 1, out=shares).astype(np.float32, copy=False)
+
+
+def _exact(dtype: np.dtype, black: float, white: float) -> type[np.floating]:
+    """The type that differences of such numbers fit into."""
+    is_wide = dtype.itemsize > 2 if dtype.kind in "iu" else white - black > float(np.finfo(np.float32).max)
+    return np.float64 if is_wide else np.float32
 
 
 def _values(shares: np.ndarray, black: float, white: float, dtype: np.dtype) -> np.ndarray:
     """The other way round; integers are rounded to the nearest, half to even."""
-    values = shares.astype(np.float64 if dtype.kind in "iu" and dtype.itemsize > 2 else np.float32)
+    values = shares.astype(_exact(dtype, black, white))
     np.multiply(values, white - black, out=values)
     if black:
         np.add(values, black, out=values)
@@ -156,8 +162,8 @@ def with_result(picture: Picture, result: Tensor, keep: np.ndarray | None = None
     if not torch.isfinite(result).all():
         raise ValueError("the result holds values that are not finite")
     channels = int(result.shape[0])
-    shares = result.detach().float().cpu().clamp(0, 1)
-    flat = (shares[0] if channels == 1 else shares.permute(1, 2, 0)).contiguous().numpy()
+    shares = result.detach().float().cpu()
+    flat = (shares[0] if channels == 1 else shares.permute(1, 2, 0)).clamp(0, 1).contiguous().numpy()
     pixels = _values(flat, *picture.levels, picture.pixels.dtype)
     icc, note = fitting_profile(picture.icc, channels)
     notes = (*picture.notes, note) if note else picture.notes

@@ -27,7 +27,7 @@ from restorer.diffusion.schedule import Schedule
 from restorer.networks import Network
 from restorer.networks.autoencoder import Autoencoder, VQModel
 from restorer.priors.tiled import Tiled, ramp, tile_starts
-from restorer.priors.unet_prior import ModelSpec, UNetPrior
+from restorer.priors.unet_prior import MAPS, ModelSpec, UNetPrior
 
 __all__ = ["Conditioned", "LatentPrior", "ddim_plan", "first_mean", "latent_of"]
 
@@ -83,6 +83,18 @@ class LatentPrior(UNetPrior):
         if self.dtype == torch.float32:
             return None
         return LatentPrior(deepcopy(self.network), self.spec, self.autoencoder, device=self.device)
+
+    def low_precision(self) -> LatentPrior | None:
+        """See `UNetPrior.low_precision`. The autoencoder is shared, and stays in float32."""
+        if self.dtype != torch.float32:
+            return None
+        half = torch.bfloat16
+        return LatentPrior(deepcopy(self.network), self.spec, self.autoencoder, device=self.device, dtype=half)
+
+    def evaluation_bytes(self, pixels: int) -> int:
+        """See `Prior.evaluation_bytes`. Decoding as many positions of latents counts as well."""
+        decoding = MAPS * self.autoencoder.config.block_out_channels[0] * 4 * pixels * self.factor**2
+        return max(super().evaluation_bytes(pixels), decoding)
 
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
         """See `Prior.predict`.

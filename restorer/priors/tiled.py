@@ -102,6 +102,15 @@ class Tiled(Prior):
         inner = self.prior.full_precision()
         return None if inner is None else Tiled(inner, self.tile, overlap=self.overlap, batch=self.batch)
 
+    def low_precision(self) -> Tiled | None:
+        """See `Prior.low_precision`."""
+        inner = self.prior.low_precision()
+        return None if inner is None else Tiled(inner, self.tile, overlap=self.overlap, batch=self.batch)
+
+    def evaluation_bytes(self, pixels: int) -> int:
+        """See `Prior.evaluation_bytes`: of one tile."""
+        return self.prior.evaluation_bytes(min(pixels, self.batch * self.tile**2))
+
     def count(self, height: int, width: int) -> int:
         """Tiles of a picture."""
         if height <= self.tile and width <= self.tile:
@@ -148,7 +157,7 @@ class Tiled(Prior):
             if self.on_tile is not None:
                 self.on_tile(done, total)
         assert result is not None
-        return Prediction((result / weight)[cut], None if log_variance is None else (log_variance / weight)[cut])
+        return Prediction(result.div_(weight)[cut], None if log_variance is None else log_variance.div_(weight)[cut])
 
     def _whole(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None) -> Prediction:
         prediction = self.prior.predict(x, sigma, condition)

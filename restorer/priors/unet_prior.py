@@ -26,7 +26,9 @@ from restorer.diffusion.prior import Prediction, Prior, pad_to_multiple, per_ite
 from restorer.diffusion.schedule import Schedule, alpha_bar_of
 from restorer.networks import Network, NetworkConfig
 
-__all__ = ["PREDICTION_TYPES", "ModelSpec", "UNetPrior", "pad_to_multiple"]
+__all__ = ["MAPS", "PREDICTION_TYPES", "ModelSpec", "UNetPrior", "pad_to_multiple"]
+
+MAPS = 10  # feature maps as wide as the finest level that an evaluation holds at its highest, all levels taken together
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,17 @@ class UNetPrior(Prior):
         if self.dtype == torch.float32:
             return None
         return UNetPrior(deepcopy(self.network), self.spec, device=self.device)
+
+    def low_precision(self) -> UNetPrior | None:
+        """See `Prior.low_precision`: bfloat16 for float32."""
+        if self.dtype != torch.float32:
+            return None
+        return UNetPrior(deepcopy(self.network), self.spec, device=self.device, dtype=torch.bfloat16)
+
+    def evaluation_bytes(self, pixels: int) -> int:
+        """See `Prior.evaluation_bytes`."""
+        width = self.spec.network.block_out_channels[0]
+        return MAPS * width * self.dtype.itemsize * pixels // self.spec.patch_size**2
 
     @torch.no_grad()
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:

@@ -1,0 +1,275 @@
+"""One picture at work: read and decided on, sampled alone or in a batch with others, written and told."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from restorer.batch import STDIO, Item
+from restorer.cli.console import Reporter, human_bytes
+from restorer.cli.cost import Forecast, run_of
+from restorer.cli.options import Options
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from restorer.images.files import Picture
+    from restorer.job import Job, Restored
+    from restorer.priors.tiled import Tiled
+    from restorer.priors.unet_prior import UNetPrior
+    from restorer.record import Record
+
+    Prepared = tuple[Job, np.ndarray | None]
+
+__all__ = ["Verb", "Work", "begin", "check_memory", "finish", "sample"]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What tells the verbs apart.
+
+    Args:
+        tag: what a result's name ends in.
+        prepare: the job of a picture, and which of its pixels are to be copied.
+        suits: raises where the options do not suit the model.
+        own: the verb's own options, as a result depends on them.
+        mask: the mask of a picture, if it has one.
+        scale: how much larger a result is.
+    """
+
+    tag: str
+    prepare: Callable[[Tensor, Item, Picture, UNetPrior | Tiled], Prepared]
+    suits: Callable[[UNetPrior | Tiled], None] | None = None
+    own: tuple[tuple[str, Any], ...] = ()
+    mask: Callable[[Item], Path] | None = None
+    scale: int = 1
+
+
+@dataclass(frozen=True)
+class Work:
+    """One picture.
+
+    Args:
+        item: where it is read, and where its result goes.
+        picture, job: what was read, and what was decided.
+        keep: pixels that are to be copied.
+        target, form: where and in which format the result is written.
+        own: the verb's own options.
+        recipe: what the result depends on, as a fingerprint; '' where no log is kept.
+        seconds: that reading and deciding took.
+        share: of a batch.
+    """
+
+    item: Item
+    picture: Picture
+    job: Job
+    keep: np.ndarray | None
+    target: Path | BinaryIO
+    form: str
+    own: tuple[tuple[str, Any], ...]
+    recipe: str
+    seconds: float
+    share: float
+
+
+def check_memory(source: Path, options: Options, scale: int) -> None:
+    """See by a file's header that there is memory for the picture, before it is decoded.
+
+    Raises:
+        DeviceError: there is not. PictureError: the header is none.
+    """
+    from restorer.images.reading import size_of
+    from restorer.memory import HELD, SAMPLING, check_room
+
+    width, height = (scale * side for side in size_of(source, options.max_pixels))
+    # Holes are filled in their surroundings alone, and where there is no noise nothing is sampled: the job knows.
+    each = HELD if scale == 1 else HELD + SAMPLING
+    what = f"the picture of {width}x{height} pixels" if scale == 1 else f"a result of {width}x{height} pixels"
+    check_room(each * width * height, what)
+
+
+def begin(item: Item, options: Options, verb: Verb, prior: UNetPrior | Tiled, reporter: Reporter, recipe: str) -> Work:
+    """Read a picture, decide on it, and say so.
+
+    Raises:
+        PictureError: it or its mask cannot be read. OutputError: its result cannot be written in that format.
+    """
+    from restorer.images import files, writing
+    from restorer.priors.tiled import Tiled
+    from restorer.together import share
+
+    began = time.monotonic()
+    picture = files.load(sys.stdin.buffer if item.source == STDIO else item.source, options.max_pixels)
+    target: Path | BinaryIO = sys.stdout.buffer if item.target == STDIO else item.target
+    form = writing.target_format(picture, target)
+    job, keep = verb.prepare(files.to_tensor(picture), item, picture, prior)
+    _announce(item, job, (*picture.notes, *job.notes), options, reporter)
+    alone = options.show or isinstance(prior, Tiled)  # tiles that were asked for are kept to
+    used = 1.0 if alone else share(job)
+    return Work(item, picture, job, keep, target, form, verb.own, recipe, time.monotonic() - began, used)
+
+
+def sample(
+    works: list[Work], options: Options, reporter: Reporter, forecast: Forecast
+) -> list[Restored | BaseException | None]:
+    """The results, or what became of them; None where there is nothing to compute."""
+    from restorer.errors import RestorerError
+    from restorer.together import run_together
+
+    def steps_of(job: Job) -> int:
+        return job.plan.evaluations if job.plan else 0
+
+    if not works or (len(works) == 1 and works[0].job.plan is None):
+        return [None] * len(works)
+    first, jobs = works[0], [work.job for work in works]
+    longest = max(jobs, key=steps_of)
+    label = first.item.source.name if len(works) == 1 else f"{len(works)} pictures"
+    tell = forecast.of(label, run_of(options, longest, steps_of(longest)), len(works))
+    with reporter.progress(label) as bar:
+        bar.begin(steps_of(longest), longest.tiles, tell, by_step=longest.prior.device.type != "cpu")
+        if len(works) > 1:
+            return list(run_together(jobs, on_round=bar.step))
+        try:
+            return [first.job.run(on_step=lambda step: bar.step(step.index), on_tile=bar.tile)]
+        except RestorerError as error:
+            return [error]
+
+
+def finish(
+    work: Work, restored: Restored | None, options: Options, reporter: Reporter, seconds: float, ours: bool
+) -> dict[str, Any]:
+    """Write a result and say so.
+
+    Args:
+        restored: what was computed; None where the picture stays as it is.
+        seconds: that it took so far.
+        ours: whether a file that stands there may be replaced because an earlier run made it.
+
+    Returns:
+        What the log and `--json` say of it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    from restorer.images import files, writing
+    from restorer.priors.catalog import identity
+
+    began, item, picture, job = time.monotonic(), work.item, work.picture, work.job
+    result, notes, used = picture, tuple[str, ...](), job.prior
+    if restored is not None:
+        notes, used = restored.notes, restored.prior
+        result = files.with_result(picture, restored.image, keep=work.keep)
+        result = files.with_record(result, _record_of(work, options, used).text())
+    notes = (*notes, *writing.save(result, work.target, format=work.form, overwrite=options.overwrite or ours))
+    for note in notes:
+        reporter.warn(note)
+    seconds += time.monotonic() - began
+    size = "" if item.target == STDIO else f" · {human_bytes(item.target.stat().st_size)}"
+    reporter.say(f"wrote {item.target} · {result.width}x{result.height}{size} · {seconds:.1f} s", style="green")
+    if options.show:
+        _show(picture, result, reporter)
+    return {
+        "width": result.width,
+        "height": result.height,
+        "mode": result.mode,
+        "depth_in": picture.depth,
+        "depth_out": writing.written_depth(result, work.form),
+        "model": identity(options.model),
+        **_parts(job, used, options),
+        "seconds": round(seconds, 2),
+        "peak_mem_mb": _peak_memory(),
+        "warnings": [*picture.notes, *job.notes, *notes],
+        **({"recipe": work.recipe} if work.recipe else {}),
+    }
+
+
+def _parts(job: Job, prior: Tiled, options: Options) -> dict[str, Any]:
+    from restorer.priors.catalog import precision_name
+
+    plan = job.plan
+    return {
+        "device": str(prior.device),
+        "precision": precision_name(prior),
+        "steps": plan.evaluations if plan else 0,
+        "method": options.method,
+        "detail": job.detail,
+        "seed": options.seed,
+        "sigma": round(job.sigma, 2),
+        "tile": job.factor * min(prior.tile, max(job.start.shape[-2:])),
+        "overlap": job.factor * prior.overlap,
+    }
+
+
+def _record_of(work: Work, options: Options, used: Tiled) -> Record:
+    """What the result carries with it."""
+    import hashlib
+
+    import torch
+
+    from restorer import __version__
+    from restorer.priors.catalog import identity
+    from restorer.record import Record
+
+    job, original = work.job, work.picture.original
+    parts = _parts(job, used, options)
+    given = {"method": options.method, "seed": options.seed, **dict(work.own), "tile": options.tile}
+    if job.latent is None:
+        given |= {"sigma": job.sigma, "detail": job.detail}
+    given["steps"] = parts["steps"]
+    return Record(
+        __version__,
+        options.command,
+        work.item.source.name,
+        hashlib.sha256(original).hexdigest() if original else "",
+        options.model,
+        identity(options.model)["sha256"],
+        given,
+        parts["device"],
+        parts["precision"],
+        torch.get_num_threads(),
+    )
+
+
+def _announce(item: Item, job: Job, notes: tuple[str, ...], options: Options, reporter: Reporter) -> None:
+    """One line before the work, and what the user should know."""
+    import torch
+
+    parts = _parts(job, job.prior, options)
+    device = f"cpu ({torch.get_num_threads()} threads)" if parts["device"] == "cpu" else parts["device"]
+    tiles = f"{job.tiles} tiles" if job.tiles > 1 else "1 tile"
+    steps = f"{parts['steps']} step{'' if parts['steps'] == 1 else 's'}"
+    said = " (estimated)" if job.estimated else ""
+    more = "" if job.latent else f"sigma {job.sigma:.1f}{said} · detail {job.detail:g} · "
+    reporter.say(
+        f"{options.command} {item.source.name} · {options.model} · {device} · {parts['precision']} · "
+        f"{steps} · {tiles} · {more}seed {options.seed}"
+    )
+    for note in notes:
+        reporter.warn(note)
+    if job.plan is not None and job.latent is None:
+        reporter.detail("noise levels (0..255): " + " ".join(f"{127.5 * s:.1f}" for s in job.plan.sigmas))
+
+
+def _show(before: Picture, after: Picture, reporter: Reporter) -> None:
+    from restorer.cli.blocks import show
+    from restorer.images.files import reduced, to_pil
+
+    if not reporter.quiet and not show(
+        reporter.console, [to_pil(reduced(replace(p, alpha=None), 8)) for p in (before, after)]
+    ):
+        reporter.warn("nothing is shown: this is no terminal with colours")
+
+
+def _peak_memory() -> int | None:
+    """The most memory this process has held, in MB; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)

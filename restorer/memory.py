@@ -1,0 +1,98 @@
+"""How much memory there is, and how much a restoration takes: known before it begins.
+
+Measured by `tests/bench/memory.py` over 4 to 100 megapixels: what a restoration takes is linear in the pixels of its
+result, plus what the network takes for one tile.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from restorer.errors import DeviceError
+
+__all__ = ["HELD", "SAMPLING", "available", "check_room", "readable"]
+
+HELD = 42  # bytes a pixel of a picture that is read and prepared: its file, its numbers, its first state
+SAMPLING = 84  # more of them while it is sampled, finished and written: the states and estimates of a step
+_UNLIMITED = 1 << 60
+
+
+def available(device: torch.device | str = "cpu") -> int | None:
+    """Bytes that may still be taken on a device; None where the system does not tell.
+
+    On the CPU the least of what the system has, what a control group leaves and what `ulimit -v` leaves.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    known = [room for room in (_of_system(), _of_group(), _of_process()) if room is not None]
+    return max(min(known), 0) if known else None
+
+
+def check_room(needed: int, what: str, device: torch.device | str = "cpu") -> None:
+    """See that a device has as many bytes.
+
+    Args:
+        what: needs them; the subject of the message.
+
+    Raises:
+        DeviceError: it has not.
+    """
+    if (room := available(device)) is not None and needed > room:
+        raise DeviceError(
+            f"{what} takes about {readable(needed)} of memory, and {readable(room)} are free on {device}",
+            "close other programs, or cut it into parts first",
+        )
+
+
+def readable(count: int) -> str:
+    """Bytes as people count them: "350 MB", "1.4 GB"."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 1):.0f} MB"
+
+
+def _of_system() -> int | None:
+    if sys.platform == "linux":
+        with suppress(OSError, KeyError, ValueError):
+            fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+            return 1024 * sum(int(fields[key].split()[0]) for key in ("MemAvailable", "SwapFree"))
+    with suppress(AttributeError, ValueError, OSError):  # elsewhere what the machine has: more cannot be had
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _of_group(root: Path = Path("/sys/fs/cgroup"), names: Path = Path("/proc/self/cgroup")) -> int | None:
+    """What the control groups of this process leave: a container has one (cgroup v2)."""
+    try:
+        name = next(line[3:] for line in names.read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        return None
+    group, rooms = root / name.lstrip("/"), []
+    while True:
+        with suppress(OSError, ValueError):  # "max", or no such file at the root
+            limit = int((group / "memory.max").read_text())
+            taken = int((group / "memory.current").read_text())
+            statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            rooms.append(limit - taken + int(statistics.get("inactive_file", 0)))  # given back when it is asked for
+        if group == root or root not in group.parents:
+            return min(rooms, default=None)
+        group = group.parent
+
+
+def _of_process() -> int | None:
+    """What `ulimit -v` leaves."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY or not 0 <= limit < _UNLIMITED:
+        return None
+    with suppress(OSError, ValueError):
+        return limit - int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    return None

@@ -1,0 +1,194 @@
+"""Small pictures that share the network's evaluations."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gaussian import GaussianPrior
+from PIL import Image
+from stubs import Around, Greedy, Imprecise, Smooth, Spy
+from torch import Tensor
+
+from restorer.diffusion.prior import Prediction, Prior
+from restorer.errors import ModelError
+from restorer.job import Job, Restored
+from restorer.priors.catalog import load_prior
+from restorer.priors.tiled import Tiled
+from restorer.tasks import prepare_denoise, prepare_inpaint, prepare_upscale
+from restorer.together import MOST, SMALL, run_together, share
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def noisy(side: int, seed: int, sigma: float | None = 25.0, prior: Prior | None = None, steps: int = 3) -> Job:
+    image = torch.rand(3, side, side, generator=torch.Generator().manual_seed(seed))
+    return prepare_denoise(image, sigma, steps=steps, prior=prior or Smooth())
+
+
+def done(results: list[Restored | BaseException]) -> list[Restored]:
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if isinstance(result, Restored)]
+
+
+def holed(prior: Prior) -> Job:
+    fill = torch.zeros(24, 24, dtype=torch.bool)
+    fill[3:7] = True
+    return prepare_inpaint(
+        torch.rand(3, 24, 24, generator=torch.Generator().manual_seed(7)), fill, steps=4, prior=prior
+    )
+
+
+def test_together_as_alone() -> None:
+    """Other levels, sizes, lengths and tasks: each picture comes out as by itself."""
+    prior = Smooth()
+    small = torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(8))
+    jobs = [
+        noisy(24, 0, 10.0, prior),
+        noisy(24, 1, 50.0, prior, steps=6),
+        noisy(16, 2, 25.0, prior),
+        holed(prior),
+        prepare_upscale(small, 2, steps=2, prior=prior),
+        noisy(24, 3, None, prior),
+    ]
+    for job, together in zip(jobs, done(run_together(jobs)), strict=True):
+        assert torch.equal(together.image, job.run().image)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_embedded_prior_gives_the_same_bytes_in_a_batch(precision: str) -> None:
+    """On a CPU: no pixel of one picture depends on another, and no sum is taken in another order."""
+    prior = load_prior(device="cpu", precision=precision)
+    jobs = [noisy(48, seed, 20.0 + 5 * seed, prior, steps=2) for seed in range(3)]
+    for job, together in zip(jobs, done(run_together(jobs)), strict=True):
+        assert torch.allclose(together.image, job.run().image, atol=0.5 / 255)
+
+
+def test_one_evaluation_answers_all_of_one_shape() -> None:
+    spy = Spy(Smooth())
+    run_together([noisy(24, 0, 10.0, spy), noisy(24, 1, 50.0, spy), noisy(16, 2, 25.0, spy)])
+    assert [tuple(call.x.shape) for call in spy.calls] == [(2, 3, 24, 24), (1, 3, 16, 16)] * 3
+
+
+def test_who_is_done_is_not_waited_for() -> None:
+    spy, rounds = Spy(Smooth()), list[int]()
+    run_together([noisy(24, 0, prior=spy, steps=2), noisy(24, 1, prior=spy, steps=5)], on_round=rounds.append)
+    assert [len(call.x) for call in spy.calls] == [2, 2, 1, 1, 1] and rounds == [1, 2, 3, 4, 5]
+
+
+def test_the_order_in_a_batch_is_that_of_the_jobs() -> None:
+    """Whichever thread is faster: threads that are held up at random change nothing of what the network sees."""
+
+    def seen(hold: Callable[[int], None]) -> list[Tensor]:
+        spy = Spy(Smooth())
+        jobs = [noisy(16, seed, prior=spy) for seed in range(6)]
+        run_together(jobs, on_round=hold)
+        return [call.x for call in spy.calls]
+
+    first = seen(lambda index: None)
+    for _ in range(5):
+        assert all(torch.equal(a, b) for a, b in zip(first, seen(lambda index: None), strict=True))
+
+
+def test_out_of_memory_halves_the_batch() -> None:
+    class Crowded(Spy):
+        def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
+            if len(x) > 2:
+                raise OUT_OF_MEMORY
+            return super().predict(x, sigma, condition)
+
+    prior = Crowded(Smooth())
+    jobs = [noisy(16, seed, prior=prior) for seed in range(5)]
+    for job, together in zip(jobs, done(run_together(jobs)), strict=True):
+        assert torch.equal(together.image, job.run().image) and together.notes == ()
+    assert [len(call.x) for call in prior.calls[:3]] == [2, 1, 2]
+
+
+def test_what_is_too_large_by_itself_is_tiled_by_itself() -> None:
+    prior = Greedy(100, OUT_OF_MEMORY, Smooth())
+    large, small = done(run_together([noisy(160, 0, prior=prior), noisy(16, 1, prior=prior)]))
+    assert large.prior.tile == 80 and "80-pixel tiles" in large.notes[0] and small.notes == ()
+
+
+def test_what_one_job_raises_the_others_do_not_feel() -> None:
+    class Choosy(Around):
+        def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
+            return Prediction(torch.full_like(x, torch.nan) if x.shape[-1] == 16 else x)
+
+    prior = Choosy()
+    bad, good = run_together([noisy(16, 0, prior=prior), noisy(24, 1, prior=prior)])
+    assert isinstance(bad, ModelError) and isinstance(good, Restored)
+
+
+def test_a_bug_comes_back_to_the_caller() -> None:
+    prior = Greedy(20, ValueError("a bug"), Smooth())
+    bad, good = run_together([noisy(24, 0, prior=prior), noisy(16, 1, prior=prior)])
+    assert isinstance(bad, ValueError) and isinstance(good, Restored)
+
+
+def test_full_precision_is_asked_for_alone() -> None:
+    precise = Smooth()
+    jobs = [noisy(16, 0, prior=Imprecise(precise)), noisy(16, 1, prior=Imprecise(precise))]
+    jobs = [Job(**{**vars(job), "prior": jobs[0].prior}) for job in jobs]
+    for result in done(run_together(jobs)):
+        assert result.prior.prior is precise and "repeated in fp32" in result.notes[0]
+
+
+def test_what_came_out_names_the_prior_that_was_given() -> None:
+    prior = Smooth()
+    (result,) = done(run_together([noisy(16, 0, prior=prior)]))
+    assert result.prior.prior is prior
+
+
+def test_an_interruption_ends_every_thread() -> None:
+    def interrupt(index: int) -> None:
+        raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        run_together([noisy(16, seed, steps=6) for seed in range(4)], on_round=interrupt)
+    assert threading.active_count() == before
+
+
+# ------------------------------------------------------------------------------------------------- what is small
+
+
+def test_shares_of_a_batch() -> None:
+    assert share(noisy(256, 0)) == 1.0 and share(noisy(128, 0)) == 128 * 128 / SMALL["cpu"]
+    assert share(noisy(8, 0)) == 1 / MOST
+    assert share(noisy(8, 0, sigma=0.0)) == 1.0  # nothing to evaluate
+    assert share(noisy(64, 0, prior=Tiled(GaussianPrior(), 32, overlap=8))) == 1.0
+
+
+def test_a_folder_of_small_pictures_shares_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The files are those of single runs, byte for byte; a bad one among them and --limit do not disturb that."""
+    from restorer.cli.app import run
+    from restorer.priors import catalog
+
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    for i in range(20):
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 20 if i % 5 else 150, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"in/{i:02}.png")
+    Path("in/07.png").write_bytes(b"no picture")
+    spy = Spy(Smooth())
+    monkeypatch.setattr(catalog, "load_prior", lambda *arguments: spy)
+    assert run(["denoise", "in", "-r", "-o", "out", "-q", "--seed", "3"]) == 3
+    sizes = [len(call.x) for call in spy.calls]
+    assert max(sizes) > 1 and sum(sizes) == 19 * 6
+    for i in (0, 1, 8, 19):
+        assert run(["denoise", f"in/{i:02}.png", "-o", "one.png", "-q", "--seed", "3", "--overwrite"]) == 0
+        assert Path("one.png").read_bytes() == Path(f"out/{i:02}_denoised.png").read_bytes()
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("out/")]
+    assert printed == [f"out/{i:02}_denoised.png" for i in range(20) if i != 7]
+    spy.calls.clear()
+    assert run(["denoise", "in", "-r", "-o", "few", "-q", "--limit", "3"]) == 0
+    assert len(list(Path("few").glob("*.png"))) == 3 and sum(len(call.x) for call in spy.calls) == 18
