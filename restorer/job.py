@@ -13,7 +13,7 @@ from restorer.diffusion.plan import Plan
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import NotFiniteError, Step, reverse
 from restorer.errors import DeviceError, ModelError
-from restorer.memory import SAMPLING, available, check_room, readable
+from restorer.memory import FIXED, SAMPLING, available, check_room, readable
 from restorer.priors.latent import Conditioned, LatentPrior, latent_of
 from restorer.priors.tiled import Tiled
 
@@ -133,7 +133,7 @@ class Job:
     def memory(self, prior: Tiled | None = None) -> int:
         """About what sampling, finishing and writing take at their highest, in bytes, beside what is held already."""
         positions = self.start.shape[-2] * self.start.shape[-1]
-        return SAMPLING * positions * self.factor**2 + (prior or self.prior).evaluation_bytes(positions)
+        return FIXED + SAMPLING * positions * self.factor**2 + (prior or self.prior).evaluation_bytes(positions)
 
     def _that_fits(self) -> tuple[Tiled, list[str]]:
         """The prior in tiles for which there is memory, and a note where they are smaller than was meant.

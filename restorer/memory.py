@@ -15,9 +15,10 @@ import torch
 
 from restorer.errors import DeviceError
 
-__all__ = ["HELD", "SAMPLING", "available", "check_room", "readable"]
+__all__ = ["FIXED", "HELD", "SAMPLING", "available", "check_room", "readable"]
 
 HELD = 42  # bytes a pixel of a picture that is read and prepared: its file, its numbers, its first state
+FIXED = 100_000_000  # bytes that any run takes: code that is loaded, a tile's numbers
 SAMPLING = 84  # more of them while it is sampled, finished and written: the states and estimates of a step
 _UNLIMITED = 1 << 60
 

@@ -21,7 +21,7 @@ from restorer.diffusion.prior import Prediction, Prior
 from restorer.errors import DeviceError, ModelError
 from restorer.images import files, reading
 from restorer.job import LEAST_TILE, Job
-from restorer.memory import SAMPLING, available, check_room, readable
+from restorer.memory import FIXED, SAMPLING, available, check_room, readable
 from restorer.priors.catalog import load_prior
 from restorer.priors.tiled import Tiled
 from restorer.tasks import prepare_denoise, prepare_upscale
@@ -135,10 +135,10 @@ def test_what_does_not_fit_is_refused_with_its_bytes(monkeypatch: pytest.MonkeyP
 
 
 def test_what_a_job_takes_grows_with_its_pixels_and_its_tile() -> None:
-    assert of(200, Wide()).memory() == (SAMPLING + 1000) * 200**2
-    assert of(200, Tiled(Wide(), 100, overlap=20)).memory() == SAMPLING * 200**2 + 1000 * 100**2
+    assert of(200, Wide()).memory() == FIXED + (SAMPLING + 1000) * 200**2
+    assert of(200, Tiled(Wide(), 100, overlap=20)).memory() == FIXED + SAMPLING * 200**2 + 1000 * 100**2
     up = prepare_upscale(torch.rand(3, 50, 50), 4, prior=Wide())
-    assert up.memory() == (SAMPLING + 1000) * 200**2
+    assert up.memory() == FIXED + (SAMPLING + 1000) * 200**2
 
 
 def test_the_embedded_network_s_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ def test_the_embedded_network_s_share(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tiles_are_chosen_for_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    fits = SAMPLING * 400**2 + 1000 * 100**2
+    fits = FIXED + SAMPLING * 400**2 + 1000 * 100**2
     room(monkeypatch, fits)
     restored = of(400, Wide()).run()
     assert restored.prior.tile == 100
@@ -160,18 +160,18 @@ def test_tiles_are_chosen_for_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_picture_without_room_is_refused_before_the_network_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     job = of(1000, Greedy(0, AssertionError("asked")))
-    room(monkeypatch, 84_000_000 - 1)
-    with pytest.raises(DeviceError, match="a result of 1000x1000 pixels takes about 84 MB") as caught:
+    room(monkeypatch, 184_000_000 - 1)
+    with pytest.raises(DeviceError, match="a result of 1000x1000 pixels takes about 184 MB") as caught:
         job.run()
     assert caught.value.hint
 
 
 def test_the_last_resort_is_low_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the smallest tile does not fit in float32 but would in bfloat16 the job is tried."""
-    room(monkeypatch, SAMPLING * 64**2 + 500 * 32**2)
+    room(monkeypatch, FIXED + SAMPLING * 64**2 + 500 * 32**2)
     monkeypatch.setattr(job_module, "LEAST_TILE", 32)
     assert of(64, Wide()).run().image.shape == (3, 64, 64)
-    room(monkeypatch, SAMPLING * 64**2 + 500 * 32**2 - 1)
+    room(monkeypatch, FIXED + SAMPLING * 64**2 + 500 * 32**2 - 1)
     with pytest.raises(DeviceError):
         of(64, Wide()).run()
 
@@ -222,5 +222,5 @@ def test_the_command_says_so_and_ends_with_6(
     out, err = capsys.readouterr()
     assert (
         not out
-        and "large.png: a result of 8000x4000 pixels takes about 4.0 GB of memory, and 1.0 GB are free on cpu" in err
+        and "large.png: a result of 8000x4000 pixels takes about 4.1 GB of memory, and 1.0 GB are free on cpu" in err
     )

@@ -1,4 +1,4 @@
-"""`--dry-run`: what would be done, and about how long it would take, by one timed evaluation of the network."""
+"""`--dry-run`: what would be done, about how long by one timed evaluation, and how much memory it would take."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def tell_plan(
     there is none.
     """
     from restorer.images.reading import size_of
+    from restorer.memory import FIXED, HELD, SAMPLING, readable
     from restorer.priors.latent import latent_of
 
     rate = None if prior is None else _seconds_a_megapixel(prior)
@@ -62,14 +63,23 @@ def tell_plan(
         total, count = total + (seconds or 0.0), count + 1
         size = f"{width}x{height}" + (f" -> {scale * width}x{scale * height}" if scale > 1 else "")
         takes = "" if seconds is None else f" · {steps} steps · about {duration(seconds)}"
-        reporter.say(f"{item.source} -> {item.target} · {size}{takes}")
+        memory = FIXED + (HELD + SAMPLING) * width * height * scale**2
+        reporter.say(f"{item.source} -> {item.target} · {size}{takes} · {readable(memory)}")
         place = {
             "input": str(item.source),
             "output": str(item.target),
             "width": scale * width,
             "height": scale * height,
         }
-        reporter.record({"event": "plan", "command": options.command, **place, "seconds": seconds})
+        reporter.record(
+            {
+                "event": "plan",
+                "command": options.command,
+                **place,
+                "seconds": seconds,
+                "peak_mem_mb": round(memory / 1e6),
+            }
+        )
     if count > 1 and rate is not None:
         reporter.say(f"{count} pictures, about {duration(total)} in all")
     return count

@@ -84,13 +84,13 @@ def check_memory(source: Path, options: Options, scale: int) -> None:
         DeviceError: there is not. PictureError: the header is none.
     """
     from restorer.images.reading import size_of
-    from restorer.memory import HELD, SAMPLING, check_room
+    from restorer.memory import FIXED, HELD, SAMPLING, check_room
 
     width, height = (scale * side for side in size_of(source, options.max_pixels))
     # Holes are filled in their surroundings alone, and where there is no noise nothing is sampled: the job knows.
     each = HELD if scale == 1 else HELD + SAMPLING
     what = f"the picture of {width}x{height} pixels" if scale == 1 else f"a result of {width}x{height} pixels"
-    check_room(each * width * height, what)
+    check_room(FIXED + each * width * height, what)
 
 
 def begin(item: Item, options: Options, verb: Verb, prior: UNetPrior | Tiled, reporter: Reporter, recipe: str) -> Work:

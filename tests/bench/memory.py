@@ -1,0 +1,94 @@
+"""Peak memory of the verbs against the pixels of the result, with a network that takes none.
+
+    PYTHONPATH=. python tests/bench/memory.py [--most 100] [--real]
+
+One line a run: what the process held at its highest beyond what it held before, in MB and in bytes a pixel, beside what
+`restorer.memory` foresees. `--real`: with the embedded prior, whose share grows with the tile and not with the picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+RUNS = (
+    ("denoise", 4, ("--sigma", "25", "--detail", "0")),
+    ("denoise", 16, ("--sigma", "25", "--detail", "0")),
+    ("denoise", 100, ("--sigma", "25", "--detail", "0")),
+    ("denoise", 4, ("--sigma", "25", "--steps", "3")),
+    ("denoise", 16, ("--sigma", "25", "--steps", "3")),
+    ("inpaint", 4, ("--steps", "3")),
+    ("inpaint", 16, ("--steps", "3")),
+    ("upscale", 4, ("--scale", "4", "--steps", "2")),
+    ("upscale", 16, ("--scale", "4", "--steps", "2")),
+    ("upscale", 64, ("--scale", "4", "--steps", "2")),
+)
+
+
+def main() -> None:
+    """Run them one after the other, each in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--most", type=float, default=100, help="megapixels of the largest result")
+    parser.add_argument("--real", action="store_true", help="with the embedded prior")
+    parser.add_argument("--child", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        measure(options.child[0], float(options.child[1]), options.child[2:], real=options.real)
+        return
+    for verb, megapixels, more in RUNS:
+        if megapixels <= options.most:
+            flags = ["--real"] if options.real else []
+            subprocess.run([sys.executable, __file__, *flags, "--child", verb, str(megapixels), *more], check=True)
+
+
+def measure(verb: str, megapixels: float, more: list[str], *, real: bool) -> None:
+    """One run, in this process, in a folder that is removed."""
+    import numpy as np
+    from PIL import Image
+
+    from restorer.cli.app import run
+    from restorer.memory import FIXED, HELD, SAMPLING
+    from restorer.priors import catalog
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from stubs import Smooth
+
+    if not real:
+        catalog.load_prior = lambda *arguments: Smooth()
+    scale = int(more[more.index("--scale") + 1]) if verb == "upscale" else 1
+    side = int((megapixels * 1e6) ** 0.5) // scale
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        blocks = np.random.default_rng(0).integers(0, 256, (side // 16 + 1, side // 16 + 1, 3), dtype=np.uint8)
+        Image.fromarray(blocks).resize((side, side), Image.Resampling.NEAREST).save("in.png")
+        if verb == "inpaint":
+            Image.fromarray(np.repeat(np.arange(side) % 97 == 0, side).reshape(side, side)).save("mask.png")
+            more = [*more, "--mask", "mask.png"]
+        import torch  # before the memory is taken stock of
+
+        torch.randn(8) @ torch.randn(8)
+        before = status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        code = run([verb, "in.png", "-o", "out.png", "-q", *more])
+        taken, pixels = status("VmHWM") - before, (scale * side) ** 2
+        os.chdir("/")
+    foreseen = FIXED + (HELD + SAMPLING) * pixels
+    print(
+        f"{verb} {' '.join(more)}: {pixels / 1e6:.1f} megapixels, {taken / 1e6:.0f} MB, {taken / pixels:.0f} bytes a "
+        f"pixel, foreseen {foreseen / 1e6:.0f} MB, exit {code}",
+        flush=True,
+    )
+
+
+def status(name: str) -> int:
+    """A field of this process's status, in bytes."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return 1024 * int(line.split()[1])
+
+
+if __name__ == "__main__":
+    main()
