@@ -26,7 +26,8 @@ class Record:
         source: name of the input file, without its folder; source_sha256: of its bytes.
         model, model_sha256: as it was named, and its weights.
         options: what the result depends on, as the command line takes it; None where an option was not used.
-        device, precision, threads: what it was computed with; the last digits depend on them.
+        device, precision, threads, batch: what it was computed with; the last digits depend on them. `batch` is how many
+            small pictures shared the network's evaluations.
     """
 
     version: str
@@ -39,6 +40,7 @@ class Record:
     device: str = "cpu"
     precision: str = "fp32"
     threads: int = 1
+    batch: int = 1
 
     def text(self) -> str:
         """As it stands in a file: JSON in ASCII, the same for the same record."""
@@ -76,4 +78,5 @@ def parse(text: str) -> Record | None:
     plain = isinstance(record.options, dict) and all(
         value is None or isinstance(value, (str, int, float)) for value in record.options.values()
     )
-    return record if sound and plain and isinstance(record.threads, int) else None
+    counted = isinstance(record.threads, int) and isinstance(record.batch, int)
+    return record if sound and plain and counted else None

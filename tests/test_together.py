@@ -17,8 +17,11 @@ from torch import Tensor
 from restorer.diffusion.prior import Prediction, Prior
 from restorer.errors import ModelError
 from restorer.job import Job, Restored
+from restorer.images.files import load
+from restorer.images.picture import RECORD
 from restorer.priors.catalog import load_prior
 from restorer.priors.tiled import Tiled
+from restorer.record import parse
 from restorer.tasks import prepare_denoise, prepare_inpaint, prepare_upscale
 from restorer.together import MOST, SMALL, run_together, share
 
@@ -62,12 +65,12 @@ def test_together_as_alone() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_embedded_prior_gives_the_same_bytes_in_a_batch(precision: str) -> None:
-    """On a CPU: no pixel of one picture depends on another, and no sum is taken in another order."""
+def test_the_embedded_prior_gives_the_same_in_a_batch(precision: str) -> None:
+    """To the rounding of the arithmetic: a sum may be taken in another order."""
     prior = load_prior(device="cpu", precision=precision)
     jobs = [noisy(48, seed, 20.0 + 5 * seed, prior, steps=2) for seed in range(3)]
     for job, together in zip(jobs, done(run_together(jobs)), strict=True):
-        assert torch.allclose(together.image, job.run().image, atol=0.5 / 255)
+        assert float((together.image - job.run().image).abs().max()) < (1e-5 if precision == "fp32" else 4e-3)
 
 
 def test_one_evaluation_answers_all_of_one_shape() -> None:
@@ -169,7 +172,7 @@ def test_shares_of_a_batch() -> None:
 def test_a_folder_of_small_pictures_shares_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The files are those of single runs, byte for byte; a bad one among them and --limit do not disturb that."""
+    """The pictures are those of single runs; a bad one among them and --limit do not disturb that."""
     from restorer.cli.app import run
     from restorer.priors import catalog
 
@@ -186,7 +189,10 @@ def test_a_folder_of_small_pictures_shares_batches(
     assert max(sizes) > 1 and sum(sizes) == 19 * 6
     for i in (0, 1, 8, 19):
         assert run(["denoise", f"in/{i:02}.png", "-o", "one.png", "-q", "--seed", "3", "--overwrite"]) == 0
-        assert Path("one.png").read_bytes() == Path(f"out/{i:02}_denoised.png").read_bytes()
+        one, of_many = load(Path("one.png")), load(Path(f"out/{i:02}_denoised.png"))
+        assert np.array_equal(one.pixels, of_many.pixels)
+        counts = [record.batch for text in (one, of_many) if (record := parse(text.text[RECORD]))]
+        assert counts[0] == 1 and len(counts) == 2
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("out/")]
     assert printed == [f"out/{i:02}_denoised.png" for i in range(20) if i != 7]
     spy.calls.clear()

@@ -238,6 +238,8 @@ def _tell_record(file: Path, reporter: Reporter) -> None:
         if known[name] is not None:
             reporter.say(f"{name.replace('_', ' '):>14}  {known[name]}")
     where = f" with {record.threads} threads" if record.device == "cpu" else ""
+    if record.batch > 1:
+        where += f", in a batch of {record.batch} pictures: by itself it may come out otherwise in the last digits"
     reporter.say(f"{'computed':>14}  on {record.device} in {record.precision}{where}")
     print(record.command_line())
 

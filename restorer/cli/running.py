@@ -188,14 +188,16 @@ class _Run:
     def _restore(self, works: list[Work], forecast: Forecast) -> None:
         """Restore what fits into one batch, and write it."""
         began = time.monotonic()
-        for work, outcome in zip(works, sample(works, self.options, self.reporter, forecast), strict=True):
+        outcomes = sample(works, self.options, self.reporter, forecast)
+        each = (time.monotonic() - began) / max(len(works), 1)
+        for work, outcome in zip(works, outcomes, strict=True):
             item = work.item
             try:
                 if isinstance(outcome, BaseException):
                     raise outcome
                 ours = self.log is not None and self.options.resume and self.log.is_ours(item.target)
-                seconds = work.seconds + (time.monotonic() - began) / len(works)
-                told = finish(work, outcome, self.options, self.reporter, seconds, ours)
+                seconds = work.seconds + each
+                told = finish(work, outcome, self.options, self.reporter, seconds=seconds, batch=len(works), ours=ours)
                 content = self._result(item, status="ok", **told)
                 if self.log is not None and item.target != STDIO:
                     self.log.record(item.target, content)

@@ -141,13 +141,20 @@ def sample(
 
 
 def finish(
-    work: Work, restored: Restored | None, options: Options, reporter: Reporter, seconds: float, ours: bool
+    work: Work,
+    restored: Restored | None,
+    options: Options,
+    reporter: Reporter,
+    *,
+    seconds: float,
+    batch: int,
+    ours: bool,
 ) -> dict[str, Any]:
     """Write a result and say so.
 
     Args:
         restored: what was computed; None where the picture stays as it is.
-        seconds: that it took so far.
+        seconds: that it took so far. batch: pictures that shared the evaluations.
         ours: whether a file that stands there may be replaced because an earlier run made it.
 
     Returns:
@@ -164,7 +171,7 @@ def finish(
     if restored is not None:
         notes, used = restored.notes, restored.prior
         result = files.with_result(picture, restored.image, keep=work.keep)
-        result = files.with_record(result, _record_of(work, options, used).text())
+        result = files.with_record(result, _record_of(work, options, used, batch).text())
     notes = (*notes, *writing.save(result, work.target, format=work.form, overwrite=options.overwrite or ours))
     for note in notes:
         reporter.warn(note)
@@ -181,6 +188,7 @@ def finish(
         "depth_out": writing.written_depth(result, work.form),
         "model": identity(options.model),
         **_parts(job, used, options),
+        "batch": batch,
         "seconds": round(seconds, 2),
         "peak_mem_mb": _peak_memory(),
         "warnings": [*picture.notes, *job.notes, *notes],
@@ -205,7 +213,7 @@ def _parts(job: Job, prior: Tiled, options: Options) -> dict[str, Any]:
     }
 
 
-def _record_of(work: Work, options: Options, used: Tiled) -> Record:
+def _record_of(work: Work, options: Options, used: Tiled, batch: int) -> Record:
     """What the result carries with it."""
     import hashlib
 
@@ -232,6 +240,7 @@ def _record_of(work: Work, options: Options, used: Tiled) -> Record:
         parts["device"],
         parts["precision"],
         torch.get_num_threads(),
+        batch,
     )
 
 
