@@ -26,8 +26,8 @@ class Record:
         source: name of the input file, without its folder; source_sha256: of its bytes.
         model, model_sha256: as it was named, and its weights.
         options: what the result depends on, as the command line takes it; None where an option was not used.
-        device, precision, threads, batch: what it was computed with; the last digits depend on them. `batch` is how many
-            small pictures shared the network's evaluations.
+        device, precision, threads, batch: what it was computed with; the last digits depend on them. A batch counts the
+            small pictures that shared the network's evaluations.
     """
 
     version: str

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from restorer.diffusion.prior import Prediction, Prior
 from restorer.errors import ModelError
-from restorer.job import Job, Restored
 from restorer.images.files import load
 from restorer.images.picture import RECORD
+from restorer.job import Job, Restored
 from restorer.priors.catalog import load_prior
 from restorer.priors.tiled import Tiled
 from restorer.record import parse
