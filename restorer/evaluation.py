@@ -241,7 +241,7 @@ def evaluate(
         ModelError, DeviceError: as `Job.run`.
     """
     job = prepare(sample, prior, **sampling)
-    total, done = job.plan.evaluations if job.plan else 0, 0
+    total, done = job.evaluations, 0
 
     def on_step(step: Step) -> None:
         nonlocal done

@@ -53,6 +53,7 @@ class Job:
             picture that its latents decode to.
         condition: what a conditional prior sees beside the state, (B, K, H, W).
         notes: what the user should know before it begins.
+        then: (restored picture, prior as it was used) -> what is done to it next, with `more` evaluations.
     """
 
     prior: Tiled
@@ -68,6 +69,13 @@ class Job:
     noise_variance: float = 0.0
     condition: Tensor | None = None
     notes: tuple[str, ...] = ()
+    then: Callable[[Tensor, Tiled], Job] | None = None
+    more: int = 0
+
+    @property
+    def evaluations(self) -> int:
+        """Of the whole picture, in all."""
+        return (self.plan.evaluations if self.plan else 0) + self.more
 
     @property
     def tiles(self) -> int:
@@ -97,6 +105,18 @@ class Job:
             ModelError: the network's output is not finite in float32 either.
             DeviceError: there is not enough memory: foreseen, or found even with the smallest tile in bf16.
         """
+
+        def counted(before: int) -> Callable[[Step], None] | None:
+            return on_step and (lambda step: on_step(replace(step, index=before + step.index, total=self.evaluations)))
+
+        restored = self._run(counted(0), on_tile)
+        if self.then is None:
+            return restored
+        after = self.then(restored.image, restored.prior).run(counted(self.evaluations - self.more), on_tile)
+        return replace(after, notes=(*restored.notes, *after.notes))
+
+    def _run(self, on_step: Callable[[Step], None] | None, on_tile: Callable[[int, int], None] | None) -> Restored:
+        """Without what is done next."""
         if self.plan is None:
             return Restored(self.image, self.prior)
         tiled, notes = self._that_fits()

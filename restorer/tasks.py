@@ -34,10 +34,11 @@ from restorer.priors.catalog import load_prior
 from restorer.priors.latent import LatentPrior, ddim_plan, first_mean, latent_of
 from restorer.priors.tiled import Tiled
 
-__all__ = ["check_latent", "prepare_denoise", "prepare_inpaint", "prepare_upscale"]
+__all__ = ["check_latent", "prepare_denoise", "prepare_inpaint", "prepare_upscale", "wide_part"]
 
 LOWEST_LEVEL = 0.02  # the last noise level before 0; below it pictures in 8 bits do not change
 QUANTIZATION = (2 / 255) ** 2 / 12  # variance of rounding to 8 bits, on the [-1, 1] scale
+LEAST_THIN = 0.01  # narrow holes count beside wide ones from this share on: a rough rim makes none
 CONTEXT = 96  # pixels around the holes that a network sees when the rest of the picture is left out
 LATENT_TILE = 128  # side of a small picture that latent super-resolution does not cut: that of its published example
 LATENT_METHODS = {"auto": 0.0, "ddim": 0.0, "ddpm": 1.0}  # eta of DDIM
@@ -182,7 +183,10 @@ def prepare_inpaint(
     notes = [f"the mask covers {100 * share:.1f} % of the picture"]
     if share > 0.6:
         notes.append("more than 60 % is to be filled: white means fill; --invert-mask turns that round")
-    defaults = INPAINT_WIDE if _is_wide(hole) else INPAINT
+    wide = wide_part(hole)
+    thin = int(hole.sum() - wide.sum())
+    in_turn = method == "auto" and sigma == 0 and bool(wide.any()) and thin > LEAST_THIN * int(wide.sum())
+    defaults = INPAINT_WIDE if wide.any() and not in_turn else INPAINT
     plan, used = _conditioned_plan(defaults, steps, detail, method, seed, holes=True) if share else (None, 0.0)
     if plan is None:
         notes = ["the mask is empty: the picture is copied"]
@@ -192,6 +196,12 @@ def prepare_inpaint(
         restored = _to_unit(x, channels)
         result[:, rows, columns] = torch.where(hole, restored, part) if sigma == 0 else restored
         return result
+
+    def fill_wide(filled: Tensor, tiles: Tiled) -> Job:
+        """The wide holes again, with the narrow ones filled, which their own settings do far better."""
+        left = torch.zeros_like(fill)
+        left[rows, columns] = wide
+        return prepare_inpaint(filled, left, steps=steps, detail=detail, seed=seed, prior=tiles)
 
     return Job(
         model,
@@ -206,13 +216,25 @@ def prepare_inpaint(
         y=_as_colour(colour),
         noise_variance=(2 * sigma / 255) ** 2,
         notes=tuple(notes),
+        then=fill_wide if in_turn else None,
+        more=(steps or INPAINT_WIDE.steps) if in_turn else 0,
     )
 
 
-def _is_wide(hole: Tensor) -> bool:
-    """Whether a square of WIDE pixels fits into a hole (H, W)."""
-    outside = F.pad((~hole).float()[None, None], (WIDE // 2,) * 4, value=1.0)
-    return bool((F.max_pool2d(outside, WIDE, stride=1) == 0).any())
+def wide_part(hole: Tensor) -> Tensor:
+    """Of a hole, bool (H, W), what lies in a square of WIDE pixels that fits into it, or within half of that beyond.
+
+    The squares are the morphological opening; what is added makes up for their corners, so that a round hole is whole.
+    """
+
+    def spread(x: Tensor, pad: float) -> Tensor:
+        """The largest value within WIDE / 2 pixels, first down, then across."""
+        for reach, size in (((0, 0, WIDE // 2, WIDE // 2), (WIDE, 1)), ((WIDE // 2, WIDE // 2, 0, 0), (1, WIDE))):
+            x = F.max_pool2d(F.pad(x, reach, value=pad), size, stride=1)
+        return x
+
+    centres = 1 - spread((~hole).float()[None, None], 1.0)
+    return (spread(spread(centres, 0.0), 0.0)[0, 0] > 0) & hole
 
 
 def _window(fill: Tensor) -> tuple[slice, slice]:

@@ -121,17 +121,14 @@ def sample(
     from restorer.errors import RestorerError
     from restorer.together import run_together
 
-    def steps_of(job: Job) -> int:
-        return job.plan.evaluations if job.plan else 0
-
     if not works or (len(works) == 1 and works[0].job.plan is None):
         return [None] * len(works)
     first, jobs = works[0], [work.job for work in works]
-    longest = max(jobs, key=steps_of)
+    longest = max(jobs, key=lambda job: job.evaluations)
     label = first.item.source.name if len(works) == 1 else f"{len(works)} pictures"
-    tell = forecast.of(label, run_of(options, longest, steps_of(longest)), len(works))
+    tell = forecast.of(label, run_of(options, longest, longest.plan.evaluations if longest.plan else 0), len(works))
     with reporter.progress(label) as bar:
-        bar.begin(steps_of(longest), longest.tiles, tell, by_step=longest.prior.device.type != "cpu")
+        bar.begin(longest.evaluations, longest.tiles, tell, by_step=longest.prior.device.type != "cpu")
         if len(works) > 1:
             return list(run_together(jobs, on_round=bar.step))
         try:
@@ -205,7 +202,7 @@ def _parts(job: Job, prior: Tiled, options: Options) -> dict[str, Any]:
         "precision": precision_name(prior),
         "steps": plan.evaluations if plan else 0,
         "method": options.method,
-        "detail": job.detail,
+        "detail": job.detail if job.then is None else options.detail,  # of several, each has its own
         "seed": options.seed,
         "sigma": round(job.sigma, 2),
         "tile": job.factor * min(prior.tile, max(job.start.shape[-2:])),
@@ -227,7 +224,7 @@ def _record_of(work: Work, options: Options, used: Tiled, batch: int) -> Record:
     parts = _parts(job, used, options)
     given = {"method": options.method, "seed": options.seed, **dict(work.own), "tile": options.tile}
     if job.latent is None:
-        given |= {"sigma": job.sigma, "detail": job.detail}
+        given |= {"sigma": job.sigma, "detail": parts["detail"]}
     given["steps"] = parts["steps"]
     return Record(
         __version__,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -95,18 +95,30 @@ def detail(pictures: list[Path], prior, options) -> None:
             print(f"sigma {sigma:g}, detail {a:g}: {score:.2f} dB, texture {energy / true:.2f}", flush=True)
 
 
+def masked(options) -> Iterator[tuple[Path, str, np.ndarray, np.ndarray]]:
+    """Picture, kind, holes, and where to measure."""
+    for path in sorted((options.data / "masks").glob("*.png"))[: options.limit]:
+        folder, *name, kind = path.stem.split("_")
+        source = options.data / folder / f"{'_'.join(name)}.png"
+        hole = np.asarray(Image.open(path).convert("L")) >= 128
+        if kind in options.kinds:
+            yield source, kind, hole, hole
+        box = path.with_name(path.name.replace("_scratch", "_box"))
+        if kind == "scratch" and "scratch+box" in options.kinds and box.exists():
+            wide = np.asarray(Image.open(box).convert("L")) >= 128
+            yield source, "scratch+box", hole | wide, hole & ~wide
+
+
 def inpaint(pictures: list[Path], prior, options) -> None:
-    """PSNR inside the holes against OpenCV's two, and texture inside boxes; 8 bit, holes filled white."""
+    """PSNR inside the holes against OpenCV's two, and texture inside boxes; 8 bit, holes filled white.
+
+    The kind scratch+box has the holes of both masks of a picture, and is measured in the scratches.
+    """
     import cv2
 
     table = defaultdict(list)
-    for path in sorted((options.data / "masks").glob("*.png"))[: options.limit]:
-        folder, *name, kind = path.stem.split("_")
-        if kind not in options.kinds:
-            continue
-        source = options.data / folder / f"{'_'.join(name)}.png"
+    for source, kind, hole, measured in masked(options):
         x = read(source)
-        hole = np.asarray(Image.open(path).convert("L")) >= 128
         y = torch.where(torch.from_numpy(hole), 1.0, x)
         bytes_ = np.ascontiguousarray((y * 255).round().byte().permute(1, 2, 0).numpy()[..., ::-1])
         began = time.monotonic()
@@ -121,7 +133,7 @@ def inpaint(pictures: list[Path], prior, options) -> None:
         for label, flag in (("Telea", cv2.INPAINT_TELEA), ("Navier-Stokes", cv2.INPAINT_NS)):
             filled = cv2.inpaint(bytes_, hole.astype(np.uint8) * 255, 3, flag)[..., ::-1].transpose(2, 0, 1)
             results[label] = torch.from_numpy(filled.copy()).float() / 255
-        scores = [psnr(r[:, hole], x[:, hole]) for r in results.values()]
+        scores = [psnr(r[:, measured], x[:, measured]) for r in results.values()]
         assert torch.equal(results["restorer"][:, ~hole], x[:, ~hole])
         energy = true = float("nan")
         if kind == "box":
