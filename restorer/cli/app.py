@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from restorer.cli import evaluate, generate, inspect, models, restore, train
+from restorer.cli import bench, evaluate, generate, inspect, models, restore, train
 from restorer.cli.interruption import Terminated, leave_in_peace, raise_on_signals
 from restorer.errors import RestorerError
 
@@ -35,6 +35,7 @@ evaluate.register(app)
 generate.register(app)
 models.register(app)
 inspect.register(app)
+bench.register(app)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,108 @@
+"""`restore bench`: what is counted, what follows from it, and what is printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import torch
+from gaussian import GaussianPrior
+
+from restorer import benchmark
+from restorer.benchmark import Timing, best_tile, measure, seconds_of, steps_of, usual_precisions
+from restorer.cli.app import run
+from restorer.defaults import DENOISE, INPAINT, UPSCALE
+from restorer.priors.catalog import load_prior
+
+GIGA = 10**9
+
+
+def timing(size: int, seconds: float, precision: str = "bf16") -> Timing:
+    return Timing(precision, size, seconds, flop=22 * GIGA, matrix_rate=100 * GIGA)
+
+
+def test_rates() -> None:
+    assert timing(256, 0.5).rate == 44 * GIGA and timing(256, 0.5).share == pytest.approx(0.44)
+
+
+def test_the_embedded_network_counted() -> None:
+    """Convolutions by hand, 2 k^2 c_in c_out operations a position of each level, and the layers of the time."""
+    widths, blocks, positions = (64, 128, 192, 256), (3, 3, 3, 3), (32 * 32, 16 * 16, 8 * 8, 4 * 4)
+    count = 2 * 9 * 12 * 64 * positions[0] * 2  # the first and the last
+    for width, n, where in zip(widths, blocks, positions, strict=True):
+        count += n * 2 * (2 * 9 * width * width) * where
+    for fine, coarse, where in zip(widths, widths[1:], positions[1:], strict=False):
+        count += 2 * (2 * 4 * fine * coarse) * where  # down and up between two levels
+    time = 256
+    count += 2 * (64 * time + time * time) + sum(
+        n * 2 * time * 2 * width for n, width in zip(blocks, widths, strict=True)
+    )
+    (found,) = measure(load_prior(device="cpu", precision="fp32"), "fp32", (64,), budget=0.0)
+    assert found.flop == count
+    assert found.seconds > 0 and found.matrix_rate > 0 and (found.precision, found.size) == ("fp32", 64)
+
+
+def test_a_prior_without_arithmetic_counts_none() -> None:
+    (found,) = measure(GaussianPrior(), "fp32", (16,), budget=0.0)
+    assert found.flop == 0
+
+
+def test_the_tile_that_takes_least() -> None:
+    """Of 128 pixels 32 are shared, of 512 pixels 64: equal speed a pixel is not enough."""
+    small, large = timing(128, 0.01), timing(512, 0.16)
+    assert best_tile([small, large]) is large
+    assert best_tile([timing(128, 0.005), large]).size == 128
+    assert best_tile([timing(512, 0.16, "fp32"), timing(512, 0.15, "bf16")]).precision == "bf16"
+
+
+def test_what_verbs_take() -> None:
+    assert seconds_of(timing(512, 0.2), 512, 512, 6) == pytest.approx(1.2)
+    assert seconds_of(timing(512, 0.2), 256, 512, 6) == pytest.approx(0.6)
+    assert seconds_of(timing(512, 0.2), 960, 512, 1) == pytest.approx(0.4)  # two tiles that share 64 pixels
+    assert seconds_of(timing(512, 0.2), 961, 512, 1) == pytest.approx(0.6)
+    assert [steps_of(verb) for verb in ("denoise", "inpaint", "upscale")] == [
+        DENOISE.steps,
+        INPAINT.steps,
+        UPSCALE[4].steps,
+    ]
+
+
+def test_precisions_by_device() -> None:
+    assert usual_precisions(torch.device("cpu")) == ("fp32", "bf16")
+    assert usual_precisions(torch.device("cuda")) == ("fp32", "bf16", "fp16")
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...], float]]:
+    """Timings that are made up; what was asked for."""
+    asked: list[tuple[str, tuple[int, ...], float]] = []
+
+    def stub(prior: object, precision: str, sizes: tuple[int, ...], budget: float) -> Iterator[Timing]:
+        asked.append((precision, tuple(sizes), budget))
+        for size in sizes:
+            yield timing(size, size * size * (2e-6 if precision == "fp32" else 1e-6), precision)
+
+    monkeypatch.setattr(benchmark, "measure", stub)
+    return asked
+
+
+def test_for_people(measured: list[object], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "--device", "cpu"]) == 0
+    out, err = capsys.readouterr()
+    assert measured == [("fp32", (64, 128, 256, 512), 1.0), ("bf16", (64, 128, 256, 512), 1.0)]
+    assert "512x512" in out and "--precision bf16 --tile 512" in out and "6000x4000" in out and not err
+
+
+def test_for_scripts(measured: list[object], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "--json", "--precision", "bf16", "--size", "128", "--seconds", "0.1", "--device", "cpu"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert measured == [("bf16", (128,), 0.1)]
+    assert [line["event"] for line in lines] == ["timing", *["estimate"] * 12, "summary"]
+    assert lines[0]["gflop"] == 22.0 and lines[0]["share"] == pytest.approx(22 / 100 / (128 * 128 * 1e-6), abs=1e-3)
+    assert lines[-1]["tile"] == 128 and lines[-1]["precision"] == "bf16" and lines[-1]["device"] == "cpu"
+
+
+@pytest.mark.parametrize("options", [["--precision", "fp8"], ["--size", "8"], ["--size", "5000"], ["--seconds", "0"]])
+def test_what_it_refuses(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", *options]) == 2 and capsys.readouterr().err
