@@ -9,6 +9,7 @@ ours to replace; one that has neither is somebody else's. The last line may be t
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -25,6 +26,7 @@ from restorer.errors import OutputError
 __all__ = ["MANIFEST", "Manifest", "fingerprint", "opened", "sweep"]
 
 MANIFEST = ".restorer.jsonl"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # a result that is being written (images/writing.py)
 
 
@@ -98,7 +100,9 @@ class Manifest:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise OutputError(f"{self.path} cannot be written: {error.strerror}", "free some space") from error
+            hint = "free some space" if error.errno in _FULL else "see that its folder is there and can be written to"
+            hint += "; --resume goes on"
+            raise OutputError(f"{self.path} cannot be written: {error.strerror}", hint) from error
         self._remember(str(place), dict(content))
 
     def _remember(self, place: str, content: dict[str, Any]) -> None:

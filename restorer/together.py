@@ -46,8 +46,8 @@ def run_together(jobs: Sequence[Job], on_round: Callable[[int], None] | None = N
     """
     desk = _Desk(jobs[0].prior.prior, len(jobs))
     with ThreadPoolExecutor(len(jobs), thread_name_prefix="restorer") as pool:
-        futures = [pool.submit(_run, job, number, desk) for number, job in enumerate(jobs)]
         try:
+            futures = [pool.submit(_run, job, number, desk) for number, job in enumerate(jobs)]
             desk.serve(on_round)
         finally:
             desk.close()

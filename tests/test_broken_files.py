@@ -13,12 +13,13 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from picture_files import CASES, SRGB, deep_png, encoded, numbers, png, png_chunk, some_exif, tiff
-from PIL import Image, features
+from PIL import ExifTags, Image, features
 
 from restorer.errors import PictureError, RestorerError
 from restorer.images import reading
 from restorer.images.encoding import tiff_bytes
 from restorer.images.files import MAX_PIXELS, load
+from restorer.images.reading import size_of
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 PNG, JPEG = encoded(PHOTO, "PNG"), encoded(PHOTO, "JPEG")
@@ -294,3 +295,19 @@ def test_damaged_exif_of_a_float_tiff_does_not_cost_the_picture() -> None:
     tags = [(34665, 4, 1, 0xFFFFFF, True), (34853, 4, 1, 3, True)]
     tifffile.imwrite(buffer, values, photometric="rgb", extratags=tags)
     np.testing.assert_array_equal(load(io.BytesIO(buffer.getvalue())).pixels, values)
+
+
+def test_the_size_of_a_png_is_told_by_its_header(tmp_path: Path) -> None:
+    """Its pixels are not decoded, unless it carries a turn, which may stand behind them."""
+    path = tmp_path / "a.png"
+    Image.new("RGB", (30, 20)).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50])
+    assert size_of(path) == (30, 20)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (30, 20)).save(path, exif=exif)
+    assert size_of(path) == (20, 30)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    with pytest.raises(PictureError):
+        size_of(path)

@@ -419,7 +419,7 @@ def test_tiff_of_any_type_against_tifffile(bands: np.ndarray, big_endian: bool) 
     exif.endian = ">" if big_endian else "<"
     exif[ExifTags.Base.Make] = "Maker"
     data = tiff_bytes(bands, bands.shape[-1] in (2, 4), exif=exif.tobytes())
-    assert data[:2] == (b"MM" if big_endian else b"II")
+    assert data[:2] == (b"MM" if big_endian and bands.itemsize < 4 else b"II")  # Pillow misreads the other
     np.testing.assert_array_equal(tifffile.imread(io.BytesIO(data)).reshape(bands.shape), bands)
 
 

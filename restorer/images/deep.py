@@ -19,12 +19,17 @@ from PIL import Image, TiffImagePlugin
 
 from restorer.errors import PictureError
 
-__all__ = ["TIFF_MAGIC", "Tiff", "check_strips", "raw_mode", "sixteen_bit_bands", "tiff_bands"]
+__all__ = ["TIFF_MAGIC", "Tiff", "check_strips", "raw_mode", "sixteen_bit_bands", "tiff_bands", "use_own_byte_order"]
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its remarks would reach the terminal
+for library in ("PIL", "tifffile"):  # their remarks would reach the terminal
+    logging.getLogger(library).addHandler(logging.NullHandler())
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MOST_SAMPLES = 16
+_OWN_ORDER = {  # names of packings, as in a file and in this machine
+    **{"F;32F": "F;32NF", "F;32BF": "F;32NF"},
+    **{"I;32S": "I;32NS", "I;32BS": "I;32NS", "I;16S": "I;16NS", "I;16BS": "I;16NS"},
+}
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # TIFF 6.0, ExtraSamples: colour is or is not multiplied by alpha
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # PhotometricInterpretation
 
@@ -49,6 +54,17 @@ def raw_mode(image: Image.Image) -> str:
     tiles = getattr(image, "tile", None)
     args = tiles[0][3] if tiles else ""
     return str(args[0] if isinstance(args, tuple) and args else args)
+
+
+def use_own_byte_order(image: Image.Image) -> None:
+    """Have numbers that libtiff unpacks taken in this machine's order, which is how it gives them.
+
+    Pillow (13.0) knows that only of 16 bits without a sign, and turns others round where the file's order is another.
+    `image` is the file opened and not yet loaded.
+    """
+    file: Any = image  # an `ImageFile`, tied to its bytes
+    if raw_mode(image) in _OWN_ORDER and file.tile[0].codec_name == "libtiff":
+        file.tile = [tile._replace(args=(_OWN_ORDER[tile.args[0]], *tile.args[1:])) for tile in file.tile]
 
 
 def sixteen_bit_bands(image: Image.Image, data: bytes) -> np.ndarray:
@@ -135,6 +151,8 @@ def _meant(page: Any, bands: np.ndarray, frames: int) -> Tiff:
         bands = np.moveaxis(bands, 0, -1)
     bands, note = _held(bands.reshape(page.imagelength, page.imagewidth, -1))
     colours = 3 if page.photometric == _RGB else 1
+    if bands.shape[-1] < colours:
+        raise ValueError("colours are missing")
     extra = tuple(page.extrasamples)
     has_alpha = bands.shape[-1] > colours and (not extra or extra[0] in (_ASSOCIATED, _UNASSOCIATED))
     kept = colours + has_alpha

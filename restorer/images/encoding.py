@@ -75,6 +75,8 @@ def tiff_bytes(
         raise ValueError("it would be larger than 4 GB")
     tags = Image.Exif()
     tags.load(exif or b"")
+    if bands.itemsize > 2:
+        tags.endian = "<"  # Pillow, and who reads by it, turns packed numbers of 32 bits round if they are big-endian
     rows = max(1, _STRIP // max(1, bands[:1].nbytes))
     order: Literal["<", ">"] = "<" if tags.endian == "<" else ">"  # of the directory, as Pillow will write it
     strips = [zlib.compress(_tiff_rows(bands[i : i + rows], order), _LEVEL) for i in range(0, height, rows)]

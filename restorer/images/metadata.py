@@ -117,4 +117,4 @@ def resolution(value: Any, exif: bytes | None) -> tuple[float, float] | None:
         x, y = (float(v) * (unit or 1.0) for v in value)
     except (TypeError, ValueError, ZeroDivisionError):
         return None
-    return (x, y) if min(x, y) > 1 and max(x, y) < 1e6 else None
+    return (x, y) if 1 < x < 1e6 and 1 < y < 1e6 else None

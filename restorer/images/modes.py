@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageCms
 
-from restorer.images.deep import raw_mode, sixteen_bit_bands
+from restorer.images.deep import raw_mode, sixteen_bit_bands, use_own_byte_order
 from restorer.images.picture import WHOLE_RANGE
 
 __all__ = ["Bands", "bands_of", "levels_of", "ranged", "split", "turned"]
@@ -51,6 +51,7 @@ def bands_of(image: Image.Image, data: bytes, white_is_zero: bool = False) -> Ba
             return _keyed(split(sixteen_bit_bands(image, data)), image, 1)
         note = "16 bits a channel are read as 8 bits"
         return replace(_plain(image), depth=16, notes=(note,))
+    use_own_byte_order(image)
     image.load()
     if mode.startswith("I;16"):
         deep = np.asarray(image).astype(np.uint16)

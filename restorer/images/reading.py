@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -32,11 +34,13 @@ _FORMATS = (
 )
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_STANDARD_ERROR = threading.Lock()  # held by who turns it away
 _IPTC = 0x0404  # of Photoshop's image resources
 # Tags of TIFF 6.0 and its supplements, and their values
 _BITS = 258
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _PLANAR, _SEPARATE = 284, 2
+_SAMPLE_FORMAT, _SIGNED = 339, 2
 _XMP, _ICC = 700, 34675
 
 
@@ -49,9 +53,6 @@ def load(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> Picture:
         PictureError: absent, a folder, empty, no picture, damaged, cut short, or of more than `max_pixels`.
     """
     data, name = _read(source)
-    limit = Image.MAX_IMAGE_PIXELS
-    if max_pixels > MAX_PIXELS and limit is not None:
-        Image.MAX_IMAGE_PIXELS = max(limit, max_pixels // 2 + 1)  # Pillow refuses above twice its limit
     with _decoding(name, max_pixels):
         return replace(_decoded(data, name, max_pixels), original=data)
 
@@ -73,8 +74,12 @@ def size_of(source: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
         try:
             with _lazily(data) as image:
                 width, height = image.size
-                turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-        except Image.UnidentifiedImageError:  # of these there are some that Pillow alone does not know
+                # Of a PNG without it, Pillow would read everything that follows the pixels, and so decode them.
+                may_be_turned = not data.startswith(_PNG) or b"eXIf" in data or b"Raw profile type" in data
+                turned = may_be_turned and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        except Image.DecompressionBombError:
+            raise
+        except Exception:  # not known to Pillow alone, or only its metadata are damaged: the pixels tell
             picture = _decoded(data, name, max_pixels)
             return picture.width, picture.height
         if width * height > max_pixels:
@@ -107,6 +112,9 @@ def _read(source: Path | BinaryIO) -> tuple[bytes, str]:
 @contextlib.contextmanager
 def _decoding(name: str, max_pixels: int) -> Iterator[None]:
     """Turn whatever a decoder raises on malformed bytes into one line."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if max_pixels > MAX_PIXELS and limit is not None:
+        Image.MAX_IMAGE_PIXELS = max(limit, max_pixels // 2 + 1)  # Pillow refuses above twice its limit
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata, and on sizes below its hard limit
@@ -139,14 +147,30 @@ def _decoded(data: bytes, name: str, max_pixels: int) -> Picture:
 
 
 def _opened(data: bytes, name: str, max_pixels: int) -> Picture:
-    try:
-        image = _lazily(data)
-    except Image.UnidentifiedImageError:
-        if not data.startswith(TIFF_MAGIC):
-            raise
-        return _from_tiff(data, name, max_pixels)
-    with image:
-        return _from_image(image, data, name, max_pixels)
+    is_tiff = data.startswith(TIFF_MAGIC)
+    with _speechless() if is_tiff else contextlib.nullcontext():
+        try:
+            image = _lazily(data)
+        except Image.UnidentifiedImageError:
+            if not is_tiff:
+                raise
+            return _from_tiff(data, name, max_pixels)
+        with image:
+            return _from_image(image, data, name, max_pixels)
+
+
+@contextlib.contextmanager
+def _speechless() -> Iterator[None]:
+    """While libtiff works, which tells the process's standard error whatever it finds wrong; Pillow says it as well."""
+    with _STANDARD_ERROR, contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # where there is none there is nothing to keep free
+            usual = os.dup(2)
+            stack.callback(os.close, usual)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            stack.callback(os.close, nowhere)
+            stack.callback(os.dup2, usual, 2)
+            os.dup2(nowhere, 2)
+        yield
 
 
 def _lazily(data: bytes) -> Image.Image:
@@ -177,8 +201,9 @@ def _from_image(image: Image.Image, data: bytes, name: str, max_pixels: int) -> 
         raise Image.DecompressionBombError
     mode, kind = image.mode, image.format or ""
     tags = getattr(image, "tag_v2", {})  # of a TIFF file
-    if data and tags.get(_PLANAR) == _SEPARATE and 16 in tags.get(_BITS, ()):
-        return _from_tiff(data, name, max_pixels)  # here Pillow would take the wrong bytes
+    bits, of_planes, is_signed = (tags.get(tag) for tag in (_BITS, _PLANAR, _SAMPLE_FORMAT))
+    if data and ((of_planes == _SEPARATE and 16 in (bits or ())) or (is_signed == (_SIGNED,) and bits == (8,))):
+        return _from_tiff(data, name, max_pixels)  # here Pillow would take the wrong bytes, or no sign
     if kind == "TIFF":
         check_strips(tags)
     frames = _frames(image)

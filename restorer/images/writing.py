@@ -82,8 +82,13 @@ def save(
     if isinstance(target, Path):
         _write(data, target, overwrite)
     else:
-        target.write(data)
-        target.flush()
+        try:
+            target.write(data)
+            target.flush()
+        except BrokenPipeError:  # whoever reads has enough, which is no error
+            raise
+        except OSError as error:
+            raise _output_error("the output", error) from error
     return notes
 
 
@@ -205,6 +210,11 @@ def _write(data: bytes, target: Path, overwrite: bool) -> None:
         try:
             _write_synced(data, temporary)
             _move(temporary, target, overwrite)
+        except FileNotFoundError:
+            if not target.parent.is_dir():
+                raise
+            _write_synced(data, temporary)  # a run over this folder, which began just now, has swept it
+            _move(temporary, target, overwrite)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -238,14 +248,15 @@ def _move(temporary: Path, target: Path, overwrite: bool) -> None:
             raise
 
 
-def _output_error(target: Path, error: OSError) -> OutputError:
+def _output_error(target: Path | str, error: OSError) -> OutputError:
+    folder = target.parent if isinstance(target, Path) else target
     said = {
         errno.EEXIST: ("exists already", "allow overwriting, or choose another name"),
-        errno.ENOENT: (f"the folder {target.parent} does not exist", "create it first"),
-        errno.ENOTDIR: (f"{target.parent} is not a folder", "choose another place"),
-        errno.EACCES: (f"the folder {target.parent} is not writable", "choose another place"),
-        errno.EPERM: (f"the folder {target.parent} is not writable", "choose another place"),
-        errno.EROFS: (f"the folder {target.parent} is not writable", "choose another place"),
+        errno.ENOENT: (f"the folder {folder} does not exist", "create it first"),
+        errno.ENOTDIR: (f"{folder} is not a folder", "choose another place"),
+        errno.EACCES: (f"the folder {folder} is not writable", "choose another place"),
+        errno.EPERM: (f"the folder {folder} is not writable", "choose another place"),
+        errno.EROFS: (f"the folder {folder} is not writable", "choose another place"),
         errno.ENOSPC: ("the disk is full", "free some space, or choose another place"),
         errno.EDQUOT: ("the disk quota is used up", "free some space, or choose another place"),
     }
