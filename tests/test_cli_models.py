@@ -231,7 +231,8 @@ def test_above_a_gigabyte_it_asks(restore: Restore, hub: Hub, monkeypatch: pytes
     assert len(terminal.questions) == 3
 
 
-def test_bars_count_bytes(hub: Hub) -> None:  # noqa: F811
+def test_bars_count_bytes(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(Reporter, "lively", True)
     reporter = Reporter()
     reporter.console = Console(force_terminal=True, width=120, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
     downloading.pull(Reference("org/model", COMMIT), reporter)

@@ -36,7 +36,6 @@ from restorer.record import parse
 
 TESTS = Path(__file__).resolve().parent
 POSIX = pytest.mark.skipif(os.name != "posix", reason="limits, rights and pipes of POSIX")
-AWAITED = pytest.mark.xfail(strict=True, reason="a bug of cli/app.py and cli/console.py, ends with code 1")
 RUN = ["denoise", "in", "-r", "-o", "out", "--sigma", "10", "--steps", "2"]
 COUNT = 5
 
@@ -276,9 +275,7 @@ def test_a_limit_of_the_system(limit: int, code: int, said: str, restore: Restor
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-@pytest.mark.parametrize(
-    ("more", "said"), [(["-o", "-"], "the disk is full"), pytest.param(["--json"], "No space left", marks=AWAITED)]
-)
+@pytest.mark.parametrize(("more", "said"), [(["-o", "-"], "the disk is full"), (["--json"], "No space left")])
 def test_a_standard_output_that_is_full(more: list[str], said: str) -> None:
     with Path("/dev/full").open("wb") as full:
         code, err = ended(child("denoise", "in/0.png", "--sigma", "10", *more, stdout=full))
@@ -513,9 +510,7 @@ def test_nobody_reads_the_messages(restore: Restore) -> None:
 
 
 @POSIX
-@pytest.mark.parametrize(
-    "closed", [pytest.param((1,), marks=AWAITED), (2,), pytest.param((0, 1, 2), marks=AWAITED)], ids=str
-)
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)], ids=str)
 def test_streams_that_are_closed(closed: tuple[int, ...], restore: Restore) -> None:
     """As services are started: no file of the run takes the place of a stream, and the exit code still tells."""
     before = inputs()

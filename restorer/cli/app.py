@@ -6,7 +6,6 @@ terminated.
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -15,15 +14,18 @@ from typing import Annotated
 import typer
 
 from restorer.cli import bench, evaluate, generate, inspect, models, restore, train
+from restorer.cli.help import Command, Group
 from restorer.cli.interruption import Terminated, leave_in_peace, raise_on_signals
+from restorer.cli.streams import close_streams, open_streams
 from restorer.errors import RestorerError
 
 __all__ = ["app", "main", "run"]
 
 app = typer.Typer(
     name="restore",
+    cls=Group,
     help="Repair photographs with a diffusion model.",
-    epilog="restore denoise img.png  ·  restore inpaint img.png --mask m.png  ·  restore upscale img.png --steps 100",
+    epilog="restore denoise img.png\n\nrestore inpaint img.png --mask m.png\n\nrestore upscale img.png --steps 100",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -36,6 +38,11 @@ generate.register(app)
 models.register(app)
 inspect.register(app)
 bench.register(app)
+for info in (*app.registered_commands, *models.models.registered_commands):
+    if info.cls is None or not issubclass(info.cls, Command):
+        info.cls = Command
+for group in app.registered_groups:
+    group.cls = Group
 
 
 def _version(wanted: bool) -> None:
@@ -62,13 +69,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
         if code == 130:  # Typer has taken Ctrl-C for itself
-            print("interrupted", file=sys.stderr)
+            _say_interrupted()
         return code if isinstance(code, int) else 0
     except RestorerError as error:
         report_error(error)
         return code_of(error)
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
+        _say_interrupted()
         return 130
     except Terminated:
         return 143
@@ -94,12 +101,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _say_interrupted() -> None:
+    """On a terminal over the ^C that it shows."""
+    print(("\r" if sys.stderr.isatty() else "") + "interrupted", file=sys.stderr)
+
+
 def main() -> None:
     """The console script."""
+    open_streams()
     raise_on_signals()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # file names may be no text; they are printed as the bytes they are
-            stream.reconfigure(errors="surrogateescape")
     code = run()
     leave_in_peace()
+    close_streams()
     sys.exit(code)

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
+from rich.text import Text
+from rich.theme import Theme
 
 from restorer import errors
+from restorer.cli.streams import tell
 
-__all__ = ["EXIT_CODES", "Bar", "Reporter", "Timing", "code_of", "human_bytes", "report_error"]
+__all__ = ["EXIT_CODES", "Bar", "Reporter", "Timing", "code_of", "folded", "human_bytes", "report_error", "to_stderr"]
 
 EXIT_CODES: dict[type[errors.RestorerError], int] = {
     errors.UsageError: 2,
@@ -28,6 +42,20 @@ EXIT_CODES: dict[type[errors.RestorerError], int] = {
 PLAIN_SECONDS = 10.0
 WARM = 2.0  # seconds: a first evaluation that takes less may be, for the most part, what is done only once
 TIMED = 1.0  # seconds: evaluations that take less are timed together
+ROOM = 3  # columns to the right of the bar
+NARROW = 72  # columns below which the bar leaves out how long it has been at work
+INDENT = "  "  # of what does not fit into the first line of a message
+
+# Rich's own styles suit dark terminals: its yellow cannot be read on white, and its grey is black there.
+THEME = Theme(
+    {
+        "bar.back": "dim",
+        "progress.elapsed": "none",
+        "progress.remaining": "none",
+        "progress.download": "none",
+        "progress.data.speed": "none",
+    }
+)
 
 
 def code_of(error: BaseException) -> int:
@@ -45,14 +73,42 @@ def human_bytes(count: int) -> str:
     return f"{value:.1f} GB"
 
 
+def to_stderr() -> Console:
+    """Where messages go."""
+    return Console(stderr=True, emoji=False, theme=THEME)
+
+
+def folded(text: str, width: int) -> str:
+    """A message in lines of at most `width` columns, broken between facts (" · ") if it has such, else between words.
+
+    A fact or a word that is longer, a path for instance, stays in one piece: broken by the terminal it can be copied.
+    """
+    between = " · " if " · " in text else " "
+    first, *others = text.split(between)
+    lines = [first]
+    for piece in others:
+        longer = lines[-1] + between + piece
+        if cell_len(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(INDENT + piece)
+    return "\n".join(lines)
+
+
+def _tell(console: Console, text: str, style: str) -> None:
+    """A message with its first word in a style; lines are broken on a terminal only, for a log is searched by lines."""
+    shown = Text(folded(text, console.width) if console.file.isatty() else text)
+    shown.stylize(style, 0, text.find(" ") if " " in text else len(text))
+    console.print(shown, soft_wrap=True, highlight=False)
+
+
 def report_error(error: BaseException, name: str = "", console: Console | None = None) -> None:
     """One line that says what happened, and a hint."""
-    console = console or Console(stderr=True, emoji=False)
+    console = console or to_stderr()
     subject = f"{name}: " if name and name not in str(error) else ""
-    text = " ".join(f"{subject}{error}".split())
-    console.print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True, highlight=False)
+    _tell(console, "error: " + " ".join(f"{subject}{error}".split()), "bold red")
     if hint := getattr(error, "hint", ""):
-        console.print(f"[dim]hint:[/] {escape(hint)}", soft_wrap=True, highlight=False)
+        _tell(console, f"hint: {hint}", "dim")
 
 
 class Timing:
@@ -148,22 +204,26 @@ class Reporter:
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False, as_json: bool = False) -> None:
         self.quiet, self.verbose, self.as_json = quiet, verbose, as_json
-        self.console = Console(stderr=True, emoji=False)
+        self.console = to_stderr()
+
+    @property
+    def lively(self) -> bool:
+        """Whether what moves can be shown: on a terminal, not in a file that colours are forced into."""
+        return self.console.is_terminal and not self.console.is_dumb_terminal and self.console.file.isatty()
 
     def say(self, text: str, style: str = "") -> None:
-        """A message."""
+        """A message; the style is that of its first word."""
         if not self.quiet:
-            self.console.print(escape(text), style=style, soft_wrap=True, highlight=False)
+            _tell(self.console, text, style)
 
     def detail(self, text: str) -> None:
         """A message for those who asked for more."""
         if self.verbose:
-            self.say(text, style="dim")
+            self.say(text)
 
     def warn(self, text: str) -> None:
         """Something did not go as the user may think."""
-        if not self.quiet:
-            self.console.print(f"[yellow]note:[/] {escape(text)}", soft_wrap=True, highlight=False)
+        self.say(f"note: {text}", style="bold magenta")
 
     def fail(self, error: BaseException, name: str = "") -> None:
         """One picture failed; said even when quiet."""
@@ -174,17 +234,17 @@ class Reporter:
         if self.as_json:
             self.record(record)
         elif path != "-" and (self.quiet or not sys.stdout.isatty()):
-            print(path, flush=True)
+            tell(path)
 
     def record(self, record: dict[str, Any]) -> None:
         """One JSON object on a line of its own."""
         if self.as_json:
-            print(json.dumps({"schema": 1, **record}, ensure_ascii=False), flush=True)
+            tell(json.dumps({"schema": 1, **record}, ensure_ascii=False))
 
     @contextmanager
     def working(self, what: str) -> Iterator[None]:
         """While something goes on that has no steps."""
-        if self.quiet or not self.console.is_terminal:
+        if self.quiet or not self.lively:
             yield
             return
         with self.console.status(escape(what)):
@@ -195,18 +255,37 @@ class Reporter:
         """A bar that goes away when the picture is done."""
         if self.quiet:
             yield Bar(Console(file=None, quiet=True), None, None, label)
-        elif not self.console.is_terminal or os.environ.get("TERM") == "dumb":
+        elif not self.lively:
             yield Bar(self.console, None, None, label)
         else:
-            columns = (
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
-                TextColumn("{task.fields[where]}"),
-                TimeElapsedColumn(),
-                TextColumn("[dim]left[/]"),
-                TimeRemainingColumn(),
-            )
-            with Progress(*columns, console=self.console, transient=True, expand=True) as progress:
+            columns = _columns(self.console.width)
+            with _Progress(*columns, console=self.console) as progress:
                 task = progress.add_task(escape(label), total=None, where="", visible=False)
                 yield Bar(self.console, progress, task, label)
+
+
+class _Progress(Progress):
+    """A bar that leaves room for the ^C which a terminal shows: in the next line it would keep the bar from going."""
+
+    def __init__(self, *columns: ProgressColumn, console: Console) -> None:
+        self._terminal = console  # `Progress.console` is not there yet when the first table is made
+        super().__init__(*columns, console=console, transient=True)
+
+    def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
+        table = super().make_tasks_table(tasks)
+        table.width = max(1, self._terminal.width - ROOM)
+        return table
+
+
+def _columns(width: int) -> list[ProgressColumn]:
+    """The parts of the bar. A long name is cut, so that it takes no room from the figures."""
+    name = Column(max_width=width // (4 if width >= NARROW else 6), no_wrap=True, overflow="ellipsis")
+    return [
+        SpinnerColumn(),
+        TextColumn("{task.description}", table_column=name),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[where]}"),
+        *([TimeElapsedColumn()] if width >= NARROW else []),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    ]

@@ -88,7 +88,7 @@ def _download_bar(reporter: Reporter) -> Iterator[OnBytes | None]:
     """What `restorer.priors.download.fetch` takes: a bar for each file on a terminal, now and then a line elsewhere."""
     if reporter.quiet:
         yield None
-    elif not reporter.console.is_terminal or reporter.console.is_dumb_terminal:
+    elif not reporter.lively:
         yield _Lines(reporter)
     else:
         with _bars(reporter) as on_bytes:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -35,7 +34,7 @@ def _compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="A picture, or a folder of them")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another")],
     reference: Annotated[
-        Path | None, typer.Argument(metavar="[REF]", help="What both should be", show_default=False)
+        Path | None, typer.Argument(metavar="REF", help="What both should be", show_default=False)
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Picture to write", rich_help_panel=OUTPUT)
@@ -191,9 +190,7 @@ def _show(images: list[Image.Image], reporter: Reporter) -> None:
 
 
 def _doctor(
-    file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="A result of restore", show_default=False)
-    ] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="A result of restore", show_default=False)] = None,
     json: Json = False,
 ) -> None:
     """Say what this installation has; of a result, how it was made and the command that makes it again.
@@ -210,12 +207,18 @@ def _doctor(
     if json:
         reporter.record({"event": "doctor", **findings})
         return
-    table = Table(box=box.SIMPLE, show_header=False)
+    names = {name: name.replace("_", " ") for name in findings}
+    room = max(map(len, names.values())) + 2
+    console = Console(emoji=False, highlight=False)
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in findings.items():
-        table.add_row(escape(name.replace("_", " ")), escape(_text(value)))
-    Console(emoji=False).print(table)
+        if console.is_terminal:
+            table.add_row(names[name], escape(_text(value)))
+        else:  # one line each, to be searched and sent
+            print(f"{names[name]:{room}}{_text(value)}")
+    console.print(table, end="")
 
 
 def _tell_record(file: Path, reporter: Reporter) -> None:
@@ -245,13 +248,16 @@ def _tell_record(file: Path, reporter: Reporter) -> None:
 
 
 def _text(value: Any) -> str:
-    if value is None:
-        return "-"
+    """A finding in words; numbers with a point are GB (`diagnosis.examine`)."""
     if isinstance(value, dict):
-        return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
+        return ", ".join(f"{k} {_text(v)}" for k, v in value.items()) or "none"
     if isinstance(value, list):
         return "; ".join(map(_text, value)) or "none"
-    return str(value)
+    if isinstance(value, float):
+        return f"{value:.1f} GB"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
 
 
 def register(app: typer.Typer) -> None:

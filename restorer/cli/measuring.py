@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,7 +91,7 @@ def show(title: str, table: Table, caption: str, reporter: Reporter) -> None:
 def progress(reporter: Reporter, label: str, total: int) -> Iterator[Callable[[float, str], None]]:
     """A bar, or now and then a line. Gives a function of (pictures done, with a fraction; words that say where)."""
     console = reporter.console
-    if reporter.quiet or (console.is_terminal and os.environ.get("TERM") != "dumb"):
+    if reporter.quiet or reporter.lively:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 WIDE = 120  # columns that the whole table needs
+NARROW = 72  # columns below which what is costly about a model is left out as well
 
 models = typer.Typer(help="Models: list, info, pull, path, verify, rm.", no_args_is_help=True, rich_markup_mode="rich")
 
@@ -53,23 +54,26 @@ def _list(
     console = Console(emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = 240
-    console.print(_table(rows, wide=console.width >= WIDE))
+    console.print(_table(rows, console.width))
     if console.width < WIDE:
         console.print(
             "restore models info NAME, or a wider terminal, tells parameters, memory and licence", style="dim"
         )
 
 
-def _table(rows: list[dict[str, Any]], *, wide: bool) -> Table:
-    """The list, for a terminal of at least `WIDE` columns or for a narrow one."""
+def _table(rows: list[dict[str, Any]], width: int) -> Table:
+    """The list, with the columns for which a terminal of that width has room."""
     columns: list[tuple[str, JustifyMethod, Callable[[dict[str, Any]], str]]] = [
         ("model", "left", lambda row: row["name"]),
         ("here", "left", lambda row: "yes" if row["here"] else "no"),
         ("download", "right", lambda row: _number(row, "bytes", human_bytes)),
-        ("pixels", "right", lambda row: _number(row, "size", str)),
-        ("GFLOP", "right", lambda row: _number(row, "gflop", lambda n: f"{n:g}")),
     ]
-    if wide:
+    if width >= NARROW:
+        columns += [
+            ("pixels", "right", lambda row: _number(row, "size", str)),
+            ("GFLOP", "right", lambda row: _number(row, "gflop", lambda n: f"{n:g}")),
+        ]
+    if width >= WIDE:
         columns += [
             ("parameters", "right", lambda row: _number(row, "parameters", lambda n: f"{n / 1e6:.1f} M")),
             ("memory", "right", lambda row: _number(row, "memory_bytes", human_bytes)),
@@ -221,7 +225,7 @@ def _info(name: Name, json: Json = False) -> None:
         Reporter(as_json=True).record({"event": "model", **facts})
         return
     for key, value in facts.items():
-        if value is not None and value != ():
+        if value is not None and value != () and key != "known_answer":  # that one is for `verify`
             shown = human_bytes(value) if key == "bytes" else "yes" if value is True else value
             print(f"{key:14} {'no' if value is False else shown}")
 

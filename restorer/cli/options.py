@@ -13,7 +13,7 @@ from restorer.limits import MAX_PIXELS, METHODS, check
 
 INPUT, OUTPUT, SAMPLING, DEVICE, INTERFACE = "Input", "Output", "Sampling", "Model and device", "Interface"
 
-Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders (with -r), globs, or -")]
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="Pictures, folders (with -r), globs, or -")]
 Output = Annotated[
     str | None,
     typer.Option("-o", "--output", metavar="PATH", help="File, folder/ or - for stdout", rich_help_panel=OUTPUT),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from typer.core import TyperCommand
+from restorer.cli.help import Command
 
 __all__ = ["SeveralValues", "is_number", "spread", "words"]
 
@@ -44,7 +44,7 @@ def words(given: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(part for text in given or () for part in text.split(",") if part))
 
 
-class SeveralValues(TyperCommand):
+class SeveralValues(Command):
     """A command with such options; a subclass names them."""
 
     several: ClassVar[Mapping[str, Callable[[str], bool]]] = {}

@@ -206,7 +206,7 @@ def _train(
     if outcome.unreadable:
         reporter.warn(f"{outcome.unreadable} files could not be read and were passed over")
     if not outcome.finished:
-        reporter.say(f"stopped at step {outcome.step} and saved in {out}; --resume goes on", style="yellow")
+        reporter.say(f"stopped at step {outcome.step} and saved in {out}; --resume goes on", style="magenta")
         raise typer.Exit(128 + stop.number)
     reporter.say(f"wrote {out} · {outcome.step} steps", style="green")
     if quiet:
@@ -232,7 +232,7 @@ def _begun(start: Start, spec: ModelSpec, recipe: Recipe) -> str:
 
 @contextmanager
 def _screen(reporter: Reporter) -> Iterator[_Screen]:
-    if reporter.quiet or not reporter.console.is_terminal:
+    if reporter.quiet or not reporter.lively:
         yield _Screen(reporter, None)
         return
     with Live(console=reporter.console, refresh_per_second=2, transient=False) as live:
