@@ -211,6 +211,12 @@ def test_advice_is_given_once(call: Command, monkeypatch: pytest.MonkeyPatch) ->
     ]
 
 
+def test_a_picture_that_fails_is_not_waited_for(call: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "SMALL", {})
+    Path("0.png").write_bytes(b"no picture")
+    assert call("denoise", "0.png", "a.png", "--sigma", 20).lines[0] == "a.png: takes about 2 min"
+
+
 def test_a_batch_is_announced_as_one(call: Command) -> None:
     assert call("denoise", "a.png", "b.png", "--sigma", 20).lines == [
         "2 pictures: take about 2 min",

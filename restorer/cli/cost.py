@@ -123,6 +123,10 @@ class Forecast:
         self._reporter, self._left = reporter, pictures
         self._counted = self._advised = False
 
+    def pass_over(self) -> None:
+        """One of the pictures cannot be done."""
+        self._left -= 1
+
     def of(self, label: str, run: Run, pictures: int = 1) -> Callable[[float], None]:
         """For the next picture, or so many in one batch: what `Timing` calls with the seconds that they take."""
         left, self._left = self._left / pictures, self._left - pictures

@@ -122,6 +122,7 @@ class _Run:
                 work = self._open(item, prior)
             except RestorerError as error:
                 self._failed(item, error)
+                forecast.pass_over()
                 continue
             if sum(one.share for one in (*batch, work)) > 1:
                 self._restore(batch, forecast)
