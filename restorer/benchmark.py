@@ -8,17 +8,17 @@ runs counts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from restorer.defaults import DENOISE, INPAINT, UPSCALE
 from restorer.diffusion.prior import Prior
+from restorer.priors.catalog import PRECISIONS
 from restorer.priors.tiled import tile_starts
 
-__all__ = ["MATRIX", "SIZES", "Timing", "best_tile", "measure", "seconds_of", "steps_of", "usual_precisions"]
+__all__ = ["MATRIX", "SIZES", "Measured", "best_tile", "measure", "seconds_of", "usual_precisions"]
 
 MATRIX = {"cpu": 2048, "cuda": 8192}  # side of the matrices: large enough for their full rate
 SIZES = (64, 128, 256, 512)
@@ -26,7 +26,7 @@ LEAST, MOST = 3, 20  # runs of each that are timed, by the time there is
 
 
 @dataclass(frozen=True)
-class Timing:
+class Measured:
     """One precision at one size.
 
     Args:
@@ -59,33 +59,30 @@ def usual_precisions(device: torch.device) -> tuple[str, ...]:
     return ("fp32", "bf16", "fp16") if device.type == "cuda" else ("fp32", "bf16")
 
 
-def measure(prior: Prior, precision: str, sizes: Sequence[int] = SIZES, budget: float = 2.0) -> Iterator[Timing]:
+def measure(prior: Prior, precision: str, size: int, budget: float = 1.0) -> Measured:
     """Time a prior.
 
     Args:
         prior: not tiled, and of pictures.
         precision: what it computes in, as it is to be called.
-        sizes: sides of the squares, in pixels.
-        budget: seconds for each, about; the first run, which chooses kernels, is not counted.
+        size: side of the square, in pixels.
+        budget: seconds, about; the first run, which chooses kernels, is not counted.
     """
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     side = MATRIX.get(prior.device.type, MATRIX["cpu"])
-    a = torch.randn(side, side, device=prior.device).to(dtype)
+    a = torch.randn(side, side, device=prior.device).to(PRECISIONS[precision])
+    x = torch.randn(1, prior.channels, size, size, device=prior.device)
 
     def multiply() -> None:
         _wait(a @ a)
 
-    for size in sizes:
-        x = torch.randn(1, prior.channels, size, size, device=prior.device)
+    def evaluate() -> None:
+        _wait(prior.denoise(x, 0.4))
 
-        def evaluate(x: torch.Tensor = x) -> None:
-            _wait(prior.denoise(x, 0.4))
-
-        with FlopCounterMode(display=False) as counter:
-            evaluate()
-        multiply()
-        seconds, product = _in_turn((evaluate, multiply), budget)
-        yield Timing(precision, size, seconds, counter.get_total_flops(), 2 * side**3 / product)
+    with FlopCounterMode(display=False) as counter:
+        evaluate()
+    multiply()
+    seconds, product = _in_turn((evaluate, multiply), budget)
+    return Measured(precision, size, seconds, counter.get_total_flops(), 2 * side**3 / product)
 
 
 def _wait(x: torch.Tensor) -> None:
@@ -107,21 +104,16 @@ def _in_turn(runs: Sequence[Callable[[], None]], budget: float) -> list[float]:
     return best
 
 
-def best_tile(timings: Sequence[Timing], overlap: int = 64) -> Timing:
+def best_tile(timings: Sequence[Measured], overlap: int = 64) -> Measured:
     """The precision and the tile that take the least time for a large picture: what tiles share is computed twice."""
 
-    def a_pixel(timing: Timing) -> float:
+    def a_pixel(timing: Measured) -> float:
         return timing.seconds / (timing.size - min(overlap, timing.size // 4)) ** 2
 
     return min(timings, key=a_pixel)
 
 
-def steps_of(verb: str) -> int:
-    """Evaluations of the whole picture where nothing is said of them."""
-    return {"denoise": DENOISE.steps, "inpaint": INPAINT.steps, "upscale": UPSCALE[4].steps}[verb]
-
-
-def seconds_of(timing: Timing, width: int, height: int, steps: int, overlap: int = 64) -> float:
+def seconds_of(timing: Measured, width: int, height: int, steps: int, overlap: int = 64) -> float:
     """What so many evaluations of a result of this size take, in tiles as large as what was timed."""
     shared = min(overlap, timing.size // 4)
     tiles = len(tile_starts(width, timing.size, shared)) * len(tile_starts(height, timing.size, shared))

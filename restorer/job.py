@@ -13,7 +13,7 @@ from restorer.diffusion.plan import Plan
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import NotFiniteError, Step, reverse
 from restorer.errors import DeviceError, ModelError
-from restorer.memory import FIXED, SAMPLING, available, check_room, readable
+from restorer.memory import FIXED, SAMPLING, TWICE, available, check_room, readable
 from restorer.priors.latent import Conditioned, LatentPrior, latent_of
 from restorer.priors.tiled import Tiled
 
@@ -150,10 +150,16 @@ class Job:
                     ) from error
                 tiled = smaller
 
-    def memory(self, prior: Tiled | None = None) -> int:
-        """About what sampling, finishing and writing take at their highest, in bytes, beside what is held already."""
+    def memory(self, prior: Tiled | None = None, *, low: bool = False) -> int:
+        """About what sampling, finishing and writing take at their highest, in bytes, beside what is held already.
+
+        Args:
+            prior: in other tiles than its own. low: in low precision.
+        """
         positions = self.start.shape[-2] * self.start.shape[-1]
-        return FIXED + SAMPLING * positions * self.factor**2 + (prior or self.prior).evaluation_bytes(positions)
+        pixels = positions * self.factor**2
+        held = (SAMPLING if self.then is None else SAMPLING + TWICE) * pixels
+        return FIXED + held + (prior or self.prior).evaluation_bytes(positions, low=low)
 
     def _that_fits(self) -> tuple[Tiled, list[str]]:
         """The prior in tiles for which there is memory, and a note where they are smaller than was meant.
@@ -169,7 +175,7 @@ class Job:
         if self.memory(tiled) > room:  # in low precision, which is what comes after the smallest tile, it may fit
             height, width = (self.factor * side for side in self.start.shape[-2:])
             what = f"a result of {width}x{height} pixels"
-            check_room(self.memory(tiled.low_precision() or tiled), what, tiled.device)
+            check_room(self.memory(tiled, low=True), what, tiled.device)
         return tiled, [f"{readable(room)} of memory are free: {self.factor * tiled.tile}-pixel tiles"]
 
     def _smaller(self, prior: Tiled) -> Tiled | None:

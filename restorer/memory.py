@@ -15,12 +15,14 @@ import torch
 
 from restorer.errors import DeviceError
 
-__all__ = ["FIXED", "HELD", "SAMPLING", "available", "check_room", "readable"]
+__all__ = ["FIXED", "HELD", "SAMPLING", "TWICE", "available", "check_room", "foreseen", "readable"]
 
 HELD = 42  # bytes a pixel of a picture that is read and prepared: its file, its numbers, its first state
 FIXED = 100_000_000  # bytes that any run takes: code that is loaded, a tile's numbers
 SAMPLING = 84  # more of them while it is sampled, finished and written: the states and estimates of a step
+TWICE = 60  # more of them where a second pass follows, which holds what the first began with, and extrapolates
 _UNLIMITED = 1 << 60
+_GIVEN_BACK = ("inactive_file", "active_file", "slab_reclaimable")  # when somebody asks for it
 
 
 def available(device: torch.device | str = "cpu") -> int | None:
@@ -34,6 +36,11 @@ def available(device: torch.device | str = "cpu") -> int | None:
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     known = [room for room in (_of_system(), _of_group(), _of_process()) if room is not None]
     return max(min(known), 0) if known else None
+
+
+def foreseen(pixels: int) -> int:
+    """Bytes that a restoration takes whose result has so many pixels, beside the network's share."""
+    return FIXED + (HELD + SAMPLING) * pixels
 
 
 def check_room(needed: int, what: str, device: torch.device | str = "cpu") -> None:
@@ -79,7 +86,7 @@ def _of_group(root: Path = Path("/sys/fs/cgroup"), names: Path = Path("/proc/sel
             limit = int((group / "memory.max").read_text())
             taken = int((group / "memory.current").read_text())
             statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            rooms.append(limit - taken + int(statistics.get("inactive_file", 0)))  # given back when it is asked for
+            rooms.append(limit - taken + sum(int(statistics.get(name, 0)) for name in _GIVEN_BACK))
         if group == root or root not in group.parents:
             return min(rooms, default=None)
         group = group.parent

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from restorer.diffusion.prior import Prediction, Prior, per_item
 from restorer.job import Job, Restored, is_out_of_memory
+from restorer.memory import available
 from restorer.priors.tiled import Tiled
 
 __all__ = ["MOST", "run_together", "share"]
@@ -27,10 +28,13 @@ SMALL = {"cpu": 65_536, "cuda": 1_048_576}  # pixels of a batch; with more of th
 
 
 def share(job: Job) -> float:
-    """The share of a batch that a job takes; 1 where it had better run alone."""
+    """The share of a batch that a job takes; 1 where it had better run alone.
+
+    Of a large picture with a small hole the network sees little, but the whole of it would have to wait in memory.
+    """
     if job.plan is None or job.latent is not None or job.tiles > 1:
         return 1.0
-    pixels = job.start.shape[-2] * job.start.shape[-1]
+    pixels = max(x.shape[-2] * x.shape[-1] for x in (job.start, job.image))
     return max(1 / MOST, min(1.0, pixels / SMALL.get(job.prior.device.type, 1)))
 
 
@@ -62,9 +66,8 @@ def _run(job: Job, number: int, desk: _Desk) -> Restored:
     finally:
         desk.leave()
     used = restored.prior
-    if isinstance(used.prior, _Member):  # whoever asks for device and precision asks the real one
-        used = Tiled(desk.prior, used.tile, overlap=used.overlap, batch=used.batch)
-    return replace(restored, prior=used)
+    inner = used.prior.prior if isinstance(used.prior, _Around) else used.prior  # the real one knows its precision
+    return replace(restored, prior=Tiled(inner, used.tile, overlap=used.overlap, batch=used.batch))
 
 
 def _result(future: Future[Restored], job: Job) -> Restored | BaseException:
@@ -91,11 +94,27 @@ class _Question:
         return self.answer is not None or self.error is not None
 
 
+class _Around(Prior):
+    """A prior that is asked by way of something else."""
+
+    def __init__(self, prior: Prior) -> None:
+        self.prior, self.channels, self.native_size = prior, prior.channels, prior.native_size
+        self.clip, self.multiple, self.device = prior.clip, prior.multiple, prior.device
+        self.sigma_min, self.sigma_max = prior.sigma_min, prior.sigma_max
+
+    def evaluation_bytes(self, pixels: int, *, low: bool = False) -> int:
+        """See `Prior.evaluation_bytes`."""
+        return self.prior.evaluation_bytes(pixels, low=low)
+
+
 class _Desk:
     """Where the threads ask, and the one that called answers."""
 
     def __init__(self, prior: Prior, count: int) -> None:
         self.prior, self.running = prior, count
+        self._room = available(prior.device)
+        self._others: dict[str, Prior | None] = {}
+        self._alone = threading.Lock()
         self._waiting: list[_Question] = []
         self._closed = False
         self._changed = threading.Condition()
@@ -113,6 +132,22 @@ class _Desk:
         if question.answer is None:
             raise _GivenUp
         return question.answer
+
+    def other(self, precision: str) -> Prior | None:
+        """In a job's thread: the prior in "full" or "low" precision, made once for all who want it."""
+        with self._alone:
+            if precision not in self._others:
+                prior = self.prior
+                made = prior.full_precision() if precision == "full" else prior.low_precision()
+                self._others[precision] = None if made is None else _Alone(self, made)
+            return self._others[precision]
+
+    def ask_alone(self, prior: Prior, x: Tensor, sigma: float | Tensor) -> Prediction:
+        """In a job's thread: what another prior says, to one after the other."""
+        with self._alone:
+            if self._closed:
+                raise _GivenUp
+            return prior.predict(x, sigma)
 
     def leave(self) -> None:
         """In a job's thread: it has no more questions."""
@@ -138,25 +173,30 @@ class _Desk:
             if not questions:
                 return
             for shape in dict.fromkeys(q.x.shape for q in questions):
-                self._answer([q for q in questions if q.x.shape == shape])
+                alike = [q for q in questions if q.x.shape == shape]
+                most = self._most(shape)
+                for first in range(0, len(alike), most):
+                    self._answer(alike[first : first + most])
             with self._changed:
                 self._changed.notify_all()
             rounds += 1
             if on_round is not None:
                 on_round(rounds)
 
+    def _most(self, shape: torch.Size) -> int:
+        """Questions of a shape that one evaluation may answer, by the memory there is."""
+        each = self.prior.evaluation_bytes(shape[-2] * shape[-1])
+        return MOST if not each or self._room is None else max(1, self._room // each)
+
     def _answer(self, questions: list[_Question]) -> None:
         """One evaluation; by halves where there is no memory for it."""
-        try:
-            prediction = self.prior.predict(
-                torch.cat([q.x for q in questions]), torch.cat([q.sigma for q in questions])
-            )
-        except Exception as error:
-            if len(questions) > 1 and is_out_of_memory(error):
-                half = len(questions) // 2
-                self._answer(questions[:half])
-                self._answer(questions[half:])
-                return
+        prediction, error = self._predict(questions)
+        if prediction is None and len(questions) > 1 and is_out_of_memory(error):
+            half = len(questions) // 2
+            self._answer(questions[:half])
+            self._answer(questions[half:])
+            return
+        if prediction is None:
             for question in questions:
                 question.error = error
             return
@@ -167,16 +207,33 @@ class _Desk:
             log_variance = None if prediction.log_variance is None else prediction.log_variance[part]
             question.answer = Prediction(prediction.x0[part], log_variance)
 
+    def _predict(self, questions: list[_Question]) -> tuple[Prediction | None, Exception]:
+        """The answer, or what stood against it, without the frames that hold on to memory."""
+        try:
+            x, sigma = torch.cat([q.x for q in questions]), torch.cat([q.sigma for q in questions])
+            return self.prior.predict(x, sigma), Exception()
+        except Exception as error:
+            return None, error.with_traceback(None) if is_out_of_memory(error) else error
 
-class _Member(Prior):
+
+class _Alone(_Around):
+    """A prior in another precision, which jobs ask one after the other and not together."""
+
+    def __init__(self, desk: _Desk, prior: Prior) -> None:
+        super().__init__(prior)
+        self._desk = desk
+
+    def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
+        """See `Prior.predict`; there is no condition."""
+        return self._desk.ask_alone(self.prior, x, sigma)
+
+
+class _Member(_Around):
     """The prior as one job sees it."""
 
     def __init__(self, desk: _Desk, number: int) -> None:
-        prior = desk.prior
-        self._desk, self._number, self._prior = desk, number, prior
-        self.channels, self.native_size, self.clip = prior.channels, prior.native_size, prior.clip
-        self.multiple = prior.multiple
-        self.sigma_min, self.sigma_max, self.device = prior.sigma_min, prior.sigma_max, prior.device
+        super().__init__(desk.prior)
+        self._desk, self._number = desk, number
 
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
         """See `Prior.predict`; there is no condition."""
@@ -184,12 +241,8 @@ class _Member(Prior):
 
     def full_precision(self) -> Prior | None:
         """See `Prior.full_precision`: from then on this job asks by itself."""
-        return self._prior.full_precision()
+        return self._desk.other("full")
 
     def low_precision(self) -> Prior | None:
         """See `Prior.low_precision`: from then on this job asks by itself."""
-        return self._prior.low_precision()
-
-    def evaluation_bytes(self, pixels: int) -> int:
-        """See `Prior.evaluation_bytes`."""
-        return self._prior.evaluation_bytes(pixels)
+        return self._desk.other("low")

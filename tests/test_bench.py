@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 import torch
 from gaussian import GaussianPrior
 
-from restorer import benchmark
-from restorer.benchmark import Timing, best_tile, measure, seconds_of, steps_of, usual_precisions
+from restorer import benchmark, memory
+from restorer.benchmark import Measured, best_tile, measure, seconds_of, usual_precisions
 from restorer.cli.app import run
-from restorer.defaults import DENOISE, INPAINT, UPSCALE
 from restorer.priors.catalog import load_prior
 
 GIGA = 10**9
 
 
-def timing(size: int, seconds: float, precision: str = "bf16") -> Timing:
-    return Timing(precision, size, seconds, flop=22 * GIGA, matrix_rate=100 * GIGA)
+def timing(size: int, seconds: float, precision: str = "bf16") -> Measured:
+    return Measured(precision, size, seconds, flop=22 * GIGA, matrix_rate=100 * GIGA)
 
 
 def test_rates() -> None:
@@ -38,13 +36,13 @@ def test_the_embedded_network_counted() -> None:
     count += 2 * (64 * time + time * time) + sum(
         n * 2 * time * 2 * width for n, width in zip(blocks, widths, strict=True)
     )
-    (found,) = measure(load_prior(device="cpu", precision="fp32"), "fp32", (64,), budget=0.0)
+    found = measure(load_prior(device="cpu", precision="fp32"), "fp32", 64, budget=0.0)
     assert found.flop == count
     assert found.seconds > 0 and found.matrix_rate > 0 and (found.precision, found.size) == ("fp32", 64)
 
 
 def test_a_prior_without_arithmetic_counts_none() -> None:
-    (found,) = measure(GaussianPrior(), "fp32", (16,), budget=0.0)
+    found = measure(GaussianPrior(), "fp32", 64, budget=0.0)
     assert found.flop == 0
 
 
@@ -61,11 +59,6 @@ def test_what_verbs_take() -> None:
     assert seconds_of(timing(512, 0.2), 256, 512, 6) == pytest.approx(0.6)
     assert seconds_of(timing(512, 0.2), 960, 512, 1) == pytest.approx(0.4)  # two tiles that share 64 pixels
     assert seconds_of(timing(512, 0.2), 961, 512, 1) == pytest.approx(0.6)
-    assert [steps_of(verb) for verb in ("denoise", "inpaint", "upscale")] == [
-        DENOISE.steps,
-        INPAINT.steps,
-        UPSCALE[4].steps,
-    ]
 
 
 def test_precisions_by_device() -> None:
@@ -73,36 +66,56 @@ def test_precisions_by_device() -> None:
     assert usual_precisions(torch.device("cuda")) == ("fp32", "bf16", "fp16")
 
 
-@pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...], float]]:
-    """Timings that are made up; what was asked for."""
-    asked: list[tuple[str, tuple[int, ...], float]] = []
+Asked = list[tuple[str, int, float]]
 
-    def stub(prior: object, precision: str, sizes: tuple[int, ...], budget: float) -> Iterator[Timing]:
-        asked.append((precision, tuple(sizes), budget))
-        for size in sizes:
-            yield timing(size, size * size * (2e-6 if precision == "fp32" else 1e-6), precision)
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """Timings that are made up; what was asked for."""
+    asked: Asked = []
+
+    def stub(prior: object, precision: str, size: int, budget: float) -> Measured:
+        asked.append((precision, size, budget))
+        return timing(size, size * size * (2e-6 if precision == "fp32" else 1e-6), precision)
 
     monkeypatch.setattr(benchmark, "measure", stub)
     return asked
 
 
-def test_for_people(measured: list[object], capsys: pytest.CaptureFixture[str]) -> None:
+def test_for_people(measured: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "--device", "cpu"]) == 0
     out, err = capsys.readouterr()
-    assert measured == [("fp32", (64, 128, 256, 512), 1.0), ("bf16", (64, 128, 256, 512), 1.0)]
+    assert measured == [(name, size, 1.0) for name in ("fp32", "bf16") for size in (64, 128, 256, 512)]
     assert "512x512" in out and "--precision bf16 --tile 512" in out and "6000x4000" in out and not err
 
 
-def test_for_scripts(measured: list[object], capsys: pytest.CaptureFixture[str]) -> None:
+def test_for_scripts(measured: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "--json", "--precision", "bf16", "--size", "128", "--seconds", "0.1", "--device", "cpu"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert measured == [("bf16", (128,), 0.1)]
+    assert measured == [("bf16", 128, 0.1)]
     assert [line["event"] for line in lines] == ["timing", *["estimate"] * 12, "summary"]
     assert lines[0]["gflop"] == 22.0 and lines[0]["share"] == pytest.approx(22 / 100 / (128 * 128 * 1e-6), abs=1e-3)
     assert lines[-1]["tile"] == 128 and lines[-1]["precision"] == "bf16" and lines[-1]["device"] == "cpu"
 
 
-@pytest.mark.parametrize("options", [["--precision", "fp8"], ["--size", "8"], ["--size", "5000"], ["--seconds", "0"]])
+@pytest.mark.parametrize("options", [["--precision", "fp8"], ["--size", "32"], ["--size", "5000"], ["--seconds", "0"]])
 def test_what_it_refuses(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", *options]) == 2 and capsys.readouterr().err
+
+
+def test_too_little_memory_is_said_beforehand(
+    measured: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """640 bytes a pixel in fp32, and 100 MB: 4096x4096 pixels take 10.8 GB."""
+    monkeypatch.setattr(memory, "available", lambda device: 10_000_000_000)
+    assert run(["bench", "--size", "4096", "--precision", "fp32", "--device", "cpu"]) == 6 and not measured
+    assert "4096x4096 pixels takes about 10.8 GB" in capsys.readouterr().err
+
+
+def test_memory_that_runs_out_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*arguments: object) -> Measured:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(benchmark, "measure", fail)
+    assert run(["bench", "--size", "64", "--device", "cpu"]) == 6
+    assert "not enough memory on cpu for 64x64 pixels" in capsys.readouterr().err

@@ -70,7 +70,7 @@ leave_in_peace()
 atexit.register(lambda: [os.kill(os.getpid(), number) for number in (2, 15)])
 raise SystemExit(3)
 """)
-    assert result.returncode == 3
+    assert result.returncode == 3 and result.stderr == ""
 
 
 def test_what_was_ignored_stays_ignored() -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import threading
-from collections.abc import Callable
+import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from gaussian import GaussianPrior
 from PIL import Image
-from stubs import Around, Greedy, Imprecise, Smooth, Spy
+from stubs import Around, Greedy, Smooth, Spy
 from torch import Tensor
 
+from restorer import together
 from restorer.diffusion.prior import Prediction, Prior
 from restorer.errors import ModelError
 from restorer.images.files import load
@@ -60,8 +63,8 @@ def test_together_as_alone() -> None:
         prepare_upscale(small, 2, steps=2, prior=prior),
         noisy(24, 3, None, prior),
     ]
-    for job, together in zip(jobs, done(run_together(jobs)), strict=True):
-        assert torch.equal(together.image, job.run().image)
+    for job, shared in zip(jobs, done(run_together(jobs)), strict=True):
+        assert torch.equal(shared.image, job.run().image)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -69,8 +72,8 @@ def test_the_embedded_prior_gives_the_same_in_a_batch(precision: str) -> None:
     """To the rounding of the arithmetic: a sum may be taken in another order."""
     prior = load_prior(device="cpu", precision=precision)
     jobs = [noisy(48, seed, 20.0 + 5 * seed, prior, steps=2) for seed in range(3)]
-    for job, together in zip(jobs, done(run_together(jobs)), strict=True):
-        assert float((together.image - job.run().image).abs().max()) < (1e-5 if precision == "fp32" else 4e-3)
+    for job, shared in zip(jobs, done(run_together(jobs)), strict=True):
+        assert float((shared.image - job.run().image).abs().max()) < (1e-5 if precision == "fp32" else 4e-3)
 
 
 def test_one_evaluation_answers_all_of_one_shape() -> None:
@@ -85,18 +88,23 @@ def test_who_is_done_is_not_waited_for() -> None:
     assert [len(call.x) for call in spy.calls] == [2, 2, 1, 1, 1] and rounds == [1, 2, 3, 4, 5]
 
 
-def test_the_order_in_a_batch_is_that_of_the_jobs() -> None:
+def test_the_order_in_a_batch_is_that_of_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever thread is faster: threads that are held up at random change nothing of what the network sees."""
+    ask, rng = together._Desk.ask, random.Random(0)
 
-    def seen(hold: Callable[[int], None]) -> list[Tensor]:
+    def held_up(desk: together._Desk, number: int, x: Tensor, sigma: float | Tensor) -> Prediction:
+        time.sleep(rng.uniform(0, 0.003))
+        return ask(desk, number, x, sigma)
+
+    def seen() -> list[Tensor]:
         spy = Spy(Smooth())
-        jobs = [noisy(16, seed, prior=spy) for seed in range(6)]
-        run_together(jobs, on_round=hold)
+        run_together([noisy(16, seed, prior=spy) for seed in range(6)])
         return [call.x for call in spy.calls]
 
-    first = seen(lambda index: None)
-    for _ in range(5):
-        assert all(torch.equal(a, b) for a, b in zip(first, seen(lambda index: None), strict=True))
+    first = seen()
+    monkeypatch.setattr(together._Desk, "ask", held_up)
+    for _ in range(8):
+        assert all(torch.equal(a, b) for a, b in zip(first, seen(), strict=True))
 
 
 def test_out_of_memory_halves_the_batch() -> None:
@@ -108,8 +116,8 @@ def test_out_of_memory_halves_the_batch() -> None:
 
     prior = Crowded(Smooth())
     jobs = [noisy(16, seed, prior=prior) for seed in range(5)]
-    for job, together in zip(jobs, done(run_together(jobs)), strict=True):
-        assert torch.equal(together.image, job.run().image) and together.notes == ()
+    for job, shared in zip(jobs, done(run_together(jobs)), strict=True):
+        assert torch.equal(shared.image, job.run().image) and shared.notes == ()
     assert [len(call.x) for call in prior.calls[:3]] == [2, 1, 2]
 
 
@@ -135,12 +143,70 @@ def test_a_bug_comes_back_to_the_caller() -> None:
     assert isinstance(bad, ValueError) and isinstance(good, Restored)
 
 
-def test_full_precision_is_asked_for_alone() -> None:
-    precise = Smooth()
-    jobs = [noisy(16, 0, prior=Imprecise(precise)), noisy(16, 1, prior=Imprecise(precise))]
-    jobs = [Job(**{**vars(job), "prior": jobs[0].prior}) for job in jobs]
-    for result in done(run_together(jobs)):
-        assert result.prior.prior is precise and "repeated in fp32" in result.notes[0]
+def test_full_precision_is_made_once_and_asked_by_one_at_a_time() -> None:
+    class Careful(Around):
+        """Counts how many are asking it at once."""
+
+        asking = most = 0
+
+        def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
+            self.asking += 1
+            self.most = max(self.most, self.asking)
+            time.sleep(0.002)
+            self.asking -= 1
+            return super().predict(x, sigma)
+
+    class Low(Around):
+        made: ClassVar[list[Careful]] = []
+
+        def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
+            return Prediction(torch.full_like(x, torch.nan))
+
+        def full_precision(self) -> Prior | None:
+            self.made.append(Careful(Smooth()))
+            return self.made[-1]
+
+    prior = Low()
+    results = done(run_together([noisy(16, seed, prior=prior) for seed in range(4)]))
+    (careful,) = Low.made
+    assert careful.most == 1
+    for result in results:
+        assert result.prior.prior is careful and "repeated in fp32" in result.notes[0]
+
+
+def test_an_interruption_ends_jobs_that_ask_alone() -> None:
+    class Slow(Around):
+        def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
+            time.sleep(0.05)
+            return super().predict(x, sigma)
+
+    class Low(Around):
+        """Not finite for one of two sizes; the other one's rounds end with an interruption."""
+
+        def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
+            return Prediction(torch.full_like(x, torch.nan) if x.shape[-1] == 16 else x)
+
+        def full_precision(self) -> Prior | None:
+            return Slow(Smooth())
+
+    def interrupt(index: int) -> None:
+        raise KeyboardInterrupt
+
+    prior = Low()
+    with pytest.raises(KeyboardInterrupt):
+        run_together([noisy(16, 0, prior=prior, steps=1000), noisy(24, 1, prior=prior)], on_round=interrupt)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("restorer")]
+
+
+def test_a_batch_is_no_larger_than_there_is_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wide(Spy):
+        def evaluation_bytes(self, pixels: int, *, low: bool = False) -> int:
+            return 100 * pixels
+
+    monkeypatch.setattr(together, "available", lambda device: 250 * 16 * 16)
+    prior = Wide(Smooth())
+    run_together([noisy(16, seed, prior=prior, steps=2) for seed in range(5)])
+    assert [len(call.x) for call in prior.calls] == [2, 2, 1] * 2
 
 
 def test_what_came_out_names_the_prior_that_was_given() -> None:
@@ -166,6 +232,10 @@ def test_shares_of_a_batch() -> None:
     assert share(noisy(256, 0)) == 1.0 and share(noisy(128, 0)) == 128 * 128 / SMALL["cpu"]
     assert share(noisy(8, 0)) == 1 / MOST
     assert share(noisy(8, 0, sigma=0.0)) == 1.0  # nothing to evaluate
+    large, fill = torch.rand(3, 300, 300), torch.zeros(300, 300, dtype=torch.bool)
+    fill[5, 5] = True
+    cropped = prepare_inpaint(large, fill, prior=Smooth())
+    assert cropped.start.shape[-1] < 110 and share(cropped) == 1.0  # the rest of the picture would wait in memory
     assert share(noisy(64, 0, prior=Tiled(GaussianPrior(), 32, overlap=8))) == 1.0
 
 
@@ -187,12 +257,13 @@ def test_a_folder_of_small_pictures_shares_batches(
     assert run(["denoise", "in", "-r", "-o", "out", "-q", "--seed", "3"]) == 3
     sizes = [len(call.x) for call in spy.calls]
     assert max(sizes) > 1 and sum(sizes) == 19 * 6
-    for i in (0, 1, 8, 19):
+    shape_mates = {0: 4, 1: 12, 8: 12, 19: 3}  # of the first 16 that are pictures, and of the last three
+    for i in shape_mates:
         assert run(["denoise", f"in/{i:02}.png", "-o", "one.png", "-q", "--seed", "3", "--overwrite"]) == 0
         one, of_many = load(Path("one.png")), load(Path(f"out/{i:02}_denoised.png"))
         assert np.array_equal(one.pixels, of_many.pixels)
         counts = [record.batch for text in (one, of_many) if (record := parse(text.text[RECORD]))]
-        assert counts[0] == 1 and len(counts) == 2
+        assert counts == [1, shape_mates[i]]
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("out/")]
     assert printed == [f"out/{i:02}_denoised.png" for i in range(20) if i != 7]
     spy.calls.clear()

@@ -16,8 +16,8 @@ import typer
 from restorer.cli import bench, evaluate, generate, inspect, models, restore, train
 from restorer.cli.help import Command, Group
 from restorer.cli.interruption import Terminated, leave_in_peace, raise_on_signals
-from restorer.cli.streams import close_streams, open_streams
-from restorer.errors import RestorerError
+from restorer.cli.streams import NO_ROOM, flush_streams, open_streams
+from restorer.errors import OutputError, RestorerError
 
 __all__ = ["app", "main", "run"]
 
@@ -94,6 +94,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
             elif context is not None:
                 print(context.get_help())
             return int(getattr(error, "exit_code", 2))
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            full = OutputError(
+                f"the output cannot be written: {error.strerror}", "free some space, or send it elsewhere"
+            )
+            report_error(full)
+            return code_of(full)
         if os.environ.get("RESTORER_DEBUG"):
             raise
         text = f"{type(error).__name__}: {error}"
@@ -112,5 +118,4 @@ def main() -> None:
     raise_on_signals()
     code = run()
     leave_in_peace()
-    close_streams()
-    sys.exit(code)
+    sys.exit(flush_streams(code))

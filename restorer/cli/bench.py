@@ -8,14 +8,14 @@ import typer
 from rich.table import Table
 
 from restorer.cli.console import Reporter
-from restorer.cli.cost import duration
+from restorer.cli.cost import USUAL_STEPS, duration
 from restorer.cli.downloading import obtain
 from restorer.cli.measuring import show
 from restorer.cli.options import Device, Json, Model
-from restorer.errors import UsageError
+from restorer.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
-    from restorer.benchmark import Timing
+    from restorer.benchmark import Measured
 
 __all__ = ["register"]
 
@@ -45,8 +45,8 @@ def _bench(
 
     if unknown := [name for name in precision if name not in PRECISIONS]:
         raise UsageError(f"unknown precision {unknown[0]!r}", ", ".join(PRECISIONS))
-    if any(not 16 <= side <= 4096 for side in size):
-        raise UsageError("--size lies between 16 and 4096")
+    if any(not 64 <= side <= 4096 for side in size):
+        raise UsageError("--size lies between 64 and 4096")
     if not 0 < seconds <= 600:
         raise UsageError("--seconds lies between 0 and 600")
     reporter = Reporter(as_json=json)
@@ -57,9 +57,13 @@ def _bench(
 
 def _timings(
     model: str, device: str, precisions: list[str], sizes: list[int], seconds: float, reporter: Reporter
-) -> list[Timing]:
+) -> list[Measured]:
     with reporter.working("loading PyTorch and the model"):
+        import torch
+
         from restorer.benchmark import SIZES, measure, usual_precisions
+        from restorer.job import is_out_of_memory
+        from restorer.memory import FIXED, check_room
         from restorer.priors.catalog import load_prior, resolve_device
         from restorer.priors.latent import latent_of
 
@@ -70,13 +74,22 @@ def _timings(
             raise UsageError(f"{model} works on latents, which this verb does not time", "another --model")
         sides = sizes or ((prior.native_size,) if prior.native_size else SIZES)
         with reporter.working(f"timing {precision}"):
-            for timing in measure(prior, precision, sides, seconds):
+            for side in sides:
+                check_room(FIXED + prior.evaluation_bytes(side * side), f"an evaluation of {side}x{side} pixels", place)
+                try:
+                    timing = measure(prior, precision, side, seconds)
+                except (torch.OutOfMemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    raise DeviceError(
+                        f"not enough memory on {place} for {side}x{side} pixels", "a smaller --size"
+                    ) from None
                 found.append(timing)
                 reporter.record({"event": "timing", **_plain(timing)})
     return found
 
 
-def _plain(timing: Timing) -> dict[str, Any]:
+def _plain(timing: Measured) -> dict[str, Any]:
     return {
         "precision": timing.precision,
         "size": timing.size,
@@ -88,10 +101,10 @@ def _plain(timing: Timing) -> dict[str, Any]:
     }
 
 
-def _tell(timings: list[Timing], model: str, device: str, reporter: Reporter) -> None:
+def _tell(timings: list[Measured], model: str, device: str, reporter: Reporter) -> None:
     import torch
 
-    from restorer.benchmark import best_tile, seconds_of, steps_of
+    from restorer.benchmark import best_tile, seconds_of
     from restorer.priors.catalog import resolve_device
 
     place, best = resolve_device(device), best_tile(timings)
@@ -111,7 +124,7 @@ def _tell(timings: list[Timing], model: str, device: str, reporter: Reporter) ->
         table.add_row(*cells)
     if not reporter.as_json:
         show(f"{model} on {where}, PyTorch {torch.__version__}", table, "", reporter)
-    foretold = {(w, h): [seconds_of(best, w, h, steps_of(verb)) for verb in VERBS] for w, h in COMMON}
+    foretold = {(w, h): [seconds_of(best, w, h, USUAL_STEPS[verb]) for verb in VERBS] for w, h in COMMON}
     for (width, height), times in foretold.items():
         for verb, seconds in zip(VERBS, times, strict=True):
             result = {"verb": verb, "width": width, "height": height, "seconds": round(seconds, 2)}
@@ -138,7 +151,7 @@ def _tell(timings: list[Timing], model: str, device: str, reporter: Reporter) ->
     caption = (
         f"fastest: --precision {best.precision} --tile {best.size}; inpaint looks at the surroundings of holes only"
     )
-    show("At the defaults, about", table, caption, reporter)
+    show("With the fastest of these, at the default steps, about", table, caption, reporter)
 
 
 def register(app: typer.Typer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from restorer.cli.console import Reporter, code_of
 from restorer.cli.cost import Forecast
 from restorer.cli.downloading import obtain
 from restorer.cli.options import Options
-from restorer.cli.work import Verb, Work, begin, check_memory, finish, sample
+from restorer.cli.work import Verb, Work, batch_of, begin, check_memory, finish, sample
 from restorer.errors import PictureError, RestorerError, UsageError
 from restorer.limits import check_task
 from restorer.manifest import MANIFEST, Manifest, fingerprint, opened, sweep
@@ -117,7 +118,10 @@ class _Run:
         batch: list[Work] = []
         for item in left:
             if self._enough(len(batch)):
-                break
+                self._restore(batch, forecast)
+                batch = []
+                if self._enough():
+                    break
             try:
                 work = self._open(item, prior)
             except RestorerError as error:
@@ -130,8 +134,8 @@ class _Run:
             batch.append(work)
         self._restore(batch, forecast)
 
-    def _enough(self, waiting: int) -> bool:
-        """Whether no further picture is to be begun."""
+    def _enough(self, waiting: int = 0) -> bool:
+        """Whether no further picture is to be begun, if those that wait can be done."""
         options = self.options
         return (options.limit is not None and self.done + waiting >= options.limit) or bool(
             options.fail_fast and self.codes
@@ -182,8 +186,10 @@ class _Run:
         if item.source != STDIO:
             check_memory(item.source, self.options, self.verb.scale)
         work = begin(item, self.options, self.verb, prior, self.reporter, self._recipe(item))
-        if self.log is not None and item.target != STDIO:
-            self.log.begin(item.target)
+        if self.log is None or item.target == STDIO:
+            return work
+        work = replace(work, ours=self.options.resume and self.log.is_ours(item.target))  # what has begun is ours
+        self.log.begin(item.target)
         return work
 
     def _restore(self, works: list[Work], forecast: Forecast) -> None:
@@ -191,21 +197,29 @@ class _Run:
         began = time.monotonic()
         outcomes = sample(works, self.options, self.reporter, forecast)
         each = (time.monotonic() - began) / max(len(works), 1)
+        bugs, failed = list[BaseException](), len(self.codes)
         for work, outcome in zip(works, outcomes, strict=True):
             item = work.item
+            if self.options.fail_fast and len(self.codes) > failed:
+                break
             try:
-                if isinstance(outcome, BaseException):
+                if isinstance(outcome, RestorerError):
                     raise outcome
-                ours = self.log is not None and self.options.resume and self.log.is_ours(item.target)
-                seconds = work.seconds + each
-                told = finish(work, outcome, self.options, self.reporter, seconds=seconds, batch=len(works), ours=ours)
+                if isinstance(outcome, BaseException):
+                    bugs.append(outcome)
+                    continue
+                seconds, batch = work.seconds + each, batch_of(work, works)
+                told = finish(work, outcome, self.options, self.reporter, seconds=seconds, batch=batch)
                 content = self._result(item, status="ok", **told)
                 if self.log is not None and item.target != STDIO:
                     self.log.record(item.target, content)
-                self.reporter.result(str(item.target), content)
-                self.done += 1
             except RestorerError as error:
                 self._failed(item, error)
+                continue
+            self.done += 1
+            self.reporter.result(str(item.target), content)
+        if bugs:
+            raise bugs[0]
 
     def _tell_plan(self, to_do: list[Item]) -> None:
         """What would be done, and what it would take; nothing is written or fetched."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
 
 from restorer.errors import OutputError
 
-__all__ = ["close_streams", "open_streams", "tell"]
+__all__ = ["NO_ROOM", "flush_streams", "open_streams", "tell"]
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def open_streams() -> None:
@@ -27,12 +30,17 @@ def open_streams() -> None:
             stream.reconfigure(errors="surrogateescape")
 
 
-def close_streams() -> None:
-    """What is left is written; where there is no room, which has been said, Python is not to say it again."""
+def flush_streams(code: int) -> int:
+    """Write what is left, before Python tries to and ends with a code of its own; gives the exit code."""
     try:
         sys.stdout.flush()
-    except OSError:
+        return code
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError) or code:  # who reads has enough; or it has been said
+            return code
+        print(f"error: the standard output cannot be written: {error.strerror}", file=sys.stderr)
+        return 7
 
 
 def tell(line: str) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Prepared = tuple[Job, np.ndarray | None]
 
-__all__ = ["Verb", "Work", "begin", "check_memory", "finish", "sample"]
+__all__ = ["Verb", "Work", "batch_of", "begin", "check_memory", "finish", "sample"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Work:
         recipe: what the result depends on, as a fingerprint; '' where no log is kept.
         seconds: that reading and deciding took.
         share: of a batch.
+        ours: whether a file that stands at the target may be replaced because an earlier run made it.
     """
 
     item: Item
@@ -75,6 +76,7 @@ class Work:
     recipe: str
     seconds: float
     share: float
+    ours: bool = False
 
 
 def check_memory(source: Path, options: Options, scale: int) -> None:
@@ -84,13 +86,13 @@ def check_memory(source: Path, options: Options, scale: int) -> None:
         DeviceError: there is not. PictureError: the header is none.
     """
     from restorer.images.reading import size_of
-    from restorer.memory import FIXED, HELD, SAMPLING, check_room
+    from restorer.memory import FIXED, HELD, check_room, foreseen
 
     width, height = (scale * side for side in size_of(source, options.max_pixels))
     # Holes are filled in their surroundings alone, and where there is no noise nothing is sampled: the job knows.
-    each = HELD if scale == 1 else HELD + SAMPLING
+    pixels = width * height
     what = f"the picture of {width}x{height} pixels" if scale == 1 else f"a result of {width}x{height} pixels"
-    check_room(FIXED + each * width * height, what)
+    check_room(FIXED + HELD * pixels if scale == 1 else foreseen(pixels), what)
 
 
 def begin(item: Item, options: Options, verb: Verb, prior: UNetPrior | Tiled, reporter: Reporter, recipe: str) -> Work:
@@ -121,20 +123,29 @@ def sample(
     from restorer.errors import RestorerError
     from restorer.together import run_together
 
-    if not works or (len(works) == 1 and works[0].job.plan is None):
-        return [None] * len(works)
+    if not works:
+        return []
+    if works[0].job.plan is None:  # which is then alone
+        forecast.pass_over()
+        return [None]
     first, jobs = works[0], [work.job for work in works]
     longest = max(jobs, key=lambda job: job.evaluations)
     label = first.item.source.name if len(works) == 1 else f"{len(works)} pictures"
-    tell = forecast.of(label, run_of(options, longest, longest.plan.evaluations if longest.plan else 0), len(works))
+    tell = forecast.of(label, run_of(options, longest, longest.evaluations - longest.more), len(works))
     with reporter.progress(label) as bar:
         bar.begin(longest.evaluations, longest.tiles, tell, by_step=longest.prior.device.type != "cpu")
         if len(works) > 1:
-            return list(run_together(jobs, on_round=bar.step))
+            # after memory ran out a job asks more often, tile by tile
+            return list(run_together(jobs, on_round=lambda rounds: bar.step(min(rounds, longest.evaluations))))
         try:
             return [first.job.run(on_step=lambda step: bar.step(step.index), on_tile=bar.tile)]
         except RestorerError as error:
             return [error]
+
+
+def batch_of(work: Work, works: list[Work]) -> int:
+    """How many of them shared the network's evaluations with a picture: those whose states have its shape."""
+    return sum(other.job.start.shape == work.job.start.shape for other in works)
 
 
 def finish(
@@ -145,14 +156,12 @@ def finish(
     *,
     seconds: float,
     batch: int,
-    ours: bool,
 ) -> dict[str, Any]:
     """Write a result and say so.
 
     Args:
         restored: what was computed; None where the picture stays as it is.
         seconds: that it took so far. batch: pictures that shared the evaluations.
-        ours: whether a file that stands there may be replaced because an earlier run made it.
 
     Returns:
         What the log and `--json` say of it.
@@ -169,7 +178,7 @@ def finish(
         notes, used = restored.notes, restored.prior
         result = files.with_result(picture, restored.image, keep=work.keep)
         result = files.with_record(result, _record_of(work, options, used, batch).text())
-    notes = (*notes, *writing.save(result, work.target, format=work.form, overwrite=options.overwrite or ours))
+    notes = (*notes, *writing.save(result, work.target, format=work.form, overwrite=options.overwrite or work.ours))
     for note in notes:
         reporter.warn(note)
     seconds += time.monotonic() - began
@@ -196,11 +205,10 @@ def finish(
 def _parts(job: Job, prior: Tiled, options: Options) -> dict[str, Any]:
     from restorer.priors.catalog import precision_name
 
-    plan = job.plan
     return {
         "device": str(prior.device),
         "precision": precision_name(prior),
-        "steps": plan.evaluations if plan else 0,
+        "steps": job.evaluations,
         "method": options.method,
         "detail": job.detail if job.then is None else options.detail,  # of several, each has its own
         "seed": options.seed,
@@ -225,7 +233,7 @@ def _record_of(work: Work, options: Options, used: Tiled, batch: int) -> Record:
     given = {"method": options.method, "seed": options.seed, **dict(work.own), "tile": options.tile}
     if job.latent is None:
         given |= {"sigma": job.sigma, "detail": parts["detail"]}
-    given["steps"] = parts["steps"]
+    given["steps"] = parts["steps"] if job.then is None else options.steps
     return Record(
         __version__,
         options.command,
@@ -250,7 +258,8 @@ def _announce(item: Item, job: Job, notes: tuple[str, ...], options: Options, re
     tiles = f"{job.tiles} tiles" if job.tiles > 1 else "1 tile"
     steps = f"{parts['steps']} step{'' if parts['steps'] == 1 else 's'}"
     said = " (estimated)" if job.estimated else ""
-    more = "" if job.latent else f"sigma {job.sigma:.1f}{said} · detail {job.detail:g} · "
+    detail = "by hole" if parts["detail"] is None else f"{parts['detail']:g}"
+    more = "" if job.latent else f"sigma {job.sigma:.1f}{said} · detail {detail} · "
     reporter.say(
         f"{options.command} {item.source.name} · {options.model} · {device} · {parts['precision']} · "
         f"{steps} · {tiles} · {more}seed {options.seed}"

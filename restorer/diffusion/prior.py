@@ -88,6 +88,10 @@ class Prior(ABC):
         """The same prior in half the memory; None where there is no such thing."""
         return None
 
-    def evaluation_bytes(self, pixels: int) -> int:
-        """About what one evaluation takes in memory at its highest, beside the weights, for that many positions."""
+    def evaluation_bytes(self, pixels: int, *, low: bool = False) -> int:
+        """About what one evaluation takes in memory at its highest, beside the weights, for that many positions.
+
+        Args:
+            low: as `low_precision` would.
+        """
         return 0

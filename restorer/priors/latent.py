@@ -91,10 +91,10 @@ class LatentPrior(UNetPrior):
         half = torch.bfloat16
         return LatentPrior(deepcopy(self.network), self.spec, self.autoencoder, device=self.device, dtype=half)
 
-    def evaluation_bytes(self, pixels: int) -> int:
+    def evaluation_bytes(self, pixels: int, *, low: bool = False) -> int:
         """See `Prior.evaluation_bytes`. Decoding as many positions of latents counts as well."""
         decoding = MAPS * self.autoencoder.config.block_out_channels[0] * 4 * pixels * self.factor**2
-        return max(super().evaluation_bytes(pixels), decoding)
+        return max(super().evaluation_bytes(pixels, low=low), decoding)
 
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
         """See `Prior.predict`.

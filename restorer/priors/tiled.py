@@ -107,9 +107,9 @@ class Tiled(Prior):
         inner = self.prior.low_precision()
         return None if inner is None else Tiled(inner, self.tile, overlap=self.overlap, batch=self.batch)
 
-    def evaluation_bytes(self, pixels: int) -> int:
+    def evaluation_bytes(self, pixels: int, *, low: bool = False) -> int:
         """See `Prior.evaluation_bytes`: of one tile."""
-        return self.prior.evaluation_bytes(min(pixels, self.batch * self.tile**2))
+        return self.prior.evaluation_bytes(min(pixels, self.batch * self.tile**2), low=low)
 
     def count(self, height: int, width: int) -> int:
         """Tiles of a picture."""

@@ -101,10 +101,10 @@ class UNetPrior(Prior):
             return None
         return UNetPrior(deepcopy(self.network), self.spec, device=self.device, dtype=torch.bfloat16)
 
-    def evaluation_bytes(self, pixels: int) -> int:
+    def evaluation_bytes(self, pixels: int, *, low: bool = False) -> int:
         """See `Prior.evaluation_bytes`."""
         width = self.spec.network.block_out_channels[0]
-        return MAPS * width * self.dtype.itemsize * pixels // self.spec.patch_size**2
+        return MAPS * width * (2 if low else self.dtype.itemsize) * pixels // self.spec.patch_size**2
 
     @torch.no_grad()
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:

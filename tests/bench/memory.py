@@ -51,7 +51,7 @@ def measure(verb: str, megapixels: float, more: list[str], *, real: bool) -> Non
     from PIL import Image
 
     from restorer.cli.app import run
-    from restorer.memory import FIXED, HELD, SAMPLING
+    from restorer.memory import foreseen
     from restorer.priors import catalog
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -76,10 +76,9 @@ def measure(verb: str, megapixels: float, more: list[str], *, real: bool) -> Non
         code = run([verb, "in.png", "-o", "out.png", "-q", *more])
         taken, pixels = status("VmHWM") - before, (scale * side) ** 2
         os.chdir("/")
-    foreseen = FIXED + (HELD + SAMPLING) * pixels
     print(
         f"{verb} {' '.join(more)}: {pixels / 1e6:.1f} megapixels, {taken / 1e6:.0f} MB, {taken / pixels:.0f} bytes a "
-        f"pixel, foreseen {foreseen / 1e6:.0f} MB, exit {code}",
+        f"pixel, foreseen {foreseen(pixels) / 1e6:.0f} MB, exit {code}",
         flush=True,
     )
 
