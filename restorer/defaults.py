@@ -34,7 +34,7 @@ DENOISE = Defaults(steps=6, detail=0.7, zeta=0.0, extrapolation=1.0)
 # Narrow holes are all but known from their rims: little noise, drawn anew, is best. A wide one has an inside that must
 # be made up: the deterministic process from a high level keeps texture there.
 INPAINT = Defaults(steps=30, detail=0.4, zeta=1.0, start=2.0)
-INPAINT_WIDE = Defaults(steps=30, detail=1.0, zeta=0.0, start=5.0, extrapolation=1.0, inflation=0.02)
+INPAINT_WIDE = Defaults(steps=30, detail=1.0, zeta=0.0, start=3.0, extrapolation=1.0, inflation=0.02)
 WIDE = 25  # pixels: a hole that holds a square of this side is wide
 UPSCALE = {scale: Defaults(steps=15, detail=0.5, zeta=1.0, start=start) for scale, start in
            ((2, 0.4), (3, 0.6), (4, 0.8), (8, 1.6))}  # fmt: skip
