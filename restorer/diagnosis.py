@@ -12,6 +12,7 @@ import torch
 
 from restorer import __version__
 from restorer.errors import ModelError
+from restorer.memory import available, total
 from restorer.priors.catalog import PRECISIONS, resolve_device, resolve_dtype, weights_folder, weights_sha256
 from restorer.priors.download import free_bytes
 from restorer.vision import import_torchvision
@@ -63,16 +64,10 @@ def _card(index: int) -> dict[str, Any]:
     return {"name": torch.cuda.get_device_name(index), "memory": _gb(total), "free": _gb(free)}
 
 
-def _memory() -> dict[str, float] | None:
-    """Of the machine, and how much of it is to be had; None where the system does not tell in this way."""
-    try:
-        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return {name: _gb(1024 * int(fields[key].split()[0])) for name, key in _MEMORY.items()}
-    except (OSError, KeyError, ValueError):
-        return None
-
-
-_MEMORY = {"total": "MemTotal", "available": "MemAvailable"}
+def _memory() -> dict[str, float]:
+    """Of the machine, and how much of it a restoration may take, as far as the system tells."""
+    known = {"total": total(), "available": available()}
+    return {name: _gb(count) for name, count in known.items() if count is not None}
 
 
 def _cache() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from restorer.diffusion.plan import Plan
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import NotFiniteError, Step, reverse
 from restorer.errors import DeviceError, ModelError
-from restorer.memory import FIXED, SAMPLING, TWICE, available, check_room, readable
+from restorer.memory import FIXED, SAMPLING, TWICE, available, check_room, human_bytes
 from restorer.priors.latent import Conditioned, LatentPrior, latent_of
 from restorer.priors.tiled import Tiled
 
@@ -176,7 +176,7 @@ class Job:
             height, width = (self.factor * side for side in self.start.shape[-2:])
             what = f"a result of {width}x{height} pixels"
             check_room(self.memory(tiled, low=True), what, tiled.device)
-        return tiled, [f"{readable(room)} of memory are free: {self.factor * tiled.tile}-pixel tiles"]
+        return tiled, [f"{human_bytes(room)} of memory are free: {self.factor * tiled.tile}-pixel tiles"]
 
     def _smaller(self, prior: Tiled) -> Tiled | None:
         """The same in smaller tiles; None where these are the smallest."""

@@ -10,12 +10,14 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from restorer.errors import DeviceError
 
-__all__ = ["FIXED", "HELD", "SAMPLING", "TWICE", "available", "check_room", "foreseen", "readable"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["FIXED", "HELD", "SAMPLING", "TWICE", "available", "check_room", "foreseen", "human_bytes", "total"]
 
 HELD = 42  # bytes a pixel of a picture that is read and prepared: its file, its numbers, its first state
 FIXED = 100_000_000  # bytes that any run takes: code that is loaded, a tile's numbers
@@ -30,8 +32,9 @@ def available(device: torch.device | str = "cpu") -> int | None:
 
     On the CPU the least of what the system has, what a control group leaves and what `ulimit -v` leaves.
     """
-    device = torch.device(device)
-    if device.type == "cuda":
+    if str(device).startswith("cuda"):
+        import torch
+
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     known = [room for room in (_of_system(), _of_group(), _of_process()) if room is not None]
@@ -54,14 +57,26 @@ def check_room(needed: int, what: str, device: torch.device | str = "cpu") -> No
     """
     if (room := available(device)) is not None and needed > room:
         raise DeviceError(
-            f"{what} takes about {readable(needed)} of memory, and {readable(room)} are free on {device}",
+            f"{what} takes about {human_bytes(needed)} of memory, and {human_bytes(room)} are free on {device}",
             "close other programs, or cut it into parts first",
         )
 
 
-def readable(count: int) -> str:
-    """Bytes as people count them: "350 MB", "1.4 GB"."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 1):.0f} MB"
+def human_bytes(count: int) -> str:
+    """12345678 -> '12.3 MB'."""
+    value = float(count)
+    for unit in ("bytes", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
+
+
+def total() -> int | None:
+    """Bytes that the machine has; None where the system does not tell."""
+    with suppress(AttributeError, ValueError, OSError):  # Windows has none of this
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
 
 
 def _of_system() -> int | None:
@@ -69,9 +84,7 @@ def _of_system() -> int | None:
         with suppress(OSError, KeyError, ValueError):
             fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
             return 1024 * sum(int(fields[key].split()[0]) for key in ("MemAvailable", "SwapFree"))
-    with suppress(AttributeError, ValueError, OSError):  # elsewhere what the machine has: more cannot be had
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
+    return total()  # more cannot be had
 
 
 def _of_group(root: Path = Path("/sys/fs/cgroup"), names: Path = Path("/proc/self/cgroup")) -> int | None:

@@ -83,7 +83,7 @@ def test_the_list_fits_the_terminal(restore: Restore, monkeypatch: pytest.Monkey
 
 
 def test_list_tells_what_is_too_large_for_this_machine(restore: Restore, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    monkeypatch.setattr(command, "_memory", lambda: 2_000_000_000)
+    monkeypatch.setattr(command, "total", lambda: 2_000_000_000)
     fits = {row["name"]: row["fits"] for row in restore("models", "list", "--json").records}
     assert fits["photo"] and fits["ddpm-cat-256"] and not fits["adm-256"]
     assert "3.4 GB of memory: more than this machine has" in restore("models", "list").out

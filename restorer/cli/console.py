@@ -29,6 +29,7 @@ from rich.theme import Theme
 
 from restorer import errors
 from restorer.cli.streams import tell
+from restorer.memory import human_bytes
 
 __all__ = ["EXIT_CODES", "Bar", "Reporter", "Timing", "code_of", "folded", "human_bytes", "report_error", "to_stderr"]
 
@@ -61,16 +62,6 @@ THEME = Theme(
 def code_of(error: BaseException) -> int:
     """The exit code of an error; 1 for one that nobody expected."""
     return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
-
-
-def human_bytes(count: int) -> str:
-    """12345678 -> '12.3 MB'."""
-    value = float(count)
-    for unit in ("bytes", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} GB"
 
 
 def to_stderr() -> Console:

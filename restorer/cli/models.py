@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.table import Table
 from restorer.cli.console import Reporter, human_bytes
 from restorer.cli.downloading import on_terminal, pull
 from restorer.errors import ModelError, UsageError
+from restorer.memory import total
 from restorer.priors.cards import EMBEDDED
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _catalogue() -> list[dict[str, Any]]:
         del facts["known_answer"]
         needed = _memory_of(card.parameters)
         here = cached(Reference(card.repo, card.revision, card.file, card))
-        more = {"source": "catalogue", "memory_bytes": needed, "fits": needed < (_memory() or 1 << 62)}
+        more = {"source": "catalogue", "memory_bytes": needed, "fits": needed < (total() or 1 << 62)}
         rows.append({**facts, **more, "here": here is not None})
     return rows
 
@@ -129,14 +129,6 @@ def _catalogue() -> list[dict[str, Any]]:
 def _memory_of(parameters: int) -> int:
     """What a run on the CPU needs at its highest, roughly: ADM's 2.2 GB of weights peak at 3.4 GB, 256 pixels wide."""
     return 6 * parameters + 100_000_000
-
-
-def _memory() -> int | None:
-    """The memory of this machine in bytes; None where the system does not tell."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows
-        return None
 
 
 def _others() -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ def tell_plan(
     there is none.
     """
     from restorer.images.reading import size_of
-    from restorer.memory import foreseen, readable
+    from restorer.memory import foreseen, human_bytes
     from restorer.priors.latent import latent_of
 
     rate = None if prior is None else _seconds_a_megapixel(prior)
@@ -64,7 +64,7 @@ def tell_plan(
         size = f"{width}x{height}" + (f" -> {scale * width}x{scale * height}" if scale > 1 else "")
         takes = "" if seconds is None else f" · {steps} steps · about {duration(seconds)}"
         memory = foreseen(width * height * scale**2)
-        reporter.say(f"{item.source} -> {item.target} · {size}{takes} · {readable(memory)}")
+        reporter.say(f"{item.source} -> {item.target} · {size}{takes} · {human_bytes(memory)}")
         place = {
             "input": str(item.source),
             "output": str(item.target),
