@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from restorer.diffusion.prior import Prior
 from restorer.priors.catalog import PRECISIONS
@@ -78,11 +78,21 @@ def measure(prior: Prior, precision: str, size: int, budget: float = 1.0) -> Mea
     def evaluate() -> None:
         _wait(prior.denoise(x, 0.4))
 
-    with FlopCounterMode(display=False) as counter:
-        evaluate()
+    flop = operations(evaluate)
     multiply()
     seconds, product = _in_turn((evaluate, multiply), budget)
-    return Measured(precision, size, seconds, counter.get_total_flops(), 2 * side**3 / product)
+    return Measured(precision, size, seconds, flop, 2 * side**3 / product)
+
+
+def operations(run: Callable[[], None]) -> int:
+    """Floating-point operations of what is run, those of packed convolutions included."""
+
+    def packed(x: list[int], weight: list[int], *_: object, out_shape: list[int], **__: object) -> int:
+        return conv_flop_count(x, weight, out_shape, transposed=False)
+
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.mkldnn._convolution_pointwise: packed}) as counter:
+        run()
+    return counter.get_total_flops()
 
 
 def _wait(x: torch.Tensor) -> None:

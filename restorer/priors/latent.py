@@ -14,7 +14,6 @@ own stride asks for.
 from __future__ import annotations
 
 import math
-from copy import deepcopy
 from itertools import pairwise
 
 import torch
@@ -82,14 +81,14 @@ class LatentPrior(UNetPrior):
         """See `UNetPrior.full_precision`. The autoencoder is shared."""
         if self.dtype == torch.float32:
             return None
-        return LatentPrior(deepcopy(self.network), self.spec, self.autoencoder, device=self.device)
+        return LatentPrior(self._copy(), self.spec, self.autoencoder, device=self.device)
 
     def low_precision(self) -> LatentPrior | None:
         """See `UNetPrior.low_precision`. The autoencoder is shared, and stays in float32."""
         if self.dtype != torch.float32:
             return None
         half = torch.bfloat16
-        return LatentPrior(deepcopy(self.network), self.spec, self.autoencoder, device=self.device, dtype=half)
+        return LatentPrior(self._copy(), self.spec, self.autoencoder, device=self.device, dtype=half)
 
     def evaluation_bytes(self, pixels: int, *, low: bool = False) -> int:
         """See `Prior.evaluation_bytes`. Decoding as many positions of latents counts as well."""

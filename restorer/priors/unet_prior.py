@@ -14,7 +14,6 @@ p * p * C channels (pixel-unshuffle).
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +24,7 @@ from restorer.diffusion.objective import PREDICTION_TYPES, range_log_variance
 from restorer.diffusion.prior import Prediction, Prior, pad_to_multiple, per_item
 from restorer.diffusion.schedule import Schedule, alpha_bar_of
 from restorer.networks import Network, NetworkConfig
+from restorer.networks.packed import can_pack, pack, unpack
 
 __all__ = ["MAPS", "PREDICTION_TYPES", "ModelSpec", "UNetPrior", "pad_to_multiple"]
 
@@ -86,20 +86,29 @@ class UNetPrior(Prior):
         self.clip = spec.clip
         self.sigma_min, self.sigma_max = spec.schedule.sigma_min, spec.schedule.sigma_max
         self.multiple = spec.patch_size * network.stride
+        unpack(network)
         network = network.eval().requires_grad_(False).to(self.device, dtype)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if can_pack(self.device, dtype):
+            pack(self.network)
 
     def full_precision(self) -> UNetPrior | None:
         """See `Prior.full_precision`. The copy has weights of its own, as far as they have been rounded already."""
         if self.dtype == torch.float32:
             return None
-        return UNetPrior(deepcopy(self.network), self.spec, device=self.device)
+        return UNetPrior(self._copy(), self.spec, device=self.device)
 
     def low_precision(self) -> UNetPrior | None:
         """See `Prior.low_precision`: bfloat16 for float32."""
         if self.dtype != torch.float32:
             return None
-        return UNetPrior(deepcopy(self.network), self.spec, device=self.device, dtype=torch.bfloat16)
+        return UNetPrior(self._copy(), self.spec, device=self.device, dtype=torch.bfloat16)
+
+    def _copy(self) -> Network:
+        """The network once more, with weights of its own."""
+        network = self.network.config.build()
+        network.load_state_dict(self.network.state_dict())
+        return network
 
     def evaluation_bytes(self, pixels: int, *, low: bool = False) -> int:
         """See `Prior.evaluation_bytes`."""

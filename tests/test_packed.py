@@ -1,0 +1,136 @@
+"""Packed convolutions against plain ones, alone and in the networks."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from restorer.benchmark import operations
+from restorer.diffusion.schedule import Schedule
+from restorer.networks import ResidualUNetConfig, UNetConfig
+from restorer.networks.packed import PackedConv2d, can_pack, pack, unpack
+from restorer.priors.unet_prior import ModelSpec, UNetPrior
+
+CPU = torch.device("cpu")
+needs_packing = pytest.mark.skipif(not can_pack(CPU, torch.float32), reason="this processor has no packed convolutions")
+PLAIN = UNetConfig(
+    block_out_channels=(32, 64),
+    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    downsample_padding=0,
+)
+RESIDUAL = ResidualUNetConfig(in_channels=12, out_channels=12, block_out_channels=(16, 32, 48), layers_per_block=1)
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    """|a - b| / |b|."""
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+@needs_packing
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "dilation"), [(3, 1, 1, 1), (3, 2, 0, 1), (1, 1, 0, 1), (2, 2, 0, 1), (3, 1, 2, 2)]
+)
+def test_it_is_the_same_convolution(size: int, stride: int, padding: int, dilation: int, bias: bool) -> None:
+    """At several sizes of the picture and of the batch, for one packing serves all."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(12, 40, size, stride, padding, dilation, bias=bias).requires_grad_(False)
+    packed = PackedConv2d(conv.to(memory_format=torch.channels_last))
+    for batch, height, width in ((1, 7, 5), (1, 64, 64), (3, 33, 130)):
+        x = torch.randn(batch, 12, height, width).to(memory_format=torch.channels_last)
+        exact = F.conv2d(x.double(), conv.weight.double(), None, stride, padding, dilation)
+        exact = exact if conv.bias is None else exact + conv.bias.double()[:, None, None]
+        out = packed(x)
+        assert out.is_contiguous(memory_format=torch.channels_last) and relative(out, exact) < 1e-6
+    assert torch.equal(packed.weight, conv.weight)
+
+
+@needs_packing
+@pytest.mark.skipif(not can_pack(CPU, torch.bfloat16), reason="no bfloat16 kernels")
+def test_in_bfloat16_as_exact_as_the_plain_one() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(64, 64, 3, padding=1).requires_grad_(False).bfloat16()
+    x = torch.randn(1, 64, 32, 32).bfloat16()
+    exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
+    assert relative(PackedConv2d(conv)(x), exact) <= 1.05 * relative(conv(x), exact) < 3e-3
+
+
+@needs_packing
+@pytest.mark.parametrize("config", [PLAIN, RESIDUAL], ids=["UNet", "ResidualUNet"])
+def test_networks_keep_parity_and_their_state(config: UNetConfig | ResidualUNetConfig) -> None:
+    torch.manual_seed(0)
+    network = config.build().eval().requires_grad_(False)
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    x, t = torch.randn(2, config.in_channels, 32, 16), torch.tensor([3.0, 700.0])
+    before = network(x, t)
+    pack(network)
+    assert sum(isinstance(module, PackedConv2d) for module in network.modules()) > 10
+    assert not any(type(module) is nn.Conv2d for module in network.modules())
+    assert relative(network(x, t), before) < 1e-5
+    kept = network.state_dict()
+    assert kept.keys() == state.keys() and all(torch.equal(kept[key], value) for key, value in state.items())
+    other = config.build().eval()
+    other.load_state_dict(kept)
+    assert torch.equal(other(x, t), before)
+    network.load_state_dict({key: 2 * value for key, value in state.items()})
+    assert torch.equal(network.state_dict()["conv_in.weight"], 2 * state["conv_in.weight"])
+    network.load_state_dict(state)
+    unpack(network)
+    assert torch.equal(network(x, t), before)
+
+
+@needs_packing
+def test_a_state_without_the_weight_is_refused_as_ever() -> None:
+    network = RESIDUAL.build()
+    state = network.state_dict()
+    pack(network)
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        network.load_state_dict({**state, "conv_in.other": torch.zeros(1)})
+    with pytest.raises(RuntimeError, match=r"size mismatch for conv_in\.weight"):
+        network.load_state_dict({**state, "conv_in.weight": torch.zeros(16, 12, 1, 1)})
+    del state["conv_in.weight"]
+    with pytest.raises(RuntimeError, match=r'Missing key.*"conv_in\.weight"'):
+        network.load_state_dict(state)
+
+
+@needs_packing
+def test_what_cannot_be_packed_stays() -> None:
+    network = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3, padding_mode="reflect", padding=1))
+    pack(network)
+    assert not any(isinstance(module, PackedConv2d) for module in network)
+    assert not can_pack(CPU, torch.float64) and not can_pack(torch.device("meta"), torch.float32)
+
+
+@needs_packing
+def test_priors_pack_and_change_their_precision() -> None:
+    spec = ModelSpec(RESIDUAL, Schedule(), "v_prediction", patch_size=2)
+    torch.manual_seed(0)
+    network = RESIDUAL.build()
+    plain = RESIDUAL.build()
+    plain.load_state_dict(network.state_dict())
+    prior = UNetPrior(network, spec)
+    assert isinstance(prior.network.conv_in, PackedConv2d)
+    again = UNetPrior(prior.network, spec)  # packed already
+    x = torch.randn(1, 3, 24, 24)
+    assert torch.equal(prior.denoise(x, 0.3), again.denoise(x, 0.3))
+    low = prior.low_precision()
+    assert low is not None and (full := low.full_precision()) is not None
+    assert relative(full.denoise(x, 0.3), prior.denoise(x, 0.3)) < 1e-2
+    content = io.BytesIO()
+    torch.save(prior.network.state_dict(), content)
+    content.seek(0)
+    plain.load_state_dict(torch.load(content, weights_only=True))
+
+
+@needs_packing
+def test_its_operations_are_counted() -> None:
+    network = RESIDUAL.build().eval().requires_grad_(False)
+    x, t = torch.randn(1, 12, 16, 16), torch.zeros(1)
+    plain = operations(lambda: network(x, t))
+    pack(network)
+    assert operations(lambda: network(x, t)) == plain > 1e6
