@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 __all__ = ["PackedConv2d", "can_pack", "pack", "unpack"]
 
-ANY_SIZE = 64  # of the map that the layout is asked for: it is the same for all
-
 
 class PackedConv2d(nn.Module):
-    """A convolution for evaluation alone; its state dict is that of the `nn.Conv2d` it was made of.
+    """A convolution for evaluation alone, with the parameters of the layer it was made of.
+
+    The blocks depend on the size of the input: weights packed for another one are computed with by a kernel up to ten
+    times as slow. So they are packed again where the size changes, which costs what a plain layer pays at every call.
 
     Args:
         conv: on the CPU, without groups, padded with zeros, in a precision that `can_pack` has said yes to.
@@ -28,77 +29,33 @@ class PackedConv2d(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.in_channels, self.out_channels, self.kernel_size = conv.in_channels, conv.out_channels, conv.kernel_size
-        self.bias = conv.bias
+        self.conv_of = conv.in_channels, conv.out_channels, conv.kernel_size
+        self.weight, self.bias = conv.weight, conv.bias
         # As lists: the operation's own kind, so that no call converts them.
-        self._shape = (_numbers(conv.padding), list(conv.stride), list(conv.dilation))
-        self._pack(conv.weight.detach())
-
-    @property
-    def weight(self) -> Tensor:
-        """In the plain layout, (C_out, C_in, h, w): a copy."""
-        return self._packed.to_dense()
+        self._shape = [int(p) for p in conv.padding], list(conv.stride), list(conv.dilation)
+        self._packed: Tensor | None = None
+        self._packed_for: tuple[Any, ...] = ()
 
     def forward(self, x: Tensor) -> Tensor:
         padding, stride, dilation = self._shape
+        # Weights that were loaded or cast since are others.
+        version = 0 if self.weight.is_inference() else self.weight._version
+        wanted = x.shape, self.weight.data_ptr(), version
+        if self._packed is None or wanted != self._packed_for:
+            self._packed = torch.ops.mkldnn._reorder_convolution_weight(
+                self.weight, padding, stride, dilation, 1, list(x.shape)
+            )
+            self._packed_for = wanted
         operation = torch.ops.mkldnn._convolution_pointwise
         return operation(x, self._packed, self.bias, padding, stride, dilation, 1, "none", [], "")
 
     def unpacked(self) -> nn.Conv2d:
         """The layer it was made of."""
         padding, stride, dilation = map(tuple, self._shape)
-        conv = nn.utils.skip_init(
-            nn.Conv2d,
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            bias=self.bias is not None,
-            dtype=self._packed.dtype,
-        )
-        conv.weight = nn.Parameter(self.weight, requires_grad=False)
-        conv.bias = self.bias
+        shape = {"stride": stride, "padding": padding, "dilation": dilation, "bias": self.bias is not None}
+        conv = nn.utils.skip_init(nn.Conv2d, *self.conv_of, **shape)
+        conv.weight, conv.bias = self.weight, self.bias
         return conv.train(self.training)
-
-    def _pack(self, weight: Tensor) -> None:
-        padding, stride, dilation = self._shape
-        seen = [1, weight.shape[1], ANY_SIZE, ANY_SIZE]
-        self._packed = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, dilation, 1, seen)
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
-        destination[prefix + "weight"] = self.weight
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        key = prefix + "weight"
-        weight, shape = state_dict.get(key), self._packed.shape
-        if weight is None:
-            missing_keys.append(key)
-        elif weight.shape != shape:
-            error_msgs.append(f"size mismatch for {key}: {tuple(weight.shape)} in place of {tuple(shape)}")
-        else:
-            self._pack(weight.to(self._packed.dtype))
-        others = {name: value for name, value in state_dict.items() if name != key}
-        super()._load_from_state_dict(  # type: ignore[no-untyped-call]
-            others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-
-
-def _numbers(padding: str | tuple[int, ...]) -> list[int]:
-    if isinstance(padding, str):
-        raise ValueError("the padding is given in pixels")
-    return list(padding)
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
