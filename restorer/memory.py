@@ -17,7 +17,18 @@ from restorer.errors import DeviceError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FIXED", "HELD", "SAMPLING", "TWICE", "available", "check_room", "foreseen", "human_bytes", "total"]
+__all__ = [
+    "FIXED",
+    "HELD",
+    "SAMPLING",
+    "TWICE",
+    "available",
+    "check_room",
+    "control_groups",
+    "foreseen",
+    "human_bytes",
+    "total",
+]
 
 HELD = 42  # bytes a pixel of a picture that is read and prepared: its file, its numbers, its first state
 FIXED = 100_000_000  # bytes that any run takes: code that is loaded, a tile's numbers
@@ -87,22 +98,26 @@ def _of_system() -> int | None:
     return total()  # more cannot be had
 
 
-def _of_group(root: Path = Path("/sys/fs/cgroup"), names: Path = Path("/proc/self/cgroup")) -> int | None:
-    """What the control groups of this process leave: a container has one (cgroup v2)."""
+def control_groups(root: Path = Path("/sys/fs/cgroup"), names: Path = Path("/proc/self/cgroup")) -> list[Path]:
+    """The folders of this process's control groups, from its own up to the root: a container has one (cgroup v2)."""
     try:
         name = next(line[3:] for line in names.read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):
-        return None
-    group, rooms = root / name.lstrip("/"), []
-    while True:
+        return []
+    group = root / name.lstrip("/")
+    return [group, *(parent for parent in group.parents if parent == root or root in parent.parents)]
+
+
+def _of_group(root: Path = Path("/sys/fs/cgroup"), names: Path = Path("/proc/self/cgroup")) -> int | None:
+    """What the control groups of this process leave."""
+    rooms = []
+    for group in control_groups(root, names):
         with suppress(OSError, ValueError):  # "max", or no such file at the root
             limit = int((group / "memory.max").read_text())
             taken = int((group / "memory.current").read_text())
             statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
             rooms.append(limit - taken + sum(int(statistics.get(name, 0)) for name in _GIVEN_BACK))
-        if group == root or root not in group.parents:
-            return min(rooms, default=None)
-        group = group.parent
+    return min(rooms, default=None)
 
 
 def _of_process() -> int | None:

@@ -1,7 +1,9 @@
-"""What the tests share: few threads, diffusers as an oracle, and the mark of tests that need a GPU."""
+"""What the tests share: few threads, a cache of their own, diffusers as an oracle, and the mark of tests for a GPU."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from contextlib import suppress
 from types import ModuleType
 
@@ -10,10 +12,18 @@ import torch
 
 from restorer.vision import import_torchvision
 
+CACHE = tempfile.TemporaryDirectory(prefix="restorer-tests-")
+
 
 def pytest_configure() -> None:
+    # What is measured or fetched is kept there, by other processes too.
+    os.environ["XDG_CACHE_HOME"] = CACHE.name
     # The tensors here are small: more threads would only wait for one another.
     torch.set_num_threads(min(4, torch.get_num_threads()))
+
+
+def pytest_unconfigure() -> None:
+    CACHE.cleanup()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

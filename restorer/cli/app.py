@@ -17,6 +17,7 @@ from restorer.cli import bench, evaluate, generate, inspect, models, restore, tr
 from restorer.cli.help import Command, Group
 from restorer.cli.interruption import Terminated, leave_in_peace, raise_on_signals
 from restorer.cli.streams import NO_ROOM, flush_streams, open_streams
+from restorer.cli.threads import keep_to_quota
 from restorer.errors import OutputError, RestorerError
 
 __all__ = ["app", "main", "run"]
@@ -116,6 +117,7 @@ def main() -> None:
     """The console script."""
     open_streams()
     raise_on_signals()
+    keep_to_quota()
     code = run()
     leave_in_peace()
     sys.exit(flush_streams(code))

@@ -17,6 +17,7 @@ from restorer.priors.download import OnBytes, fetch, sha256_of
 from restorer.priors.hub import Plan, parse, revision_of, weights_of
 from restorer.priors.latent import LatentPrior
 from restorer.priors.pipelines import is_latent, load_latent
+from restorer.priors.precision import faster_dtype
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import UNetPrior
 
@@ -53,21 +54,16 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def _has_fast_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 natively; without that, bf16 on the CPU is emulated and slow."""
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(check() for check in checks if check is not None)
-
-
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """A precision by its name: auto is bf16 where the device computes in it natively, else fp32.
+    """A precision by its name: auto is bf16 where the device computes in it natively and faster, else fp32.
 
     Raises:
         UsageError: no such name.
     """
     if name == "auto":
-        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else _has_fast_bf16()
-        return torch.bfloat16 if native else torch.float32
+        if device.type == "cpu":
+            return faster_dtype()
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     if name not in PRECISIONS:
         raise UsageError(f"unknown precision {name!r}", f"auto, {', '.join(PRECISIONS)}")
     return PRECISIONS[name]
