@@ -217,7 +217,7 @@ def test_a_dry_run_writes_nothing(restore: Restore) -> None:
     assert code == 3 and [p["event"] for p in plan] == ["plan", "plan", "result", "summary"]
     assert plan[0]["output"] == "out/000_denoised.png" and (plan[0]["width"], plan[0]["height"]) == (14, 12)
     assert plan[0]["seconds"] >= 0 and not Path("out").exists()
-    assert "in/000.png -> out/000_denoised.png · 14x12 · 6 steps · about 0 s" in err
+    assert "in/000.png -> out/000_denoised.png · 14x12 · 4 steps · about 0 s" in err
     assert "2 would be done, 1 failed" in err
     paths[2].unlink()
     assert restore(*FOLDER)[0] == 0

@@ -19,7 +19,7 @@ from restorer.cli.console import THEME, Reporter, folded, report_error
 from restorer.errors import PictureError
 
 IMAGES = Path(__file__).parent / "images"
-FACTS = "denoise noisy.png · photo · cpu (2 threads) · bf16 · 6 steps · 1 tile · sigma 30.4 (estimated) · detail 0.7"
+FACTS = "denoise noisy.png · photo · cpu (2 threads) · bf16 · 4 steps · 1 tile · sigma 30.4 (estimated) · detail 0.8"
 YELLOW = re.compile(r"\x1b\[(?:\d+;)*(?:33|93)(?:;\d+)*m")
 
 

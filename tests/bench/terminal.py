@@ -152,7 +152,7 @@ def main() -> None:
         for i, name in enumerate(("beach.png", "harbour.png", "1987/garden.png")):
             noisy.crop((60 * i, 40 * i, 60 * i + 200, 40 * i + 150)).save(folder / "scans" / name)
         (folder / "scans" / "torn.png").write_bytes((folder / "scans" / "beach.png").read_bytes()[:3000])
-        middle, end = run("restore denoise noisy.png", folder, during="step 4/6")
+        middle, end = run("restore denoise noisy.png", folder, during="step 3/4")
         # The bar is gone at the end; the picture shows both.
         picture([*middle, *(line for line in end if line not in middle)], "terminal-denoise")
         picture(run("restore denoise scans/ -r -o clean/", folder)[1], "terminal-folder")
