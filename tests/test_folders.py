@@ -21,6 +21,7 @@ from PIL import Image
 from stubs import Smooth
 
 from restorer.cli.app import run
+from restorer.defaults import DENOISE
 from restorer.images.files import load
 from restorer.images.picture import RECORD
 from restorer.manifest import MANIFEST
@@ -95,7 +96,7 @@ def test_a_run_over_a_folder_keeps_a_log(restore: Restore, calls: list[tuple[obj
     assert [line["recipe"] for line in lines] == [record["recipe"] for record in said]
     assert [line["output"] for line in lines] == made()  # from the folder on
     assert {key: lines[0][key] for key in ("schema", "status", "steps", "sigma")} == {
-        "schema": 1, "status": "ok", "steps": 6, "sigma": 10.0
+        "schema": 1, "status": "ok", "steps": DENOISE.steps, "sigma": 10.0
     }  # fmt: skip
 
 
@@ -297,7 +298,7 @@ def test_a_result_carries_its_record(restore: Restore) -> None:
     assert record is not None
     assert (record.command, record.source, record.model) == ("denoise", "000.png", "photo")
     assert record.source_sha256 == hashlib.sha256(paths[0].read_bytes()).hexdigest()
-    assert record.options["seed"] == 5 and record.options["steps"] == 6
+    assert record.options["seed"] == 5 and record.options["steps"] == DENOISE.steps
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])

@@ -256,7 +256,7 @@ def test_a_folder_of_small_pictures_shares_batches(
     monkeypatch.setattr(catalog, "load_prior", lambda *arguments: spy)
     assert run(["denoise", "in", "-r", "-o", "out", "-q", "--seed", "3"]) == 3
     sizes = [len(call.x) for call in spy.calls]
-    assert max(sizes) > 1 and sum(sizes) == 19 * 6
+    assert max(sizes) > 1 and sum(sizes) == 19 * DENOISE.steps
     shape_mates = {0: 4, 1: 12, 8: 12, 19: 3}  # of the first 16 that are pictures, and of the last three
     for i in shape_mates:
         assert run(["denoise", f"in/{i:02}.png", "-o", "one.png", "-q", "--seed", "3", "--overwrite"]) == 0
@@ -268,4 +268,4 @@ def test_a_folder_of_small_pictures_shares_batches(
     assert printed == [f"out/{i:02}_denoised.png" for i in range(20) if i != 7]
     spy.calls.clear()
     assert run(["denoise", "in", "-r", "-o", "few", "-q", "--limit", "3"]) == 0
-    assert len(list(Path("few").glob("*.png"))) == 3 and sum(len(call.x) for call in spy.calls) == 18
+    assert len(list(Path("few").glob("*.png"))) == 3 and sum(len(call.x) for call in spy.calls) == 3 * DENOISE.steps

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,14 @@ from restorer.cli.console import Reporter, code_of
 from restorer.cli.cost import Forecast
 from restorer.cli.downloading import obtain
 from restorer.cli.options import Options
-from restorer.cli.work import Verb, Work, batch_of, begin, check_memory, finish, sample
+from restorer.cli.pipeline import Ahead, Behind
+from restorer.cli.work import Verb, Work, announce, are_light, batch_of, check_memory, finish, is_light, read, sample
 from restorer.errors import PictureError, RestorerError, UsageError
 from restorer.limits import check_task
 from restorer.manifest import MANIFEST, Manifest, fingerprint, opened, sweep
 
 if TYPE_CHECKING:
+    from restorer.job import Restored
     from restorer.priors.tiled import Tiled
     from restorer.priors.unet_prior import UNetPrior
 
@@ -115,24 +118,45 @@ class _Run:
             return
         left = self._left(to_do)
         forecast = Forecast(self.reporter, min(len(left), options.limit or len(left)))
+        may = partial(is_light, options=options, verb=self.verb, prior=prior)
+        ahead = Ahead(left, partial(self._read, prior=prior), may, lambda work: work.share)
+        # With these, what is done next depends on how it ended; and beside a single picture nothing is done.
+        at_once = options.fail_fast or options.limit is not None or len(left) == 1
+        with Behind(at_once=at_once) as behind, ahead:
+            for works in self._batches(left, ahead, behind, forecast):
+                self._restore(works, ahead, behind, forecast)
+
+    def _batches(
+        self, left: list[Item], ahead: Ahead[Item, Work], behind: Behind, forecast: Forecast
+    ) -> Iterator[list[Work]]:
+        """What fits into one batch, until it is enough; the caller restores it before it asks for more."""
         batch: list[Work] = []
         for item in left:
             if self._enough(len(batch)):
-                self._restore(batch, forecast)
+                if batch:
+                    yield batch
                 batch = []
                 if self._enough():
-                    break
+                    return
+            if not ahead.is_ready:  # what is not read ahead may need all the memory, or the standard error
+                behind.wait()
             try:
-                work = self._open(item, prior)
+                work = ahead.take()
             except RestorerError as error:
-                self._failed(item, error)
+                behind.then(partial(self._failed, item, error))
                 forecast.pass_over()
                 continue
-            if sum(one.share for one in (*batch, work)) > 1:
-                self._restore(batch, forecast)
+            if batch and sum(one.share for one in (*batch, work)) > 1:
+                yield batch
                 batch = []
+                if self._enough():
+                    return
             batch.append(work)
-        self._restore(batch, forecast)
+            if sum(one.share for one in batch) >= 1:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
 
     def _enough(self, waiting: int = 0) -> bool:
         """Whether no further picture is to be begun, if those that wait can be done."""
@@ -181,45 +205,57 @@ class _Run:
         inputs = [_sha256(item.source)] + ([_sha256(self.verb.mask(item))] if self.verb.mask is not None else [])
         return fingerprint(self.options.command, options, weights_sha256(find_model(self.options.model)), *inputs)
 
-    def _open(self, item: Item, prior: UNetPrior | Tiled) -> Work:
-        """Read a picture and decide on it; nothing is computed yet."""
+    def _read(self, item: Item, prior: UNetPrior | Tiled) -> Work:
+        """Read a picture and decide on it; nothing is begun yet."""
         if item.source != STDIO:
             check_memory(item.source, self.options, self.verb.scale)
-        work = begin(item, self.options, self.verb, prior, self.reporter, self._recipe(item))
-        if self.log is None or item.target == STDIO:
-            return work
-        work = replace(work, ours=self.options.resume and self.log.is_ours(item.target))  # what has begun is ours
-        self.log.begin(item.target)
-        return work
+        work = read(item, self.options, self.verb, prior, self._recipe(item))
+        # What an earlier run has begun is ours.
+        return replace(work, ours=self.options.resume and self.log is not None and self.log.is_ours(item.target))
 
-    def _restore(self, works: list[Work], forecast: Forecast) -> None:
-        """Restore what fits into one batch, and write it."""
+    def _restore(self, works: list[Work], ahead: Ahead[Item, Work], behind: Behind, forecast: Forecast) -> None:
+        """Restore a batch while the one before is written and the next is read."""
+        behind.then(partial(self._begin, works))
+        ahead.fill()
         began = time.monotonic()
-        outcomes = sample(works, self.options, self.reporter, forecast)
-        each = (time.monotonic() - began) / max(len(works), 1)
+        outcomes = sample(works, self.options, self.reporter, forecast, lambda: behind.is_idle)
+        each = (time.monotonic() - began) / len(works)
+        behind.wait()  # the results of one batch are held, and not those of two
+        do = behind.do if are_light(works, self.verb) else behind.then
         bugs, failed = list[BaseException](), len(self.codes)
         for work, outcome in zip(works, outcomes, strict=True):
-            item = work.item
             if self.options.fail_fast and len(self.codes) > failed:
                 break
-            try:
-                if isinstance(outcome, RestorerError):
-                    raise outcome
-                if isinstance(outcome, BaseException):
-                    bugs.append(outcome)
-                    continue
-                seconds, batch = work.seconds + each, batch_of(work, works)
-                told = finish(work, outcome, self.options, self.reporter, seconds=seconds, batch=batch)
-                content = self._result(item, status="ok", **told)
-                if self.log is not None and item.target != STDIO:
-                    self.log.record(item.target, content)
-            except RestorerError as error:
-                self._failed(item, error)
+            if isinstance(outcome, BaseException) and not isinstance(outcome, RestorerError):
+                bugs.append(outcome)
                 continue
-            self.done += 1
-            self.reporter.result(str(item.target), content)
+            do(partial(self._write, work, outcome, work.seconds + each, batch_of(work, works)))
         if bugs:
+            behind.wait()
             raise bugs[0]
+
+    def _begin(self, works: list[Work]) -> None:
+        """Say what is done next, on the terminal and in the log."""
+        for work in works:
+            announce(work, self.options, self.reporter)
+            if self.log is not None and work.item.target != STDIO:
+                self.log.begin(work.item.target)
+
+    def _write(self, work: Work, outcome: Restored | RestorerError | None, seconds: float, batch: int) -> None:
+        """Write what came out, and tell what became of it; `seconds` and `batch` as `finish`."""
+        item = work.item
+        try:
+            if isinstance(outcome, RestorerError):
+                raise outcome
+            told = finish(work, outcome, self.options, self.reporter, seconds=seconds, batch=batch)
+            content = self._result(item, status="ok", **told)
+            if self.log is not None and item.target != STDIO:
+                self.log.record(item.target, content)
+        except RestorerError as error:
+            self._failed(item, error)
+            return
+        self.done += 1
+        self.reporter.result(str(item.target), content)
 
     def _tell_plan(self, to_do: list[Item]) -> None:
         """What would be done, and what it would take; nothing is written or fetched."""

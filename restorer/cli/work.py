@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
     Prepared = tuple[Job, np.ndarray | None]
 
-__all__ = ["Verb", "Work", "batch_of", "begin", "check_memory", "finish", "sample"]
+__all__ = ["Verb", "Work", "announce", "are_light", "batch_of", "check_memory", "finish", "is_light", "read", "sample"]
+
+PIXEL_BYTES = 16  # of the files that pictures are read from ahead: four floats, and nothing else that is large
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,51 @@ def check_memory(source: Path, options: Options, scale: int) -> None:
     check_room(FIXED + HELD * pixels if scale == 1 else foreseen(pixels), what)
 
 
-def begin(item: Item, options: Options, verb: Verb, prior: UNetPrior | Tiled, reporter: Reporter, recipe: str) -> Work:
-    """Read a picture, decide on it, and say so.
+def is_light(item: Item, options: Options, verb: Verb, prior: UNetPrior | Tiled) -> bool:
+    """See by the headers whether a picture can be read beside others that are at work.
+
+    It must fit into a batch of the device (`together.SMALL`): a larger one takes memory, and keeps all cores of a CPU
+    busy by itself. There 640x480 took 4 % longer with its neighbours read and written beside it than one after the
+    other, and 160x120 as long; beside a network that only waits both take less, 640x480 by a third.
+
+    A TIFF cannot: libtiff talks to the standard error of the whole process, which is turned away while it works.
+
+    Raises:
+        PictureError: there is no mask, or a header is none. OSError: a file cannot be read.
+    """
+    from restorer.images.deep import TIFF_MAGIC
+    from restorer.images.reading import size_of
+    from restorer.memory import available, foreseen
+
+    most = _most_light(prior)
+    for path in (item.source,) if verb.mask is None else (item.source, verb.mask(item)):
+        if path == STDIO or not path.is_file() or path.stat().st_size > PIXEL_BYTES * most:
+            return False
+        with path.open("rb") as file:
+            if file.read(4).startswith(TIFF_MAGIC):
+                return False
+        width, height = size_of(path, options.max_pixels)
+        pixels, room = verb.scale**2 * width * height, available()
+        if pixels > most or (room is not None and foreseen(pixels) > room):
+            return False
+    return True
+
+
+def are_light(works: list[Work], verb: Verb) -> bool:
+    """Whether results can wait, to be written while others are sampled."""
+    pixels = verb.scale**2 * sum(work.picture.width * work.picture.height for work in works)
+    return pixels <= _most_light(works[0].job.prior)
+
+
+def _most_light(prior: UNetPrior | Tiled) -> int:
+    """Pixels of results."""
+    from restorer.together import SMALL
+
+    return SMALL.get(prior.device.type, 1)
+
+
+def read(item: Item, options: Options, verb: Verb, prior: UNetPrior | Tiled, recipe: str) -> Work:
+    """Read a picture and decide on it; nothing is said and nothing is computed yet.
 
     Raises:
         PictureError: it or its mask cannot be read. OutputError: its result cannot be written in that format.
@@ -110,24 +155,52 @@ def begin(item: Item, options: Options, verb: Verb, prior: UNetPrior | Tiled, re
     target: Path | BinaryIO = sys.stdout.buffer if item.target == STDIO else item.target
     form = writing.target_format(picture, target)
     job, keep = verb.prepare(files.to_tensor(picture), item, picture, prior)
-    _announce(item, job, (*picture.notes, *job.notes), options, reporter)
     alone = options.show or isinstance(prior, Tiled)  # tiles that were asked for are kept to
     used = 1.0 if alone else share(job)
     return Work(item, picture, job, keep, target, form, verb.own, recipe, time.monotonic() - began, used)
 
 
+def announce(work: Work, options: Options, reporter: Reporter) -> None:
+    """One line before the work, and what the user should know."""
+    import torch
+
+    job = work.job
+    parts = _parts(job, job.prior, options)
+    device = f"cpu ({torch.get_num_threads()} threads)" if parts["device"] == "cpu" else parts["device"]
+    tiles = f"{job.tiles} tiles" if job.tiles > 1 else "1 tile"
+    steps = f"{parts['steps']} step{'' if parts['steps'] == 1 else 's'}"
+    said = " (estimated)" if job.estimated else ""
+    detail = "by hole" if parts["detail"] is None else f"{parts['detail']:g}"
+    more = "" if job.latent else f"sigma {job.sigma:.1f}{said} · detail {detail} · "
+    reporter.say(
+        f"{options.command} {work.item.source.name} · {options.model} · {device} · {parts['precision']} · "
+        f"{steps} · {tiles} · {more}seed {options.seed}"
+    )
+    for note in (*work.picture.notes, *job.notes):
+        reporter.warn(note)
+    if job.plan is not None and job.latent is None:
+        reporter.detail("noise levels (0..255): " + " ".join(f"{127.5 * s:.1f}" for s in job.plan.sigmas))
+
+
 def sample(
-    works: list[Work], options: Options, reporter: Reporter, forecast: Forecast
+    works: list[Work], options: Options, reporter: Reporter, forecast: Forecast, is_told: Callable[[], bool]
 ) -> list[Restored | BaseException | None]:
-    """The results, or what became of them; None where there is nothing to compute."""
+    """The results, or what became of them; None where there is nothing to compute.
+
+    Args:
+        is_told: whether all is said that comes before; as long as it is not, nor is the progress.
+    """
     from restorer.errors import RestorerError
     from restorer.together import run_together
 
-    if not works:
-        return []
     if works[0].job.plan is None:  # which is then alone
         forecast.pass_over()
         return [None]
+
+    def shown(show: Callable[..., None], *where: int) -> None:
+        if is_told():
+            show(*where)
+
     first, jobs = works[0], [work.job for work in works]
     longest = max(jobs, key=lambda job: job.evaluations)
     label = first.item.source.name if len(works) == 1 else f"{len(works)} pictures"
@@ -136,9 +209,9 @@ def sample(
         bar.begin(longest.evaluations, longest.tiles, tell, by_step=longest.prior.device.type != "cpu")
         if len(works) > 1:
             # after memory ran out a job asks more often, tile by tile
-            return list(run_together(jobs, on_round=lambda rounds: bar.step(min(rounds, longest.evaluations))))
+            return list(run_together(jobs, on_round=lambda n: shown(bar.step, min(n, longest.evaluations))))
         try:
-            return [first.job.run(on_step=lambda step: bar.step(step.index), on_tile=bar.tile)]
+            return [first.job.run(lambda step: shown(bar.step, step.index), lambda *tiles: shown(bar.tile, *tiles))]
         except RestorerError as error:
             return [error]
 
@@ -247,27 +320,6 @@ def _record_of(work: Work, options: Options, used: Tiled, batch: int) -> Record:
         torch.get_num_threads(),
         batch,
     )
-
-
-def _announce(item: Item, job: Job, notes: tuple[str, ...], options: Options, reporter: Reporter) -> None:
-    """One line before the work, and what the user should know."""
-    import torch
-
-    parts = _parts(job, job.prior, options)
-    device = f"cpu ({torch.get_num_threads()} threads)" if parts["device"] == "cpu" else parts["device"]
-    tiles = f"{job.tiles} tiles" if job.tiles > 1 else "1 tile"
-    steps = f"{parts['steps']} step{'' if parts['steps'] == 1 else 's'}"
-    said = " (estimated)" if job.estimated else ""
-    detail = "by hole" if parts["detail"] is None else f"{parts['detail']:g}"
-    more = "" if job.latent else f"sigma {job.sigma:.1f}{said} · detail {detail} · "
-    reporter.say(
-        f"{options.command} {item.source.name} · {options.model} · {device} · {parts['precision']} · "
-        f"{steps} · {tiles} · {more}seed {options.seed}"
-    )
-    for note in notes:
-        reporter.warn(note)
-    if job.plan is not None and job.latent is None:
-        reporter.detail("noise levels (0..255): " + " ".join(f"{127.5 * s:.1f}" for s in job.plan.sigmas))
 
 
 def _show(before: Picture, after: Picture, reporter: Reporter) -> None:
