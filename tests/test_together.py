@@ -17,6 +17,7 @@ from stubs import Around, Greedy, Smooth, Spy
 from torch import Tensor
 
 from restorer import together
+from restorer.defaults import DENOISE
 from restorer.diffusion.prior import Prediction, Prior
 from restorer.errors import ModelError
 from restorer.images.files import load
