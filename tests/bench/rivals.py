@@ -1,123 +1,86 @@
-"""Sampling alone, ours against diffusers: the same network, the same weights, 20 steps of DDIM, in turn.
+"""Sampling alone against other libraries: the same network, the same weights, as many evaluations, in turn.
 
-    PYTHONPATH=. python tests/bench/rivals.py [--steps 20] [--rounds 3] [--device cpu] [--networks cifar plain ...]
+    python tests/bench/rivals.py [--against ddim repaint deepinv] [--networks cifar plain ...] [--side PX ...]
+    python tests/bench/rivals.py --whole
 
-Both get a network of random weights, which take as long as good ones. The fastest round of each counts; ratios are
-within one run. diffusers computes as its DDIM pipeline does, in float32 and in the other precision named.
+Needs diffusers; deepinv where it is installed. The networks have random weights, which take as long as good ones, so
+nothing is downloaded. Each line is a library in a precision: the fastest of the rounds and their median, and how many
+times as fast as the first line that is. The first is theirs in float32, as their pipelines run unless told otherwise.
+What takes another number of network evaluations is not compared.
+
+`--side` is for the network that takes any size (plain). Ours cuts large pictures into tiles, as the command does;
+theirs has none, and is left out where an evaluation of the whole picture would not fit into memory.
+
+`--whole` times whole commands instead, from start to the written file, with the embedded prior.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
+import shlex
+import sys
+from importlib.util import find_spec
 
-import torch
+from rival_deepinv import against_deepinv
+from rival_diffusers import against_ddim, against_repaint
+from rival_networks import NETWORKS, Pair, difference, pair_of
+from rival_race import header
+from rival_whole import whole
 
+from restorer.memory import available, human_bytes
 from restorer.vision import import_torchvision
 
-GOOGLE = {"attention_head_dim": None, "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1}
-NETWORKS = {  # name: fields of a UNet2DModel, side
-    "cifar": (
-        {
-            **GOOGLE,
-            "block_out_channels": (128, 256, 256, 256),
-            "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-        },
-        32,
-    ),
-    "plain": (
-        {
-            **GOOGLE,
-            "in_channels": 12,
-            "out_channels": 12,
-            "block_out_channels": (48, 96, 144, 192),
-            "down_block_types": ("DownBlock2D",) * 4,
-            "up_block_types": ("UpBlock2D",) * 4,
-            "layers_per_block": 1,
-            "norm_num_groups": 8,
-            "add_attention": False,
-        },
-        64,
-    ),
-    "celebahq": (
-        {
-            **GOOGLE,
-            "block_out_channels": (128, 128, 256, 256, 512, 512),
-            "down_block_types": (*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4),
-        },
-        256,
-    ),
-}
+AGAINST = {"ddim": against_ddim, "repaint": against_repaint, "deepinv": against_deepinv}
+ROOM = 2  # times `evaluation_bytes`; a UNet2DModel was measured at 1.4 to 2 with 1024 and 1536 pixels
 
 
 def main() -> None:
-    """Print one line a network and precision."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
+    """Print one table for each network, size and rival."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", nargs="+", choices=AGAINST, default=list(AGAINST))
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["cifar", "plain"])
+    parser.add_argument("--side", nargs="+", type=int, help="of the pictures of plain, in pixels")
+    parser.add_argument("--steps", type=int, help="network evaluations; default 20, celebahq 2")
+    parser.add_argument("--rounds", type=int, help="that are timed; default 3, celebahq 1")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--channels-last", action="store_true", help="this memory format for theirs too")
+    parser.add_argument("--whole", action="store_true", help="whole commands instead: inpaint 512x768 pixels")
     options = parser.parse_args()
     import_torchvision()
-    print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, {options.steps} steps", flush=True)
+    print(f"python {shlex.join(sys.argv)}\n{header(options.device)}\n", flush=True)
+    rivals = list(options.against)
+    if find_spec("deepinv") is None and ("deepinv" in rivals or options.whole):
+        print("deepinv is not installed: left out\n")
+        rivals = [rival for rival in rivals if rival != "deepinv"]
+    if options.whole:
+        whole(options.steps or 20, options.rounds or 3, options.precisions)
+        return
     for name in options.networks:
-        compare(name, options)
+        layout = NETWORKS[name]
+        pairs = [pair_of(layout, p, options.device, channels_last=options.channels_last) for p in options.precisions]
+        exact = next((pair for pair in pairs if pair.precision == "fp32"), None)
+        if exact is not None:
+            print(
+                f"{name}: in fp32 the predictions differ by {difference(exact, layout.side):.1e} of the noise at most\n"
+            )
+        for side in (options.side or [layout.side]) if name == "plain" else [layout.side]:
+            for rival in rivals:
+                steps, rounds = options.steps or layout.steps, options.rounds or layout.rounds
+                AGAINST[rival](name, those_that_fit(pairs, side), pairs, side, steps, rounds)
 
 
-@torch.no_grad()
-def compare(name: str, options: argparse.Namespace) -> None:
-    """One network, all precisions."""
-    import diffusers
-
-    from restorer.diffusion.reverse import reverse
-    from restorer.diffusion.schedule import Schedule
-    from restorer.networks.unet import UNet, UNetConfig
-    from restorer.priors.catalog import PRECISIONS
-    from restorer.priors.latent import ddim_plan, first_mean
-    from restorer.priors.unet_prior import ModelSpec, UNetPrior
-
-    fields, side = NETWORKS[name]
-    config = UNetConfig(**fields)
-    schedule = Schedule()
-    scheduler = diffusers.DDIMScheduler(clip_sample=False)
-    shape = (1, config.in_channels, side, side)
-    runs: dict[str, Callable[[], torch.Tensor]] = {}
-    state = UNet(config).state_dict()
-    for precision in options.precisions:
-        theirs = diffusers.UNet2DModel(**fields)
-        theirs.load_state_dict(state)
-        theirs = theirs.eval().to(options.device, PRECISIONS[precision])
-        ours = UNet(config)
-        ours.load_state_dict(state)
-        spec = ModelSpec(config, schedule, clip=False)
-        prior = UNetPrior(ours, spec, device=options.device, dtype=PRECISIONS[precision])
-
-        def sample_theirs(network=theirs) -> torch.Tensor:
-            scheduler.set_timesteps(options.steps)
-            x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(network.device, network.dtype)
-            for t in scheduler.timesteps:
-                x = scheduler.step(network(x, t).sample, t, x).prev_sample
-            return x
-
-        def sample_ours(prior=prior) -> torch.Tensor:
-            plan = ddim_plan(schedule, options.steps, offset=0)
-            return reverse(prior, None, None, plan, first_mean(plan, shape).to(prior.device))
-
-        runs[f"diffusers {precision}"], runs[f"ours {precision}"] = sample_theirs, sample_ours
-    best = {label: float("inf") for label in runs}
-    for count in range(options.rounds + 1):
-        for label, run in runs.items():
-            began = time.perf_counter()
-            run().sum().item()
-            if count:  # the first round chooses kernels
-                best[label] = min(best[label], time.perf_counter() - began)
-    base = best[f"diffusers {options.precisions[0]}"]
-    for label, seconds in best.items():
-        print(f"{name} {side}x{side}: {label} {seconds:.2f} s, {base / seconds:.2f} times", flush=True)
+def those_that_fit(pairs: list[Pair], side: int) -> list[Pair]:
+    """Those whose network can be asked for the whole picture at once."""
+    room, fitting = available(pairs[0].ours.device), []
+    for pair in pairs:
+        needed = ROOM * pair.ours.evaluation_bytes(side * side)
+        if room is None or needed <= room:
+            fitting.append(pair)
+        else:
+            told = f"{human_bytes(needed)} of memory, and {human_bytes(room)} are free"
+            print(f"theirs in {pair.precision} is left out at {side} pixels: it takes about {told}")
+    return fitting
 
 
 if __name__ == "__main__":
