@@ -194,7 +194,7 @@ def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, clock: Clock, monke
 def test_denoise_says_it(call: Command) -> None:
     done = call("denoise", "a.png", "--sigma", 20)
     assert done.code == 0 and done.lines == [
-        "a.png: takes about 2 min",
+        "a.png: takes about 1 min 20 s",
         "less time: --detail 0 (about 20 s) or a machine with a GPU",
     ]
     assert call("denoise", "a.png", "--sigma", 20, "--overwrite", "-q").lines == []
@@ -205,21 +205,21 @@ def test_advice_is_given_once(call: Command, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(together, "SMALL", {})  # each picture by itself
     done = call("denoise", "a.png", "b.png", "--sigma", 20)
     assert done.lines == [
-        "a.png: takes about 2 min; 2 like it take 4 min",
+        "a.png: takes about 1 min 20 s; 2 like it take 2 min 40 s",
         "less time: --detail 0 (about 40 s) or a machine with a GPU",
-        "b.png: takes about 2 min",
+        "b.png: takes about 1 min 20 s",
     ]
 
 
 def test_a_picture_that_fails_is_not_waited_for(call: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(together, "SMALL", {})
     Path("0.png").write_bytes(b"no picture")
-    assert call("denoise", "0.png", "a.png", "--sigma", 20).lines[0] == "a.png: takes about 2 min"
+    assert call("denoise", "0.png", "a.png", "--sigma", 20).lines[0] == "a.png: takes about 1 min 20 s"
 
 
 def test_a_batch_is_announced_as_one(call: Command) -> None:
     assert call("denoise", "a.png", "b.png", "--sigma", 20).lines == [
-        "2 pictures: take about 2 min",
+        "2 pictures: take about 1 min 20 s",
         "less time: --detail 0 (about 20 s) or a machine with a GPU",
     ]
 
@@ -227,11 +227,11 @@ def test_a_batch_is_announced_as_one(call: Command) -> None:
 def test_inpaint_and_upscale_say_it(call: Command) -> None:
     assert call("inpaint", "a.png", "--mask", "m.png", "-s", 60).lines == [
         "a.png: takes about 20 min",
-        "less time: --steps 30 (about 10 min) or a machine with a GPU",
+        "less time: --steps 20 (about 6 min 40 s) or a machine with a GPU",
     ]
     assert call("upscale", "a.png").lines == [
-        "a.png: takes about 5 min",
-        "less time: --steps 7 (about 2 min 20 s) or a machine with a GPU",
+        "a.png: takes about 3 min 20 s",
+        "less time: --steps 5 (about 1 min 40 s) or a machine with a GPU",
     ]
 
 
@@ -239,9 +239,9 @@ def test_small_tiles_are_told(call: Command) -> None:
     """A tile of 64 pixels shares 16 with its neighbour: 2 x 1 tiles see 128 columns of 90, and the whole sees 90."""
     Image.new("RGB", (90, 8), (90, 120, 60)).save("wide.png")
     lines = call("denoise", "wide.png", "--sigma", 20, "--tile", 64).lines
-    assert lines[0] == "wide.png: takes about 4 min"
+    assert lines[0] == "wide.png: takes about 2 min 40 s"
     assert lines[1] == (
-        f"less time: --detail 0 (about 40 s), --tile auto (about {duration(240 * 90 / 128)}) or a machine with a GPU"
+        f"less time: --detail 0 (about 40 s), --tile auto (about {duration(160 * 90 / 128)}) or a machine with a GPU"
     )
 
 
@@ -261,8 +261,8 @@ def test_generate_says_it(call: Command) -> None:
 def test_evaluate_says_it(call: Command) -> None:
     done = call("evaluate", ".", "--limit", 2, "--sigma", 20)
     assert done.lines == [
-        "evaluate: takes about 4 min",
-        "less time: --detail 0 (about 40 s), --limit 1 (about 2 min) or a machine with a GPU",
+        "evaluate: takes about 2 min 40 s",
+        "less time: --detail 0 (about 40 s), --limit 1 (about 1 min 20 s) or a machine with a GPU",
     ]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from restorer.degradations import Bicubic
 from restorer.errors import DeviceError, ModelError, UsageError
-from restorer.job import LEAST_TILE, TILE, WHOLE, Job, tiled
+from restorer.job import LEAST_TILE, SIDES, WHOLE, Job, tiled
 from restorer.limits import METHODS
 from restorer.priors.tiled import Tiled
 from restorer.tasks import (
@@ -189,7 +189,20 @@ def test_the_noise_does_not_depend_on_the_tiles(task: str) -> None:
 def test_small_pictures_are_not_tiled_and_large_ones_are() -> None:
     small, large = tiled(GaussianPrior(), 1000, 1300), tiled(GaussianPrior(), 1001, 1300)
     assert WHOLE == 1000 * 1300 and small.count(1000, 1300) == 1
-    assert large.tile == TILE and large.count(1001, 1300) > 1 and large.overlap > 0
+    assert large.tile in SIDES and large.count(1001, 1300) > 1 and large.overlap > 0
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "side", "tiles"), [(2048, 2048, 736, 9), (4096, 4096, 736, 36), (300, 20000, 752, 29)]
+)
+def test_tiles_fit_the_picture(height: int, width: int, side: int, tiles: int) -> None:
+    """The least that the network sees of all sides, by counting it for each."""
+    chosen = tiled(Smooth(), height, width)
+    assert (chosen.tile, chosen.count(height, width)) == (side, tiles)
+    assert all(
+        tiles * side * min(side, height) <= Tiled(Smooth(), s, overlap=64).count(height, width) * s * min(s, height)
+        for s in SIDES
+    )
 
 
 def test_a_network_of_one_size_sees_no_other() -> None:
