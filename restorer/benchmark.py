@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from restorer.diffusion.prior import Prior
+from restorer.job import OVERLAP
+from restorer.networks.packed import plainly
 from restorer.priors.catalog import PRECISIONS
 from restorer.priors.tiled import tile_starts
 
@@ -85,12 +87,8 @@ def measure(prior: Prior, precision: str, size: int, budget: float = 1.0) -> Mea
 
 
 def operations(run: Callable[[], None]) -> int:
-    """Floating-point operations of what is run, those of packed convolutions included."""
-
-    def packed(x: list[int], weight: list[int], *_: object, out_shape: list[int], **__: object) -> int:
-        return conv_flop_count(x, weight, out_shape, transposed=False)
-
-    with FlopCounterMode(display=False, custom_mapping={torch.ops.mkldnn._convolution_pointwise: packed}) as counter:
+    """Floating-point operations of what is run, convolutions computed as they are defined."""
+    with plainly(), FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
 
@@ -114,18 +112,17 @@ def _in_turn(runs: Sequence[Callable[[], None]], budget: float) -> list[float]:
     return best
 
 
-def best_tile(timings: Sequence[Measured], overlap: int = 64) -> Measured:
+def best_tile(timings: Sequence[Measured]) -> Measured:
     """The precision and the tile that take the least time for a large picture: what tiles share is computed twice."""
 
     def a_pixel(timing: Measured) -> float:
-        return timing.seconds / (timing.size - min(overlap, timing.size // 4)) ** 2
+        return timing.seconds / (timing.size - min(OVERLAP, timing.size // 4)) ** 2
 
     return min(timings, key=a_pixel)
 
 
-def seconds_of(timing: Measured, width: int, height: int, steps: int, overlap: int = 64) -> float:
-    """What so many evaluations of a result of this size take, in tiles as large as what was timed."""
-    shared = min(overlap, timing.size // 4)
-    tiles = len(tile_starts(width, timing.size, shared)) * len(tile_starts(height, timing.size, shared))
-    part = min(timing.size, width) * min(timing.size, height) / timing.size**2
-    return steps * tiles * part * timing.seconds
+def seconds_of(timing: Measured, width: int, height: int, steps: int, tile: int, overlap: int) -> float:
+    """What so many evaluations of a result of this size take in such tiles, at the speed a pixel that was measured."""
+    tiles = len(tile_starts(width, tile, overlap)) * len(tile_starts(height, tile, overlap))
+    seen = tiles * min(tile, width) * min(tile, height)
+    return steps * seen * timing.seconds / timing.size**2

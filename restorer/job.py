@@ -17,7 +17,19 @@ from restorer.memory import FIXED, SAMPLING, TWICE, available, check_room, human
 from restorer.priors.latent import Conditioned, LatentPrior, latent_of
 from restorer.priors.tiled import Tiled, tile_starts
 
-__all__ = ["LEAST_TILE", "SIDES", "TILE", "WHOLE", "Job", "Restored", "best_side", "is_out_of_memory", "tiled"]
+__all__ = [
+    "LEAST_TILE",
+    "OVERLAP",
+    "SIDES",
+    "TILE",
+    "WHOLE",
+    "Job",
+    "Restored",
+    "best_side",
+    "is_out_of_memory",
+    "tiled",
+    "usual_tiles",
+]
 
 WHOLE = 1_300_000  # pixels up to which a picture is not tiled
 TILE, OVERLAP, LEAST_TILE = 512, 64, 64
@@ -229,10 +241,16 @@ def tiled(prior: Prior, height: int, width: int) -> Tiled:
     """The prior with the tiles that suit a picture of this size; one that is tiled already stays as it is."""
     if isinstance(prior, Tiled):
         return prior
-    if prior.native_size is not None:
-        return Tiled(prior, prior.native_size, overlap=prior.native_size // 4)
+    side, overlap = usual_tiles(height, width, prior.native_size)
+    return Tiled(prior, side, overlap=overlap)
+
+
+def usual_tiles(height: int, width: int, native_size: int | None = None) -> tuple[int, int]:
+    """The side of the tiles that suit a picture of this size, and what neighbours share; the network's own, if any."""
+    if native_size is not None:
+        return native_size, native_size // 4
     side = max(height, width) if height * width <= WHOLE else best_side(height, width)
-    return Tiled(prior, side, overlap=min(OVERLAP, side // 4))
+    return side, min(OVERLAP, side // 4)
 
 
 def best_side(height: int, width: int) -> int:

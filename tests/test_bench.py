@@ -11,7 +11,10 @@ from gaussian import GaussianPrior
 from restorer import benchmark, memory
 from restorer.benchmark import Measured, best_tile, measure, seconds_of, usual_precisions
 from restorer.cli.app import run
+from restorer.defaults import DENOISE
+from restorer.job import best_side
 from restorer.priors.catalog import load_prior
+from restorer.priors.tiled import Tiled
 
 GIGA = 10**9
 
@@ -55,10 +58,11 @@ def test_the_tile_that_takes_least() -> None:
 
 
 def test_what_verbs_take() -> None:
-    assert seconds_of(timing(512, 0.2), 512, 512, 6) == pytest.approx(1.2)
-    assert seconds_of(timing(512, 0.2), 256, 512, 6) == pytest.approx(0.6)
-    assert seconds_of(timing(512, 0.2), 960, 512, 1) == pytest.approx(0.4)  # two tiles that share 64 pixels
-    assert seconds_of(timing(512, 0.2), 961, 512, 1) == pytest.approx(0.6)
+    assert seconds_of(timing(512, 0.2), 512, 512, 6, 512, 64) == pytest.approx(1.2)
+    assert seconds_of(timing(512, 0.2), 256, 512, 6, 512, 64) == pytest.approx(0.6)
+    assert seconds_of(timing(512, 0.2), 960, 512, 1, 512, 64) == pytest.approx(0.4)  # two tiles that share 64 pixels
+    assert seconds_of(timing(512, 0.2), 961, 512, 1, 512, 64) == pytest.approx(0.6)
+    assert seconds_of(timing(256, 0.2), 512, 512, 1, 512, 64) == pytest.approx(0.8)  # by the pixel
 
 
 def test_precisions_by_device() -> None:
@@ -86,7 +90,7 @@ def test_for_people(measured: Asked, capsys: pytest.CaptureFixture[str]) -> None
     assert run(["bench", "--device", "cpu"]) == 0
     out, err = capsys.readouterr()
     assert measured == [(name, size, 1.0) for name in ("fp32", "bf16") for size in (64, 128, 256, 512)]
-    assert "512x512" in out and "--precision bf16 --tile 512" in out and "6000x4000" in out and not err
+    assert "512x512" in out and "--precision bf16 --tile auto" in out and "6000x4000" in out and not err
 
 
 def test_for_scripts(measured: Asked, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +99,25 @@ def test_for_scripts(measured: Asked, capsys: pytest.CaptureFixture[str]) -> Non
     assert measured == [("bf16", 128, 0.1)]
     assert [line["event"] for line in lines] == ["timing", *["estimate"] * 12, "summary"]
     assert lines[0]["gflop"] == 22.0 and lines[0]["share"] == pytest.approx(22 / 100 / (128 * 128 * 1e-6), abs=1e-3)
-    assert lines[-1]["tile"] == 128 and lines[-1]["precision"] == "bf16" and lines[-1]["device"] == "cpu"
+    assert lines[-1]["tile"] == "auto" and lines[-1]["precision"] == "bf16" and lines[-1]["device"] == "cpu"
+
+
+def test_estimates_are_of_the_tiles_that_the_verbs_use(measured: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    """1e-6 s a pixel: as many seconds as megapixels that the network sees in all."""
+    assert run(["bench", "--json", "--precision", "bf16", "--device", "cpu"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    large = next(line for line in lines if line.get("verb") == "denoise" and line["width"] == 4000)
+    tiles = Tiled(GaussianPrior(), best_side(3000, 4000), overlap=64)
+    assert large["seconds"] == pytest.approx(DENOISE.steps * tiles.count(3000, 4000) * tiles.tile**2 / 1e6, abs=0.01)
+
+
+def test_a_smaller_tile_that_is_faster_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the larger does not fit into a processor's cache, say."""
+    monkeypatch.setattr(benchmark, "measure", lambda prior, name, size, budget: timing(size, size**3 * 1e-9, name))
+    assert run(["bench", "--precision", "bf16", "--size", "256", "--size", "512", "--device", "cpu"]) == 0
+    assert "--tile 256" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("options", [["--precision", "fp8"], ["--size", "32"], ["--size", "5000"], ["--seconds", "0"]])

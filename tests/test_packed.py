@@ -12,7 +12,7 @@ from torch import nn
 from restorer.benchmark import operations
 from restorer.diffusion.schedule import Schedule
 from restorer.networks import ResidualUNetConfig, UNetConfig
-from restorer.networks.packed import PackedConv2d, can_pack, pack, unpack
+from restorer.networks.packed import PackedConv2d, can_pack, convolved, pack, plainly, unpack
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
 
 CPU = torch.device("cpu")
@@ -48,6 +48,29 @@ def test_it_is_the_same_convolution(size: int, stride: int, padding: int, dilati
         out = packed(x)
         assert out.is_contiguous(memory_format=torch.channels_last) and relative(out, exact) < 1e-6
     assert torch.equal(packed.weight, conv.weight)
+
+
+@needs_packing
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shifts", [None, 1, 2])
+@pytest.mark.parametrize("plus", [True, False])
+def test_what_is_added_on_the_way(shifts: int | None, plus: bool, bias: bool) -> None:
+    """One shift for the whole batch, or one for each picture; another map; both, or neither."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(12, 40, 3, padding=1, bias=bias).requires_grad_(False).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 12, 9, 14).to(memory_format=torch.channels_last)
+    shift = None if shifts is None else torch.randn(shifts, 40)
+    other = torch.randn(2, 40, 9, 14).to(memory_format=torch.channels_last) if plus else None
+    exact = F.conv2d(x.double(), conv.weight.double(), None if conv.bias is None else conv.bias.double(), padding=1)
+    exact = (
+        exact + (0 if shift is None else shift.double()[:, :, None, None]) + (0 if other is None else other.double())
+    )
+    kept = None if other is None else other.clone()
+    for layer in (conv, PackedConv2d(conv)):
+        assert relative(convolved(layer, x, shift, other), exact) < 1e-6
+    assert other is None or torch.equal(other, kept)
+    with plainly():
+        assert torch.equal(convolved(PackedConv2d(conv), x, None, other), convolved(conv, x, None, other))
 
 
 @needs_packing

@@ -10,7 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from restorer.networks.unet import Attention, UNet, UNetConfig, timestep_embedding
+from restorer.networks.unet import (
+    Attention,
+    UNet,
+    UNetConfig,
+    normalized,
+    timestep_embedding,
+    to_channels_last,
+)
 
 # The published configurations (notes/hub.md 1.1), and the small one of its appendix A.
 GOOGLE: dict[str, Any] = {
@@ -254,3 +261,33 @@ def test_stride_is_what_sizes_must_be_a_multiple_of() -> None:
 def test_impossible_networks_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         UNetConfig(**{**TINY, **fields})
+
+
+@pytest.mark.parametrize("fields", [TINY, ADM], ids=["TINY", "ADM"])
+def test_memory_formats_agree(fields: dict[str, Any]) -> None:
+    """Attention reads channels_last maps as they lie; the arithmetic is the same, in another order."""
+    torch.manual_seed(0)
+    network = UNetConfig(**fields).build().eval()
+    x, t = torch.randn(2, 3, 16, 24), torch.tensor([3.0, 700.0])
+    with torch.no_grad():
+        plain = network(x, t)
+        again = to_channels_last(network)(x.to(memory_format=torch.channels_last), t)
+    assert float((again - plain).abs().max()) < 1e-5 * float(plain.abs().max())
+
+
+@pytest.mark.parametrize("side", [4, 16, 40])
+def test_normalization_in_bfloat16(side: int) -> None:
+    """As exact as PyTorch's, whatever kernel it has for a size, and in the same format."""
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(8, 64).requires_grad_(False)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    norm.bfloat16()
+    x = torch.randn(2, 64, side, side).bfloat16().to(memory_format=torch.channels_last)
+    exact = nn.functional.silu(
+        nn.functional.group_norm(x.double(), 8, norm.weight.double(), norm.bias.double(), norm.eps)
+    )
+    ours, plain = normalized(norm, x, nn.functional.silu), nn.functional.silu(norm(x))
+    assert ours.dtype == torch.bfloat16 and ours.is_contiguous(memory_format=torch.channels_last)
+    error, theirs = (float((y.double() - exact).norm()) for y in (ours, plain))
+    assert error <= 1.01 * theirs < 0.01 * float(exact.norm())

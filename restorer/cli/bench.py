@@ -51,13 +51,14 @@ def _bench(
         raise UsageError("--seconds lies between 0 and 600")
     reporter = Reporter(as_json=json)
     obtain(model, reporter, "bench")
-    timings = _timings(model, device, precision, size, seconds, reporter)
-    _tell(timings, model, device, reporter)
+    timings, native = _timings(model, device, precision, size, seconds, reporter)
+    _tell(timings, native, model, device, reporter)
 
 
 def _timings(
     model: str, device: str, precisions: list[str], sizes: list[int], seconds: float, reporter: Reporter
-) -> list[Measured]:
+) -> tuple[list[Measured], int | None]:
+    """What was measured, and the size that the network was made for, if any."""
     with reporter.working("loading PyTorch and the model"):
         import torch
 
@@ -86,7 +87,7 @@ def _timings(
                     ) from None
                 found.append(timing)
                 reporter.record({"event": "timing", **_plain(timing)})
-    return found
+    return found, prior.native_size
 
 
 def _plain(timing: Measured) -> dict[str, Any]:
@@ -101,13 +102,17 @@ def _plain(timing: Measured) -> dict[str, Any]:
     }
 
 
-def _tell(timings: list[Measured], model: str, device: str, reporter: Reporter) -> None:
+def _tell(timings: list[Measured], native: int | None, model: str, device: str, reporter: Reporter) -> None:
     import torch
 
     from restorer.benchmark import best_tile, seconds_of
+    from restorer.job import OVERLAP, usual_tiles
     from restorer.priors.catalog import resolve_device
 
     place, best = resolve_device(device), best_tile(timings)
+    # Where a smaller tile was the faster, that one; else those that every picture is cut into by itself.
+    fixed = None if native or best.size == max(t.size for t in timings) else (best.size, min(OVERLAP, best.size // 4))
+    tile = fixed[0] if fixed else "auto"
     threads = torch.get_num_threads()
     where = torch.cuda.get_device_name(place) if place.type == "cuda" else f"cpu, {threads} threads"
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -124,11 +129,14 @@ def _tell(timings: list[Measured], model: str, device: str, reporter: Reporter) 
         table.add_row(*cells)
     if not reporter.as_json:
         show(f"{model} on {where}, PyTorch {torch.__version__}", table, "", reporter)
-    foretold = {(w, h): [seconds_of(best, w, h, USUAL_STEPS[verb]) for verb in VERBS] for w, h in COMMON}
+    foretold = {
+        (w, h): [seconds_of(best, w, h, USUAL_STEPS[verb], *(fixed or usual_tiles(h, w, native))) for verb in VERBS]
+        for w, h in COMMON
+    }
     for (width, height), times in foretold.items():
         for verb, seconds in zip(VERBS, times, strict=True):
             result = {"verb": verb, "width": width, "height": height, "seconds": round(seconds, 2)}
-            reporter.record({"event": "estimate", "precision": best.precision, "tile": best.size, **result})
+            reporter.record({"event": "estimate", "precision": best.precision, "tile": tile, **result})
     reporter.record(
         {
             "event": "summary",
@@ -138,7 +146,7 @@ def _tell(timings: list[Measured], model: str, device: str, reporter: Reporter) 
             "threads": threads,
             "torch": torch.__version__,
             "precision": best.precision,
-            "tile": best.size,
+            "tile": tile,
         }
     )
     if reporter.as_json:
@@ -148,9 +156,7 @@ def _tell(timings: list[Measured], model: str, device: str, reporter: Reporter) 
         table.add_column(heading, justify="left" if heading == "a result of" else "right", no_wrap=True)
     for (width, height), times in foretold.items():
         table.add_row(f"{width}x{height}", *map(duration, times))
-    caption = (
-        f"fastest: --precision {best.precision} --tile {best.size}; inpaint looks at the surroundings of holes only"
-    )
+    caption = f"fastest: --precision {best.precision} --tile {tile}; inpaint looks at the surroundings of holes only"
     show("With the fastest of these, at the default steps, about", table, caption, reporter)
 
 

@@ -8,13 +8,15 @@ are those of the plain layer to rounding (another kernel sums in another order).
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["PackedConv2d", "can_pack", "pack", "unpack"]
+__all__ = ["PackedConv2d", "can_pack", "convolved", "pack", "plainly", "unpack"]
 
 
 class PackedConv2d(nn.Module):
@@ -27,6 +29,8 @@ class PackedConv2d(nn.Module):
         conv: on the CPU, without groups, padded with zeros, in a precision that `can_pack` has said yes to.
     """
 
+    plain: ClassVar[bool] = False  # see `plainly`
+
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.conv_of = conv.in_channels, conv.out_channels, conv.kernel_size
@@ -36,18 +40,29 @@ class PackedConv2d(nn.Module):
         self._packed: Tensor | None = None
         self._packed_for: tuple[Any, ...] = ()
 
-    def forward(self, x: Tensor) -> Tensor:
-        padding, stride, dilation = self._shape
+    def forward(self, x: Tensor, shift: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
+        """See `convolved`: what is the same for every picture of the batch is added by the kernel itself."""
+        bias = self.bias
+        if shift is not None and len(shift) == 1:
+            bias, shift = shift[0] if bias is None else bias + shift[0], None
+        out = self._convolve(x, bias, plus)
+        return out if shift is None else out + shift[:, :, None, None]
+
+    def _convolve(self, x: Tensor, bias: Tensor | None, plus: Tensor | None) -> Tensor:
+        if PackedConv2d.plain:
+            padding, stride, dilation = self._shape
+            out = F.conv2d(x, self.weight, bias, stride, padding, dilation)
+            return out if plus is None else out + plus
         # Weights that were loaded or cast since are others.
         version = 0 if self.weight.is_inference() else self.weight._version
         wanted = x.shape, self.weight.data_ptr(), version
         if self._packed is None or wanted != self._packed_for:
-            self._packed = torch.ops.mkldnn._reorder_convolution_weight(
-                self.weight, padding, stride, dilation, 1, list(x.shape)
-            )
+            self._packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self._shape, 1, list(x.shape))
             self._packed_for = wanted
-        operation = torch.ops.mkldnn._convolution_pointwise
-        return operation(x, self._packed, self.bias, padding, stride, dilation, 1, "none", [], "")
+        rest = self._packed, bias, *self._shape, 1
+        if plus is None:
+            return torch.ops.mkldnn._convolution_pointwise(x, *rest, "none", [], "")
+        return torch.ops.mkldnn._convolution_pointwise.binary(x, plus, *rest, "add", 1.0, None, [], None)
 
     def unpacked(self) -> nn.Conv2d:
         """The layer it was made of."""
@@ -56,6 +71,23 @@ class PackedConv2d(nn.Module):
         conv = nn.utils.skip_init(nn.Conv2d, *self.conv_of, **shape)
         conv.weight, conv.bias = self.weight, self.bias
         return conv.train(self.training)
+
+
+def convolved(conv: nn.Module, x: Tensor, shift: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
+    """A convolution and what is added to it, which a packed one does on the way.
+
+    Args:
+        conv: plain or packed.
+        x: (B, C, H, W).
+        shift: of every output channel, (B or 1, K).
+        plus: another map, like the output.
+    """
+    if isinstance(conv, PackedConv2d):
+        return conv(x, shift, plus)
+    out = conv(x)
+    if shift is not None:
+        out = out + shift[:, :, None, None]
+    return out if plus is None else plus + out
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
@@ -79,6 +111,16 @@ def pack(network: nn.Module) -> None:
 def unpack(network: nn.Module) -> None:
     """Undo `pack`, in place; nothing where there is nothing to undo."""
     _replace(network, lambda module: isinstance(module, PackedConv2d), lambda module: module.unpacked())
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Within, packed layers compute as plain ones do: what a network's arithmetic is, not what a kernel makes of it."""
+    PackedConv2d.plain = True
+    try:
+        yield
+    finally:
+        PackedConv2d.plain = False
 
 
 def _replace(network: nn.Module, which: Callable[[nn.Module], bool], by: Callable[[Any], nn.Module]) -> None:

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from restorer.networks.packed import convolved
 from restorer.networks.unet import TimeMLP, timestep_embedding
 
 __all__ = ["ResidualUNet", "ResidualUNetConfig"]
@@ -79,7 +80,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.time_emb_proj(embedding)[:, :, None, None].chunk(2, dim=1)
         h = torch.addcmul(shift, self.conv1(x), 1 + scale)
-        return x + self.conv2(F.relu(h, inplace=True))
+        return convolved(self.conv2, F.relu(h, inplace=True), plus=x)
 
 
 class ResidualUNet(nn.Module):

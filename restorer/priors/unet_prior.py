@@ -25,6 +25,7 @@ from restorer.diffusion.prior import Prediction, Prior, pad_to_multiple, per_ite
 from restorer.diffusion.schedule import Schedule, alpha_bar_of
 from restorer.networks import Network, NetworkConfig
 from restorer.networks.packed import can_pack, pack, unpack
+from restorer.networks.unet import to_channels_last
 
 __all__ = ["MAPS", "PREDICTION_TYPES", "ModelSpec", "UNetPrior", "pad_to_multiple"]
 
@@ -87,8 +88,7 @@ class UNetPrior(Prior):
         self.sigma_min, self.sigma_max = spec.schedule.sigma_min, spec.schedule.sigma_max
         self.multiple = spec.patch_size * network.stride
         unpack(network)
-        network = network.eval().requires_grad_(False).to(self.device, dtype)
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = to_channels_last(network.eval().requires_grad_(False).to(self.device, dtype))
         if can_pack(self.device, dtype):
             pack(self.network)
 
@@ -145,7 +145,8 @@ class UNetPrior(Prior):
         inputs = scale * x if condition is None else torch.cat([scale * x, condition], dim=1)
         inputs = F.pixel_unshuffle(pad_to_multiple(inputs, self.multiple), self.spec.patch_size)
         inputs = inputs.to(self.dtype, memory_format=torch.channels_last)
-        t = self.spec.schedule.t_at(sigma).to(x.device, torch.float32)
+        t = self.spec.schedule.t_at(sigma[:1] if bool((sigma == sigma[0]).all()) else sigma)
+        t = t.to(x.device, torch.float32)  # one for all where it is the same: (1,), or (B,)
         output = F.pixel_shuffle(self.network(inputs, t).to(x.dtype), self.spec.patch_size)
         return output[..., :height, :width]
 
