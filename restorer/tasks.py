@@ -111,6 +111,7 @@ def prepare_denoise(
         zeta=(DENOISE.zeta,) * steps,
         extrapolation=DENOISE.extrapolation,
         fresh_start=False,
+        mirrored=model.mirrors,
         seed=seed,
     )
     plan = make_plan(method, auto, start=s_y, end=end, steps=steps)
@@ -137,7 +138,14 @@ def _lifted(start: Tensor, s_y: float, seed: int) -> Tensor:
 
 
 def _conditioned_plan(
-    defaults: Defaults, steps: int | None, detail: float | None, method: str, seed: int, *, holes: bool
+    prior: Prior,
+    defaults: Defaults,
+    steps: int | None,
+    detail: float | None,
+    method: str,
+    seed: int,
+    *,
+    holes: bool,
 ) -> tuple[Plan, float]:
     """The plan of inpaint and upscale, and the detail it has."""
     count = steps or defaults.steps
@@ -150,6 +158,7 @@ def _conditioned_plan(
         kappa=detail * (1 + defaults.inflation) if method == "auto" else detail,
         prior_variance=defaults.prior_variance,
         extrapolation=defaults.extrapolation,
+        mirrored=prior.mirrors,
         seed=seed,
     )
     return make_plan(method, auto, start=defaults.start, end=LOWEST_LEVEL, steps=count, holes=holes), detail
@@ -187,7 +196,7 @@ def prepare_inpaint(
     thin = int(hole.sum() - wide.sum())
     in_turn = method == "auto" and sigma == 0 and bool(wide.any()) and thin > LEAST_THIN * int(wide.sum())
     defaults = INPAINT_WIDE if wide.any() and not in_turn else INPAINT
-    plan, used = _conditioned_plan(defaults, steps, detail, method, seed, holes=True) if share else (None, 0.0)
+    plan, used = _conditioned_plan(model, defaults, steps, detail, method, seed, holes=True) if share else (None, 0.0)
     if plan is None:
         notes = ["the mask is empty: the picture is copied"]
 
@@ -278,7 +287,7 @@ def prepare_upscale(
         gray = x.mean(1, keepdim=True) if channels == 1 else x
         return _to_unit(degradation.finish(gray, y[:, :channels]), channels)
 
-    plan, used = _conditioned_plan(UPSCALE[scale], steps, detail, method, seed, holes=False)
+    plan, used = _conditioned_plan(model, UPSCALE[scale], steps, detail, method, seed, holes=False)
     return Job(
         model,
         plan,

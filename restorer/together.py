@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from restorer.diffusion.prior import Prediction, Prior, per_item
+from restorer.diffusion.prior import Around, Prediction, Prior, per_item
 from restorer.job import Job, Restored, is_out_of_memory
 from restorer.memory import available
 from restorer.priors.tiled import Tiled
@@ -66,7 +66,7 @@ def _run(job: Job, number: int, desk: _Desk) -> Restored:
     finally:
         desk.leave()
     used = restored.prior
-    inner = used.prior.prior if isinstance(used.prior, _Around) else used.prior  # the real one knows its precision
+    inner = used.prior.prior if isinstance(used.prior, (_Alone, _Member)) else used.prior  # the real one knows its precision
     return replace(restored, prior=Tiled(inner, used.tile, overlap=used.overlap, batch=used.batch))
 
 
@@ -92,19 +92,6 @@ class _Question:
     @property
     def settled(self) -> bool:
         return self.answer is not None or self.error is not None
-
-
-class _Around(Prior):
-    """A prior that is asked by way of something else."""
-
-    def __init__(self, prior: Prior) -> None:
-        self.prior, self.channels, self.native_size = prior, prior.channels, prior.native_size
-        self.clip, self.multiple, self.device = prior.clip, prior.multiple, prior.device
-        self.sigma_min, self.sigma_max = prior.sigma_min, prior.sigma_max
-
-    def evaluation_bytes(self, pixels: int, *, low: bool = False) -> int:
-        """See `Prior.evaluation_bytes`."""
-        return self.prior.evaluation_bytes(pixels, low=low)
 
 
 class _Desk:
@@ -216,7 +203,7 @@ class _Desk:
             return None, error.with_traceback(None) if is_out_of_memory(error) else error
 
 
-class _Alone(_Around):
+class _Alone(Around):
     """A prior in another precision, which jobs ask one after the other and not together."""
 
     def __init__(self, desk: _Desk, prior: Prior) -> None:
@@ -228,7 +215,7 @@ class _Alone(_Around):
         return self._desk.ask_alone(self.prior, x, sigma)
 
 
-class _Member(_Around):
+class _Member(Around):
     """The prior as one job sees it."""
 
     def __init__(self, desk: _Desk, number: int) -> None:

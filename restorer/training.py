@@ -170,7 +170,8 @@ class LevelMeans:
 
 def same_kind(a: ModelSpec, b: ModelSpec) -> bool:
     """Whether two specs describe networks that mean the same: all but what is done with their output."""
-    return replace(a, clip=True, native_size=None) == replace(b, clip=True, native_size=None)
+    plain_a, plain_b = (replace(spec, clip=True, native_size=None, mirrors=False) for spec in (a, b))
+    return plain_a == plain_b
 
 
 def draw_t(count: int, recipe: Recipe, steps: int, generator: torch.Generator) -> Tensor:
@@ -250,6 +251,7 @@ def train(
     machine = machine or Machine()
     if spec.network.attends:
         spec = replace(spec, native_size=recipe.crop)
+    spec = replace(spec, mirrors=True)  # crops are
     goes_on = _check(spec, recipe, machine, out, resume, overwrite)
     checkpoint = out / CHECKPOINT
     device = resolve_device(machine.device)

@@ -8,6 +8,7 @@ import torch
 from gaussian import GaussianPrior
 from torch import Tensor
 
+from restorer.diffusion.prior import Around as _Around
 from restorer.diffusion.prior import Prediction, Prior, per_item
 
 __all__ = ["Around", "Broken", "Greedy", "Imprecise", "Smooth", "Spy"]
@@ -23,13 +24,11 @@ class Smooth(GaussianPrior):
         return Prediction((self.v * x + variance * mu) / (self.v + variance))
 
 
-class Around(Prior):
+class Around(_Around):
     """A prior that asks another one."""
 
     def __init__(self, prior: Prior | None = None) -> None:
-        self.prior = prior or GaussianPrior()
-        self.channels, self.native_size, self.clip = self.prior.channels, self.prior.native_size, self.prior.clip
-        self.sigma_min, self.sigma_max, self.device = self.prior.sigma_min, self.prior.sigma_max, self.prior.device
+        super().__init__(prior or GaussianPrior())
 
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
         """What the other one says."""

@@ -50,7 +50,11 @@ SPECS = {
     "own": ModelSpec(PLAIN, Schedule("squaredcos_cap_v2"), "v_prediction", patch_size=2),
     "hub": ModelSpec(ATTENTIVE, Schedule("linear"), "epsilon", native_size=64),
     "residual": ModelSpec(
-        ResidualUNetConfig(12, 12, (8, 16), 1), Schedule("squaredcos_cap_v2"), "v_prediction", patch_size=2
+        ResidualUNetConfig(12, 12, (8, 16), 1),
+        Schedule("squaredcos_cap_v2"),
+        "v_prediction",
+        patch_size=2,
+        mirrors=True,
     ),
     "latent": ModelSpec(ATTENTIVE, Schedule("scaled_linear", 500, 0.0015, 0.0195), "sample", clip=False),
 }

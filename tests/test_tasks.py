@@ -101,6 +101,16 @@ def test_one_step_is_one_evaluation(task: str, method: str) -> None:
     assert len(spy.calls) == 1
 
 
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("method", METHODS)
+def test_only_our_own_method_mirrors_and_only_what_knows_it(task: str, method: str) -> None:
+    """A face is none upside down; and the published methods are as published."""
+    prior = GaussianPrior()
+    for prior.mirrors in (False, True):
+        job = prepare(task, picture(3, 6, 6), method=method, prior=prior)
+        assert job.plan is not None and job.plan.mirrored == (prior.mirrors and method == "auto")
+
+
 @pytest.mark.parametrize(("task", "steps"), [("denoise", DENOISE.steps), ("inpaint", INPAINT.steps), ("upscale", 15)])
 def test_default_steps(task: str, steps: int) -> None:
     spy = Spy()

@@ -53,6 +53,9 @@ class Plan:
         kappa: how much noise is carried from level to level, 0 (none: the most faithful picture) to 1 (a sample).
             Up to 1.1: a little more than the network is told makes up for one that takes texture for noise.
         prior_variance: v above, the variance of pictures given nothing; may be inf.
+        mirrored: whether each evaluation sees the picture mirrored otherwise than the one before, so that what the
+            network gets wrong in one position only is not carried on (as Zhang et al. 2021 turn it in every step,
+            https://arxiv.org/abs/2008.13751, section 4.2). For priors of which `mirrors` is true.
         extrapolation: weight 0..1 of the second-order step (DPM-Solver++ 2M on the corrected estimate).
         eps_from: "corrected" recomputes the implied noise from the corrected estimate, "predicted" keeps the network's.
         fresh_start: True where the start is drawn around its mean, False where the start is noisy as it is given.
@@ -71,6 +74,7 @@ class Plan:
     fresh_start: bool = True
     variance: str = "small"
     schedule: Schedule | None = None
+    mirrored: bool = False
     seed: int | tuple[int, ...] = 0
 
     def __post_init__(self) -> None:
@@ -231,4 +235,5 @@ def make_plan(
         eps_from=preset.eps_from,
         variance=variance,
         schedule=schedule,
+        mirrored=False,
     )

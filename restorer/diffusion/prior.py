@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Prediction", "Prior", "pad_to_multiple", "per_item"]
+__all__ = ["Around", "Mirrored", "Prediction", "Prior", "pad_to_multiple", "per_item"]
 
 
 def per_item(sigma: float | Tensor, like: Tensor) -> Tensor:
@@ -53,6 +53,7 @@ class Prior(ABC):
         channels: channels of the pictures it knows (3 for colour).
         native_size: side in pixels of the pictures it was trained on, where it is tied to it; None where any size does.
         clip: whether its pictures lie in [-1, 1] (latents do not).
+        mirrors: whether pictures are as likely to it mirrored, left to right and upside down.
         multiple: it pads pictures at the bottom and right up to a multiple of this; tiles begin at multiples of it.
         sigma_min, sigma_max: the noise levels it has learned, as standard deviations on the [-1, 1] scale.
         device: where its tensors live.
@@ -62,6 +63,7 @@ class Prior(ABC):
     native_size: int | None
     multiple: int = 1
     clip: bool
+    mirrors: bool = False
     sigma_min: float
     sigma_max: float
     device: torch.device
@@ -80,6 +82,10 @@ class Prior(ABC):
         """The posterior mean alone, shaped like x."""
         return self.predict(x, sigma).x0
 
+    def mirrored(self, dims: tuple[int, ...]) -> Prior:
+        """The same prior shown pictures that are mirrored along these axes; its answers are turned back."""
+        return Mirrored(self, dims) if dims else self
+
     def full_precision(self) -> Prior | None:
         """The same prior in float32; None where it is in float32 already."""
         return None
@@ -95,3 +101,31 @@ class Prior(ABC):
             low: as `low_precision` would.
         """
         return 0
+
+
+class Around(Prior):
+    """A prior that asks another one, and is in everything else as that one is."""
+
+    def __init__(self, prior: Prior) -> None:
+        self.prior, self.channels, self.native_size = prior, prior.channels, prior.native_size
+        self.clip, self.mirrors, self.multiple, self.device = prior.clip, prior.mirrors, prior.multiple, prior.device
+        self.sigma_min, self.sigma_max = prior.sigma_min, prior.sigma_max
+
+    def evaluation_bytes(self, pixels: int, *, low: bool = False) -> int:
+        """See `Prior.evaluation_bytes`."""
+        return self.prior.evaluation_bytes(pixels, low=low)
+
+
+class Mirrored(Around):
+    """See `Prior.mirrored`."""
+
+    def __init__(self, prior: Prior, dims: tuple[int, ...]) -> None:
+        super().__init__(prior)
+        self.dims = dims
+
+    def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
+        """See `Prior.predict`."""
+        seen = None if condition is None else condition.flip(self.dims)
+        answer = self.prior.predict(x.flip(self.dims), sigma, seen)
+        log_variance = answer.log_variance
+        return Prediction(answer.x0.flip(self.dims), None if log_variance is None else log_variance.flip(self.dims))

@@ -34,6 +34,8 @@ from restorer.diffusion.schedule import Schedule
 
 __all__ = ["NoiseField", "NotFiniteError", "Step", "learned_fraction", "reverse"]
 
+MIRRORS = ((), (-1,), (-2,), (-2, -1))  # axes of (B, C, H, W) that the first evaluation mirrors, the second, ...
+
 
 class NotFiniteError(ArithmeticError):
     """A network gave inf or nan, as low precision may."""
@@ -121,7 +123,8 @@ def reverse(
             x = torch.add(x, noise.like(x), alpha=plan.kappa * math.sqrt(after**2 - sigma**2))
             carried, previous = plan.kappa * after, None
             continue
-        prediction = prior.predict(x, sigma)
+        asked = prior.mirrored(MIRRORS[done % len(MIRRORS)]) if plan.mirrored else prior
+        prediction = asked.predict(x, sigma)
         x0 = prediction.x0
         if not bool(x0.sum().isfinite()):  # one number that is not makes the sum so, and it needs no room
             raise NotFiniteError("the network gave values that are not finite")

@@ -72,7 +72,7 @@ LISTS: Mapping[str, tuple[type, str]] = {
     "down_block_types": (str, "names"),
     "up_block_types": (str, "names"),
 }
-FLAGS = ("center_input_sample", "flip_sin_to_cos", "add_attention", "attention_legacy_order")
+FLAGS = ("mirrors", "center_input_sample", "flip_sin_to_cos", "add_attention", "attention_legacy_order")
 SCHEDULE_FLAGS = ("clip_sample", "thresholding", "rescale_betas_zero_snr")
 
 SCORE = "a score model whose noise grows without bound (VE), not a DDPM"
@@ -328,6 +328,7 @@ def model_spec(
         clip=_clips(scheduler),
         patch_size=patch_size,
         native_size=_side(config.get("sample_size")) if attends else None,
+        mirrors=config.get("mirrors", False),
     )
 
 

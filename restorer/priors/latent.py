@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from restorer.diffusion.plan import Plan
-from restorer.diffusion.prior import Prediction, Prior
+from restorer.diffusion.prior import Around, Prediction, Prior
 from restorer.diffusion.reverse import NoiseField
 from restorer.diffusion.schedule import Schedule
 from restorer.networks import Network
@@ -164,7 +164,7 @@ def latent_of(prior: Prior) -> LatentPrior | None:
     return inner if isinstance(inner, LatentPrior) else None
 
 
-class Conditioned(Prior):
+class Conditioned(Around):
     """A conditional prior with its condition given: an ordinary prior, of what fits that condition.
 
     Args:
@@ -173,10 +173,8 @@ class Conditioned(Prior):
     """
 
     def __init__(self, prior: Prior, condition: Tensor) -> None:
-        self.prior, self.condition = prior, condition.to(prior.device)
-        self.channels, self.native_size, self.clip = prior.channels, prior.native_size, prior.clip
-        self.sigma_min, self.sigma_max, self.device = prior.sigma_min, prior.sigma_max, prior.device
-        self.multiple = prior.multiple
+        super().__init__(prior)
+        self.condition = condition.to(prior.device)
 
     def full_precision(self) -> Conditioned | None:
         """See `Prior.full_precision`."""

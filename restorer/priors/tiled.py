@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from restorer.diffusion.prior import Prediction, Prior, pad_to_multiple
+from restorer.diffusion.prior import Around, Prediction, Prior, pad_to_multiple
 
 __all__ = ["MARGIN", "Tiled", "ramp", "tile_starts"]
 
@@ -57,7 +57,7 @@ def _rise(shared: int) -> Tensor:
     return torch.sin(place.clamp(0, 1) * math.pi / 2) ** 2
 
 
-class Tiled(Prior):
+class Tiled(Around):
     """A prior that asks another one tile by tile.
 
     Args:
@@ -79,14 +79,17 @@ class Tiled(Prior):
     ) -> None:
         if not 0 <= overlap < tile:
             raise ValueError("the overlap is at least 0 and smaller than the tile")
-        self.prior, self.tile, self.overlap, self.batch, self.on_tile = prior, tile, overlap, batch, on_tile
-        self.channels, self.native_size, self.clip = prior.channels, prior.native_size, prior.clip
-        self.multiple = prior.multiple
-        self.sigma_min, self.sigma_max, self.device = prior.sigma_min, prior.sigma_max, prior.device
+        super().__init__(prior)
+        self.tile, self.overlap, self.batch, self.on_tile = tile, overlap, batch, on_tile
 
     def watched(self, on_tile: Callable[[int, int], None] | None) -> Tiled:
         """The same tiles, reporting to someone else."""
         return Tiled(self.prior, self.tile, overlap=self.overlap, batch=self.batch, on_tile=on_tile)
+
+    def mirrored(self, dims: tuple[int, ...]) -> Tiled:
+        """See `Prior.mirrored`: tile by tile, so that no second large picture is held."""
+        inner = self.prior.mirrored(dims)
+        return Tiled(inner, self.tile, overlap=self.overlap, batch=self.batch, on_tile=self.on_tile)
 
     def cut_to(self, side: int) -> Tiled:
         """The same, with tiles no larger than a picture of this side: where it is, they mean the whole picture."""

@@ -43,6 +43,7 @@ class ModelSpec:
         clip: whether predicted pictures are clamped to [-1, 1].
         patch_size: side of the blocks that pixel-unshuffle folds into channels.
         native_size: side of the pictures it was trained on, if the network is tied to it.
+        mirrors: whether it was trained on pictures mirrored left to right and upside down.
     """
 
     network: NetworkConfig
@@ -51,6 +52,7 @@ class ModelSpec:
     clip: bool = True
     patch_size: int = 1
     native_size: int | None = None
+    mirrors: bool = False
 
     def __post_init__(self) -> None:
         if self.prediction_type not in PREDICTION_TYPES:
@@ -84,7 +86,7 @@ class UNetPrior(Prior):
         self.dtype = dtype
         self.channels = spec.network.in_channels // spec.patch_size**2
         self.native_size = spec.native_size
-        self.clip = spec.clip
+        self.clip, self.mirrors = spec.clip, spec.mirrors
         self.sigma_min, self.sigma_max = spec.schedule.sigma_min, spec.schedule.sigma_max
         self.multiple = spec.patch_size * network.stride
         unpack(network)
