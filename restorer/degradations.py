@@ -267,14 +267,17 @@ def _gram(u: Tensor, scale: int, dim: int) -> Tensor:
 
 
 def _conjugate_gradients(system: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
-    """Solve system(u) = b, symmetric positive definite, for each picture of the batch on its own, to rounding."""
+    """Solve system(u) = b, symmetric positive definite, for each picture of the batch on its own, to rounding.
+
+    Where b is small that is the rounding of the pictures on [-1, 1] which u is added to.
+    """
     tolerance = 1e-12 if b.dtype == torch.float64 else 1e-7
 
     def dot(p: Tensor, q: Tensor) -> Tensor:
         return (p * q).sum((1, 2, 3), keepdim=True)
 
     u, r, p, rr = torch.zeros_like(b), b.clone(), b.clone(), dot(b, b)
-    goal = tolerance**2 * rr
+    goal = tolerance**2 * rr.clamp(min=b[0].numel())
     for _ in range(100):
         active = rr > goal
         if not active.any():

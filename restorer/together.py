@@ -66,7 +66,9 @@ def _run(job: Job, number: int, desk: _Desk) -> Restored:
     finally:
         desk.leave()
     used = restored.prior
-    inner = used.prior.prior if isinstance(used.prior, (_Alone, _Member)) else used.prior  # the real one knows its precision
+    inner = (
+        used.prior.prior if isinstance(used.prior, (_Alone, _Member)) else used.prior
+    )  # the real one knows its precision
     return replace(restored, prior=Tiled(inner, used.tile, overlap=used.overlap, batch=used.batch))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 
@@ -613,3 +614,24 @@ def test_answers_are_turned_back(dims: tuple[int, ...], tile: int | None) -> Non
         expected = prior.predict(x.flip(dims), sigma)
         assert torch.equal(answer.x0, expected.x0.flip(dims)) and expected.log_variance is not None
         assert torch.equal(answer.log_variance, expected.log_variance.flip(dims))
+
+
+def test_large_noise_fields_are_drawn_by_many_threads_and_depend_on_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """White, each part and field another; the same by one thread, in inference mode, beside another picture."""
+    like, seeds = torch.zeros(1, 3, 300, 1001), (5, 6)
+    assert like.numel() > 3 * module.PART
+    field = NoiseField(5)
+    first, second = field.like(like), field.like(like)
+    with ThreadPoolExecutor(1) as one, torch.inference_mode(), monkeypatch.context() as patch:
+        patch.setattr(module, "_threads", lambda: one)
+        again = NoiseField(5)
+        assert torch.equal(again.like(like), first) and torch.equal(again.like(like), second)
+        both = NoiseField(seeds).like(like.expand(2, -1, -1, -1))
+        assert torch.equal(both[:1], first) and both.shape == (2, *like.shape[1:])
+    parts = [first.flatten()[: 3 * module.PART].view(3, -1), second.flatten()[: 3 * module.PART].view(3, -1)]
+    rows = torch.cat([*parts, both[1].flatten()[: 3 * module.PART].view(3, -1)]).double()
+    bound = 5 / math.sqrt(module.PART)  # of a mean and of a correlation; the variance has twice the variance
+    assert float(rows.mean(1).abs().max()) < bound
+    covariance = rows @ rows.T / module.PART - torch.eye(9)
+    assert float(covariance.abs().max()) < math.sqrt(2) * bound
+    assert first.dtype == torch.float32 and NoiseField(5).like(like.double()).dtype == torch.float64

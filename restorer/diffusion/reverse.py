@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 import torch
@@ -34,6 +36,7 @@ from restorer.diffusion.schedule import Schedule
 
 __all__ = ["NoiseField", "NotFiniteError", "Step", "learned_fraction", "reverse"]
 
+PART = 1 << 18  # numbers of a noise field that are drawn at a time: about a millisecond
 MIRRORS = ((), (-1,), (-2,), (-2, -1))  # axes of (B, C, H, W) that the first evaluation mirrors, the second, ...
 
 
@@ -73,8 +76,30 @@ class NoiseField:
     def like(self, x: Tensor) -> Tensor:
         """The next field, shaped like x and where x is."""
         shape = (len(x) // len(self._generators), *x.shape[1:])
-        fields = [torch.randn(shape, generator=g, dtype=torch.float32) for g in self._generators]
+        fields = [_normal(shape, g) for g in self._generators]
         return (fields[0] if len(fields) == 1 else torch.cat(fields)).to(x.device, x.dtype)
+
+
+def _normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """White noise, float32.
+
+    Large fields are drawn in parts, each from a generator of its own, by as many threads as PyTorch has: one alone
+    takes as long as a fast device takes for the network. How many there are changes nothing.
+    """
+    count = math.prod(shape)
+    if count <= PART:
+        return torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
+    with torch.inference_mode(False):  # which the threads are not in
+        field = torch.empty(count, dtype=torch.float32)
+        parts = field.split(PART)
+    seeds = torch.randint(2**32, (len(parts),), generator=generator).tolist()
+    list(_threads().map(lambda part, seed: part.normal_(generator=torch.Generator().manual_seed(seed)), parts, seeds))
+    return field.view(*shape)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(torch.get_num_threads(), "noise")
 
 
 def _second_order(corrected: Tensor, previous: Tensor | None, plan: Plan, i: int) -> Tensor:
@@ -154,19 +179,21 @@ def _put_back(
     clean = d if plan.eps_from == "corrected" else prediction.x0
     x_next = (x - clean).mul_(amount * kept / carried).add_(d)
     if zeta > 0:
-        wide = _widening(sigma, after, plan, prediction.log_variance)
-        x_next.add_(noise.like(x).mul_(wide), alpha=amount * math.sqrt(zeta))
+        wide, fresh = _widening(sigma, after, plan, prediction.log_variance), noise.like(x)
+        x_next.add_(fresh if wide is None else fresh.mul_(wide), alpha=amount * math.sqrt(zeta))
     return x_next
 
 
-def _widening(sigma: float, after: float, plan: Plan, log_variance: Tensor | None) -> float | Tensor:
+def _widening(sigma: float, after: float, plan: Plan, log_variance: Tensor | None) -> float | Tensor | None:
     """w: the standard deviation of the fresh noise over that of the small variance, for the step sigma -> after.
+
+    None is 1.
 
     With abar_t = 1 / (1 + sigma^2) the variances beta_t and beta~_t of such a step, divided by abar_{t-1}, are
     (sigma^2 - sigma'^2) (1 + sigma'^2) / (1 + sigma^2) and sigma'^2 (sigma^2 - sigma'^2) / sigma^2.
     """
     if plan.variance == "small":
-        return 1.0
+        return None
     ratio = sigma**2 * (1 + after**2) / (after**2 * (1 + sigma**2))
     if plan.variance == "large":
         return math.sqrt(ratio)
