@@ -81,6 +81,7 @@ def measure(prior: Prior, precision: str, size: int, budget: float = 1.0) -> Mea
         _wait(prior.denoise(x, 0.4))
 
     flop = operations(evaluate)
+    evaluate()
     multiply()
     seconds, product = _in_turn((evaluate, multiply), budget)
     return Measured(precision, size, seconds, flop, 2 * side**3 / product)

@@ -120,7 +120,8 @@ def read_recipe(path: Path, base: ModelSpec | None = None) -> tuple[ModelSpec, R
             return base, recipe
         shape = content.get("network", {})
         network = NETWORKS[shape.pop("class", "UNet2DModel")](**shape)
-        spec = ModelSpec(network, Schedule(**content.get("schedule", {})), **content.get("prior", {}))
+        prior = {"mirrors": recipe.augmentation.turn, **content.get("prior", {})}
+        spec = ModelSpec(network, Schedule(**content.get("schedule", {})), **prior)
         if spec.patch_size < 1:
             raise ValueError("patch_size is at least 1")
         return spec, recipe
@@ -135,7 +136,7 @@ def _value(value: Any) -> Any:
 def recipe_text(spec: ModelSpec, recipe: Recipe, head: str = "") -> str:
     """The recipe as a file that `read_recipe` reads: every field, defaults included."""
     name = next(name for name, kind in NETWORKS.items() if isinstance(spec.network, kind))
-    prior = {f.name: getattr(spec, f.name) for f in fields(spec) if f.name not in ("network", "schedule")}
+    prior = {f.name: getattr(spec, f.name) for f in fields(spec) if f.name not in ("network", "schedule", "mirrors")}
     tables: dict[str, Mapping[str, Any]] = {
         "network": {"class": name, **asdict(spec.network)},
         "schedule": asdict(spec.schedule),

@@ -251,7 +251,7 @@ def train(
     machine = machine or Machine()
     if spec.network.attends:
         spec = replace(spec, native_size=recipe.crop)
-    spec = replace(spec, mirrors=True)  # crops are
+    spec = replace(spec, mirrors=recipe.augmentation.turn)
     goes_on = _check(spec, recipe, machine, out, resume, overwrite)
     checkpoint = out / CHECKPOINT
     device = resolve_device(machine.device)

@@ -113,6 +113,7 @@ NETWORKS: list[tuple[dict[str, Any], str]] = [
         {"block_out_channels": [16, 16]}, {"block_out_channels": [8, 2048]}, {"layers_per_block": 2},
         {"add_attention": True},
     )),
+    *(({"mirrors": value}, "mirrors") for value in ("yes", 1, None)),
 ]  # fmt: skip
 SCHEDULES: list[tuple[dict[str, Any], str]] = [
     *(({"_class_name": name}, said) for name, said in (

@@ -31,8 +31,11 @@ PLAIN = ModelSpec(
     Schedule("squaredcos_cap_v2"),
     "v_prediction",
     patch_size=2,
+    mirrors=True,  # as crops always are
 )
-RESIDUAL = ModelSpec(ResidualUNetConfig(3, 6, (8,), 2), Schedule("linear", 100, 1e-3, 0.1), "sample", clip=False)
+RESIDUAL = ModelSpec(
+    ResidualUNetConfig(3, 6, (8,), 2), Schedule("linear", 100, 1e-3, 0.1), "sample", clip=False, mirrors=True
+)
 
 
 def test_a_recipe_is_read(tmp_path: Path) -> None:
@@ -124,5 +127,5 @@ def test_the_recipe_of_the_embedded_prior() -> None:
     with torch.device("meta"):
         parameters = sum(p.numel() for p in spec.network.build().parameters())
     assert 2 * parameters < 25e6
-    assert load_model(folder)[1] == spec
+    assert load_model(folder)[1] == spec and spec.mirrors
     assert recipe.crop % (spec.patch_size * 2 ** (len(spec.network.block_out_channels) - 1)) == 0

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from restorer.diffusion.prior import Prediction, pad_to_multiple
+from restorer.diffusion.reverse import MIRRORS
 from restorer.diffusion.schedule import Schedule
 from restorer.networks.residual_unet import ResidualUNetConfig
 from restorer.priors.tiled import MARGIN, Tiled, tile_starts
@@ -208,10 +209,12 @@ class Pooled(GaussianPrior):
 @settings(deadline=None, max_examples=60)
 @given(height=st.integers(1, 60), width=st.integers(1, 60), tile=st.integers(8, 40), data=st.data())
 def test_tiles_lie_on_the_grid_of_the_network(height: int, width: int, tile: int, data: st.DataObject) -> None:
-    """The grid and the padding are those of the whole picture, whatever the sizes."""
+    """The grid and the padding are those of the whole picture, whatever the sizes, and however it is mirrored."""
     x = random(1, 3, height, width)
-    tiled = Tiled(Pooled(), tile, overlap=data.draw(st.integers(0, tile - 1)))
-    torch.testing.assert_close(tiled.predict(x, 0.3).x0, Pooled().predict(x, 0.3).x0, rtol=0, atol=1e-6)
+    tiled, whole = Tiled(Pooled(), tile, overlap=data.draw(st.integers(0, tile - 1))), Pooled()
+    for dims in MIRRORS:
+        answers = (prior.mirrored(dims).predict(x, 0.3).x0 for prior in (tiled, whole))
+        torch.testing.assert_close(*answers, rtol=0, atol=1e-6)
 
 
 @torch.no_grad()

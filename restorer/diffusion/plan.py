@@ -55,7 +55,7 @@ class Plan:
         prior_variance: v above, the variance of pictures given nothing; may be inf.
         mirrored: whether each evaluation sees the picture mirrored otherwise than the one before, so that what the
             network gets wrong in one position only is not carried on (as Zhang et al. 2021 turn it in every step,
-            https://arxiv.org/abs/2008.13751, section 4.2). For priors of which `mirrors` is true.
+            https://arxiv.org/abs/2008.13751). For priors of which `mirrors` is true.
         extrapolation: weight 0..1 of the second-order step (DPM-Solver++ 2M on the corrected estimate).
         eps_from: "corrected" recomputes the implied noise from the corrected estimate, "predicted" keeps the network's.
         fresh_start: True where the start is drawn around its mean, False where the start is noisy as it is given.

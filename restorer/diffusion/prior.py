@@ -18,18 +18,29 @@ def per_item(sigma: float | Tensor, like: Tensor) -> Tensor:
     return values.expand(like.shape[0]) if values.ndim == 0 else values
 
 
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Reflect (B, C, H, W) at the bottom and right up to a multiple; again and again where the picture is tiny."""
+def pad_to_multiple(x: Tensor, multiple: int, dims: tuple[int, ...] = ()) -> Tensor:
+    """Reflect (B, C, H, W) at the bottom and right up to a multiple; again and again where the picture is tiny.
+
+    Args:
+        dims: of these axes at the beginning, not at the end: as if the picture were mirrored along them, padded, and
+            mirrored back.
+    """
     height, width = x.shape[-2:]
     down, right = -height % multiple, -width % multiple
     while down or right:
         # One reflection reaches at most size - 1 further; a single row or column can only be repeated.
         step_down, step_right = min(down, x.shape[-2] - 1), min(right, x.shape[-1] - 1)
         if step_down == 0 and step_right == 0:
-            return F.pad(x, (0, right, 0, down), mode="replicate")
-        x = F.pad(x, (0, step_right, 0, step_down), mode="reflect")
+            return F.pad(x, _sides(right, down, dims), mode="replicate")
+        x = F.pad(x, _sides(step_right, step_down, dims), mode="reflect")
         down, right = down - step_down, right - step_right
     return x
+
+
+def _sides(across: int, down: int, dims: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """What `F.pad` takes."""
+    columns = (across, 0) if -1 in dims else (0, across)
+    return (*columns, down, 0) if -2 in dims else (*columns, 0, down)
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,7 @@ class Prior(ABC):
         return self.predict(x, sigma).x0
 
     def mirrored(self, dims: tuple[int, ...]) -> Prior:
-        """The same prior shown pictures that are mirrored along these axes; its answers are turned back."""
+        """The same prior shown pictures that are mirrored along these axes (-1, -2), its answers turned back."""
         return Mirrored(self, dims) if dims else self
 
     def full_precision(self) -> Prior | None:
@@ -104,7 +115,7 @@ class Prior(ABC):
 
 
 class Around(Prior):
-    """A prior that asks another one, and is in everything else as that one is."""
+    """A prior that asks another one, and states what that one states; it has no other precision."""
 
     def __init__(self, prior: Prior) -> None:
         self.prior, self.channels, self.native_size = prior, prior.channels, prior.native_size
@@ -127,5 +138,5 @@ class Mirrored(Around):
         """See `Prior.predict`."""
         seen = None if condition is None else condition.flip(self.dims)
         answer = self.prior.predict(x.flip(self.dims), sigma, seen)
-        log_variance = answer.log_variance
-        return Prediction(answer.x0.flip(self.dims), None if log_variance is None else log_variance.flip(self.dims))
+        x0, log_variance = answer.x0.flip(self.dims), answer.log_variance
+        return Prediction(x0, None if log_variance is None else log_variance.flip(self.dims))

@@ -22,7 +22,6 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 
 import torch
@@ -93,13 +92,16 @@ def _normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
         field = torch.empty(count, dtype=torch.float32)
         parts = field.split(PART)
     seeds = torch.randint(2**32, (len(parts),), generator=generator).tolist()
-    list(_threads().map(lambda part, seed: part.normal_(generator=torch.Generator().manual_seed(seed)), parts, seeds))
+
+    def draw(part: Tensor, seed: int) -> None:
+        part.normal_(generator=torch.Generator().manual_seed(seed))
+
+    try:
+        with ThreadPoolExecutor(min(torch.get_num_threads(), len(parts))) as threads:
+            list(threads.map(draw, parts, seeds))
+    except RuntimeError:  # no new threads: the main one has come to its end, and this is another
+        list(map(draw, parts, seeds))
     return field.view(*shape)
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(torch.get_num_threads(), "noise")
 
 
 def _second_order(corrected: Tensor, previous: Tensor | None, plan: Plan, i: int) -> Tensor:

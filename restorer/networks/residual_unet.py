@@ -84,7 +84,8 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualUNet(nn.Module):
-    """The network. `forward(x, t)` takes (B, in_channels, H, W) and timesteps (B,), which need not be integers.
+    """The network. `forward(x, t)` takes (B, in_channels, H, W) and timesteps (B,), or (1,) for all, which need not be
+    integers.
 
     H and W must be multiples of `stride`, which is 2 ** (levels - 1).
     """

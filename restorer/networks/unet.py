@@ -145,9 +145,9 @@ def normalized(norm: nn.GroupNorm, x: Tensor, then: Callable[[Tensor], Tensor] |
     """
     if x.dtype == torch.bfloat16 and x.device.type == "cpu" and x.shape[-2:].numel() < SMALL:
         h = F.group_norm(x.float(), norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps)
-    else:
-        h = norm(x)
-    return (h if then is None else then(h)).to(x.dtype)
+        return (h if then is None else then(h)).to(x.dtype)
+    h = norm(x)
+    return h if then is None else then(h)
 
 
 def half_size(x: Tensor) -> Tensor:
@@ -346,7 +346,8 @@ class UpBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """The network. `forward(x, t)` takes (B, in_channels, H, W) and timesteps (B,), which need not be integers.
+    """The network. `forward(x, t)` takes (B, in_channels, H, W) and timesteps (B,), or (1,) for all, which need not be
+    integers.
 
     H and W must be multiples of `stride`, which is 2 ** (levels - 1).
     """

@@ -8,9 +8,9 @@
 A folder with an autoencoder beside `unet/` works on latents, not on pictures: pipelines.py reads it.
 
 What is written has diffusers' own names and fields, so that `UNet2DModel.from_pretrained` reads the same folder;
-`patch_size` (pixel-unshuffle) is one field more in config.json. Whatever a model says is checked before memory
-is taken for it: the configuration is bounded (configs.py), the file is mapped (weights.py), and the network is built
-without memory and compared with the file's names and shapes.
+`patch_size` (pixel-unshuffle) and `mirrors` are two fields more in config.json. Whatever a model says is checked before
+memory is taken for it: the configuration is bounded (configs.py), the file is mapped (weights.py), and the network is
+built without memory and compared with the file's names and shapes.
 """
 
 from __future__ import annotations

@@ -176,6 +176,10 @@ class Conditioned(Around):
         super().__init__(prior)
         self.condition = condition.to(prior.device)
 
+    def mirrored(self, dims: tuple[int, ...]) -> Conditioned:
+        """See `Prior.mirrored`: the condition with it."""
+        return Conditioned(self.prior.mirrored(dims), self.condition)
+
     def full_precision(self) -> Conditioned | None:
         """See `Prior.full_precision`."""
         inner = self.prior.full_precision()

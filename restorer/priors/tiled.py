@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,6 +67,8 @@ class Tiled(Around):
         overlap: pixels that neighbouring tiles share at least.
         batch: tiles a call.
         on_tile: called with (tiles done, tiles in all) after every call of the inner prior.
+        dims: axes along which the inner prior mirrors its tiles. Where the whole picture would be mirrored before it is
+            padded, it is padded at the beginning, so that tiles are on the same grid.
     """
 
     def __init__(
@@ -76,11 +79,12 @@ class Tiled(Around):
         overlap: int = 64,
         batch: int = 1,
         on_tile: Callable[[int, int], None] | None = None,
+        dims: tuple[int, ...] = (),
     ) -> None:
         if not 0 <= overlap < tile:
             raise ValueError("the overlap is at least 0 and smaller than the tile")
         super().__init__(prior)
-        self.tile, self.overlap, self.batch, self.on_tile = tile, overlap, batch, on_tile
+        self.tile, self.overlap, self.batch, self.on_tile, self.dims = tile, overlap, batch, on_tile, dims
 
     def watched(self, on_tile: Callable[[int, int], None] | None) -> Tiled:
         """The same tiles, reporting to someone else."""
@@ -89,7 +93,7 @@ class Tiled(Around):
     def mirrored(self, dims: tuple[int, ...]) -> Tiled:
         """See `Prior.mirrored`: tile by tile, so that no second large picture is held."""
         inner = self.prior.mirrored(dims)
-        return Tiled(inner, self.tile, overlap=self.overlap, batch=self.batch, on_tile=self.on_tile)
+        return Tiled(inner, self.tile, overlap=self.overlap, batch=self.batch, on_tile=self.on_tile, dims=dims)
 
     def cut_to(self, side: int) -> Tiled:
         """The same, with tiles no larger than a picture of this side: where it is, they mean the whole picture."""
@@ -135,9 +139,9 @@ class Tiled(Around):
         if height <= self.tile and width <= self.tile:
             return self._whole(x, sigma, condition)
         done, total = 0, self.count(height, width)
-        x = pad_to_multiple(x, self.multiple)
-        condition = None if condition is None else pad_to_multiple(condition, self.multiple)
-        cut, (height, width) = (..., slice(height), slice(width)), x.shape[-2:]
+        x = pad_to_multiple(x, self.multiple, self.dims)
+        condition = None if condition is None else pad_to_multiple(condition, self.multiple, self.dims)
+        cut, (height, width) = self._cut(height, width, x), x.shape[-2:]
         result: Tensor | None = None
         log_variance: Tensor | None = None
         weight = torch.zeros(height, width, device=x.device, dtype=x.dtype)
@@ -161,6 +165,12 @@ class Tiled(Around):
                 self.on_tile(done, total)
         assert result is not None
         return Prediction(result.div_(weight)[cut], None if log_variance is None else log_variance.div_(weight)[cut])
+
+    def _cut(self, height: int, width: int, padded: Tensor) -> tuple[Any, ...]:
+        """Where the picture lies in the padded one."""
+        top = padded.shape[-2] - height if -2 in self.dims else 0
+        left = padded.shape[-1] - width if -1 in self.dims else 0
+        return ..., slice(top, top + height), slice(left, left + width)
 
     def _whole(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None) -> Prediction:
         prediction = self.prior.predict(x, sigma, condition)
