@@ -79,7 +79,7 @@ def save_model(folder: Path, network: Network, spec: ModelSpec, dtype: torch.dty
         **({"act_fn": "silu", "time_embedding_type": "positional"} if isinstance(spec.network, UNetConfig) else {}),
         **shape,
         "patch_size": spec.patch_size,
-        "mirrors": spec.mirrors,
+        **({"mirrors": True} if spec.mirrors else {}),
     }
     schedule = spec.schedule
     given = isinstance(schedule, TrainedBetas)
