@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from hub_fixtures import TINY
 from PIL import ExifTags, Image, ImageCms
 from stubs import Broken, Greedy, Imprecise, Smooth, Spy
 
@@ -28,6 +29,7 @@ from restorer.diffusion.prior import Prior
 from restorer.images import writing
 from restorer.images.files import load, load_mask
 from restorer.priors import catalog
+from restorer.priors.checkpoints import save_model
 
 TESTS = Path(__file__).resolve().parent
 VERBS = ["denoise", "inpaint", "upscale"]
@@ -895,6 +897,7 @@ def test_precisions_and_a_model_by_its_path(restore: Restore) -> None:
 STUBBED = """
 import sys
 from restorer.priors import catalog
+from restorer.priors.checkpoints import save_model
 from stubs import Smooth
 catalog.load_prior = lambda *arguments: Smooth()
 from restorer.cli.app import main
@@ -973,6 +976,25 @@ assert restorer.__all__ and not heavy & set(sys.modules)
     assert outcome.code == 0, outcome.err
     for word in ("denoise", "inpaint", "upscale", "--mask", "--steps", "--scale", "--sigma"):
         assert word in outcome.out
+
+
+def test_restoring_does_not_import_pytorchs_compiler() -> None:
+    """Which takes as long as a small picture: some operations load it, such as drawing weights on no device."""
+    torch.manual_seed(0)
+    save_model(Path("model"), TINY.network.build(), TINY, torch.float32)
+    picture(height=48, width=48)
+    script = """
+import sys
+from restorer.cli.app import run
+for model in ("photo", "model"):
+    for scale in ([], ["--scale", "2"]):
+        verb = "upscale" if scale else "denoise"
+        assert run([verb, "img.png", *scale, "--model", model, "--steps", "1", "--overwrite"]) == 0
+compiler = {"torch._dynamo", "torch._inductor", "sympy"}
+assert not compiler & set(sys.modules), compiler & set(sys.modules)
+"""
+    outcome = finished("-c", script)
+    assert outcome.code == 0, outcome.err
 
 
 @pytest.fixture

@@ -69,6 +69,11 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.time_emb_proj = nn.Linear(time, 2 * width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        if not self.conv1.weight.is_meta:  # there is nothing to draw, and PyTorch would load its compiler for it
+            self._draw()
+
+    def _draw(self) -> None:
+        """Fresh weights."""
         nn.init.kaiming_normal_(self.conv1.weight, nonlinearity="relu")
         nn.init.kaiming_normal_(self.conv2.weight, nonlinearity="relu")
         with torch.no_grad():
