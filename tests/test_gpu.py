@@ -17,6 +17,7 @@ from restorer.diffusion.plan import Plan, make_plan
 from restorer.diffusion.reverse import reverse
 from restorer.diffusion.schedule import Schedule
 from restorer.networks import Network, NetworkConfig
+from restorer.networks.graphed import Graphed
 from restorer.networks.residual_unet import ResidualUNetConfig
 from restorer.networks.unet import UNetConfig
 from restorer.priors.tiled import Tiled
@@ -76,6 +77,38 @@ def test_the_prior(shape: tuple[int, ...]) -> None:
     x, sigma = random(*shape), torch.tensor([0.3, 2.0])[: shape[0]]
     assert_agree(gpu.predict(x.cuda(), sigma.cuda()).x0, cpu.predict(x, sigma).x0)
     assert_agree(gpu.predict(x.cuda(), 0.05).x0, cpu.predict(x, 0.05).x0)
+
+
+def test_the_recorded_prior() -> None:
+    """The second evaluation of a shape is recorded, the others are replayed, in and out of inference mode."""
+    cpu, gpu = priors()
+    answer = gpu._answer
+    assert isinstance(answer, Graphed)
+    with torch.inference_mode():
+        for k in range(4):
+            x = random(1, 3, 32, 48, seed=k)
+            found = gpu.predict(x.cuda(), 0.1 + k).x0
+            assert_agree(found, cpu.predict(x, 0.1 + k).x0)
+    for k in range(3):
+        x = random(2, 3, 32, 32, seed=k)
+        assert_agree(gpu.predict(x.cuda(), 0.2).x0, cpu.predict(x, 0.2).x0)
+    x = random(1, 3, 32, 48, seed=9)
+    earlier = gpu.predict(x.cuda(), 0.5).x0
+    kept = earlier.clone()
+    gpu.predict(-x.cuda(), 0.5)
+    assert torch.equal(earlier, kept)  # an answer is no part of the recording
+    assert answer.works and all(replay is not None for replay in answer._known.values())
+
+
+def test_what_waits_for_the_gpu_is_not_recorded() -> None:
+    def waiting(x: Tensor) -> Tensor:
+        return x * float(x.sum())
+
+    graphed, x = Graphed(waiting), torch.ones(3, device="cuda")
+    with torch.no_grad():
+        for _ in range(4):
+            assert torch.equal(graphed(x), 3 * x)
+    assert not graphed.works
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -24,6 +24,7 @@ from restorer.diffusion.objective import PREDICTION_TYPES, range_log_variance
 from restorer.diffusion.prior import Prediction, Prior, pad_to_multiple, per_item
 from restorer.diffusion.schedule import Schedule, alpha_bar_of
 from restorer.networks import Network, NetworkConfig
+from restorer.networks.graphed import Graphed
 from restorer.networks.packed import can_pack, pack, unpack
 from restorer.networks.unet import to_channels_last
 
@@ -93,6 +94,7 @@ class UNetPrior(Prior):
         self.network = to_channels_last(network.eval().requires_grad_(False).to(self.device, dtype))
         if can_pack(self.device, dtype):
             pack(self.network)
+        self._answer = Graphed(self.network) if self.device.type == "cuda" else self.network
 
     def full_precision(self) -> UNetPrior | None:
         """See `Prior.full_precision`. The copy has weights of its own, as far as they have been rounded already."""
@@ -149,7 +151,7 @@ class UNetPrior(Prior):
         inputs = inputs.to(self.dtype, memory_format=torch.channels_last)
         t = self.spec.schedule.t_at(sigma[:1] if bool((sigma == sigma[0]).all()) else sigma)
         t = t.to(x.device, torch.float32)  # one for all where it is the same: (1,), or (B,)
-        output = F.pixel_shuffle(self.network(inputs, t).to(x.dtype), self.spec.patch_size)
+        output = F.pixel_shuffle(self._answer(inputs, t).to(x.dtype), self.spec.patch_size)
         return output[..., :height, :width]
 
     def _log_variance(self, output: Tensor, sigma: Tensor) -> Tensor:
