@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from restorer.networks.graphed import KEPT, Graphed
+from restorer.networks.packed import plainly
 
 
 class Counting:
@@ -123,12 +124,14 @@ def test_recordings_make_room_where_memory_runs_out() -> None:
         ask(graphed, 10)
 
 
-def test_gradients_and_autocast_are_not_recorded() -> None:
+def test_gradients_autocast_and_what_counts_operations_are_not_recorded() -> None:
     network, recorder = Counting(), Recorder()
     graphed = Graphed(network, recorder)
     for _ in range(4):
+        with plainly():
+            ask(graphed, 8)
         with torch.enable_grad():
             ask(graphed, 8)
         with torch.autocast("cpu", torch.bfloat16):
             ask(graphed, 8)
-    assert recorder.recorded == 0 and network.calls == 8
+    assert recorder.recorded == 0 and network.calls == 12

@@ -14,6 +14,8 @@ from threading import Lock
 import torch
 from torch import Tensor
 
+from restorer.networks.packed import PackedConv2d
+
 __all__ = ["Graphed", "record"]
 
 KEPT = 2  # shapes that are kept recorded: that of a full batch of tiles, and that of what is left
@@ -38,7 +40,8 @@ class Graphed:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The network's answer."""
-        if not self.works or torch.is_grad_enabled() or torch.is_autocast_enabled(inputs[0].device.type):
+        plain = PackedConv2d.plain or torch.is_grad_enabled() or torch.is_autocast_enabled(inputs[0].device.type)
+        if plain or not self.works:
             return self._network(*inputs)
         with self._lock:  # a recording has one place for its inputs
             return self._answer(*inputs)

@@ -115,7 +115,7 @@ def unpack(network: nn.Module) -> None:
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """Within, packed layers compute as plain ones do: what a network's arithmetic is, not what a kernel makes of it."""
+    """Within, networks compute as they are written: packed layers as plain ones, and nothing recorded is replayed."""
     PackedConv2d.plain = True
     try:
         yield
