@@ -110,8 +110,9 @@ class UNetPrior(Prior):
 
     def _copy(self) -> Network:
         """The network once more, with weights of its own."""
-        network = self.network.config.build()
-        network.load_state_dict(self.network.state_dict())
+        with torch.device("meta"):  # nothing is drawn
+            network = self.network.config.build()
+        network.load_state_dict({name: w.clone() for name, w in self.network.state_dict().items()}, assign=True)
         return network
 
     def evaluation_bytes(self, pixels: int, *, low: bool = False) -> int:
