@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -17,12 +18,14 @@ class Counting:
 
     def __init__(self) -> None:
         self.calls, self.failing = 0, 0
+        self.on_retry: Callable[[], None] = lambda: None
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         self.calls += 1
         if self.failing:
             self.failing -= 1
             raise torch.OutOfMemoryError("CUDA out of memory")
+        self.on_retry()
         return 2 * x + t
 
 
@@ -31,6 +34,8 @@ class Recorder:
 
     def __init__(self, change: float = 0.0, error: Exception | None = None) -> None:
         self.recorded, self.replayed, self.change, self.error = 0, 0, change, error
+        self.last: Callable[..., Tensor] | None = None
+        self.broken: Exception | None = None  # what replays raise
 
     def __call__(self, network: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Callable[..., Tensor]:
         self.recorded += 1
@@ -40,11 +45,14 @@ class Recorder:
 
         def replay(*values: Tensor) -> Tensor:
             self.replayed += 1
+            if self.broken is not None:
+                raise self.broken
             for place, value in zip(held, values, strict=True):
                 assert place.shape == value.shape
                 place.copy_(value)
             return 2 * held[0] + held[1] + self.change
 
+        self.last = replay
         return replay
 
 
@@ -114,14 +122,37 @@ def test_recordings_make_room_where_memory_runs_out() -> None:
     graphed = Graphed(network, recorder)
     for _ in range(3):
         ask(graphed, 8)
+    recording = weakref.ref(recorder.last)
+    network.on_retry = lambda: freed.append(recording() is None)
+    freed: list[bool] = []
+    recorder.last = None
     network.failing = 1
     ask(graphed, 9)  # the second attempt, without the recording
-    assert graphed.works and network.calls == 2 + 2
+    assert graphed.works and network.calls == 2 + 2 and freed == [True]
     ask(graphed, 8)
     assert network.calls == 5
     network.failing = 2
     with pytest.raises(torch.OutOfMemoryError):
         ask(graphed, 10)
+
+
+@pytest.mark.parametrize(("error", "works"), [(torch.OutOfMemoryError(), True), (RuntimeError("CUDA error"), False)])
+def test_where_a_replay_fails_the_network_is_asked(error: Exception, works: bool) -> None:
+    network, recorder = Counting(), Recorder()
+    graphed = Graphed(network, recorder)
+    for _ in range(3):
+        ask(graphed, 8)
+    recorder.broken = error
+    ask(graphed, 8)
+    assert network.calls == 3 and graphed.works is works
+
+
+def test_an_error_of_the_network_itself_is_its_own() -> None:
+    def broken(x: Tensor) -> Tensor:
+        raise RuntimeError("sizes do not match")
+
+    with pytest.raises(RuntimeError, match="sizes"):
+        Graphed(broken, Recorder())(torch.ones(3))
 
 
 def test_gradients_autocast_and_what_counts_operations_are_not_recorded() -> None:

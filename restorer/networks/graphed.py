@@ -4,6 +4,8 @@ A GPU may be done with a small map sooner than Python has launched the next kern
 recorded for one shape is launched by a single call (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
 Its first answer is compared with that of the network itself; where they differ, or where nothing can be recorded, the
 network goes on launching one kernel after the other.
+
+A recording costs three evaluations, and holds the memory of all that happens in it.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ __all__ = ["Graphed", "record"]
 
 KEPT = 2  # shapes that are kept recorded: that of a full batch of tiles, and that of what is left
 APART = 0.01  # of the answer's norm: the same kernels differ by less, even in half precision
+OLDEST = (2, 13)  # PyTorch; before it, a recording that failed left the allocator unable to give memory back
 
 Network = Callable[..., Tensor]
 Recorder = Callable[[Network, Sequence[Tensor]], Network]
+_recording = Lock()  # whatever waits for the whole GPU ends every recording in the process
 
 
 class Graphed:
@@ -44,31 +48,39 @@ class Graphed:
         if plain or not self.works:
             return self._network(*inputs)
         with self._lock:  # a recording has one place for its inputs
-            return self._answer(*inputs)
+            shape = tuple((x.shape, x.stride(), x.dtype) for x in inputs)
+            seen, replay = shape in self._known, self._known.pop(shape, None)
+            answer = self._attempt(self._network if replay is None else replay, inputs)
+            if answer is None:  # out of the handler's reach, or what failed would still be held
+                del replay
+                self._known.clear()
+                return self._network(*inputs)
+            if seen and replay is None:
+                replay = self._recorded(inputs, answer)
+            while len(self._known) >= KEPT:
+                del self._known[next(iter(self._known))]
+            self._known[shape] = replay
+            return answer
 
-    def _answer(self, *inputs: Tensor) -> Tensor:
-        shape = tuple((x.shape, x.stride(), x.dtype) for x in inputs)
-        seen, replay = shape in self._known, self._known.pop(shape, None)
+    def _attempt(self, function: Network, inputs: Sequence[Tensor]) -> Tensor | None:
+        """The answer; None where it can be tried once more: without recordings, which hold memory."""
         try:
-            answer = self._network(*inputs) if replay is None else replay(*inputs)
+            return function(*inputs)
         except torch.OutOfMemoryError:
-            if not self._known and replay is None:
+            if function is self._network and not any(self._known.values()):
                 raise
-            del replay
-            self._known.clear()  # recordings hold the memory of all that happens in them
-            return self._network(*inputs)
-        if seen and replay is None:
-            replay = self._recorded(inputs, answer)
-        while len(self._known) >= KEPT:
-            del self._known[next(iter(self._known))]
-        self._known[shape] = replay
-        return answer
+        except RuntimeError:  # a replay may fail in its own words
+            if function is self._network:
+                raise
+            self.works = False
+        return None
 
     def _recorded(self, inputs: Sequence[Tensor], answer: Tensor) -> Network | None:
         """A recording that gives this answer to these inputs; None where there is none, and there will be no other."""
         try:
-            replay = self._recorder(self._network, inputs)
-            apart = (replay(*inputs).float() - answer.float()).norm()
+            with _recording:
+                replay = self._recorder(self._network, inputs)
+                apart = (replay(*inputs).float() - answer.float()).norm()
             self.works = bool(apart <= APART * answer.float().norm())
         except RuntimeError:  # of CUDA, or for want of memory
             self.works = False
@@ -86,18 +98,23 @@ def record(network: Network, inputs: Sequence[Tensor]) -> Network:
         inputs: on one GPU; their values do not matter.
 
     Raises:
-        RuntimeError: the network does what cannot be recorded, or there is no memory for it.
+        RuntimeError: the network does what cannot be recorded, there is no memory for it, or PyTorch is too old.
     """
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if version < OLDEST or torch.version.hip is not None:
+        raise RuntimeError(f"PyTorch {torch.__version__} does not recover from a recording that fails")
     with torch.cuda.device(inputs[0].device), torch.inference_mode(False), torch.no_grad():
         held = [torch.empty_like(x).copy_(x) for x in inputs]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            network(*held)  # libraries set up what they need on a stream with the first kernel they launch there
-        torch.cuda.current_stream().wait_stream(stream)
+        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            answer = network(*held)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):  # and back again, also where the recording fails
+            network(*held)  # libraries set up what they need on a stream with the first kernel they launch there
+            _let_go_of_workspaces()
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                answer = network(*held)
+            _let_go_of_workspaces()
+        current.wait_stream(stream)
 
     def replay(*values: Tensor) -> Tensor:
         for place, value in zip(held, values, strict=True):
@@ -106,3 +123,8 @@ def record(network: Network, inputs: Sequence[Tensor]) -> Network:
         return answer.clone()
 
     return replay
+
+
+def _let_go_of_workspaces() -> None:
+    """So that a recording has a workspace of its own: streams are few, and another recording's may be on this one."""
+    torch._C._cuda_clearCublasWorkspaces()

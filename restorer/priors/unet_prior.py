@@ -72,6 +72,8 @@ class UNetPrior(Prior):
         spec: what its configuration says.
         device: where to run.
         dtype: the precision of the network (float32, bfloat16 or float16). What goes in and comes out is float32.
+        graphs: on a GPU, record its kernels for a shape and launch them together (`networks/graphed.py`); not yet
+            measured, so off.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class UNetPrior(Prior):
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        graphs: bool = False,
     ) -> None:
         self.spec = spec
         self.device = torch.device(device)
@@ -94,7 +97,7 @@ class UNetPrior(Prior):
         self.network = to_channels_last(network.eval().requires_grad_(False).to(self.device, dtype))
         if can_pack(self.device, dtype):
             pack(self.network)
-        self._answer = Graphed(self.network) if self.device.type == "cuda" else self.network
+        self._answer = Graphed(self.network) if graphs and self.device.type == "cuda" else self.network
 
     def full_precision(self) -> UNetPrior | None:
         """See `Prior.full_precision`. The copy has weights of its own, as far as they have been rounded already."""

@@ -129,11 +129,12 @@ class Pair:
     ours: CountingPrior
 
 
-def pair_of(layout: Layout, precision: str, device: str, *, channels_last: bool = False) -> Pair:
+def pair_of(layout: Layout, precision: str, device: str, *, channels_last: bool = False, graphs: bool = False) -> Pair:
     """Build both from one seed.
 
     Args:
         channels_last: give theirs this memory format too, which its pipelines leave to the user.
+        graphs: of ours; see `UNetPrior`.
     """
     import diffusers
 
@@ -147,7 +148,7 @@ def pair_of(layout: Layout, precision: str, device: str, *, channels_last: bool 
     if channels_last:
         theirs = theirs.to(memory_format=torch.channels_last)
     spec = ModelSpec(config, Schedule(), clip=False, patch_size=layout.patch)
-    return Pair(precision, layout, theirs, CountingPrior(network, spec, device=device, dtype=dtype))
+    return Pair(precision, layout, theirs, CountingPrior(network, spec, device=device, dtype=dtype, graphs=graphs))
 
 
 @torch.no_grad()

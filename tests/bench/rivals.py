@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--channels-last", action="store_true", help="this memory format for theirs too")
+    parser.add_argument("--graphs", action="store_true", help="record our networks (on a GPU)")
     parser.add_argument("--whole", action="store_true", help="whole commands instead: inpaint 512x768 pixels")
     options = parser.parse_args()
     import_torchvision()
@@ -58,7 +59,8 @@ def main() -> None:
         return
     for name in options.networks:
         layout = NETWORKS[name]
-        pairs = [pair_of(layout, p, options.device, channels_last=options.channels_last) for p in options.precisions]
+        given = {"channels_last": options.channels_last, "graphs": options.graphs}
+        pairs = [pair_of(layout, precision, options.device, **given) for precision in options.precisions]
         exact = next((pair for pair in pairs if pair.precision == "fp32"), None)
         if exact is not None:
             print(
