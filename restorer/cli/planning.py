@@ -94,7 +94,8 @@ def _seconds_a_megapixel(prior: UNetPrior | Tiled) -> float:
     latent = latent_of(prior)
     side = 256 if latent is None else 64
     x = torch.zeros(1, prior.channels, side, side, device=prior.device)
-    condition = torch.zeros(1, latent.condition_channels, side, side) if latent and latent.condition_channels else None
+    seen = latent.condition_channels if latent else 0
+    condition = torch.zeros(1, seen, side, side, device=prior.device) if seen else None
     for _ in range(2):
         began = time.monotonic()
         prior.predict(x, 1.0, condition).x0.sum().item()
