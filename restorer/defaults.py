@@ -40,7 +40,7 @@ WIDE = 25  # pixels: a hole that holds a square of this side is wide
 UPSCALE = {
     2: Defaults(steps=15, detail=0.5, zeta=1.0, start=0.4),
     3: Defaults(steps=10, detail=0.5, zeta=1.0, start=0.4, extrapolation=1.0),
-    4: Defaults(steps=10, detail=0.5, zeta=1.0, start=0.4, extrapolation=1.0),
+    4: Defaults(steps=12, detail=0.5, zeta=1.0, start=0.4, extrapolation=1.0),
     8: Defaults(steps=10, detail=0.5, zeta=1.0, start=0.8, extrapolation=1.0),
 }
 LATENT_STEPS = 100  # of latent super-resolution, as published
