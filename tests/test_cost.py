@@ -230,8 +230,8 @@ def test_inpaint_and_upscale_say_it(call: Command) -> None:
         "less time: --steps 20 (about 6 min 40 s) or a machine with a GPU",
     ]
     assert call("upscale", "a.png").lines == [
-        "a.png: takes about 3 min 20 s",
-        "less time: --steps 5 (about 1 min 40 s) or a machine with a GPU",
+        "a.png: takes about 4 min",
+        "less time: --steps 6 (about 2 min) or a machine with a GPU",
     ]
 
 
