@@ -25,7 +25,7 @@ from restorer import tasks
 from restorer.defaults import Defaults
 
 TASKS = ("denoise 15", "denoise 25", "denoise 50", *KINDS, "x2", "x4")
-STEPS = {"denoise": (1, 2, 4, 6, 8, 12), "hole": (5, 8, 12, 16, 20, 30, 60), "x": (3, 4, 6, 8, 10, 15, 30)}
+STEPS = {"denoise": (1, 2, 4, 6, 8, 12), "hole": (5, 8, 12, 16, 20, 30, 60), "x": (3, 4, 6, 8, 10, 12, 15, 30)}
 
 Use = Callable[[Defaults], None]
 Row = dict[str, float]
