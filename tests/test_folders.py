@@ -250,7 +250,7 @@ from stubs import Smooth
 from restorer.priors import catalog
 class Slow(Smooth):
     def predict(self, *arguments):
-        time.sleep(0.005)  # so that a run is not over before anyone can stop it
+        time.sleep(0.03)  # so that a run is not over before anyone can stop it
         return super().predict(*arguments)
 catalog.load_prior = lambda *arguments: Slow()
 from restorer.cli.app import main

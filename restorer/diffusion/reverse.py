@@ -30,7 +30,7 @@ from torch import Tensor
 from restorer.degradations import Degradation
 from restorer.diffusion.objective import fixed_log_variance
 from restorer.diffusion.plan import Plan
-from restorer.diffusion.prior import Prediction, Prior
+from restorer.diffusion.prior import Prior
 from restorer.diffusion.schedule import Schedule
 
 __all__ = ["NoiseField", "NotFiniteError", "Step", "learned_fraction", "reverse"]
@@ -110,7 +110,7 @@ def _second_order(corrected: Tensor, previous: Tensor | None, plan: Plan, i: int
         return corrected
     before, now, after = plan.sigmas[i - 1 : i + 2]
     ratio = math.log(now / after) / math.log(before / now)
-    return torch.add(corrected, corrected - previous, alpha=plan.extrapolation * min(1.0, ratio / 2))
+    return torch.lerp(previous, corrected, 1 + plan.extrapolation * min(1.0, ratio / 2))
 
 
 def reverse(
@@ -160,28 +160,38 @@ def reverse(
             v = plan.prior_variance
             r2 = sigma**2 if math.isinf(v) else sigma**2 * v / (sigma**2 + v)
             corrected = degradation.correct(x0, y, noise_variance, r2)
-        x = _put_back(x, _second_order(corrected, previous, plan, i), prediction, carried, plan, i, noise)
-        carried, previous = plan.kappa * after, corrected if after < sigma and plan.extrapolation else None
+        d = _second_order(corrected, previous, plan, i)
+        previous = corrected if after < sigma and plan.extrapolation else None
         done += 1
         if on_step is not None:
             on_step(Step(done, plan.evaluations, sigma, x0, corrected))
-        del prediction, x0, corrected  # of a large picture they are large, and the next evaluation needs room
+        clean, log_variance = d if plan.eps_from == "corrected" else x0, prediction.log_variance
+        del prediction, x0, corrected  # of a large picture they are large, and what follows needs room
+        x = _put_back(x, d, clean, log_variance, carried, plan, i, noise)
+        carried = plan.kappa * after
+        del d, clean, log_variance
     return x
 
 
 def _put_back(
-    x: Tensor, d: Tensor, prediction: Prediction, carried: float, plan: Plan, i: int, noise: NoiseField
+    x: Tensor,
+    d: Tensor,
+    clean: Tensor,
+    log_variance: Tensor | None,
+    carried: float,
+    plan: Plan,
+    i: int,
+    noise: NoiseField,
 ) -> Tensor:
-    """d plus the noise of the next level: implied by x, whose noise has the standard deviation `carried`, or fresh."""
+    """d plus the noise of the next level: fresh, or implied by x, which is `clean` and noise of deviation `carried`."""
     sigma, after, zeta = plan.sigmas[i], plan.sigmas[i + 1], plan.zeta[i]
     amount = plan.kappa * after
     if amount == 0:
         return d
     kept = math.sqrt(1 - zeta) if after < sigma else 1 - zeta / 2
-    clean = d if plan.eps_from == "corrected" else prediction.x0
     x_next = (x - clean).mul_(amount * kept / carried).add_(d)
     if zeta > 0:
-        wide, fresh = _widening(sigma, after, plan, prediction.log_variance), noise.like(x)
+        wide, fresh = _widening(sigma, after, plan, log_variance), noise.like(x)
         x_next.add_(fresh if wide is None else fresh.mul_(wide), alpha=amount * math.sqrt(zeta))
     return x_next
 
