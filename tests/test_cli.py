@@ -897,7 +897,6 @@ def test_precisions_and_a_model_by_its_path(restore: Restore) -> None:
 STUBBED = """
 import sys
 from restorer.priors import catalog
-from restorer.priors.checkpoints import save_model
 from stubs import Smooth
 catalog.load_prior = lambda *arguments: Smooth()
 from restorer.cli.app import main

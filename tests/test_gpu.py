@@ -20,7 +20,7 @@ from restorer.diffusion.plan import Plan, make_plan
 from restorer.diffusion.reverse import reverse
 from restorer.diffusion.schedule import Schedule
 from restorer.networks import Network, NetworkConfig
-from restorer.networks.graphed import OLDEST, Graphed
+from restorer.networks.graphed import Graphed, can_record
 from restorer.networks.residual_unet import ResidualUNetConfig
 from restorer.networks.unet import UNetConfig
 from restorer.priors.tiled import Tiled
@@ -82,8 +82,9 @@ def test_the_prior(shape: tuple[int, ...]) -> None:
     assert_agree(gpu.predict(x.cuda(), 0.05).x0, cpu.predict(x, 0.05).x0)
 
 
-RECORDS = tuple(map(int, torch.__version__.split(".")[:2])) >= OLDEST
-needs_recordings = pytest.mark.skipif(not RECORDS, reason="this PyTorch does not recover from a recording that fails")
+needs_recordings = pytest.mark.skipif(
+    not can_record(), reason="this PyTorch does not recover from a recording that fails"
+)
 
 
 @needs_recordings
@@ -115,7 +116,7 @@ def test_what_waits_for_the_gpu_is_not_recorded() -> None:
     """In a process of its own, which a recording that failed may leave in a bad state."""
     script = """
 import torch
-from restorer.networks.graphed import OLDEST, Graphed
+from restorer.networks.graphed import Graphed
 graphed, x = Graphed(lambda x: x * float(x.sum())), torch.ones(3, device="cuda")
 before = torch.cuda.current_stream()
 with torch.no_grad():

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from restorer.networks.packed import PackedConv2d
 
-__all__ = ["Graphed", "record"]
+__all__ = ["Graphed", "can_record", "record"]
 
 KEPT = 2  # shapes that are kept recorded: that of a full batch of tiles, and that of what is left
 APART = 0.01  # of the answer's norm: the same kernels differ by less, even in half precision
@@ -90,6 +90,11 @@ class Graphed:
         return replay
 
 
+def can_record() -> bool:
+    """Whether this PyTorch recovers from a recording that fails."""
+    return tuple(int(part) for part in torch.__version__.split(".")[:2]) >= OLDEST and torch.version.hip is None
+
+
 def record(network: Network, inputs: Sequence[Tensor]) -> Network:
     """A function that gives the network's answers to inputs like these.
 
@@ -100,8 +105,7 @@ def record(network: Network, inputs: Sequence[Tensor]) -> Network:
     Raises:
         RuntimeError: the network does what cannot be recorded, there is no memory for it, or PyTorch is too old.
     """
-    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if version < OLDEST or torch.version.hip is not None:
+    if not can_record():
         raise RuntimeError(f"PyTorch {torch.__version__} does not recover from a recording that fails")
     with torch.cuda.device(inputs[0].device), torch.inference_mode(False), torch.no_grad():
         held = [torch.empty_like(x).copy_(x) for x in inputs]
