@@ -34,7 +34,8 @@ class Recipe:
 
     Args:
         steps: optimizer steps in all; batch: crops a forward pass; accumulate: passes a step; crop: side in pixels.
-        learning_rate: its peak, after `warmup` steps; a cosine takes it to zero at `steps`.
+        learning_rate: its peak, after `warmup` steps; hold: the share of the steps that it stays there, before half a
+            cosine takes it to zero at `steps`.
         low_t, low_share: the share of crops whose t is drawn below low_t; the others are drawn above.
         discrete: t are whole numbers, as the variational bound needs where the variance is learned; else real-valued.
         min_snr: gamma of the min-SNR weights (Hang et al. 2023), 0 for none.
@@ -55,6 +56,7 @@ class Recipe:
     crop: int = 96
     learning_rate: float = 5e-4
     warmup: int = 200
+    hold: float = 0.0
     low_t: int = 600
     low_share: float = 0.7
     discrete: bool = False
@@ -74,7 +76,7 @@ class Recipe:
             (("low_t", "seed"), 0, 2**63 - 1),
             (("learning_rate", "clip_gradient"), 1e-12, 1e12),
             (("min_snr",), 0, 1e6),
-            (("low_share", "downscale", "gray"), 0, 1),
+            (("hold", "low_share", "downscale", "gray"), 0, 1),
             (("ema",), 0, 0.9999999),
         ):
             for name in names:
@@ -84,9 +86,15 @@ class Recipe:
             raise UsageError(f"unknown optimizer {self.optimizer!r}", ", ".join(OPTIMIZERS))
 
     def rate_at(self, step: int) -> float:
-        """The learning rate: linear warm-up, times half a cosine down to zero (Loshchilov & Hutter 2017)."""
+        """The learning rate: linear warm-up, times half a cosine down to zero (Loshchilov & Hutter 2017).
+
+        Held before it falls, it is the schedule of Hu et al. 2024 (https://arxiv.org/abs/2404.06395), whose end can be
+        put off while the rate still stays.
+        """
         warm = min(1.0, (step + 1) / self.warmup)
-        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
+        held = self.hold * self.steps
+        fallen = min(1.0, max(0.0, step - held) / max(1.0, self.steps - held))
+        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * fallen))
 
     @property
     def augmentation(self) -> Augmentation:

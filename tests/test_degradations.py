@@ -17,6 +17,12 @@ from restorer.degradations import Bicubic, Degradation, Identity, Mask
 HEIGHT, WIDTH = 24, 36
 
 
+class Iterated(Bicubic):
+    """As for pictures that are too large for eigenvectors: by conjugate gradients."""
+
+    DENSE = 0
+
+
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     """A picture of white noise on [-1, 1]."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 2 - 1
@@ -28,6 +34,7 @@ def operators() -> dict[str, Degradation]:
         "mask": Mask(random(1, 1, HEIGHT, WIDTH, seed=9) > 0),
         "mask per picture": Mask(random(2, 3, HEIGHT, WIDTH, seed=9) > 0.5),
         **{f"bicubic {scale}": Bicubic(scale) for scale in (1, 2, 3, 4, 12)},
+        **{f"bicubic {scale}, iterated": Iterated(scale) for scale in (1, 2, 3, 4, 12)},
     }
 
 
@@ -242,11 +249,39 @@ def test_half_precision_is_computed_in_single():
     )
 
 
-def test_autocast_does_not_reach_the_solver():
+@pytest.mark.parametrize("operator", [Bicubic(4), Iterated(4)], ids=["dense", "iterated"])
+def test_autocast_does_not_reach_the_solver(operator: Bicubic):
     x, y = random(1, 3, 16, 16, dtype=torch.float32), random(1, 3, 4, 4, seed=1, dtype=torch.float32)
-    expected = Bicubic(4).correct(x, y, 0.1, 1)
+    expected = operator.correct(x, y, 0.1, 1)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(Bicubic(4).correct(x, y, 0.1, 1), expected)
+        assert torch.equal(operator.correct(x, y, 0.1, 1), expected)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 8])
+def test_both_solvers_agree_at_the_size_of_pictures(scale: int):
+    """With one variance for all and with one each, along axes that differ."""
+    x, y = random(2, 3, 40 * scale, 57 * scale), random(2, 3, 40, 57, seed=1)
+    for noise in (0.0, 1e-4, per_picture(1e-6, 1.0)):
+        dense, iterated = (kind(scale).correct(x, y, noise, 0.01) for kind in (Bicubic, Iterated))
+        torch.testing.assert_close(dense, iterated, rtol=0, atol=1e-9)
+
+
+def test_products_of_lower_precision_are_not_used(monkeypatch: pytest.MonkeyPatch):
+    """Whoever lets PyTorch multiply float32 in TF32 or bf16 gets the solver that multiplies no matrices."""
+
+    def refused(*_: object) -> Tensor:
+        raise AssertionError("a product of matrices")
+
+    x, y = random(1, 3, 64, 64, dtype=torch.float32), random(1, 3, 16, 16, seed=1, dtype=torch.float32)
+    expected = Bicubic(4).correct(x, y, 1e-4, 0.5)
+    monkeypatch.setattr(Bicubic, "_solved", refused)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        found = Bicubic(4).correct(x, y, 1e-4, 0.5)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -114,6 +114,15 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:
     assert rates[-1] == pytest.approx(0) and rates[4] == pytest.approx(0.5)
 
 
+def test_the_learning_rate_may_be_held_before_it_falls() -> None:
+    """At its peak for 700 of 1000 steps, then half a cosine over 300; held to the end it never falls."""
+    recipe = replace(RECIPE, steps=1000, warmup=10, learning_rate=2.0, hold=0.7)
+    assert [recipe.rate_at(step) for step in (4, 9, 350, 700)] == pytest.approx([1.0, 2.0, 2.0, 2.0])
+    assert [recipe.rate_at(step) for step in (775, 850, 1000)] == pytest.approx([1 + math.sqrt(0.5), 1.0, 0.0])
+    forever = replace(recipe, hold=1.0)
+    assert [forever.rate_at(step) for step in (350, 999)] == pytest.approx([2.0, 2.0])
+
+
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
