@@ -36,7 +36,7 @@ def fingerprint(command: str, options: Mapping[str, Any], model: str, *inputs: s
     Args:
         command: the verb.
         options: what the user asked for; None where it was left to the program.
-        model, inputs: SHA-256 of the weights, of the picture, of its mask.
+        model, inputs: SHA-256 of the model (its weights and configurations), of the picture, of its mask.
 
     Returns:
         "sha256:" and 64 hexadecimal digits.

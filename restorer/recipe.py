@@ -44,6 +44,7 @@ class Recipe:
         ema: decay of the weight average.
         clip_gradient: largest norm of the gradient.
         downscale: probability that a crop is shrunk from one up to twice as wide; gray: that it loses its colour.
+        turn: whether crops are turned by quarters and mirrored; the model then knows mirrored pictures (`mirrors`).
         seed: of weights, crops, timesteps and noise.
 
     Raises:
@@ -67,6 +68,7 @@ class Recipe:
     clip_gradient: float = 1.0
     downscale: float = 0.3
     gray: float = 0.1
+    turn: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -98,7 +100,7 @@ class Recipe:
 
     @property
     def augmentation(self) -> Augmentation:
-        return Augmentation(self.crop, self.downscale, self.gray)
+        return Augmentation(self.crop, self.downscale, self.gray, self.turn)
 
 
 def _check_types(recipe: Recipe) -> None:

@@ -77,6 +77,23 @@ def test_fine_tuning(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert load_model(place / "tuned")[1] == load_model(place / "out")[1]
 
 
+def test_fine_tuning_turns_crops_only_for_a_model_that_knows_turned_pictures(place: Path) -> None:
+    """One of faces stays one of upright faces, unless a recipe says otherwise."""
+    assert run(command(place)) == 0
+    config = place / "out" / "config.json"
+    content = json.loads(config.read_text())
+    assert content.pop("mirrors")
+    config.write_text(json.dumps(content))
+    options = ["--init", str(place / "out"), "--steps", "2", "--batch", "1", "--crop", "16", "--device", "cpu"]
+    assert run(["train", str(place / "photos"), "--out", str(place / "tuned"), *options]) == 0
+    assert not load_model(place / "tuned")[1].mirrors
+    assert "turn = false" in (place / "tuned" / "recipe.toml").read_text()
+    (place / "turned.toml").write_text("[training]\nturn = true\n")
+    options += ["--recipe", str(place / "turned.toml")]
+    assert run(["train", str(place / "photos"), "--out", str(place / "turned"), *options]) == 0
+    assert load_model(place / "turned")[1].mirrors
+
+
 def test_the_model_restores(place: Path) -> None:
     assert run(command(place)) == 0
     model = ["--model", str(place / "out"), "--device", "cpu", "--steps", "1", "--sigma", "20"]

@@ -23,7 +23,7 @@ from restorer import upscale
 from restorer.errors import DeviceError, ModelError, UsageError
 from restorer.generation import generate, prepare_generate
 from restorer.job import Job
-from restorer.priors.catalog import load_prior, precision_name, weights_sha256
+from restorer.priors.catalog import load_prior, model_sha256, precision_name, weights_sha256
 from restorer.priors.checkpoints import load_model, load_unet
 from restorer.priors.download import sha256_of
 from restorer.priors.latent import LatentPrior
@@ -162,6 +162,23 @@ def test_what_is_read(enlarging: Path, making: Path) -> None:
     assert (prior.serves, load(making).serves) == ("upscale", "generate")
     assert load_prior(enlarging, "cpu", "bf16").dtype == torch.bfloat16
     assert weights_sha256(enlarging) == sha256_of(enlarging / "unet" / WEIGHTS)
+
+
+def test_whatever_a_result_depends_on_changes_what_a_model_is(enlarging: Path, tmp_path: Path) -> None:
+    """Every file of either network and of the scheduler; nothing else that lies there."""
+    seen = {model_sha256(enlarging)}
+    for i, name in enumerate(path.relative_to(enlarging) for path in sorted(enlarging.rglob("*")) if path.is_file()):
+        shutil.copytree(enlarging, changed := tmp_path / str(i))
+        assert model_sha256(changed) in seen, name
+        model_sha256.cache_clear()
+        with (changed / name).open("ab") as file:
+            file.write(b" ")
+        seen.add(model_sha256(changed))
+        assert len(seen) == i + 2, name
+    shutil.copytree(enlarging, beside := tmp_path / "beside")
+    (beside / "README.md").write_text("a model")
+    assert model_sha256(beside) == model_sha256(enlarging)
+    assert model_sha256(enlarging / "unet" / WEIGHTS) not in seen
 
 
 def test_files_of_2022(enlarging: Path, tmp_path: Path) -> None:

@@ -199,11 +199,11 @@ class _Run:
         """The fingerprint of what the result will depend on; '' where no log is kept."""
         if self.log is None or item.source == STDIO:
             return ""
-        from restorer.priors.catalog import find_model, weights_sha256
+        from restorer.priors.catalog import find_model, model_sha256
 
         options = {**self.options.sampling, **dict(self.verb.own)}
         inputs = [_sha256(item.source)] + ([_sha256(self.verb.mask(item))] if self.verb.mask is not None else [])
-        return fingerprint(self.options.command, options, weights_sha256(find_model(self.options.model)), *inputs)
+        return fingerprint(self.options.command, options, model_sha256(find_model(self.options.model)), *inputs)
 
     def _read(self, item: Item, prior: UNetPrior | Tiled) -> Work:
         """Read a picture and decide on it; nothing is begun yet."""

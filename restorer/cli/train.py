@@ -127,7 +127,9 @@ def _recipe(
     if recipe is not None or going_on is not None:
         spec, plan = read_recipe(recipe or going_on or Path(), base)
     else:
-        spec, plan = base or read_recipe(weights_folder() / "recipe.toml")[0], Recipe()
+        # A model that knows pictures upright only, of faces say, is to stay one.
+        plan = Recipe(turn=base is None or base.mirrors)
+        spec = base or read_recipe(weights_folder() / "recipe.toml")[0]
         if base is not None and base.native_size and given["crop"] is None:
             plan = replace(plan, crop=base.native_size)
     if spec.network.out_channels > spec.network.in_channels:

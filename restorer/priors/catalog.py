@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from restorer.errors import DeviceError, ModelError, UsageError
 from restorer.priors.cards import EMBEDDED, weights_folder
 from restorer.priors.checkpoints import load_model
 from restorer.priors.download import OnBytes, fetch, sha256_of
-from restorer.priors.hub import Plan, parse, revision_of, weights_of
+from restorer.priors.hub import Plan, files_of, parse, revision_of, weights_of
 from restorer.priors.latent import LatentPrior
 from restorer.priors.pipelines import is_latent, load_latent
 from restorer.priors.precision import faster_dtype
@@ -131,6 +132,12 @@ def find_model(
 def weights_sha256(model: Path) -> str:
     """The SHA-256 of the weights in a model's folder or file, in hexadecimal."""
     return sha256_of(weights_of(model))
+
+
+@cache
+def model_sha256(model: Path) -> str:
+    """One SHA-256 for all of a model, in hexadecimal: its weights, and the configurations that say what they mean."""
+    return sha256("".join(map(sha256_of, files_of(model))).encode()).hexdigest()
 
 
 def identity(model: str) -> dict[str, Any]:

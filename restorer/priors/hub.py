@@ -30,6 +30,7 @@ __all__ = [
     "choose",
     "client",
     "elsewhere",
+    "files_of",
     "in_cache",
     "parse",
     "plan",
@@ -160,12 +161,16 @@ def _weights(has: Callable[[str], bool], folder: str) -> str | None:
     return next((folder + name for name in WEIGHTS if has(folder + name)), None)
 
 
+def files_of(model: Path) -> list[Path]:
+    """The files that make a model which lies on this machine, the weights of its network last."""
+    folder, file = (model, None) if model.is_dir() else (model.parent, model.name)
+    names = choose(lambda name: (folder / name).is_file(), file)
+    return [folder / name for name in names or [file or WEIGHTS[0]]]
+
+
 def weights_of(model: Path) -> Path:
     """The file that holds a network's weights: the path itself, or the one in a folder of diffusers' layout."""
-    if not model.is_dir():
-        return model
-    names = choose(lambda name: (model / name).is_file())
-    return model / (names[-1] if names else WEIGHTS[0])
+    return files_of(model)[-1]
 
 
 def revision_of(model: Path) -> str | None:
