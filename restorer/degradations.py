@@ -149,7 +149,7 @@ class Bicubic(Degradation):
             u = _conjugate_gradients(
                 lambda u: torch.lerp(u, _gram(_gram(u, self.scale, -1), self.scale, -2), trust), missing
             )
-        return (start + self.transpose(trust * u)).to(x0.dtype)
+        return self.transpose(u.mul_(trust)).add_(start).to(x0.dtype)
 
     def _solved(self, b: Tensor, trust: Tensor) -> Tensor:
         """(w A A^T + 1 - w)^-1 b by the eigenvectors of either axis."""
