@@ -172,7 +172,8 @@ class Job:
         positions = self.start.shape[-2] * self.start.shape[-1]
         pixels = positions * self.factor**2
         held = (SAMPLING if self.then is None else SAMPLING + TWICE) * pixels
-        return FIXED + held + (prior or self.prior).evaluation_bytes(positions, low=low)
+        tiles = prior or self.prior
+        return FIXED + held + tiles.evaluation_bytes(positions, low=low) + tiles.kept_bytes(low=low)
 
     def _that_fits(self) -> tuple[Tiled, list[str]]:
         """The prior in tiles for which there is memory, and a note where they are smaller than was meant.

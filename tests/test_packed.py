@@ -14,6 +14,7 @@ from restorer.diffusion.schedule import Schedule
 from restorer.networks import ResidualUNetConfig, UNetConfig
 from restorer.networks.packed import PackedConv2d, can_pack, convolved, pack, plainly, unpack
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
+from restorer.tasks import prepare_denoise
 
 CPU = torch.device("cpu")
 needs_packing = pytest.mark.skipif(not can_pack(CPU, torch.float32), reason="this processor has no packed convolutions")
@@ -145,6 +146,20 @@ def test_priors_pack_and_change_their_precision() -> None:
     torch.save(prior.network.state_dict(), content)
     content.seek(0)
     plain.load_state_dict(torch.load(content, weights_only=True))
+
+
+@needs_packing
+def test_what_will_be_packed_is_foreseen() -> None:
+    """The weights of all convolutions once more, until the first evaluation has done it."""
+    prior = UNetPrior(RESIDUAL.build(), ModelSpec(RESIDUAL, Schedule(), "v_prediction", patch_size=2))
+    weights = sum(m.weight.numel() for m in prior.network.modules() if isinstance(m, PackedConv2d))
+    assert weights > 10_000 and prior.kept_bytes() == 4 * weights and prior.kept_bytes(low=True) == 2 * weights
+    job = prepare_denoise(torch.rand(3, 32, 32), 10, prior=prior)
+    low, before = job.memory(low=True), job.memory()
+    job.run()
+    assert (
+        prior.kept_bytes() == 0 and before - job.memory() == 4 * weights and low - job.memory(low=True) == 2 * weights
+    )
 
 
 @needs_packing

@@ -113,6 +113,14 @@ class Prior(ABC):
         """
         return 0
 
+    def kept_bytes(self, *, low: bool = False) -> int:
+        """What the next evaluation takes and keeps, beside `evaluation_bytes`; nothing once it is there.
+
+        Args:
+            low: as `low_precision` would.
+        """
+        return 0
+
 
 class Around(Prior):
     """A prior that asks another one, and states what that one states; it has no other precision."""
@@ -125,6 +133,10 @@ class Around(Prior):
     def evaluation_bytes(self, pixels: int, *, low: bool = False) -> int:
         """See `Prior.evaluation_bytes`."""
         return self.prior.evaluation_bytes(pixels, low=low)
+
+    def kept_bytes(self, *, low: bool = False) -> int:
+        """See `Prior.kept_bytes`."""
+        return self.prior.kept_bytes(low=low)
 
 
 class Mirrored(Around):

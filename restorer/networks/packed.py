@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["PackedConv2d", "can_pack", "convolved", "pack", "plainly", "unpack"]
+__all__ = ["PackedConv2d", "can_pack", "convolved", "left_to_pack", "pack", "plainly", "unpack"]
 
 
 class PackedConv2d(nn.Module):
@@ -111,6 +111,12 @@ def pack(network: nn.Module) -> None:
 def unpack(network: nn.Module) -> None:
     """Undo `pack`, in place; nothing where there is nothing to undo."""
     _replace(network, lambda module: isinstance(module, PackedConv2d), lambda module: module.unpacked())
+
+
+def left_to_pack(network: nn.Module) -> int:
+    """How many weights the next evaluation will hold a second time: of convolutions that have not computed yet."""
+    layers = (layer for layer in network.modules() if isinstance(layer, PackedConv2d))
+    return sum(layer.weight.numel() for layer in layers if layer._packed is None)
 
 
 @contextmanager

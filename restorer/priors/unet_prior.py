@@ -25,7 +25,7 @@ from restorer.diffusion.prior import Prediction, Prior, pad_to_multiple, per_ite
 from restorer.diffusion.schedule import Schedule, alpha_bar_of
 from restorer.networks import Network, NetworkConfig
 from restorer.networks.graphed import Graphed
-from restorer.networks.packed import can_pack, pack, unpack
+from restorer.networks.packed import can_pack, left_to_pack, pack, unpack
 from restorer.networks.unet import to_channels_last
 
 __all__ = ["MAPS", "PREDICTION_TYPES", "ModelSpec", "UNetPrior", "pad_to_multiple"]
@@ -122,6 +122,10 @@ class UNetPrior(Prior):
         """See `Prior.evaluation_bytes`."""
         width = self.spec.network.block_out_channels[0]
         return MAPS * width * (2 if low else self.dtype.itemsize) * pixels // self.spec.patch_size**2
+
+    def kept_bytes(self, *, low: bool = False) -> int:
+        """See `Prior.kept_bytes`: the weights of convolutions once more, as the processor's kernels read them."""
+        return left_to_pack(self.network) * (2 if low else self.dtype.itemsize)
 
     @torch.no_grad()
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
