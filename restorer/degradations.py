@@ -138,12 +138,12 @@ class Bicubic(Degradation):
     def correct(self, x0: Tensor, y: Tensor, noise_variance: float | Tensor, prior_variance: float | Tensor) -> Tensor:
         """x0 + A^T w (w A A^T + 1 - w)^-1 (y - A x0); variances are floats or (B, 1, 1, 1)."""
         start, target = _full(x0), _full(y)
-        trust = _trust(noise_variance, prior_variance, like=start)
+        missing = target - self.measure(start)
+        trust = _trust(noise_variance, prior_variance, like=missing)
         if trust.numel() > 1 and trust.shape[1:] != (1, 1, 1):
             raise ValueError(f"Shrinking takes one variance per picture, not a map of shape {tuple(trust.shape)}.")
 
-        missing = target - self.measure(start)
-        if max(missing.shape[-2:]) <= self.DENSE and torch.get_float32_matmul_precision() == "highest":
+        if max(missing.shape[-2:]) <= self.DENSE and _products_are_exact():
             u = self._solved(missing, trust)
         else:
             u = _conjugate_gradients(
@@ -213,27 +213,37 @@ def _taps(scale: int) -> tuple[tuple[float, ...], int]:
 @lru_cache(maxsize=32)
 def _axis(length: int, scale: int) -> tuple[Tensor, tuple[Tensor, ...]]:
     """For a small axis of `length` pixels: the sums n of its rows' taps, and R R^T's upper diagonals, in float64."""
-    taps, reach = _taps(scale)
-    offsets = torch.arange(len(taps)) - reach
-    position = torch.arange(length)[:, None] * scale + offsets
-    rows = torch.tensor(taps, dtype=torch.float64) * ((position >= 0) & (position < length * scale))
-    sums = rows.sum(1)
-    rows = rows / sums[:, None]
-    bands = (
-        (rows[: length - d, d * scale :] * rows[d:, : len(taps) - d * scale]).sum(1) for d in range(min(4, length))
-    )
-    return sums, tuple(bands)
+    with torch.inference_mode(False):  # what is kept outlives whoever asks first
+        taps, reach = _taps(scale)
+        offsets = torch.arange(len(taps)) - reach
+        position = torch.arange(length)[:, None] * scale + offsets
+        rows = torch.tensor(taps, dtype=torch.float64) * ((position >= 0) & (position < length * scale))
+        sums = rows.sum(1)
+        rows = rows / sums[:, None]
+        bands = (
+            (rows[: length - d, d * scale :] * rows[d:, : len(taps) - d * scale]).sum(1) for d in range(min(4, length))
+        )
+        return sums, tuple(bands)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)  # pictures of several sizes take turns (together.py)
 def _modes(length: int, scale: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """R R^T = V diag(k) V^T along a small axis: k, (n,), and V, (n, n)."""
-    main, *upper = _axis(length, scale)[1]
-    gram = torch.diag(main)
-    for d, band in enumerate(upper, 1):
-        gram += torch.diag(band, d) + torch.diag(band, -d)
-    values, vectors = torch.linalg.eigh(gram)
-    return values.to(device, dtype), vectors.to(device, dtype)
+    with torch.inference_mode(False):  # as in `_axis`
+        main, *upper = _axis(length, scale)[1]
+        gram = torch.diag(main)
+        for d, band in enumerate(upper, 1):
+            gram += torch.diag(band, d) + torch.diag(band, -d)
+        values, vectors = torch.linalg.eigh(gram)
+        return values.to(device, dtype), vectors.to(device, dtype)
+
+
+def _products_are_exact() -> bool:
+    """Whether PyTorch multiplies float32 matrices in float32, and not in TF32 or bf16."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # somebody has set it by the newer `torch.backends...fp32_precision`
+        return False
 
 
 @lru_cache(maxsize=32)

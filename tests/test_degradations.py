@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -282,6 +284,43 @@ def test_products_of_lower_precision_are_not_used(monkeypatch: pytest.MonkeyPatc
     finally:
         torch.set_float32_matmul_precision(before)
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-6)
+
+
+def test_products_of_lower_precision_by_the_newer_switches():
+    """A setting of the whole process, so in one of its own."""
+    if not hasattr(torch.backends.mkldnn, "matmul"):
+        pytest.skip("this PyTorch has the older switch only")
+    code = (
+        "import torch; from restorer.degradations import Bicubic\n"
+        "torch.backends.mkldnn.matmul.fp32_precision = 'bf16'\n"
+        "x, y = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 16, 16)\n"
+        "found, expected = (Bicubic(4).correct(a, b, 1e-4, 0.5) for a, b in ((x, y), (x.double(), y.double())))\n"
+        "torch.testing.assert_close(found.double(), expected, rtol=0, atol=5e-6)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("operator", [Bicubic(4), Iterated(4)], ids=["dense", "iterated"])
+def test_the_data_may_be_of_another_precision(operator: Bicubic):
+    x, y = random(1, 3, 64, 64), random(1, 3, 16, 16, seed=1)
+    expected = operator.correct(x, y, 0.1, 0.5)
+    for a, b in ((x.float(), y), (x, y.float()), (x.half(), y)):
+        found = operator.correct(a, b, torch.full((1, 1, 1, 1), 0.1), 0.5)
+        assert found.dtype == a.dtype
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-3 if a.dtype == torch.float16 else 5e-6)
+
+
+def test_what_inference_has_kept_serves_gradients():
+    """Eigenvectors outlive the run that asked first, whatever mode it was in."""
+    x, y = random(1, 3, 44, 52), random(1, 3, 11, 13, seed=1)
+    with torch.inference_mode():
+        expected = Bicubic(4).correct(x, y, 0.1, 0.5)
+    wanted = x.clone().requires_grad_()
+    found = Bicubic(4).correct(wanted, y, 0.1, 0.5)
+    assert torch.equal(found.detach(), expected)
+    found.sum().backward()
+    assert wanted.grad is not None and bool(wanted.grad.isfinite().all())
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -175,10 +175,30 @@ def test_whatever_a_result_depends_on_changes_what_a_model_is(enlarging: Path, t
             file.write(b" ")
         seen.add(model_sha256(changed))
         assert len(seen) == i + 2, name
+    # Named by a part of it, a model is still the whole: what lies beside its folder is read as well.
+    forms = ("unet", f"unet/{WEIGHTS}", "unet/config.json")
+    for place in ("scheduler/scheduler_config.json", "scheduler_config.json", f"unet/{WEIGHTS}"):
+        for i, form in enumerate(forms):
+            shutil.copytree(enlarging, changed := tmp_path / f"{place.replace('/', '-')}{i}")
+            before = model_sha256(changed / form)
+            model_sha256.cache_clear()
+            with (changed / place).open("ab") as file:
+                file.write(b" ")
+            assert model_sha256(changed / form) != before, (form, place)
+    assert weights_sha256(enlarging / "unet" / "config.json") == weights_sha256(enlarging)
     shutil.copytree(enlarging, beside := tmp_path / "beside")
     (beside / "README.md").write_text("a model")
     assert model_sha256(beside) == model_sha256(enlarging)
-    assert model_sha256(enlarging / "unet" / WEIGHTS) not in seen
+    assert {model_sha256(enlarging / form) for form in forms} == {model_sha256(enlarging)}
+
+
+@pytest.mark.parametrize("beside", ["adm.pt.json", "adm.json"])
+def test_what_a_raw_file_cannot_tell_is_part_of_what_it_is(tmp_path: Path, beside: str) -> None:
+    (tmp_path / "adm.pt").write_bytes(b"weights")
+    alone = model_sha256(tmp_path / "adm.pt")
+    (tmp_path / beside).write_text("{}")
+    model_sha256.cache_clear()
+    assert model_sha256(tmp_path / "adm.pt") != alone
 
 
 def test_files_of_2022(enlarging: Path, tmp_path: Path) -> None:

@@ -113,10 +113,14 @@ def unpack(network: nn.Module) -> None:
     _replace(network, lambda module: isinstance(module, PackedConv2d), lambda module: module.unpacked())
 
 
-def left_to_pack(network: nn.Module) -> int:
-    """How many weights the next evaluation will hold a second time: of convolutions that have not computed yet."""
+def left_to_pack(network: nn.Module, *, afresh: bool = False) -> int:
+    """How many weights the next evaluation will hold a second time: of convolutions that have not computed yet.
+
+    Args:
+        afresh: of a copy of the network, none of which have.
+    """
     layers = (layer for layer in network.modules() if isinstance(layer, PackedConv2d))
-    return sum(layer.weight.numel() for layer in layers if layer._packed is None)
+    return sum(layer.weight.numel() for layer in layers if afresh or layer._packed is None)
 
 
 @contextmanager

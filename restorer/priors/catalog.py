@@ -137,7 +137,7 @@ def weights_sha256(model: Path) -> str:
 @cache
 def model_sha256(model: Path) -> str:
     """One SHA-256 for all of a model, in hexadecimal: its weights, and the configurations that say what they mean."""
-    return sha256("".join(map(sha256_of, files_of(model))).encode()).hexdigest()
+    return sha256("".join(f"{path.name} {sha256_of(path)}\n" for path in files_of(model)).encode()).hexdigest()
 
 
 def identity(model: str) -> dict[str, Any]:

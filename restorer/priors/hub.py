@@ -46,6 +46,7 @@ MAX_JSON = 64 * 1024
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")  # the safe format first
 CONFIG, SCHEDULER, INDEX = "config.json", "scheduler_config.json", "model_index.json"
 AUTOENCODERS = ("vqvae/", "vae/")
+LOCAL_AUTOENCODERS = (*AUTOENCODERS, "movq/")
 
 
 @dataclass(frozen=True)
@@ -162,10 +163,20 @@ def _weights(has: Callable[[str], bool], folder: str) -> str | None:
 
 
 def files_of(model: Path) -> list[Path]:
-    """The files that make a model which lies on this machine, the weights of its network last."""
-    folder, file = (model, None) if model.is_dir() else (model.parent, model.name)
-    names = choose(lambda name: (folder / name).is_file(), file)
-    return [folder / name for name in names or [file or WEIGHTS[0]]]
+    """The files of a model which lies on this machine, the weights of its network last.
+
+    Whatever may say what they mean is among them, read or not: `restorer.priors.checkpoints` knows which is.
+    """
+    file = None if model.is_dir() or model.suffix == ".json" else model
+    folder = model if model.is_dir() else model.parent
+    names = choose(lambda name: (folder / name).is_file())
+    weights = file or folder / (names[-1] if names else WEIGHTS[0])
+    root = folder.parent if folder.name == "unet" else folder
+    parts = ("", "unet/", "scheduler/", *LOCAL_AUTOENCODERS)
+    told = [root / f"{part}{name}" for part in parts for name in (INDEX, CONFIG, SCHEDULER)]
+    told += [] if file is None else [file.with_name(f"{file.name}.json"), file.with_suffix(".json")]
+    heavy = [root / f"{part}{name}" for part in LOCAL_AUTOENCODERS for name in WEIGHTS]
+    return [*(path for path in dict.fromkeys((*told, *heavy)) if path.is_file()), weights]
 
 
 def weights_of(model: Path) -> Path:

@@ -125,7 +125,11 @@ class UNetPrior(Prior):
 
     def kept_bytes(self, *, low: bool = False) -> int:
         """See `Prior.kept_bytes`: the weights of convolutions once more, as the processor's kernels read them."""
-        return left_to_pack(self.network) * (2 if low else self.dtype.itemsize)
+        if not low or self.dtype != torch.float32:
+            return left_to_pack(self.network) * self.dtype.itemsize
+        half = torch.bfloat16  # of the copy, all weights are new
+        packed = left_to_pack(self.network, afresh=True) if can_pack(self.device, half) else 0
+        return half.itemsize * (packed + sum(weight.numel() for weight in self.network.parameters()))
 
     @torch.no_grad()
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
