@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import pytest
@@ -12,7 +13,20 @@ from torch import nn
 from restorer.benchmark import operations
 from restorer.diffusion.schedule import Schedule
 from restorer.networks import ResidualUNetConfig, UNetConfig
-from restorer.networks.packed import PackedConv2d, can_pack, convolved, pack, plainly, unpack
+from restorer.networks.attention import Attention, PackedAttention
+from restorer.networks.layers import DoublingConv2d, Together
+from restorer.networks.packed import (
+    Packed,
+    PackedConv2d,
+    PackedConvTranspose2d,
+    PackedDoublingConv2d,
+    PackedTogether,
+    can_pack,
+    convolved,
+    pack,
+    plainly,
+    unpack,
+)
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
 from restorer.tasks import prepare_denoise
 
@@ -24,6 +38,7 @@ PLAIN = UNetConfig(
     up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     downsample_padding=0,
 )
+ONE_HEAD = dataclasses.replace(PLAIN, attention_head_dim=None)
 RESIDUAL = ResidualUNetConfig(in_channels=12, out_channels=12, block_out_channels=(16, 32, 48), layers_per_block=1)
 
 
@@ -75,6 +90,128 @@ def test_what_is_added_on_the_way(shifts: int | None, plus: bool, bias: bool) ->
 
 
 @needs_packing
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("size", "stride", "padding", "dilation"), [(2, 2, 0, 1), (4, 2, 1, 1), (3, 1, 2, 2)])
+def test_it_is_the_same_transposed_convolution(size: int, stride: int, padding: int, dilation: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    conv = nn.ConvTranspose2d(12, 40, size, stride, padding, bias=bias, dilation=dilation).requires_grad_(False)
+    packed = PackedConvTranspose2d(conv.to(memory_format=torch.channels_last))
+    for batch, height, width in ((1, 7, 5), (1, 32, 32), (3, 17, 30)):
+        x = torch.randn(batch, 12, height, width).to(memory_format=torch.channels_last)
+        exact = F.conv_transpose2d(x.double(), conv.weight.double(), None, stride, padding, dilation=dilation)
+        exact = exact if conv.bias is None else exact + conv.bias.double()[:, None, None]
+        out = packed(x)
+        assert out.is_contiguous(memory_format=torch.channels_last) and relative(out, exact) < 1e-6
+        with plainly():
+            assert torch.equal(packed(x), conv(x))
+    again = packed.unpacked()
+    assert type(again) is nn.ConvTranspose2d and torch.equal(again(x), conv(x))
+
+
+@needs_packing
+def test_doubled_pixels_are_convolved_as_they_are() -> None:
+    """Every pixel, those of the border too, at several sizes."""
+    torch.manual_seed(0)
+    conv = DoublingConv2d(20).requires_grad_(False).to(memory_format=torch.channels_last)
+    packed = PackedDoublingConv2d(conv)
+    for batch, height, width in ((1, 1, 1), (1, 4, 4), (2, 9, 16), (1, 33, 20)):
+        x = torch.randn(batch, 20, height, width).to(memory_format=torch.channels_last)
+        doubled = x.double().repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        exact = F.conv2d(doubled, conv.weight.double(), conv.bias.double(), padding=1)
+        assert relative(conv(x), exact) < 1e-6
+        out = packed(x)
+        assert out.shape == exact.shape and float((out - exact).abs().max()) < 1e-5 * float(exact.abs().max())
+        with plainly():
+            assert torch.equal(packed(x), conv(x))
+    again = packed.unpacked()
+    assert type(again) is DoublingConv2d and torch.equal(again(x), conv(x))
+
+
+@needs_packing
+def test_linear_layers_of_one_input() -> None:
+    """Each has its own part of the one product, whatever comes in and whichever of the weights change."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(24, width).requires_grad_(False) for width in (8, 40, 16)]
+    packed = PackedTogether(Together(*layers))
+    for shape in ((1, 24), (5, 24), (2, 9, 24)):
+        x = torch.randn(shape)
+        for part, layer in zip(packed(x), layers, strict=True):
+            exact = F.linear(x.double(), layer.weight.double(), layer.bias.double())
+            assert part.shape == exact.shape and relative(part, exact) < 1e-6
+        with plainly():
+            assert all(torch.equal(part, layer(x)) for part, layer in zip(packed(x), layers, strict=True))
+    layers[1].bias.add_(1)
+    layers[2].weight.mul_(-1)
+    assert all(relative(part, layer(x)) < 1e-6 for part, layer in zip(packed(x), layers, strict=True))
+
+
+@needs_packing
+@pytest.mark.parametrize("divide_by", [1.0, 2.0])
+@pytest.mark.parametrize("groups", [0, 4])
+def test_one_head_attends_by_two_layers_as_by_four(groups: int, divide_by: float) -> None:
+    """With weights so large that single positions get most of the attention, and biases."""
+    torch.manual_seed(0)
+    config = UNetConfig(block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+                        norm_num_groups=8, attention_head_dim=None)  # fmt: skip
+    attention = Attention(config, 32, groups=groups, divide_by=divide_by).requires_grad_(False)
+    for layer in (attention.to_q, attention.to_k, attention.to_v, attention.to_out[0]):
+        for parameter in layer.parameters():
+            parameter.copy_(0.5 * torch.randn_like(parameter))
+    attention.channels_last = True
+    x = torch.randn(2, 32, 6, 5).to(memory_format=torch.channels_last)
+    before = attention(x)
+    h = x if attention.group_norm is None else attention.group_norm(x)
+    h = h.flatten(2).transpose(1, 2)
+    weights = (attention.to_q(h) @ attention.to_k(h).transpose(1, 2) / 32**0.5).softmax(-1)
+    assert float(weights.max(dim=-1).values.median()) > 0.5
+    network = nn.Sequential(attention)
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    pack(network)
+    packed = network[0]
+    assert isinstance(packed, PackedAttention)
+    assert relative(packed(x), before) < 1e-5
+    with plainly():
+        assert torch.equal(packed(x), before)
+    kept = network.state_dict()
+    assert kept.keys() == state.keys() and all(torch.equal(kept[name], value) for name, value in state.items())
+    packed.to_out[0].bias.add_(1)
+    assert relative(packed(x), before) > 0.01
+    packed.to_out[0].bias.sub_(1)
+    unpack(network)
+    assert network[0] is attention and relative(attention(x), before) < 1e-6
+
+
+@needs_packing
+def test_several_heads_attend_as_they_are() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(Attention(UNetConfig(attention_head_dim=8), 224).requires_grad_(False))
+    x = torch.randn(1, 224, 4, 4)
+    before = network(x)
+    pack(network)
+    assert type(network[0]) is Attention and isinstance(network[0].to_qkv, PackedTogether)
+    assert relative(network(x), before) < 1e-6
+    unpack(network)
+    assert type(network[0].to_qkv) is Together and torch.equal(network(x), before)
+
+
+@needs_packing
+@pytest.mark.skipif(not can_pack(CPU, torch.bfloat16), reason="no bfloat16 kernels")
+@pytest.mark.parametrize("config", [PLAIN, ONE_HEAD], ids=["heads", "one head"])
+def test_networks_in_bfloat16_are_as_exact_as_plain_ones(config: UNetConfig) -> None:
+    torch.manual_seed(0)
+    network = config.build().eval().requires_grad_(False)
+    for name, parameter in network.named_parameters():
+        if "norm" in name:
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    x, t = torch.randn(2, config.in_channels, 32, 16), torch.tensor([3.0, 700.0])
+    exact = network(x, t)
+    network.bfloat16()
+    plain = relative(network(x.bfloat16(), t), exact)
+    pack(network)
+    assert relative(network(x.bfloat16(), t), exact) <= 1.2 * plain < 0.05
+
+
+@needs_packing
 @pytest.mark.skipif(not can_pack(CPU, torch.bfloat16), reason="no bfloat16 kernels")
 def test_in_bfloat16_as_exact_as_the_plain_one() -> None:
     torch.manual_seed(0)
@@ -85,7 +222,7 @@ def test_in_bfloat16_as_exact_as_the_plain_one() -> None:
 
 
 @needs_packing
-@pytest.mark.parametrize("config", [PLAIN, RESIDUAL], ids=["UNet", "ResidualUNet"])
+@pytest.mark.parametrize("config", [PLAIN, ONE_HEAD, RESIDUAL], ids=["UNet", "one head", "ResidualUNet"])
 def test_networks_keep_parity_and_their_state(config: UNetConfig | ResidualUNetConfig) -> None:
     torch.manual_seed(0)
     network = config.build().eval().requires_grad_(False)
@@ -94,7 +231,9 @@ def test_networks_keep_parity_and_their_state(config: UNetConfig | ResidualUNetC
     before = network(x, t)
     pack(network)
     assert sum(isinstance(module, PackedConv2d) for module in network.modules()) > 10
-    assert not any(type(module) is nn.Conv2d for module in network.modules())
+    assert not any(
+        type(module) in (nn.Conv2d, nn.ConvTranspose2d, DoublingConv2d, Together) for module in network.modules()
+    )
     assert relative(network(x, t), before) < 1e-5
     kept = network.state_dict()
     assert kept.keys() == state.keys() and all(torch.equal(kept[key], value) for key, value in state.items())
@@ -150,14 +289,16 @@ def test_priors_pack_and_change_their_precision() -> None:
 
 @needs_packing
 def test_what_will_be_packed_is_foreseen() -> None:
-    """The weights of all convolutions once more, until the first evaluation has done it."""
+    """What each layer says it will hold, until the first evaluation has done it."""
     prior = UNetPrior(RESIDUAL.build(), ModelSpec(RESIDUAL, Schedule(), "v_prediction", patch_size=2))
-    weights = sum(m.weight.numel() for m in prior.network.modules() if isinstance(m, PackedConv2d))
+    layers = [m for m in prior.network.modules() if isinstance(m, Packed)]
+    weights = sum(layer.packs() for layer in layers)
     everything = sum(p.numel() for p in prior.network.parameters())
     assert weights > 10_000 and prior.kept_bytes() == 4 * weights
     job = prepare_denoise(torch.rand(3, 32, 32), 10, prior=prior)
     before, low = job.memory(), job.memory(low=True)
     job.run()
+    assert all(layer.has_packed for layer in layers)
     assert prior.kept_bytes() == 0 and before - job.memory() == 4 * weights
     assert job.memory(low=True) == low  # a copy in low precision will have packed nothing, and has weights of its own
     packed = weights if can_pack(CPU, torch.bfloat16) else 0

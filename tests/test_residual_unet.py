@@ -39,7 +39,7 @@ def test_a_block_is_its_formula() -> None:
     h = F.conv2d(x, block.conv1.weight, block.conv1.bias, padding=1)
     h = ((1 + scale) * h + shift).clamp(min=0)
     expected = x + F.conv2d(h, block.conv2.weight, block.conv2.bias, padding=1)
-    torch.testing.assert_close(block(x, embedding), expected)
+    torch.testing.assert_close(block(x, [modulation]), expected)
     assert torch.equal(x, kept)  # nothing is overwritten in place
 
 
@@ -49,14 +49,18 @@ def test_the_network_is_its_drawing() -> None:
     network = built()
     x, t = picture(2, 3, 8, 12), torch.tensor([3.5, 900.0], dtype=torch.float64)
     embedding = F.silu(network.time_embedding(timestep_embedding(t, 8, flip=True, shift=0).double()))
-    fine = network.down_blocks[0][0](network.conv_in(x), embedding)
+
+    def through(block: ResidualBlock, h: torch.Tensor) -> torch.Tensor:
+        return block(h, {block.slot: block.time_emb_proj(embedding)})  # and no other's
+
+    fine = through(network.down_blocks[0][0], network.conv_in(x))
     coarse = F.conv2d(fine, network.downsamplers[0].weight, network.downsamplers[0].bias, stride=2)
     for block in (network.down_blocks[1][0], *network.up_blocks[1]):
-        coarse = block(coarse, embedding)
+        coarse = through(block, coarse)
     risen = F.conv_transpose2d(coarse, network.upsamplers[0].weight, network.upsamplers[0].bias, stride=2)
     h = fine + risen
     for block in network.up_blocks[0]:
-        h = block(h, embedding)
+        h = through(block, h)
     torch.testing.assert_close(network(x, t), network.conv_out(h))
 
 
@@ -111,7 +115,7 @@ def test_it_starts_close_to_a_linear_map() -> None:
     block = ResidualBlock(64, 16)
     x = torch.randn(4, 64, 16, 16)
     with torch.no_grad():
-        added = block(x, torch.randn(4, 16)) - x
+        added = block(x, [block.time_emb_proj(torch.randn(4, 16))]) - x
     assert 0.01 < float(added.std()) < 0.3
 
 

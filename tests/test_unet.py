@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from restorer.networks.layers import activated, normalized
 from restorer.networks.unet import (
     Attention,
     UNet,
     UNetConfig,
-    normalized,
     timestep_embedding,
     to_channels_last,
 )
@@ -275,9 +275,10 @@ def test_memory_formats_agree(fields: dict[str, Any]) -> None:
     assert float((again - plain).abs().max()) < 1e-5 * float(plain.abs().max())
 
 
+@pytest.mark.parametrize("graded", [True, False])
 @pytest.mark.parametrize("side", [4, 16, 40])
-def test_normalization_in_bfloat16(side: int) -> None:
-    """As exact as PyTorch's, whatever kernel it has for a size, and in the same format."""
+def test_normalization_in_bfloat16(side: int, graded: bool) -> None:
+    """As exact as PyTorch's, whatever kernel it has for a size, and in the same format; x stays what it was."""
     torch.manual_seed(0)
     norm = nn.GroupNorm(8, 64).requires_grad_(False)
     nn.init.normal_(norm.weight)
@@ -287,7 +288,11 @@ def test_normalization_in_bfloat16(side: int) -> None:
     exact = nn.functional.silu(
         nn.functional.group_norm(x.double(), 8, norm.weight.double(), norm.bias.double(), norm.eps)
     )
-    ours, plain = normalized(norm, x, nn.functional.silu), nn.functional.silu(norm(x))
+    kept = x.clone()
+    with torch.set_grad_enabled(graded):
+        ours, plain = activated(norm, x), nn.functional.silu(norm(x))
+        assert torch.equal(ours, nn.functional.silu(normalized(norm, x))) or side < 32
+    assert torch.equal(x, kept)
     assert ours.dtype == torch.bfloat16 and ours.is_contiguous(memory_format=torch.channels_last)
     error, theirs = (float((y.double() - exact).norm()) for y in (ours, plain))
     assert error <= 1.01 * theirs < 0.01 * float(exact.norm())

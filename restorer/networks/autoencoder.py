@@ -21,10 +21,11 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restorer.networks.unet import Attention, Downsample, UNetConfig, Upsample
+from restorer.networks.attention import Attention
+from restorer.networks.layers import activated
+from restorer.networks.unet import Downsample, UNetConfig, Upsample
 
 __all__ = ["AUTOENCODERS", "Autoencoder", "AutoencoderConfig", "AutoencoderKL", "KLConfig", "VQConfig", "VQModel"]
 
@@ -199,8 +200,8 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else None
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(activated(self.norm1, x))
+        h = self.conv2(activated(self.norm2, h))
         return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + h
 
 
@@ -290,7 +291,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for down in self.down_blocks:
             x = down(x)
-        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+        return self.conv_out(activated(self.conv_norm_out, self.mid_block(x)))
 
 
 class Decoder(nn.Module):
@@ -313,7 +314,7 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(z))
         for up in self.up_blocks:
             x = up(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return self.conv_out(activated(self.conv_norm_out, x))
 
 
 class Quantizer(nn.Module):

@@ -16,7 +16,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from restorer.networks.packed import PackedConv2d
+from restorer.networks.packed import Packed
 
 __all__ = ["Graphed", "can_record", "record"]
 
@@ -44,7 +44,7 @@ class Graphed:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The network's answer."""
-        plain = PackedConv2d.plain or torch.is_grad_enabled() or torch.is_autocast_enabled(inputs[0].device.type)
+        plain = Packed.plain or torch.is_grad_enabled() or torch.is_autocast_enabled(inputs[0].device.type)
         if plain or not self.works:
             return self._network(*inputs)
         with self._lock:  # a recording has one place for its inputs

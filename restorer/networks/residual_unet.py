@@ -13,6 +13,7 @@ reads and writes its features about half as often.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from restorer.networks.layers import Together
 from restorer.networks.packed import convolved
 from restorer.networks.unet import TimeMLP, timestep_embedding
 
@@ -62,7 +64,12 @@ class ResidualUNetConfig:
 
 
 class ResidualBlock(nn.Module):
-    """x + conv2(relu(scale(t) * conv1(x) + shift(t))). It starts close to the identity, so that depth does no harm."""
+    """x + conv2(relu(scale(t) * conv1(x) + shift(t))). It starts close to the identity, so that depth does no harm.
+
+    `slot` says which of the projections of the time, which the network computes together, is the block's own.
+    """
+
+    slot = 0
 
     def __init__(self, width: int, time: int) -> None:
         super().__init__()
@@ -82,8 +89,8 @@ class ResidualBlock(nn.Module):
             if zero is not None:
                 nn.init.zeros_(zero)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.time_emb_proj(embedding)[:, :, None, None].chunk(2, dim=1)
+    def forward(self, x: Tensor, times: Sequence[Tensor]) -> Tensor:
+        scale, shift = times[self.slot][:, :, None, None].chunk(2, dim=1)
         h = torch.addcmul(shift, self.conv1(x), 1 + scale)
         return convolved(self.conv2, F.relu(h, inplace=True), plus=x)
 
@@ -114,19 +121,24 @@ class ResidualUNet(nn.Module):
         self.up_blocks = nn.ModuleList([level(width, blocks + 1) for width in widths])
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
+        every = [module for module in self.modules() if isinstance(module, ResidualBlock)]
+        for slot, block in enumerate(every):
+            block.slot = slot
+        self.times = Together(*(block.time_emb_proj for block in every))
+
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         features = timestep_embedding(t, self.time_embedding.linear_1.in_features, flip=True, shift=0)
-        embedding = F.silu(self.time_embedding(features.to(x.dtype)))
+        times = self.times(F.silu(self.time_embedding(features.to(x.dtype))))
         x, skips = self.conv_in(x), []
         for i, blocks in enumerate(self.down_blocks):
             if i:
                 skips.append(x)
                 x = self.downsamplers[i - 1](x)
             for block in blocks:  # type: ignore[attr-defined]
-                x = block(x, embedding)
+                x = block(x, times)
         for i, blocks in reversed(list(enumerate(self.up_blocks))):
             for block in blocks:  # type: ignore[attr-defined]
-                x = block(x, embedding)
+                x = block(x, times)
             if i:
                 x = self.upsamplers[i - 1](x) + skips.pop()
         return self.conv_out(x)

@@ -19,13 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from restorer.networks.attention import Attention, PackedAttention
+from restorer.networks.layers import DoublingConv2d, Together, activated, double_size, normalized
 from restorer.networks.packed import convolved
 
 __all__ = ["UNet", "UNetConfig", "to_channels_last"]
 
 DOWN_BLOCKS: tuple[str, ...] = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
 N = TypeVar("N", bound=nn.Module)
-SMALL = 1024  # pixels of a map up to which PyTorch normalizes it by another kernel
 UP_BLOCKS: tuple[str, ...] = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
 
 
@@ -138,33 +139,19 @@ class TimeMLP(nn.Module):
         return self.linear_2(F.silu(self.linear_1(features)))
 
 
-def normalized(norm: nn.GroupNorm, x: Tensor, then: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """Group normalization, and what follows it.
-
-    On processors PyTorch takes up to five times as long for a small map in bfloat16 as for the same in float32.
-    """
-    if x.dtype == torch.bfloat16 and x.device.type == "cpu" and x.shape[-2:].numel() < SMALL:
-        h = F.group_norm(x.float(), norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps)
-        return (h if then is None else then(h)).to(x.dtype)
-    h = norm(x)
-    return h if then is None else then(h)
-
-
 def half_size(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C, H / 2, W / 2): means of 2x2 pixels."""
     return F.avg_pool2d(x, kernel_size=2, stride=2)
 
 
-def double_size(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, 2 H, 2 W): every pixel four times."""
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
-
-
 class ResnetBlock(nn.Module):
     """norm, SiLU, conv; time embedding; norm, SiLU, conv; plus the input, by a 1x1 convolution if widths differ.
 
-    `resize` acts before the first convolution and on the input that is added.
+    `resize` acts before the first convolution and on the input that is added. `slot` says which of the projections of
+    the time, which the network computes together, is the block's own.
     """
+
+    slot = 0
 
     def __init__(
         self,
@@ -186,54 +173,20 @@ class ResnetBlock(nn.Module):
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else None
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = normalized(self.norm1, x, F.silu)
+    def forward(self, x: Tensor, times: Sequence[Tensor]) -> Tensor:
+        h = activated(self.norm1, x)
         if self.resize is not None:
             x, h = self.resize(x), self.resize(h)
-        e = self.time_emb_proj(F.silu(embedding))
+        e = times[self.slot]
         if self.scale_shift:
             scale, shift = e[:, :, None, None].chunk(2, dim=1)
             h = F.silu(normalized(self.norm2, self.conv1(h)) * (1 + scale) + shift)
         else:
-            h = normalized(self.norm2, convolved(self.conv1, h, e), F.silu)
+            h = activated(self.norm2, convolved(self.conv1, h, e))
         if self.conv_shortcut is not None:
             x = self.conv_shortcut(x)
         h = convolved(self.conv2, h, plus=x)
         return h / self.divide_by if self.divide_by != 1 else h
-
-
-class Attention(nn.Module):
-    """Self-attention over all positions of a feature map, with its residual (Vaswani et al. 2017).
-
-    `groups` are those of the normalization, 0 for none; left out, they are the configuration's. `channels_last` says
-    how the feature maps lie in memory.
-    """
-
-    channels_last = False
-
-    def __init__(self, config: UNetConfig, width: int, *, groups: int | None = None, divide_by: float = 1.0) -> None:
-        super().__init__()
-        heads = config.attention_heads
-        self.head_dim = width // heads if heads else config.attention_head_dim or width
-        self.divide_by = divide_by
-        groups = config.norm_num_groups if groups is None else groups
-        self.group_norm = nn.GroupNorm(groups, width, config.norm_eps) if groups else None
-        self.to_q = nn.Linear(width, width)
-        self.to_k = nn.Linear(width, width)
-        self.to_v = nn.Linear(width, width)
-        self.to_out = nn.ModuleList([nn.Linear(width, width)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, width = x.shape[:2]
-        # In channels_last, positions by features is how it lies in memory, and nothing is copied.
-        h = x if self.channels_last else x.flatten(2)
-        h = h if self.group_norm is None else normalized(self.group_norm, h)
-        h = h.flatten(2).transpose(1, 2)
-        heads = (batch, -1, width // self.head_dim, self.head_dim)
-        q, k, v = (layer(h).view(heads).transpose(1, 2) for layer in (self.to_q, self.to_k, self.to_v))
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, -1, width)
-        h = self.to_out[0](h).transpose(-1, -2).reshape(x.shape)
-        return (h + x) / self.divide_by if self.divide_by != 1 else h + x
 
 
 class Downsample(nn.Module):
@@ -253,23 +206,23 @@ class Upsample(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.conv = DoublingConv2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(double_size(x))
+        return self.conv(x)
 
 
 def to_channels_last(network: N) -> N:
     """The network, in place, for inputs in this memory format."""
     for module in network.modules():
-        if isinstance(module, Attention):
+        if isinstance(module, (Attention, PackedAttention)):
             module.channels_last = True
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def resized(sampler: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
+def resized(sampler: nn.Module, x: Tensor, times: Sequence[Tensor]) -> Tensor:
     """x through what changes its size: a convolution, or a resnet, which sees the time too."""
-    return sampler(x, embedding) if isinstance(sampler, ResnetBlock) else sampler(x)
+    return sampler(x, times) if isinstance(sampler, ResnetBlock) else sampler(x)
 
 
 class DownBlock(nn.Module):
@@ -288,14 +241,14 @@ class DownBlock(nn.Module):
         self.resnets = nn.ModuleList([ResnetBlock(config, c_out if j else c_in, c_out, time) for j in range(n)])
         self.downsamplers = nn.ModuleList([] if last else [down])
 
-    def forward(self, x: Tensor, embedding: Tensor, skips: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, times: Sequence[Tensor], skips: list[Tensor]) -> Tensor:
         for j, resnet in enumerate(self.resnets):
-            x = resnet(x, embedding)
+            x = resnet(x, times)
             if self.attentions:
                 x = self.attentions[j](x)
             skips.append(x)
         for down in self.downsamplers:
-            x = resized(down, x, embedding)
+            x = resized(down, x, times)
             skips.append(x)
         return x
 
@@ -313,11 +266,11 @@ class MidBlock(nn.Module):
         self.attentions = nn.ModuleList(attention)
         self.resnets = nn.ModuleList([ResnetBlock(config, width, width, time, scale) for _ in range(2)])
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        x = self.resnets[0](x, embedding)
+    def forward(self, x: Tensor, times: Sequence[Tensor]) -> Tensor:
+        x = self.resnets[0](x, times)
         for attention in self.attentions:
             x = attention(x)
-        return self.resnets[1](x, embedding)
+        return self.resnets[1](x, times)
 
 
 class UpBlock(nn.Module):
@@ -335,13 +288,13 @@ class UpBlock(nn.Module):
         self.resnets = nn.ModuleList([ResnetBlock(config, width, c_out, time) for width in widths])
         self.upsamplers = nn.ModuleList([] if last else [up])
 
-    def forward(self, x: Tensor, embedding: Tensor, skips: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, times: Sequence[Tensor], skips: list[Tensor]) -> Tensor:
         for j, resnet in enumerate(self.resnets):
-            x = resnet(torch.cat([x, skips.pop()], dim=1), embedding)
+            x = resnet(torch.cat([x, skips.pop()], dim=1), times)
             if self.attentions:
                 x = self.attentions[j](x)
         for up in self.upsamplers:
-            x = resized(up, x, embedding)
+            x = resized(up, x, times)
         return x
 
 
@@ -375,6 +328,11 @@ class UNet(nn.Module):
             c_skip = rising[min(i + 1, len(rising) - 1)]
             self.up_blocks.append(UpBlock(config, kind, c_in, rising[i], c_skip, time, last=last))
 
+        blocks = [module for module in self.modules() if isinstance(module, ResnetBlock)]
+        for slot, block in enumerate(blocks):
+            block.slot = slot
+        self.times = Together(*(block.time_emb_proj for block in blocks))
+
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], config.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
@@ -385,12 +343,12 @@ class UNet(nn.Module):
         features = timestep_embedding(
             t, self.time_embedding.linear_1.in_features, flip=config.flip_sin_to_cos, shift=config.freq_shift
         )
-        embedding = self.time_embedding(features.to(x.dtype))
+        times = self.times(F.silu(self.time_embedding(features.to(x.dtype))))
         x = self.conv_in(x)
         skips = [x]
         for down in self.down_blocks:
-            x = down(x, embedding, skips)
-        x = self.mid_block(x, embedding)
+            x = down(x, times, skips)
+        x = self.mid_block(x, times)
         for up in self.up_blocks:
-            x = up(x, embedding, skips)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+            x = up(x, times, skips)
+        return self.conv_out(activated(self.conv_norm_out, x))

@@ -1,0 +1,61 @@
+"""Layers that are more than one operation as written, and may be computed as one (`packed.py`)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["DoublingConv2d", "Together", "activated", "double_size", "normalized"]
+
+SMALL = 1024  # pixels of a map up to which PyTorch normalizes it by another kernel
+
+
+def double_size(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, 2 H, 2 W): every pixel four times."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class DoublingConv2d(nn.Conv2d):
+    """Nearest neighbour times two, then a convolution of 3x3 that keeps the size."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2 H, 2 W)."""
+        return super().forward(double_size(x))
+
+
+class Together(nn.Module):
+    """Linear layers that are given one and the same. They remain their owners': it has no parameters itself.
+
+    Args:
+        layers: at least one, all with as many features in.
+    """
+
+    def __init__(self, *layers: nn.Linear) -> None:
+        super().__init__()
+        self.layers = layers  # a tuple, so that they are not registered twice
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(..., features) -> what each makes of it."""
+        return [layer(x) for layer in self.layers]
+
+
+def normalized(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """Group normalization."""
+    return _normalized(norm, x).to(x.dtype)
+
+
+def activated(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """Group normalization, then SiLU."""
+    h = _normalized(norm, x)
+    return F.silu(h, inplace=not torch.is_grad_enabled()).to(x.dtype)
+
+
+def _normalized(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """On processors PyTorch takes up to five times as long for a small map in bfloat16 as for the same in float32."""
+    if x.dtype == torch.bfloat16 and x.device.type == "cpu" and x.shape[-2:].numel() < SMALL:
+        return torch.group_norm(x.float(), norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps)
+    return norm(x)
