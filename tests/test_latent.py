@@ -17,6 +17,7 @@ from restorer.diffusion.plan import Plan
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import NoiseField, reverse
 from restorer.diffusion.schedule import Schedule
+from restorer.networks.packed import Packed, can_pack, plainly
 from restorer.networks.unet import UNet, UNetConfig
 from restorer.priors.latent import Conditioned, LatentPrior, ddim_plan, first_mean, latent_of
 from restorer.priors.tiled import Tiled
@@ -264,3 +265,19 @@ def test_half_precision_leaves_the_autoencoder_alone(diffusers: ModuleType) -> N
     inner = low.full_precision()
     assert isinstance(inner, LatentPrior) and inner.autoencoder is low.autoencoder and inner.dtype == torch.float32
     assert Conditioned(inner, latents).full_precision() is None
+
+
+@pytest.mark.skipif(not can_pack(torch.device("cpu"), torch.float32), reason="this processor has no packed layers")
+@torch.no_grad()
+def test_a_decoder_is_packed_and_foreseen(diffusers: ModuleType) -> None:
+    prior, _, _ = both(diffusers, SUPER)
+    latents = normal(2, 3, 8, 8)
+    with plainly():
+        plain = prior.decode(latents)
+    before = prior.kept_bytes()
+    packed = sum(layer.packs() for layer in prior.autoencoder.decoder.modules() if isinstance(layer, Packed))
+    assert packed > 1000
+    assert float((prior.decode(latents) - plain).norm()) < 1e-5 * float(plain.norm())
+    assert before - prior.kept_bytes() == 4 * packed
+    low = prior.low_precision()  # whose decoder is the same
+    assert low is not None and torch.equal(low.decode(latents), prior.decode(latents))

@@ -280,7 +280,11 @@ def test_low_precision_comes_back_as_float32(dtype: torch.dtype) -> None:
     exact = full.predict(x, 0.3).x0
     assert full.full_precision() is None
     low = prior_of(network, spec, dtype=dtype)
-    assert {p.dtype for p in network.parameters()} == {dtype}
+
+    def precisions() -> set[torch.dtype]:  # of all but the normalizations, which some kernels want in float32
+        return {p.dtype for name, p in network.named_parameters() if "norm" not in name}
+
+    assert precisions() == {dtype}
     x0 = low.predict(x, 0.3).x0
     assert x0.dtype == torch.float32
     # Eight bits of mantissa through some twenty layers; the answer is of order 1.
@@ -289,7 +293,7 @@ def test_low_precision_comes_back_as_float32(dtype: torch.dtype) -> None:
 
     again = low.full_precision()
     assert again is not None and again.dtype == torch.float32
-    assert {p.dtype for p in network.parameters()} == {dtype}  # the copy has weights of its own
+    assert precisions() == {dtype}  # the copy has weights of its own
     for key, value in again.network.state_dict().items():
         torch.testing.assert_close(value, weights[key].to(dtype).float(), rtol=0, atol=0)
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from restorer.networks.attention import Attention
 from restorer.networks.layers import activated
+from restorer.networks.packed import convolved
 from restorer.networks.unet import Downsample, UNetConfig, Upsample
 
 __all__ = ["AUTOENCODERS", "Autoencoder", "AutoencoderConfig", "AutoencoderKL", "KLConfig", "VQConfig", "VQModel"]
@@ -201,8 +202,8 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(activated(self.norm1, x))
-        h = self.conv2(activated(self.norm2, h))
-        return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + h
+        x = x if self.conv_shortcut is None else self.conv_shortcut(x)
+        return convolved(self.conv2, activated(self.norm2, h), plus=x)
 
 
 def _attention(groups: int, width: int) -> Attention:

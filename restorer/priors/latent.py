@@ -25,6 +25,8 @@ from restorer.diffusion.reverse import NoiseField
 from restorer.diffusion.schedule import Schedule
 from restorer.networks import Network
 from restorer.networks.autoencoder import Autoencoder, VQModel
+from restorer.networks.packed import can_pack, left_to_pack, pack, unpack
+from restorer.networks.unet import to_channels_last
 from restorer.priors.tiled import Tiled, ramp, tile_starts
 from restorer.priors.unet_prior import MAPS, ModelSpec, UNetPrior
 
@@ -63,7 +65,10 @@ class LatentPrior(UNetPrior):
                 f"the network makes latents of {self.channels} channels, "
                 f"but the autoencoder decodes {autoencoder.latent_channels}"
             )
+        unpack(autoencoder)
         self.autoencoder = autoencoder.eval().requires_grad_(False).to(self.device, torch.float32)
+        if can_pack(self.device, torch.float32):
+            pack(to_channels_last(self.autoencoder))
         self.factor = autoencoder.stride
         self.condition_channels = network.config.in_channels // spec.patch_size**2 - self.channels
 
@@ -94,6 +99,10 @@ class LatentPrior(UNetPrior):
         """See `Prior.evaluation_bytes`. Decoding as many positions of latents counts as well."""
         decoding = MAPS * self.autoencoder.config.block_out_channels[0] * 4 * pixels * self.factor**2
         return max(super().evaluation_bytes(pixels, low=low), decoding)
+
+    def kept_bytes(self, *, low: bool = False) -> int:
+        """See `Prior.kept_bytes`: what the decoder packs as well."""
+        return super().kept_bytes(low=low) + 4 * left_to_pack(self.autoencoder.decoder)
 
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
         """See `Prior.predict`.
@@ -133,6 +142,8 @@ class LatentPrior(UNetPrior):
     def _decode(self, z: Tensor) -> Tensor:
         """The picture of the autoencoder's own latents, which are codes already where it has a codebook."""
         network = self.autoencoder
+        if can_pack(self.device, torch.float32):
+            z = z.contiguous(memory_format=torch.channels_last)
         return network.decode(z, quantize=False) if isinstance(network, VQModel) else network.decode(z)
 
     def _decode_tiles(self, z: Tensor, tile: int) -> Tensor:
