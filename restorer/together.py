@@ -175,7 +175,9 @@ class _Desk:
     def _most(self, shape: torch.Size) -> int:
         """Questions of a shape that one evaluation may answer, by the memory there is."""
         each = self.prior.evaluation_bytes(shape[-2] * shape[-1])
-        return MOST if not each or self._room is None else max(1, self._room // each)
+        if not each or self._room is None:
+            return MOST
+        return max(1, (self._room - self.prior.kept_bytes()) // each)
 
     def _answer(self, questions: list[_Question]) -> None:
         """One evaluation; by halves where there is no memory for it."""

@@ -32,7 +32,8 @@ from restorer.errors import DeviceError, ModelError, OutputError, UsageError
 from restorer.meter import Meter, Progress
 from restorer.optimizer import make_optimizer
 from restorer.priors.catalog import resolve_device, resolve_dtype
-from restorer.priors.checkpoints import CONFIG, WEIGHTS, load_model
+from restorer.priors.checkpoints import load_model
+from restorer.priors.layout import CONFIG, SAFETENSORS
 from restorer.priors.unet_prior import ModelSpec
 from restorer.recipe import Recipe, read_recipe
 from restorer.run_folder import CHECKPOINT, RECIPE, RunFolder
@@ -314,7 +315,7 @@ def _check(spec: ModelSpec, recipe: Recipe, machine: Machine, out: Path, resume:
         raise ModelError(f"{out} holds a run of another kind of network", "--overwrite begins anew")
     if not goes_on and not overwrite and (out / CHECKPOINT).exists():
         raise OutputError(f"{out} holds a run already", "--resume goes on with it, --overwrite begins anew")
-    others = [name for name in (CONFIG, WEIGHTS, "README.md") if (out / name).exists()]
+    others = [name for name in (CONFIG, SAFETENSORS, "README.md") if (out / name).exists()]
     if others and not goes_on and not overwrite:
         raise OutputError(f"{out} holds other files: {', '.join(others)}", "name another folder, or say --overwrite")
     multiple = spec.patch_size * 2 ** (len(spec.network.block_out_channels) - 1)

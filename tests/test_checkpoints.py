@@ -17,8 +17,9 @@ from restorer.errors import ModelError
 from restorer.networks import Network
 from restorer.networks.residual_unet import ResidualUNetConfig
 from restorer.networks.unet import UNetConfig
-from restorer.priors.checkpoints import CONFIG, SCHEDULER, WEIGHTS, load_model, save_model
+from restorer.priors.checkpoints import load_model, save_model
 from restorer.priors.configs import SCHEDULE_FLAGS, SCHEDULE_INTEGERS, SCHEDULE_NUMBERS
+from restorer.priors.layout import CONFIG, SAFETENSORS, SCHEDULER
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
 
 PLAIN = UNetConfig(
@@ -82,13 +83,13 @@ def test_round_trip(tmp_path: Path, spec: ModelSpec, dtype: torch.dtype) -> None
     state = found.state_dict()
     for key, value in network.state_dict().items():
         assert state[key].dtype == dtype and torch.equal(state[key], value.to(dtype)), key
-    assert {p.name for p in (tmp_path / "a" / "b").iterdir()} == {CONFIG, SCHEDULER, WEIGHTS}
+    assert {p.name for p in (tmp_path / "a" / "b").iterdir()} == {CONFIG, SCHEDULER, SAFETENSORS}
 
 
 def test_sixteen_bits_unless_told_otherwise(folder: Path) -> None:
-    assert {value.dtype for value in load_file(folder / WEIGHTS).values()} == {torch.float16}
+    assert {value.dtype for value in load_file(folder / SAFETENSORS).values()} == {torch.float16}
     parameters = sum(p.numel() for p in network_of(SPECS["own"]).parameters())
-    assert 2 * parameters < (folder / WEIGHTS).stat().st_size < 2 * parameters + 16_384
+    assert 2 * parameters < (folder / SAFETENSORS).stat().st_size < 2 * parameters + 16_384
 
 
 def test_a_folder_is_written_over_and_readable(folder: Path) -> None:
@@ -96,7 +97,7 @@ def test_a_folder_is_written_over_and_readable(folder: Path) -> None:
     save_model(folder, other, SPECS["own"])
     found = load_model(folder)[0].state_dict()
     assert all(torch.equal(found[key], value.half()) for key, value in other.state_dict().items())
-    assert stat.S_IMODE((folder / WEIGHTS).stat().st_mode) & 0o444 == 0o444
+    assert stat.S_IMODE((folder / SAFETENSORS).stat().st_mode) & 0o444 == 0o444
 
 
 def test_the_native_size_counts_only_with_attention(tmp_path: Path) -> None:

@@ -14,7 +14,10 @@ from shapes import theirs_of
 from torch import Tensor, nn
 
 from restorer.errors import ModelError
-from restorer.priors.checkpoints import CONFIG, INDEX, PICKLED, SCHEDULER, WEIGHTS, load_model, load_unet, save_model
+from restorer.priors.checkpoints import load_model, load_unet, save_model
+from restorer.priors.hub import choose
+from restorer.priors.layout import CONFIG, INDEX, PICKLED, SCHEDULER
+from restorer.priors.layout import SAFETENSORS as WEIGHTS
 from restorer.priors.unet_prior import UNetPrior
 
 GOOGLE: dict[str, Any] = {
@@ -107,6 +110,28 @@ def test_where_the_scheduler_may_stand(google: Path, layout: str, place: str) ->
         (google / place).mkdir(exist_ok=True)
         (google / SCHEDULER).rename(google / place / SCHEDULER)
     assert load_model(google)[1].schedule.beta_end == 0.03
+
+
+@pytest.mark.parametrize("layout", ["", "unet"])
+def test_of_several_schedulers_the_one_that_would_be_fetched(google: Path, layout: str) -> None:
+    """Wherever a model comes from, a repository or a copy of all of it, it is the same."""
+    content = (google / SCHEDULER).read_bytes()
+    if layout:
+        (google / layout).mkdir()
+        for name in (CONFIG, WEIGHTS):
+            (google / name).rename(google / layout / name)
+    places = {"": google, "scheduler": google / "scheduler", "unet": google / "unet"}
+    for i, folder in enumerate(places.values() if layout else (google, google / "scheduler")):
+        folder.mkdir(exist_ok=True)
+        (folder / SCHEDULER).write_bytes(content)
+        edit(folder / SCHEDULER, beta_end=0.03 + 0.01 * i)
+    while schedulers := list(google.rglob(SCHEDULER)):
+        fetched = choose(lambda name: (google / name).is_file())
+        assert fetched is not None
+        (chosen,) = (google / name for name in fetched if name.endswith(SCHEDULER))
+        assert load_model(google)[1].schedule.beta_end == json.loads(chosen.read_bytes())["beta_end"]
+        chosen.unlink()
+        assert chosen in schedulers
 
 
 def test_safetensors_are_preferred(google: Path) -> None:

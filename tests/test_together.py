@@ -199,15 +199,21 @@ def test_an_interruption_ends_jobs_that_ask_alone() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("restorer")]
 
 
-def test_a_batch_is_no_larger_than_there_is_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kept", "batches"), [(0, [2, 2, 1]), (60 * 16 * 16, [1, 1, 1, 1, 1])])
+def test_a_batch_is_no_larger_than_there_is_memory_for(
+    kept: int, batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Wide(Spy):
         def evaluation_bytes(self, pixels: int, *, low: bool = False) -> int:
             return 100 * pixels
 
+        def kept_bytes(self, *, low: bool = False) -> int:
+            return kept
+
     monkeypatch.setattr(together, "available", lambda device: 250 * 16 * 16)
     prior = Wide(Smooth())
     run_together([noisy(16, seed, prior=prior, steps=2) for seed in range(5)])
-    assert [len(call.x) for call in prior.calls] == [2, 2, 1] * 2
+    assert [len(call.x) for call in prior.calls] == batches * 2
 
 
 def test_what_came_out_names_the_prior_that_was_given() -> None:

@@ -76,7 +76,8 @@ def _timings(
         sides = sizes or ((prior.native_size,) if prior.native_size else SIZES)
         with reporter.working(f"timing {precision}"):
             for side in sides:
-                check_room(FIXED + prior.evaluation_bytes(side * side), f"an evaluation of {side}x{side} pixels", place)
+                needed = FIXED + prior.evaluation_bytes(side * side) + prior.kept_bytes()
+                check_room(needed, f"an evaluation of {side}x{side} pixels", place)
                 try:
                     timing = measure(prior, precision, side, seconds)
                 except (torch.OutOfMemoryError, RuntimeError) as error:

@@ -2,7 +2,7 @@
 
     FOLDER/config.json           or FOLDER/unet/config.json
     FOLDER/diffusion_pytorch_model.safetensors, or .bin, beside config.json
-    FOLDER/scheduler_config.json or FOLDER/scheduler/scheduler_config.json, or beside config.json
+    FOLDER/scheduler_config.json or FOLDER/scheduler/scheduler_config.json; beside config.json wins (layout.py)
     FILE.pt, FILE.pt.json        guided-diffusion: weights, and what they do not tell (guided.py)
 
 A folder with an autoencoder beside `unet/` works on latents, not on pictures: pipelines.py reads it.
@@ -29,7 +29,6 @@ from restorer.errors import ModelError
 from restorer.networks import NETWORKS, Network, NetworkConfig, UNetConfig
 from restorer.priors import guided
 from restorer.priors.configs import (
-    DECODERS,
     LATENT,
     TrainedBetas,
     check_pipeline,
@@ -38,15 +37,11 @@ from restorer.priors.configs import (
     network_config,
     read_json,
 )
+from restorer.priors.layout import CONFIG, DECODERS, INDEX, PICKLED, SAFETENSORS, SCHEDULER, SCHEDULERS
 from restorer.priors.unet_prior import ModelSpec
 from restorer.priors.weights import check_finite, plain, read_weights
 
 __all__ = [
-    "CONFIG",
-    "INDEX",
-    "PICKLED",
-    "SCHEDULER",
-    "WEIGHTS",
     "decoder_folder",
     "fitted",
     "load_model",
@@ -57,8 +52,6 @@ __all__ = [
     "weights_in",
 ]
 
-CONFIG, SCHEDULER, INDEX = "config.json", "scheduler_config.json", "model_index.json"
-WEIGHTS, PICKLED = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
 MAX_PARAMETERS = 1_500_000_000
 LATENT_HINT = "it serves restore generate, or restore upscale where it was made for that"
 
@@ -97,10 +90,10 @@ def save_model(folder: Path, network: Network, spec: ModelSpec, dtype: torch.dty
     for name, content in ((CONFIG, config), (SCHEDULER, scheduler)):
         (folder / f".{name}.partial").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in network.state_dict().items()}
-    partial = folder / f".{WEIGHTS}.partial"
+    partial = folder / f".{SAFETENSORS}.partial"
     save_file(state, partial, metadata={"format": "pt"})
     partial.chmod(0o644)  # safetensors makes it readable by its owner alone
-    for name in (CONFIG, SCHEDULER, WEIGHTS):
+    for name in (CONFIG, SCHEDULER, SAFETENSORS):
         (folder / f".{name}.partial").replace(folder / name)
 
 
@@ -170,7 +163,7 @@ def load_unet(folder: Path, weights: Path | None = None, channels: int | None = 
         shape = network_config(config)
     except (ValueError, TypeError, OverflowError) as error:
         raise ModelError(f"{place / CONFIG} describes no network that can be used: {error}") from error
-    scheduler = _first([place / SCHEDULER, root / SCHEDULER, root / "scheduler" / SCHEDULER])
+    scheduler = _first(root / name for name in SCHEDULERS["unet/" if place.name == "unet" else ""])
     fields = read_json(scheduler)
     try:
         spec = model_spec(shape, config, fields, channels)
@@ -191,7 +184,7 @@ def load_unet(folder: Path, weights: Path | None = None, channels: int | None = 
 
 def weights_in(folder: Path) -> Path:
     """The weights file of a folder, in the safe format where there is one."""
-    return _first([folder / WEIGHTS, folder / PICKLED])
+    return _first([folder / SAFETENSORS, folder / PICKLED])
 
 
 def _first(places: Iterable[Path]) -> Path:

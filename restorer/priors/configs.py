@@ -22,11 +22,11 @@ from restorer.diffusion.schedule import Schedule
 from restorer.errors import ModelError
 from restorer.networks import NETWORKS, NetworkConfig, UNetConfig
 from restorer.networks.autoencoder import AUTOENCODERS, AutoencoderConfig
+from restorer.priors.layout import DECODERS
 from restorer.priors.unet_prior import ModelSpec
 from restorer.priors.weights import plain
 
 __all__ = [
-    "DECODERS",
     "LATENT",
     "TrainedBetas",
     "autoencoder_config",
@@ -105,7 +105,6 @@ SCHEDULERS = (
     *("DPMSolverSDEScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler", "SASolverScheduler"),
 )
 VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range")
-DECODERS = ("vqvae", "vae", "movq")  # folders of a pipeline that hold an autoencoder
 
 
 @dataclass(frozen=True)

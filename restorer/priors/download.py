@@ -21,7 +21,6 @@ from typing import Any
 from restorer.errors import ModelError
 from restorer.priors.hub import (
     AUTOENCODERS,
-    CONFIG,
     MAX_JSON,
     SHA256,
     Plan,
@@ -37,6 +36,7 @@ from restorer.priors.hub import (
     weights_of,
 )
 from restorer.priors.hub_errors import Unreachable, clean, explained
+from restorer.priors.layout import CONFIG
 
 __all__ = ["OnBytes", "check_cached", "download", "fetch", "free_bytes", "remove", "sha256_of"]
 

@@ -21,6 +21,16 @@ from urllib.parse import urlsplit
 from restorer.errors import ModelError
 from restorer.priors.cards import Card, card_of
 from restorer.priors.hub_errors import clean, explained
+from restorer.priors.layout import (
+    CONFIG,
+    DECODERS,
+    INDEX,
+    PICKLED,
+    SAFETENSORS,
+    SCHEDULER,
+    SCHEDULERS,
+    USABLE_DECODERS,
+)
 
 __all__ = [
     "Plan",
@@ -43,10 +53,9 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 REFERENCE = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[^@:]+))?(:(?P<file>.+))?", re.ASCII)
 MAX_JSON = 64 * 1024
 
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")  # the safe format first
-CONFIG, SCHEDULER, INDEX = "config.json", "scheduler_config.json", "model_index.json"
-AUTOENCODERS = ("vqvae/", "vae/")
-LOCAL_AUTOENCODERS = (*AUTOENCODERS, "movq/")
+WEIGHTS = (SAFETENSORS, PICKLED)  # the safe format first
+AUTOENCODERS = tuple(f"{part}/" for part in USABLE_DECODERS)
+LOCAL_AUTOENCODERS = tuple(f"{part}/" for part in DECODERS)
 
 
 @dataclass(frozen=True)
@@ -142,10 +151,7 @@ def choose(has: Callable[[str], bool], file: str | None = None) -> list[str] | N
         beside = f"{PurePosixPath(file).parent}/".removeprefix("./")
         told = (f"{file}.json", f"{beside}{CONFIG}", f"{beside}{SCHEDULER}")
         return [*filter(has, told), file] if has(file) else None
-    for folder, schedulers in (
-        ("", (SCHEDULER, f"scheduler/{SCHEDULER}")),
-        ("unet/", (f"scheduler/{SCHEDULER}", SCHEDULER)),
-    ):
+    for folder, schedulers in SCHEDULERS.items():
         weights = _weights(has, folder)
         if weights is None or not has(f"{folder}{CONFIG}"):
             continue

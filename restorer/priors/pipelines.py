@@ -18,7 +18,6 @@ from restorer.errors import ModelError
 from restorer.networks import Network
 from restorer.networks.autoencoder import Autoencoder
 from restorer.priors.checkpoints import (
-    CONFIG,
     decoder_folder,
     fitted,
     load_unet,
@@ -27,6 +26,7 @@ from restorer.priors.checkpoints import (
     weights_in,
 )
 from restorer.priors.configs import autoencoder_config, read_json
+from restorer.priors.layout import CONFIG
 from restorer.priors.unet_prior import ModelSpec
 from restorer.priors.weights import read_weights
 
