@@ -101,7 +101,8 @@ class _Desk:
 
     def __init__(self, prior: Prior, count: int) -> None:
         self.prior, self.running = prior, count
-        self._room = available(prior.device)
+        room = available(prior.device)
+        self._room = None if room is None else room - prior.kept_bytes()
         self._others: dict[str, Prior | None] = {}
         self._alone = threading.Lock()
         self._waiting: list[_Question] = []
@@ -175,9 +176,7 @@ class _Desk:
     def _most(self, shape: torch.Size) -> int:
         """Questions of a shape that one evaluation may answer, by the memory there is."""
         each = self.prior.evaluation_bytes(shape[-2] * shape[-1])
-        if not each or self._room is None:
-            return MOST
-        return max(1, (self._room - self.prior.kept_bytes()) // each)
+        return MOST if not each or self._room is None else max(1, self._room // each)
 
     def _answer(self, questions: list[_Question]) -> None:
         """One evaluation; by halves where there is no memory for it."""

@@ -275,9 +275,12 @@ def test_a_decoder_is_packed_and_foreseen(diffusers: ModuleType) -> None:
     with plainly():
         plain = prior.decode(latents)
     before = prior.kept_bytes()
-    packed = sum(layer.packs() for layer in prior.autoencoder.decoder.modules() if isinstance(layer, Packed))
-    assert packed > 1000
+    layers = [layer for layer in prior.autoencoder.decoder.modules() if isinstance(layer, Packed)]
+    packed = sum(layer.packs() for layer in layers)
     assert float((prior.decode(latents) - plain).norm()) < 1e-5 * float(plain.norm())
     assert before - prior.kept_bytes() == 4 * packed
-    low = prior.low_precision()  # whose decoder is the same
-    assert low is not None and torch.equal(low.decode(latents), prior.decode(latents))
+    held = sum(torch.ops.mkldnn._nbytes(layer._packed) for layer in layers)
+    assert 0.95 * 4 * packed <= held <= 1.5 * 4 * packed  # biases are not in it, and so few channels are padded
+    left = prior.kept_bytes()
+    low = prior.low_precision()  # whose decoder is the same, and stays packed
+    assert low is not None and low.autoencoder is prior.autoencoder and prior.kept_bytes() == left

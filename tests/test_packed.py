@@ -39,6 +39,17 @@ PLAIN = UNetConfig(
     downsample_padding=0,
 )
 ONE_HEAD = dataclasses.replace(PLAIN, attention_head_dim=None)
+GUIDED = dataclasses.replace(
+    PLAIN,
+    down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    resnet_time_scale_shift="scale_shift",
+    downsample_type="resnet",
+    upsample_type="resnet",
+    attention_head_dim=None,
+    attention_heads=4,
+    attn_norm_num_groups=32,
+)
 RESIDUAL = ResidualUNetConfig(in_channels=12, out_channels=12, block_out_channels=(16, 32, 48), layers_per_block=1)
 
 
@@ -151,9 +162,7 @@ def test_linear_layers_of_one_input() -> None:
 def test_one_head_attends_by_two_layers_as_by_four(groups: int, divide_by: float) -> None:
     """With weights so large that single positions get most of the attention, and biases."""
     torch.manual_seed(0)
-    config = UNetConfig(block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
-                        norm_num_groups=8, attention_head_dim=None)  # fmt: skip
-    attention = Attention(config, 32, groups=groups, divide_by=divide_by).requires_grad_(False)
+    attention = Attention(32, 32, groups, 1e-5, divide_by=divide_by).requires_grad_(False)
     for layer in (attention.to_q, attention.to_k, attention.to_v, attention.to_out[0]):
         for parameter in layer.parameters():
             parameter.copy_(0.5 * torch.randn_like(parameter))
@@ -177,14 +186,15 @@ def test_one_head_attends_by_two_layers_as_by_four(groups: int, divide_by: float
     packed.to_out[0].bias.add_(1)
     assert relative(packed(x), before) > 0.01
     packed.to_out[0].bias.sub_(1)
+    network.eval()
     unpack(network)
-    assert network[0] is attention and relative(attention(x), before) < 1e-6
+    assert network[0] is attention and not attention.training and relative(attention(x), before) < 1e-6
 
 
 @needs_packing
 def test_several_heads_attend_as_they_are() -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(Attention(UNetConfig(attention_head_dim=8), 224).requires_grad_(False))
+    network = nn.Sequential(Attention(224, 8, 32, 1e-5).requires_grad_(False))
     x = torch.randn(1, 224, 4, 4)
     before = network(x)
     pack(network)
@@ -222,7 +232,9 @@ def test_in_bfloat16_as_exact_as_the_plain_one() -> None:
 
 
 @needs_packing
-@pytest.mark.parametrize("config", [PLAIN, ONE_HEAD, RESIDUAL], ids=["UNet", "one head", "ResidualUNet"])
+@pytest.mark.parametrize(
+    "config", [PLAIN, ONE_HEAD, GUIDED, RESIDUAL], ids=["UNet", "one head", "guided", "ResidualUNet"]
+)
 def test_networks_keep_parity_and_their_state(config: UNetConfig | ResidualUNetConfig) -> None:
     torch.manual_seed(0)
     network = config.build().eval().requires_grad_(False)
@@ -299,6 +311,9 @@ def test_what_will_be_packed_is_foreseen() -> None:
     before, low = job.memory(), job.memory(low=True)
     job.run()
     assert all(layer.has_packed for layer in layers)
+    held = sum(torch.ops.mkldnn._nbytes(layer._packed) for layer in layers)
+    held += sum(4 * layer._bias.numel() for layer in layers if isinstance(layer, PackedTogether))
+    assert 4 * weights <= held <= 1.25 * 4 * weights  # so few channels are padded to whole blocks
     assert prior.kept_bytes() == 0 and before - job.memory() == 4 * weights
     assert job.memory(low=True) == low  # a copy in low precision will have packed nothing, and has weights of its own
     packed = weights if can_pack(CPU, torch.bfloat16) else 0
@@ -308,9 +323,24 @@ def test_what_will_be_packed_is_foreseen() -> None:
 
 
 @needs_packing
-def test_its_operations_are_counted() -> None:
-    network = RESIDUAL.build().eval().requires_grad_(False)
-    x, t = torch.randn(1, 12, 16, 16), torch.zeros(1)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("config", [ONE_HEAD, RESIDUAL], ids=["UNet", "ResidualUNet"])
+def test_under_autocast_they_still_answer(config: UNetConfig | ResidualUNetConfig, dtype: torch.dtype) -> None:
+    """What comes in then may have another precision than the weights."""
+    torch.manual_seed(0)
+    network = config.build().eval().requires_grad_(False)
+    x, t = torch.randn(1, config.in_channels, 16, 16), torch.tensor([300.0])
+    exact = network(x, t)
+    pack(network)
+    with torch.autocast("cpu", dtype):
+        assert relative(network(x, t), exact) < 0.05
+
+
+@needs_packing
+@pytest.mark.parametrize("config", [ONE_HEAD, GUIDED, RESIDUAL], ids=["one head", "guided", "ResidualUNet"])
+def test_its_operations_are_counted(config: UNetConfig | ResidualUNetConfig) -> None:
+    network = config.build().eval().requires_grad_(False)
+    x, t = torch.randn(1, config.in_channels, 16, 16), torch.zeros(1)
     plain = operations(lambda: network(x, t))
     pack(network)
     assert operations(lambda: network(x, t)) == plain > 1e6

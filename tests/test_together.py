@@ -208,7 +208,7 @@ def test_a_batch_is_no_larger_than_there_is_memory_for(
             return 100 * pixels
 
         def kept_bytes(self, *, low: bool = False) -> int:
-            return kept
+            return 0 if self.calls else kept  # once they have computed, layers have packed
 
     monkeypatch.setattr(together, "available", lambda device: 250 * 16 * 16)
     prior = Wide(Smooth())

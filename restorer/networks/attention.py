@@ -4,8 +4,6 @@ https://arxiv.org/abs/1706.03762): as written, and as one head of it is evaluate
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,28 +11,25 @@ from torch import Tensor, nn
 from restorer.networks.layers import Together, normalized
 from restorer.networks.packed import Packed, parameter_state
 
-if TYPE_CHECKING:
-    from restorer.networks.unet import UNetConfig
-
 __all__ = ["Attention", "PackedAttention"]
 
 
 class Attention(nn.Module):
-    """Self-attention as written.
+    """Self-attention as written. `channels_last` says how the feature maps lie in memory.
 
-    `groups` are those of the normalization, 0 for none; left out, they are the configuration's. `channels_last` says
-    how the feature maps lie in memory.
+    Args:
+        width: channels.
+        head_dim: channels of a head, a divisor of `width`.
+        groups, eps: of the normalization before it; no groups for none.
+        divide_by: what the sum with the input is divided by.
     """
 
     channels_last = False
 
-    def __init__(self, config: UNetConfig, width: int, *, groups: int | None = None, divide_by: float = 1.0) -> None:
+    def __init__(self, width: int, head_dim: int, groups: int, eps: float, *, divide_by: float = 1.0) -> None:
         super().__init__()
-        heads = config.attention_heads
-        self.head_dim = width // heads if heads else config.attention_head_dim or width
-        self.divide_by = divide_by
-        groups = config.norm_num_groups if groups is None else groups
-        self.group_norm = nn.GroupNorm(groups, width, config.norm_eps) if groups else None
+        self.head_dim, self.divide_by = head_dim, divide_by
+        self.group_norm = nn.GroupNorm(groups, width, eps) if groups else None
         self.to_q = nn.Linear(width, width)
         self.to_k = nn.Linear(width, width)
         self.to_v = nn.Linear(width, width)
@@ -80,14 +75,14 @@ class PackedAttention(Packed):
     def forward(self, x: Tensor) -> Tensor:
         """See `Attention`."""
         (attention,) = self._attention
-        if Packed.plain:
+        if Packed.plain or x.dtype != self.to_q.weight.dtype:  # autocast
             return attention(x)
-        batch, width = x.shape[:2]
+        width = x.shape[1]
         h = x if attention.channels_last else x.flatten(2)
         h = h if self.group_norm is None else normalized(self.group_norm, h)
         h = h.flatten(2).transpose(1, 2)
         state = [parameter_state(parameter) for layer in self._layers() for parameter in (layer.weight, layer.bias)]
-        packed = self._packed_as((h.shape, *state), lambda: self._multiplied(batch * h.shape[1]))
+        packed = self._packed_as(tuple(state), self._multiplied)
         q, v = torch.ops.mkldnn._linear_pointwise(h, packed, self._bias, "none", [], "").split(width, dim=-1)
         out = F.scaled_dot_product_attention(q[:, None], h[:, None], v[:, None])[:, 0]
         out = out.transpose(-1, -2).reshape(x.shape) + x
@@ -99,14 +94,14 @@ class PackedAttention(Packed):
 
     def unpacked(self) -> Attention:
         """See `Packed.unpacked`."""
-        return self._attention[0]
+        return self._attention[0].train(self.training)
 
     def _layers(self) -> tuple[nn.Linear, nn.Linear, nn.Linear, nn.Linear]:
         return self.to_q, self.to_k, self.to_v, self.to_out[0]  # type: ignore[return-value]
 
-    def _multiplied(self, rows: int) -> Tensor:
-        """Packed weights for products with as many rows; the biases with them."""
+    def _multiplied(self) -> Tensor:
+        """Packed weights, and the biases with them."""
         (q, a), (k, _), (v, c), (o, d) = ((layer.weight.float(), layer.bias.float()) for layer in self._layers())
         dtype = self.to_q.weight.dtype
         self._bias = torch.cat([k.T @ a, o @ c + d]).to(dtype)
-        return torch.ops.mkldnn._reorder_linear_weight(torch.cat([k.T @ q, o @ v]).to(dtype), rows)
+        return torch.ops.mkldnn._reorder_linear_weight(torch.cat([k.T @ q, o @ v]).to(dtype))

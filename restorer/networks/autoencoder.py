@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from restorer.networks.attention import Attention
 from restorer.networks.layers import activated
 from restorer.networks.packed import convolved
-from restorer.networks.unet import Downsample, UNetConfig, Upsample
+from restorer.networks.unet import Downsample, Upsample
 
 __all__ = ["AUTOENCODERS", "Autoencoder", "AutoencoderConfig", "AutoencoderKL", "KLConfig", "VQConfig", "VQModel"]
 
@@ -208,15 +208,7 @@ class ResnetBlock(nn.Module):
 
 def _attention(groups: int, width: int) -> Attention:
     """The U-Net's attention, with one head as wide as the block."""
-    shape = UNetConfig(
-        block_out_channels=(width,),
-        down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",),
-        norm_num_groups=groups,
-        norm_eps=EPS,
-        attention_head_dim=None,
-    )
-    return Attention(shape, width)
+    return Attention(width, width, groups, EPS)
 
 
 class Level(nn.Module):

@@ -45,19 +45,28 @@ class Together(nn.Module):
 
 def normalized(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     """Group normalization."""
-    return _normalized(norm, x).to(x.dtype)
+    return _back(_normalized(norm, x), x)
 
 
 def activated(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     """Group normalization, then SiLU."""
-    h = _normalized(norm, x)
-    return F.silu(h, inplace=not torch.is_grad_enabled()).to(x.dtype)
+    return _back(F.silu(_normalized(norm, x), inplace=not torch.is_grad_enabled()), x)
 
 
 def _normalized(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    """On processors PyTorch takes up to five times as long for a small map in bfloat16 as for the same in float32."""
+    """Group normalization; in float32 where `_goes_up`."""
     weight: Tensor = norm.weight
     bias: Tensor = norm.bias
-    if x.dtype == torch.bfloat16 and x.device.type == "cpu" and x.shape[-2:].numel() < SMALL:
+    if _goes_up(x):
         x, weight, bias = x.float(), weight.float(), bias.float()
     return torch.group_norm(x, norm.num_groups, weight, bias, norm.eps)
+
+
+def _back(h: Tensor, x: Tensor) -> Tensor:
+    """What has become of x, in its precision again."""
+    return h.to(x.dtype) if _goes_up(x) else h
+
+
+def _goes_up(x: Tensor) -> bool:
+    """On processors PyTorch takes up to five times as long for a small map in bfloat16 as for the same in float32."""
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and x.shape[-2:].numel() < SMALL

@@ -11,6 +11,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Any, ClassVar
 
 import torch
@@ -38,8 +39,9 @@ __all__ = [
 class Packed(nn.Module):
     """What packed layers have in common: for evaluation alone, with the parameters of the layer they were made of.
 
-    The blocks depend on the size of the input: weights packed for another one are computed with by a kernel up to ten
-    times as slow. So they are packed again where the size changes, which costs what a plain layer pays at every call.
+    A convolution's blocks depend on the size of the input, batch included: weights packed for another one are computed
+    with by a kernel up to ten times as slow. So they are packed again where the size changes, which costs what a plain
+    layer pays at every call, and three times that where weights are summed first.
     """
 
     plain: ClassVar[bool] = False  # see `plainly`
@@ -63,7 +65,7 @@ class Packed(nn.Module):
         return self._packed is not None
 
     def _packed_as(self, wanted: tuple[Any, ...], packing: Callable[[], Tensor]) -> Tensor:
-        """Its weights for an input's shape and the state of its parameters; see `parameter_state`."""
+        """Its weights for the state of its parameters (`parameter_state`) and, if it matters, an input's shape."""
         if self._packed is None or wanted != self._packed_for:
             self._packed, self._packed_for = packing(), wanted
         return self._packed
@@ -78,7 +80,9 @@ class _PackedConvolution(Packed):
 
     def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
         super().__init__()
-        self._conv = (conv,)  # a tuple, so that it is not registered with its parameters once more
+        empty = copy(conv)
+        empty._parameters = {"weight": None, "bias": None}
+        self._conv = (empty,)  # a tuple, so that it is not registered
         self.weight = conv.weight
         self.bias = conv.bias
         self._shape = [int(p) for p in conv.padding], list(conv.stride), list(conv.dilation)
@@ -89,7 +93,8 @@ class _PackedConvolution(Packed):
 
     def unpacked(self) -> nn.Module:
         """See `Packed.unpacked`."""
-        (conv,) = self._conv
+        conv = copy(self._conv[0])
+        conv._parameters = dict(conv._parameters)
         conv.weight = self.weight
         conv.bias = self.bias
         return conv.train(self.training)
@@ -164,8 +169,10 @@ class PackedDoublingConv2d(_PackedConvolution):
 
     def _summed(self) -> Tensor:
         """(C, K, 4, 4)."""
-        kernel = self.weight.float().flip(2, 3).transpose(0, 1)
-        return F.avg_pool2d(F.pad(kernel, (1, 1, 1, 1)), 2, stride=1, divisor_override=1).to(self.weight.dtype)
+        kernel = F.pad(self.weight.float(), (1, 1, 1, 1))
+        kernel = kernel[:, :, 1:] + kernel[:, :, :-1]
+        kernel = kernel[..., 1:] + kernel[..., :-1]
+        return kernel.flip(2, 3).transpose(0, 1).to(self.weight.dtype)
 
 
 class PackedTogether(Packed):
@@ -178,16 +185,16 @@ class PackedTogether(Packed):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """See `Together`."""
-        if Packed.plain:
-            return [layer(x) for layer in self.layers]
         weights: list[Tensor] = [layer.weight for layer in self.layers]
         biases: list[Tensor] = [layer.bias for layer in self.layers]
+        if Packed.plain or x.dtype != weights[0].dtype:  # autocast
+            return [layer(x) for layer in self.layers]
 
         def packing() -> Tensor:
             self._bias = torch.cat(biases)
-            return torch.ops.mkldnn._reorder_linear_weight(torch.cat(weights), x.shape[:-1].numel())
+            return torch.ops.mkldnn._reorder_linear_weight(torch.cat(weights))
 
-        packed = self._packed_as((x.shape, *map(parameter_state, weights), *map(parameter_state, biases)), packing)
+        packed = self._packed_as((*map(parameter_state, weights), *map(parameter_state, biases)), packing)
         out = torch.ops.mkldnn._linear_pointwise(x, packed, self._bias, "none", [], "")
         return list(out.split([len(weight) for weight in weights], dim=-1))
 

@@ -189,6 +189,14 @@ class ResnetBlock(nn.Module):
         return h / self.divide_by if self.divide_by != 1 else h
 
 
+def attention(config: UNetConfig, width: int, groups: int | None = None, *, divide_by: float = 1.0) -> Attention:
+    """The configuration's attention at a width; `groups` None are the configuration's."""
+    heads = config.attention_heads
+    head_dim = width // heads if heads else config.attention_head_dim or width
+    groups = config.norm_num_groups if groups is None else groups
+    return Attention(width, head_dim, groups, config.norm_eps, divide_by=divide_by)
+
+
 class Downsample(nn.Module):
     """Convolution of stride 2; padding 0 pads one row and column at the right and bottom instead of all round."""
 
@@ -216,7 +224,7 @@ def to_channels_last(network: N) -> N:
     """The network, in place, for inputs in this memory format."""
     for module in network.modules():
         if isinstance(module, (Attention, PackedAttention)):
-            module.channels_last = True
+            (module if isinstance(module, Attention) else module.unpacked()).channels_last = True
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
@@ -237,7 +245,7 @@ class DownBlock(nn.Module):
             if by_resnet
             else Downsample(c_out, config.downsample_padding)
         )
-        self.attentions = nn.ModuleList([Attention(config, c_out) for _ in range(n if attends else 0)])
+        self.attentions = nn.ModuleList([attention(config, c_out) for _ in range(n if attends else 0)])
         self.resnets = nn.ModuleList([ResnetBlock(config, c_out if j else c_in, c_out, time) for j in range(n)])
         self.downsamplers = nn.ModuleList([] if last else [down])
 
@@ -262,14 +270,14 @@ class MidBlock(nn.Module):
         # With scale_shift and no groups of its own, the middle attention has no normalization in this layout.
         groups = config.norm_num_groups if config.resnet_time_scale_shift == "default" else 0
         groups = config.attn_norm_num_groups or groups
-        attention = [Attention(config, width, groups=groups, divide_by=scale)] if config.add_attention else []
-        self.attentions = nn.ModuleList(attention)
+        attends = [attention(config, width, groups, divide_by=scale)] if config.add_attention else []
+        self.attentions = nn.ModuleList(attends)
         self.resnets = nn.ModuleList([ResnetBlock(config, width, width, time, scale) for _ in range(2)])
 
     def forward(self, x: Tensor, times: Sequence[Tensor]) -> Tensor:
         x = self.resnets[0](x, times)
-        for attention in self.attentions:
-            x = attention(x)
+        for attend in self.attentions:
+            x = attend(x)
         return self.resnets[1](x, times)
 
 
@@ -284,7 +292,7 @@ class UpBlock(nn.Module):
         by_resnet = config.upsample_type == "resnet" if attends else kind == "ResnetUpsampleBlock2D"
         up = ResnetBlock(config, c_out, c_out, time, resize=double_size) if by_resnet else Upsample(c_out)
         widths = [(c_out if j else c_in) + (c_skip if j == n - 1 else c_out) for j in range(n)]
-        self.attentions = nn.ModuleList([Attention(config, c_out) for _ in range(n if attends else 0)])
+        self.attentions = nn.ModuleList([attention(config, c_out) for _ in range(n if attends else 0)])
         self.resnets = nn.ModuleList([ResnetBlock(config, width, c_out, time) for width in widths])
         self.upsamplers = nn.ModuleList([] if last else [up])
 

@@ -37,7 +37,7 @@ from restorer.priors.configs import (
     network_config,
     read_json,
 )
-from restorer.priors.layout import CONFIG, DECODERS, INDEX, PICKLED, SAFETENSORS, SCHEDULER, SCHEDULERS
+from restorer.priors.layout import CONFIG, DECODERS, INDEX, PICKLED, SAFETENSORS, SCHEDULER, SCHEDULER_PLACES
 from restorer.priors.unet_prior import ModelSpec
 from restorer.priors.weights import check_finite, plain, read_weights
 
@@ -163,7 +163,7 @@ def load_unet(folder: Path, weights: Path | None = None, channels: int | None = 
         shape = network_config(config)
     except (ValueError, TypeError, OverflowError) as error:
         raise ModelError(f"{place / CONFIG} describes no network that can be used: {error}") from error
-    scheduler = _first(root / name for name in SCHEDULERS["unet/" if place.name == "unet" else ""])
+    scheduler = _first(root / name for name in SCHEDULER_PLACES["unet/" if place.name == "unet" else ""])
     fields = read_json(scheduler)
     try:
         spec = model_spec(shape, config, fields, channels)

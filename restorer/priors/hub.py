@@ -28,7 +28,7 @@ from restorer.priors.layout import (
     PICKLED,
     SAFETENSORS,
     SCHEDULER,
-    SCHEDULERS,
+    SCHEDULER_PLACES,
     USABLE_DECODERS,
 )
 
@@ -151,7 +151,7 @@ def choose(has: Callable[[str], bool], file: str | None = None) -> list[str] | N
         beside = f"{PurePosixPath(file).parent}/".removeprefix("./")
         told = (f"{file}.json", f"{beside}{CONFIG}", f"{beside}{SCHEDULER}")
         return [*filter(has, told), file] if has(file) else None
-    for folder, schedulers in SCHEDULERS.items():
+    for folder, schedulers in SCHEDULER_PLACES.items():
         weights = _weights(has, folder)
         if weights is None or not has(f"{folder}{CONFIG}"):
             continue

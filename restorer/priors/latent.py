@@ -65,7 +65,8 @@ class LatentPrior(UNetPrior):
                 f"the network makes latents of {self.channels} channels, "
                 f"but the autoencoder decodes {autoencoder.latent_channels}"
             )
-        unpack(autoencoder)
+        if not can_pack(self.device, torch.float32):
+            unpack(autoencoder)
         self.autoencoder = autoencoder.eval().requires_grad_(False).to(self.device, torch.float32)
         if can_pack(self.device, torch.float32):
             pack(to_channels_last(self.autoencoder))

@@ -124,7 +124,7 @@ class UNetPrior(Prior):
         return MAPS * width * (2 if low else self.dtype.itemsize) * pixels // self.spec.patch_size**2
 
     def kept_bytes(self, *, low: bool = False) -> int:
-        """See `Prior.kept_bytes`: the weights of convolutions once more, as the processor's kernels read them."""
+        """See `Prior.kept_bytes`: weights once more, as the processor's kernels read them."""
         if not low or self.dtype != torch.float32:
             return left_to_pack(self.network) * self.dtype.itemsize
         half = torch.bfloat16  # of the copy, all weights are new
