@@ -106,6 +106,8 @@ class Manifest:
         self._remember(str(place), dict(content))
 
     def _remember(self, place: str, content: dict[str, Any]) -> None:
+        if content.get("status") == "failed" and self._last.get(place, {}).get("status") == "ok":
+            return  # nothing was begun: what was written before stands as it did
         self._last[place] = content
         if content.get("event") == "begun":
             self._begun.add(place)

@@ -173,6 +173,12 @@ def test_names_that_mean_nothing(restore: Restore, verb: str, name: str) -> None
     assert done.code == 5 and "is neither a name of the catalogue nor" in done.err and "hint: " in done.err
 
 
+def test_the_embedded_one_stays(restore: Restore) -> None:  # noqa: F811
+    done = restore("models", "rm", "photo", "--yes")
+    assert done.code == 5 and "photo ships inside the program" in done.err
+    assert restore("models", "verify", "photo").code == 0
+
+
 def test_what_the_hub_says_cannot_steer_the_terminal(restore: Restore, hub: Hub) -> None:  # noqa: F811
     hub.tags = ["license:\x1b[2J[bold red]free[/]"]
     done = restore("models", "pull", "org/model")

@@ -18,8 +18,8 @@ from torch import Tensor
 from restorer import together
 from restorer.cli import console
 from restorer.cli.app import run
-from restorer.cli.console import Reporter, Timing
-from restorer.cli.cost import Forecast, Run, duration, ways
+from restorer.cli.console import Reporter, Timing, duration
+from restorer.cli.cost import Forecast, Run, ways
 from restorer.diffusion.prior import Prediction
 from restorer.priors import catalog
 from restorer.priors.catalog import load_prior

@@ -60,8 +60,20 @@ def test_done_is_what_was_written_by_the_same_recipe_and_is_still_there(tmp_path
 def test_a_failure_is_tried_again(tmp_path: Path, result: Path) -> None:
     log = logged(tmp_path)
     log.record(result, {"event": "result", "status": "ok", "recipe": KEY})
-    log.record(result, {"event": "result", "status": "failed", "recipe": KEY, "code": 4})
-    assert not logged(tmp_path).is_done(result, KEY)
+    log.begin(result)
+    log.record(result, {"event": "result", "status": "failed", "recipe": KEY, "code": 6})
+    assert not log.is_done(result, KEY) and not logged(tmp_path).is_done(result, KEY)
+
+
+def test_a_refusal_leaves_what_was_done_before(tmp_path: Path, result: Path) -> None:
+    """As of a run that had neither --resume nor --overwrite, and found the result there."""
+    log = logged(tmp_path)
+    log.begin(result)
+    log.record(result, {"event": "result", "status": "ok", "recipe": KEY})
+    log.record(result, {"event": "result", "status": "failed", "code": 7})
+    assert log.is_done(result, KEY) and logged(tmp_path).is_done(result, KEY)
+    log.begin(result)
+    assert not log.is_done(result, KEY) and not logged(tmp_path).is_done(result, KEY)
 
 
 def test_a_result_that_was_refused_is_not_ours(tmp_path: Path, result: Path) -> None:

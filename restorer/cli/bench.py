@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from restorer.cli.console import Reporter
-from restorer.cli.cost import USUAL_STEPS, duration
+from restorer.cli.console import Reporter, duration
+from restorer.cli.cost import USUAL_STEPS
 from restorer.cli.downloading import obtain
 from restorer.cli.measuring import show
 from restorer.cli.options import Device, Json, Model

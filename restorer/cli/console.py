@@ -31,7 +31,18 @@ from restorer import errors
 from restorer.cli.streams import tell
 from restorer.memory import human_bytes
 
-__all__ = ["EXIT_CODES", "Bar", "Reporter", "Timing", "code_of", "folded", "human_bytes", "report_error", "to_stderr"]
+__all__ = [
+    "EXIT_CODES",
+    "Bar",
+    "Reporter",
+    "Timing",
+    "code_of",
+    "duration",
+    "folded",
+    "human_bytes",
+    "report_error",
+    "to_stderr",
+]
 
 EXIT_CODES: dict[type[errors.RestorerError], int] = {
     errors.UsageError: 2,
@@ -183,7 +194,21 @@ class Bar:
             return
         self._tenth, self._said = tenth, now
         left = (now - self._began) / done * (total - done)
-        self._console.print(f"{self._label}: {where}, {100 * done // total} %, {left:.0f} s left", highlight=False)
+        self._console.print(f"{self._label}: {where}, {100 * done // total} %, {duration(left)} left", highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """8 s, 1 min 20 s, 2 h 5 min: two figures are all that an estimate has."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 600:
+        minutes, rest = divmod(whole, 60)
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if not hours:
+        return f"{minutes} min"
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
 class Reporter:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from restorer.cli.console import Reporter
+from restorer.cli.console import Reporter, duration
 from restorer.cli.options import Options
 from restorer.defaults import DENOISE, INPAINT, LATENT_STEPS, UPSCALE
 
@@ -18,26 +18,12 @@ if TYPE_CHECKING:
     from restorer.job import Job
     from restorer.priors.tiled import Tiled
 
-__all__ = ["LONG", "USUAL_STEPS", "WORTH_SAYING", "Forecast", "Run", "duration", "run_of", "ways"]
+__all__ = ["LONG", "USUAL_STEPS", "WORTH_SAYING", "Forecast", "Run", "run_of", "ways"]
 
 USUAL_STEPS = {"denoise": DENOISE.steps, "inpaint": INPAINT.steps, "upscale": UPSCALE[4].steps}
 WORTH_SAYING = 10.0  # seconds from which a run is announced with its time
 LONG = 60.0  # seconds from which a run on a CPU names what is cheaper
 SAVES = 0.8  # the share of the time that a cheaper way takes at most
-
-
-def duration(seconds: float) -> str:
-    """8 s, 1 min 20 s, 2 h 5 min: two figures are all that an estimate has."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 600:
-        minutes, rest = divmod(whole, 60)
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    if not hours:
-        return f"{minutes} min"
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
 @dataclass(frozen=True)

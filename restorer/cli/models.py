@@ -165,6 +165,8 @@ def _reference(name: str) -> Reference:
     from restorer.priors.hub import parse
     from restorer.priors.hub_errors import clean
 
+    if name == EMBEDDED:
+        raise ModelError(f"{name} ships inside the program: it is neither fetched nor removed", "name another model")
     if (reference := parse(name)) is None:
         text = f"{clean(name)!r} is neither a name of the catalogue nor a repository of the Hub"
         raise ModelError(text, "restore models list tells the names; a repository is ORGANIZATION/NAME[@REV][:FILE]")

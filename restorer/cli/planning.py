@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from restorer.batch import STDIO, Item
-from restorer.cli.console import Reporter
-from restorer.cli.cost import USUAL_STEPS, duration
+from restorer.cli.console import Reporter, duration
+from restorer.cli.cost import USUAL_STEPS
 from restorer.cli.options import Options
 from restorer.defaults import LATENT_STEPS
 from restorer.errors import RestorerError
