@@ -4,7 +4,8 @@
     {"event": "result", "output": "a_denoised.png", "status": "ok", ...}    after
 
 A line is on the disk before the next thing happens. A result that has a `begun` but no `ok` may be there or not, and is
-ours to replace; one that has neither is somebody else's. The last line may be torn; it counts as never written.
+ours to replace; one that has neither is somebody else's. A failure that was not begun, as where something was refused,
+leaves what is known of a result as it was. The last line may be torn; it counts as never written.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Layers that are more than one operation as written, and may be computed as one (`packed.py`)."""
+"""Layers that networks have in common. Some are several operations as written, and computed as one (`packed.py`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["DoublingConv2d", "Together", "activated", "double_size", "normalized"]
+__all__ = ["DoublingConv2d", "TimedBlock", "Together", "activated", "double_size", "normalized", "projections"]
 
 SMALL = 1024  # pixels of a map up to which PyTorch normalizes it by another kernel
 
@@ -41,6 +41,23 @@ class Together(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """(..., features) -> what each makes of it."""
         return [layer(x) for layer in self.layers]
+
+
+class TimedBlock(nn.Module):
+    """A block that sees the time, by a projection of its own. The network computes all of them together; `slot` says
+    which is the block's.
+    """
+
+    slot = 0
+    time_emb_proj: nn.Linear
+
+
+def projections(network: nn.Module) -> Together:
+    """Of all the network's `TimedBlock`s, which get their slots."""
+    blocks = [module for module in network.modules() if isinstance(module, TimedBlock)]
+    for slot, block in enumerate(blocks):
+        block.slot = slot
+    return Together(*(block.time_emb_proj for block in blocks))
 
 
 def normalized(norm: nn.GroupNorm, x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restorer.networks.layers import Together
+from restorer.networks.layers import TimedBlock, projections
 from restorer.networks.packed import convolved
 from restorer.networks.unet import TimeMLP, timestep_embedding
 
@@ -63,13 +63,8 @@ class ResidualUNetConfig:
         return ResidualUNet(self)
 
 
-class ResidualBlock(nn.Module):
-    """x + conv2(relu(scale(t) * conv1(x) + shift(t))). It starts close to the identity, so that depth does no harm.
-
-    `slot` says which of the projections of the time, which the network computes together, is the block's own.
-    """
-
-    slot = 0
+class ResidualBlock(TimedBlock):
+    """x + conv2(relu(scale(t) * conv1(x) + shift(t))). It starts close to the identity, so that depth does no harm."""
 
     def __init__(self, width: int, time: int) -> None:
         super().__init__()
@@ -121,10 +116,7 @@ class ResidualUNet(nn.Module):
         self.up_blocks = nn.ModuleList([level(width, blocks + 1) for width in widths])
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
-        every = [module for module in self.modules() if isinstance(module, ResidualBlock)]
-        for slot, block in enumerate(every):
-            block.slot = slot
-        self.times = Together(*(block.time_emb_proj for block in every))
+        self.times = projections(self)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         features = timestep_embedding(t, self.time_embedding.linear_1.in_features, flip=True, shift=0)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restorer.networks.attention import Attention, PackedAttention
-from restorer.networks.layers import DoublingConv2d, Together, activated, double_size, normalized
+from restorer.networks.layers import DoublingConv2d, TimedBlock, activated, double_size, normalized, projections
 from restorer.networks.packed import convolved
 
 __all__ = ["UNet", "UNetConfig", "to_channels_last"]
@@ -144,14 +144,11 @@ def half_size(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, kernel_size=2, stride=2)
 
 
-class ResnetBlock(nn.Module):
+class ResnetBlock(TimedBlock):
     """norm, SiLU, conv; time embedding; norm, SiLU, conv; plus the input, by a 1x1 convolution if widths differ.
 
-    `resize` acts before the first convolution and on the input that is added. `slot` says which of the projections of
-    the time, which the network computes together, is the block's own.
+    `resize` acts before the first convolution and on the input that is added.
     """
-
-    slot = 0
 
     def __init__(
         self,
@@ -336,11 +333,7 @@ class UNet(nn.Module):
             c_skip = rising[min(i + 1, len(rising) - 1)]
             self.up_blocks.append(UpBlock(config, kind, c_in, rising[i], c_skip, time, last=last))
 
-        blocks = [module for module in self.modules() if isinstance(module, ResnetBlock)]
-        for slot, block in enumerate(blocks):
-            block.slot = slot
-        self.times = Together(*(block.time_emb_proj for block in blocks))
-
+        self.times = projections(self)
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], config.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 

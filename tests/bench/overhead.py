@@ -2,10 +2,10 @@
 
 Of each verb at its defaults, on a made-up picture: evaluations, seconds of one (the fastest of them all), seconds of
 sampling, their ratio, and what is spent beside the evaluations. Enlarging also on a photograph, since its last touch,
-which makes the result shrink to exactly what was given, takes the more steps the noisier that is. With `--command`
-whole processes as well, alternating with `import torch` alone: when the first evaluation of `restore denoise` begins,
-and when it ends. With `--pixels` the time of `denoise --steps 2` against the pixels instead, and the exponent of the
-line through it.
+which makes the result shrink to exactly what was given, takes the more steps the more of it is clipped. With
+`--command` whole processes as well, alternating with `import torch` alone: when the first evaluation of `restore
+denoise` begins, and when it ends. With `--pixels` the time of `denoise --steps 2` against the pixels instead, and the
+exponent of the line through it.
 """
 
 from __future__ import annotations
