@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from restorer.diffusion.objective import target
 from restorer.diffusion.prior import per_item
 from restorer.diffusion.schedule import Schedule
+from restorer.networks.layers import shuffled, unshuffled
 from restorer.networks.unet import UNet, UNetConfig
 from restorer.priors.unet_prior import PREDICTION_TYPES, ModelSpec, UNetPrior, pad_to_multiple
 
@@ -179,6 +181,19 @@ def test_each_picture_of_a_batch_has_its_own_level(kind: str) -> None:
         alone = prior.predict(x[k : k + 1], sigma).x0[0]
         # x0 = x - sigma eps carries the rounding of eps times sigma.
         torch.testing.assert_close(together[k], alone, rtol=1e-4, atol=1e-5 * max(1, sigma))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("channels", "height", "width"), [(3, 12, 24), (1, 6, 6), (4, 18, 12)])
+@pytest.mark.parametrize("patch", [1, 2, 3])
+def test_blocks_of_pixels_as_channels(patch: int, channels: int, height: int, width: int, dtype: torch.dtype) -> None:
+    x = torch.randn(2, channels, height, width)
+    folded = unshuffled(x, patch, dtype)
+    assert torch.equal(folded, F.pixel_unshuffle(x, patch).to(dtype))
+    assert folded.is_contiguous(memory_format=torch.channels_last)
+    for like in (folded, folded.contiguous()):
+        back = shuffled(like, patch)
+        assert torch.equal(back, x.to(dtype)) and back.is_contiguous()
 
 
 def test_per_item() -> None:

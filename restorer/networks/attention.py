@@ -88,7 +88,7 @@ class PackedAttention(Packed):
         out = out.transpose(-1, -2).reshape(x.shape) + x
         return out / attention.divide_by if attention.divide_by != 1 else out
 
-    def packs(self) -> int:
+    def packs(self, dtype: torch.dtype) -> int:
         """See `Packed.packs`."""
         return 2 * self.to_q.weight.numel() + 2 * self.to_q.out_features
 

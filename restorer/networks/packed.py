@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from restorer.networks import winograd
 from restorer.networks.layers import DoublingConv2d, Together, double_size
 
 __all__ = [
@@ -35,6 +36,11 @@ __all__ = [
     "unpack",
 ]
 
+MANY = 100_000_000  # multiplications from which on halving them is worth the transforms
+NARROW = 16  # channels: half the harmonic mean of those in and out from which on it may be
+CACHED = 1 << 20  # numbers of a strip of transformed rows
+HEAVY = 300_000_000  # weights of a network from which on their transforms, twice as many, would take too much memory
+
 
 class Packed(nn.Module):
     """What packed layers have in common: for evaluation alone, with the parameters of the layer they were made of.
@@ -51,8 +57,12 @@ class Packed(nn.Module):
         self._packed: Tensor | None = None
         self._packed_for: tuple[Any, ...] = ()
 
-    def packs(self) -> int:
-        """How many numbers it holds beside its parameters once it has computed."""
+    def packs(self, dtype: torch.dtype) -> int:
+        """How many numbers it holds beside its parameters, at most, once it has computed.
+
+        Args:
+            dtype: its precision, or the one it would be cast to.
+        """
         raise NotImplementedError
 
     def unpacked(self) -> nn.Module:
@@ -87,7 +97,7 @@ class _PackedConvolution(Packed):
         self.bias = conv.bias
         self._shape = [int(p) for p in conv.padding], list(conv.stride), list(conv.dilation)
 
-    def packs(self) -> int:
+    def packs(self, dtype: torch.dtype) -> int:
         """See `Packed.packs`."""
         return self.weight.numel()
 
@@ -113,7 +123,12 @@ class _PackedConvolution(Packed):
 
 
 class PackedConv2d(_PackedConvolution):
-    """See `Packed`."""
+    """See `Packed`. Wide convolutions of 3x3 are computed by Winograd's algorithm (`winograd.py`) in float32.
+
+    `divides` says whether they may be.
+    """
+
+    divides = True
 
     def forward(self, x: Tensor, shift: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
         """See `convolved`: what is the same for every picture of the batch is added by the kernel itself."""
@@ -123,18 +138,73 @@ class PackedConv2d(_PackedConvolution):
         out = self._convolve(x, bias, plus)
         return out if shift is None else out + shift[:, :, None, None]
 
+    def packs(self, dtype: torch.dtype) -> int:
+        """See `Packed.packs`: twice as many where it may be by Winograd's algorithm."""
+        return self.weight.numel() * (2 if dtype == torch.float32 and self._wide else 1)
+
+    @property
+    def _wide(self) -> bool:
+        """Whether Winograd's algorithm is for kernels like this one, and worth its transforms."""
+        out, into, *kernel = self.weight.shape
+        same_size = kernel == [3, 3] and self._shape == ([1, 1], [1, 1], [1, 1])
+        return self.divides and same_size and out * into >= NARROW * (out + into)
+
+    def _by_fewer_products(self, x: Tensor) -> bool:
+        """Whether it is by Winograd's algorithm for this input. Lower precisions would lose by it, and gain less."""
+        if not x.dtype == self.weight.dtype == torch.float32 or x.shape[-1] % winograd.OUTPUTS or not self._wide:
+            return False
+        return self.weight.numel() * len(x) * x.shape[-2:].numel() >= MANY
+
     def _convolve(self, x: Tensor, bias: Tensor | None, plus: Tensor | None) -> Tensor:
         if Packed.plain:
             padding, stride, dilation = self._shape
             out = F.conv2d(x, self.weight, bias, stride, padding, dilation)
             return out if plus is None else out + plus
         weight, shape = self.weight, self._shape
+        if self._by_fewer_products(x):
+            out = self._convolve_in_strips(x.contiguous(memory_format=torch.channels_last), bias)
+            return out if plus is None else out.add_(plus)
         reorder = torch.ops.mkldnn._reorder_convolution_weight
         packed = self._packed_as((x.shape, *parameter_state(weight)), lambda: reorder(weight, *shape, 1, list(x.shape)))
         rest = packed, bias, *shape, 1
         if plus is None:
             return torch.ops.mkldnn._convolution_pointwise(x, *rest, "none", [], "")
         return torch.ops.mkldnn._convolution_pointwise.binary(x, plus, *rest, "add", 1.0, None, [], None)
+
+    def _convolve_in_strips(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """By Winograd's algorithm, as many rows at a time as fit into a cache once they are transformed.
+
+        Every strip sees a row more above and below; there are zeros beyond the picture.
+        """
+        batch, into, height, width = x.shape
+        out, columns = len(self.weight), width // winograd.OUTPUTS
+        count = -(-height * columns * winograd.POINTS * max(into, out) * batch // CACHED)
+        rows = -(-height // min(count, height))
+        edge = 0 if rows == height else 1  # rows of other strips, or of zeros; the whole picture is padded instead
+        tiles = x.permute(0, 2, 3, 1).unflatten(2, (columns, winograd.OUTPUTS))
+        inputs = x.new_empty(batch, rows + 2 * edge, columns, winograd.POINTS, into)
+        maps = inputs.flatten(3).permute(0, 3, 1, 2)
+        shape = [1 - edge, 0], [1, 1], [1, 1], winograd.POINTS
+
+        def packing() -> Tensor:
+            reorder = torch.ops.mkldnn._reorder_convolution_weight
+            return reorder(winograd.kernels(self.weight), *shape, list(maps.shape))
+
+        packed = self._packed_as((maps.shape, *parameter_state(self.weight)), packing)
+        bias, y = winograd.shifted(bias), x.new_empty(batch, height, columns, winograd.OUTPUTS, out)
+        for top in range(0, height, rows):
+            top = min(top, height - rows)  # the last may see rows again
+            above, below = min(top, edge), min(height - top - rows, edge)
+            if above < edge:
+                inputs[:, 0] = 0
+            if below < edge:
+                inputs[:, -1] = 0
+            seen = inputs[:, edge - above : rows + edge + below]
+            winograd.entered(tiles[:, top - above : top + rows + below], seen)
+            products = torch.ops.mkldnn._convolution_pointwise(maps, packed, bias, *shape, "none", [], "")
+            products = products.permute(0, 2, 3, 1).unflatten(3, (winograd.POINTS, out))
+            winograd.left(products, y[:, top : top + rows])
+        return y.view(batch, height, width, out).permute(0, 3, 1, 2)
 
 
 class PackedConvTranspose2d(_PackedConvolution):
@@ -163,7 +233,7 @@ class PackedDoublingConv2d(_PackedConvolution):
             return F.conv2d(double_size(x), self.weight, self.bias, padding=1)
         return self._convolve_transposed(x, self._summed)
 
-    def packs(self) -> int:
+    def packs(self, dtype: torch.dtype) -> int:
         """See `Packed.packs`."""
         return self.weight.numel() * 16 // 9
 
@@ -198,7 +268,7 @@ class PackedTogether(Packed):
         out = torch.ops.mkldnn._linear_pointwise(x, packed, self._bias, "none", [], "")
         return list(out.split([len(weight) for weight in weights], dim=-1))
 
-    def packs(self) -> int:
+    def packs(self, dtype: torch.dtype) -> int:
         """See `Packed.packs`."""
         return sum(layer.weight.numel() + len(layer.bias) for layer in self.layers)
 
@@ -254,9 +324,12 @@ def pack(network: nn.Module) -> None:
     Normalizations get their few parameters in float32, in which their kernels compute.
     """
     _replace(network, _packed_form)
+    light = sum(parameter.numel() for parameter in network.parameters()) < HEAVY
     for module in network.modules():
         if isinstance(module, nn.GroupNorm):
             module.float()
+        elif isinstance(module, PackedConv2d):
+            module.divides = light
 
 
 def unpack(network: nn.Module) -> None:
@@ -276,14 +349,15 @@ def _packed_form(module: nn.Module) -> nn.Module | None:
     return None if own is None else own()
 
 
-def left_to_pack(network: nn.Module, *, afresh: bool = False) -> int:
-    """How many numbers the next evaluation will hold beside the weights: of layers that have not computed yet.
+def left_to_pack(network: nn.Module, dtype: torch.dtype, *, afresh: bool = False) -> int:
+    """How many numbers the next evaluation will hold beside the weights, at most: of layers that have not computed yet.
 
     Args:
-        afresh: of a copy of the network, none of which have.
+        dtype: the network's precision.
+        afresh: of a copy of the network in that precision, none of which have.
     """
     layers = (layer for layer in network.modules() if isinstance(layer, Packed))
-    return sum(layer.packs() for layer in layers if afresh or not layer.has_packed)
+    return sum(layer.packs(dtype) for layer in layers if afresh or not layer.has_packed)
 
 
 @contextmanager

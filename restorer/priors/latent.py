@@ -103,7 +103,7 @@ class LatentPrior(UNetPrior):
 
     def kept_bytes(self, *, low: bool = False) -> int:
         """See `Prior.kept_bytes`: what the decoder packs as well."""
-        return super().kept_bytes(low=low) + 4 * left_to_pack(self.autoencoder.decoder)
+        return super().kept_bytes(low=low) + 4 * left_to_pack(self.autoencoder.decoder, torch.float32)
 
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
         """See `Prior.predict`.

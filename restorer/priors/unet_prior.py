@@ -15,9 +15,9 @@ p * p * C channels (pixel-unshuffle).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from restorer.diffusion.objective import PREDICTION_TYPES, range_log_variance
@@ -25,6 +25,7 @@ from restorer.diffusion.prior import Prediction, Prior, pad_to_multiple, per_ite
 from restorer.diffusion.schedule import Schedule, alpha_bar_of
 from restorer.networks import Network, NetworkConfig
 from restorer.networks.graphed import Graphed
+from restorer.networks.layers import shuffled, unshuffled
 from restorer.networks.packed import can_pack, left_to_pack, pack, unpack
 from restorer.networks.unet import to_channels_last
 
@@ -126,47 +127,84 @@ class UNetPrior(Prior):
     def kept_bytes(self, *, low: bool = False) -> int:
         """See `Prior.kept_bytes`: weights once more, as the processor's kernels read them."""
         if not low or self.dtype != torch.float32:
-            return left_to_pack(self.network) * self.dtype.itemsize
+            return left_to_pack(self.network, self.dtype) * self.dtype.itemsize
         half = torch.bfloat16  # of the copy, all weights are new
-        packed = left_to_pack(self.network, afresh=True) if can_pack(self.device, half) else 0
+        packed = left_to_pack(self.network, half, afresh=True) if can_pack(self.device, half) else 0
         return half.itemsize * (packed + sum(weight.numel() for weight in self.network.parameters()))
 
     @torch.no_grad()
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
         """See `Prior.predict`. Any height and width from 1 up; the network sees the next multiple, reflected."""
-        wanted = per_item(sigma, x)
-        used = wanted.clamp(self.sigma_min, self.sigma_max)
-        output = self._evaluate(x, used, condition)
-        column = (-1, 1, 1, 1)
-        level = used.view(column).to(x.device, x.dtype)
-        alpha_bar = alpha_bar_of(used).view(column).to(x.device, x.dtype)
+        level = _level(self.spec.schedule, sigma, x)
+        output = self._evaluate(x, level, condition)
+        answer = output[:, : self.channels]
         match self.spec.prediction_type:
             case "epsilon":
-                x0 = x - level * output[:, : self.channels]
+                x0 = x - level.sigma * answer
             case "v_prediction":
-                x0 = alpha_bar * x - (1 - alpha_bar).sqrt() * output[:, : self.channels]
+                x0 = level.scale**2 * x - level.noise_scale * answer
             case _:
-                x0 = output[:, : self.channels]
+                x0 = answer
         if self.clip:
             x0 = x0.clamp(-1, 1)
-        # Below the lowest level it has learned a network knows less than the picture does: fade to the identity.
-        fade = (wanted / self.sigma_min).clamp(max=1).view(column).to(x.device, x.dtype)
-        x0 = torch.lerp(x, x0, fade)
-        return Prediction(x0, self._log_variance(output, used) if output.shape[1] > self.channels else None)
+        if not isinstance(level.fade, float) or level.fade < 1:
+            x0 = torch.lerp(x, x0, level.fade)
+        learned = output.shape[1] > self.channels
+        return Prediction(x0, self._log_variance(output, level.t) if learned else None)
 
-    def _evaluate(self, x: Tensor, sigma: Tensor, condition: Tensor | None) -> Tensor:
+    def _evaluate(self, x: Tensor, level: _Level, condition: Tensor | None) -> Tensor:
         """The raw network output for x: (B, C or 2 C, H, W) float32, shaped like x."""
         height, width = x.shape[-2:]
-        scale = alpha_bar_of(sigma).sqrt().view(-1, 1, 1, 1).to(x.device, x.dtype)
-        inputs = scale * x if condition is None else torch.cat([scale * x, condition], dim=1)
-        inputs = F.pixel_unshuffle(pad_to_multiple(inputs, self.multiple), self.spec.patch_size)
-        inputs = inputs.to(self.dtype, memory_format=torch.channels_last)
-        t = self.spec.schedule.t_at(sigma[:1] if bool((sigma == sigma[0]).all()) else sigma)
-        t = t.to(x.device, torch.float32)  # one for all where it is the same: (1,), or (B,)
-        output = F.pixel_shuffle(self._answer(inputs, t).to(x.dtype), self.spec.patch_size)
-        return output[..., :height, :width]
+        inputs = level.scale * x
+        if condition is not None:
+            inputs = torch.cat([inputs, condition], dim=1)
+        patch = self.spec.patch_size
+        inputs = unshuffled(pad_to_multiple(inputs, self.multiple), patch, self.dtype)
+        output = self._answer(inputs, level.t.to(x.device, torch.float32))
+        return shuffled(output.to(x.dtype), patch)[..., :height, :width]
 
-    def _log_variance(self, output: Tensor, sigma: Tensor) -> Tensor:
-        """The learned variance of the integer timestep nearest to sigma: a chain has no others."""
-        t = self.spec.schedule.t_at(sigma).round().long()
-        return range_log_variance(self.spec.schedule, t, (output[:, self.channels :] + 1) / 2)
+    def _log_variance(self, output: Tensor, t: Tensor) -> Tensor:
+        """The learned variance of the integer timestep nearest to t: a chain has no others."""
+        return range_log_variance(self.spec.schedule, t.round().long(), (output[:, self.channels :] + 1) / 2)
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A noise level as a network sees it: floats where all pictures have the same, else float32 (B, 1, 1, 1).
+
+    Args:
+        sigma: the level, or the nearest one that the network has learned.
+        scale: sqrt(abar), by which the picture is multiplied; noise_scale: sqrt(1 - abar).
+        fade: how much of the answer counts. Below the lowest level it has learned a network knows less than the
+            picture does: the answer fades to the identity.
+        t: the timestep, (1,) or (B,) float64 on the CPU.
+    """
+
+    sigma: float | Tensor
+    scale: float | Tensor
+    noise_scale: float | Tensor
+    fade: float | Tensor
+    t: Tensor
+
+
+def _level(schedule: Schedule, sigma: float | Tensor, x: Tensor) -> _Level:
+    """The level of x (B, C, H, W), from a float or (B,)."""
+    if not isinstance(sigma, Tensor):
+        return _common_level(schedule, float(sigma))
+    wanted = per_item(sigma, x)
+    if bool((wanted == wanted[0]).all()):
+        return _common_level(schedule, float(wanted[0]))
+    used = wanted.clamp(schedule.sigma_min, schedule.sigma_max)
+    alpha_bar, fade = alpha_bar_of(used), (wanted / schedule.sigma_min).clamp(max=1)
+    columns = torch.stack([used, alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), fade])[..., None, None, None]
+    level, scale, noise_scale, fade = columns.to(x.device, x.dtype).unbind()
+    return _Level(level, scale, noise_scale, fade, schedule.t_at(used))
+
+
+@lru_cache(maxsize=1024)
+def _common_level(schedule: Schedule, sigma: float) -> _Level:
+    """One for all: computed once for the steps of a plan, which come again with every picture."""
+    used = torch.tensor([sigma], dtype=torch.float64).clamp(schedule.sigma_min, schedule.sigma_max)
+    alpha_bar, fade = alpha_bar_of(used), min(sigma / schedule.sigma_min, 1.0)
+    scales = float(alpha_bar.sqrt()), float((1 - alpha_bar).sqrt())
+    return _Level(float(used), *scales, fade, schedule.t_at(used))
