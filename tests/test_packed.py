@@ -96,9 +96,36 @@ def test_what_is_added_on_the_way(shifts: int | None, plus: bool, bias: bool) ->
     kept = None if other is None else other.clone()
     for layer in (conv, PackedConv2d(conv)):
         assert relative(convolved(layer, x, shift, other), exact) < 1e-6
+        assert relative(convolved(layer, x, shift, other, overwrite=True), exact) < 1e-6  # not with gradients
     assert other is None or torch.equal(other, kept)
     with plainly():
         assert torch.equal(convolved(PackedConv2d(conv), x, None, other), convolved(conv, x, None, other))
+
+
+@needs_packing
+@pytest.mark.parametrize("many", [1, 1 << 40])
+@pytest.mark.parametrize("channels_last", [True, False])
+@torch.no_grad()
+def test_what_is_added_may_be_overwritten(monkeypatch: pytest.MonkeyPatch, channels_last: bool, many: int) -> None:
+    """By plain layers and packed ones, those of Winograd's algorithm too; in another layout it need not be."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(packing, "MANY", many)
+    monkeypatch.setattr(packing, "CACHED", 20_000)
+    conv = nn.Conv2d(48, 40, 3, padding=1).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 48, 9, 16).to(memory_format=torch.channels_last)
+    other, shift = torch.randn(2, 40, 9, 16), torch.randn(1, 40)
+    other = other.to(memory_format=torch.channels_last) if channels_last else other
+    exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
+    exact = exact + shift.double()[:, :, None, None] + other.double()
+    packed = PackedConv2d(conv)
+    for compute in (conv, packed):
+        given = other.clone()
+        result = convolved(compute, x, shift, given, overwrite=True)
+        assert relative(result, exact) < 2e-6
+        assert not channels_last or result.data_ptr() == given.data_ptr()
+    with plainly():
+        given = other.clone()
+        assert convolved(packed, x, None, given, overwrite=True).data_ptr() == given.data_ptr()
 
 
 def test_four_outputs_of_six_products() -> None:
@@ -137,7 +164,8 @@ def test_by_fewer_products_it_is_the_same(
     out = layer(x)
     assert out.is_contiguous(memory_format=torch.channels_last) and relative(out, exact) < 2e-6
     assert relative(layer(x.contiguous(), plus=plus), exact + plus.double()) < 2e-6 and torch.equal(plus, kept)
-    assert len(calls) == 2 * (height if cached == 1 else 1) or cached == 30_000
+    assert relative(layer(x, plus=plus, overwrite=True), exact + kept.double()) < 2e-6
+    assert len(calls) == 3 * (height if cached == 1 else 1) or cached == 30_000
     with plainly():
         assert torch.equal(layer(x), conv(x))
 

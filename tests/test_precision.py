@@ -1,14 +1,18 @@
-"""Which precision `auto` is, and how many threads there are: both measured or read, and kept to."""
+"""Which precision `auto` is, how many threads there are, what memory is kept: measured or read, and kept to."""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from restorer.cli import threads
+from restorer.cli import pages, threads
 from restorer.priors import precision
 from restorer.priors.catalog import resolve_dtype
 from restorer.priors.precision import GAIN, cache_file, faster_dtype, time_convolution
@@ -95,6 +99,35 @@ def groups(tmp_path: Path, **limits: str) -> tuple[Path, Path]:
 def test_the_quota_of_a_container(tmp_path: Path, limits: dict[str, str], cores: int | None) -> None:
     assert threads.quota(*groups(tmp_path, **limits)) == cores
     assert threads.quota(tmp_path, tmp_path / "absent") is None
+
+
+PAGES = """
+import resource, sys
+from restorer.cli.pages import keep_pages
+done = keep_pages() if "keep" in sys.argv else None
+for turn in range(20):
+    blocks = [b"x" * (12 << 20) for _ in range(3)]
+    del blocks
+    if turn == 9:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(done, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_stays_with_the_process() -> None:
+    """Unless somebody has settings of their own."""
+    environment = {name: value for name, value in os.environ.items() if name not in pages.SETTINGS}
+
+    def faults(*arguments: str, **settings: str) -> tuple[str, int]:
+        command = [sys.executable, "-c", PAGES, *arguments]
+        done = subprocess.run(command, env={**environment, **settings}, capture_output=True, text=True, check=True)
+        answer, count = done.stdout.split()
+        return answer, int(count)
+
+    (kept, few), (_, many) = faults("keep"), faults()
+    assert kept == "True" and 10 * few < many
+    assert faults("keep", MALLOC_TRIM_THRESHOLD_="131072")[0] == "False"
 
 
 def test_threads_keep_to_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:

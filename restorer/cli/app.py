@@ -16,6 +16,7 @@ import typer
 from restorer.cli import bench, evaluate, generate, inspect, models, restore, train
 from restorer.cli.help import Command, Group
 from restorer.cli.interruption import Terminated, leave_in_peace, raise_on_signals
+from restorer.cli.pages import keep_pages
 from restorer.cli.streams import NO_ROOM, flush_streams, open_streams
 from restorer.cli.threads import keep_to_quota
 from restorer.errors import OutputError, RestorerError
@@ -118,6 +119,7 @@ def main() -> None:
     open_streams()
     raise_on_signals()
     keep_to_quota()
+    keep_pages()
     code = run()
     leave_in_peace()
     sys.exit(flush_streams(code))

@@ -190,7 +190,10 @@ def _check(name: str, kind: str | type, value: object, optional: bool) -> None:
 
 
 class ResnetBlock(nn.Module):
-    """norm, SiLU, conv, twice; plus the input, by a 1x1 convolution if the widths differ. It knows no time."""
+    """norm, SiLU, conv, twice; plus the input, by a 1x1 convolution if the widths differ. It knows no time.
+
+    Where no gradients are wanted, the input is overwritten.
+    """
 
     def __init__(self, groups: int, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -203,7 +206,7 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(activated(self.norm1, x))
         x = x if self.conv_shortcut is None else self.conv_shortcut(x)
-        return convolved(self.conv2, activated(self.norm2, h), plus=x)
+        return convolved(self.conv2, activated(self.norm2, h), plus=x, overwrite=True)
 
 
 def _attention(groups: int, width: int) -> Attention:

@@ -36,6 +36,7 @@ __all__ = [
     "unpack",
 ]
 
+LAYOUT = torch.channels_last
 MANY = 100_000_000  # multiplications from which on halving them is worth the transforms
 NARROW = 16  # channels: half the harmonic mean of those in and out from which on it may be
 CACHED = 1 << 20  # numbers of a strip of transformed rows
@@ -130,12 +131,14 @@ class PackedConv2d(_PackedConvolution):
 
     divides = True
 
-    def forward(self, x: Tensor, shift: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, shift: Tensor | None = None, plus: Tensor | None = None, overwrite: bool = False
+    ) -> Tensor:
         """See `convolved`: what is the same for every picture of the batch is added by the kernel itself."""
         bias = self.bias
         if shift is not None and len(shift) == 1:
             bias, shift = shift[0] if bias is None else bias + shift[0], None
-        out = self._convolve(x, bias, plus)
+        out = self._convolve(x, bias, plus, overwrite)
         return out if shift is None else out + shift[:, :, None, None]
 
     def packs(self, dtype: torch.dtype) -> int:
@@ -155,23 +158,24 @@ class PackedConv2d(_PackedConvolution):
             return False
         return self.weight.numel() * len(x) * x.shape[-2:].numel() >= MANY
 
-    def _convolve(self, x: Tensor, bias: Tensor | None, plus: Tensor | None) -> Tensor:
+    def _convolve(self, x: Tensor, bias: Tensor | None, plus: Tensor | None, overwrite: bool) -> Tensor:
         if Packed.plain:
             padding, stride, dilation = self._shape
-            out = F.conv2d(x, self.weight, bias, stride, padding, dilation)
-            return out if plus is None else out + plus
-        weight, shape = self.weight, self._shape
+            return _sum(F.conv2d(x, self.weight, bias, stride, padding, dilation), plus, overwrite)
         if self._by_fewer_products(x):
-            out = self._convolve_in_strips(x.contiguous(memory_format=torch.channels_last), bias)
-            return out if plus is None else out.add_(plus)
+            return self._convolve_in_strips(x.contiguous(memory_format=LAYOUT), bias, plus, overwrite)
+        weight, shape = self.weight, self._shape
         reorder = torch.ops.mkldnn._reorder_convolution_weight
         packed = self._packed_as((x.shape, *parameter_state(weight)), lambda: reorder(weight, *shape, 1, list(x.shape)))
         rest = packed, bias, *shape, 1
         if plus is None:
             return torch.ops.mkldnn._convolution_pointwise(x, *rest, "none", [], "")
-        return torch.ops.mkldnn._convolution_pointwise.binary(x, plus, *rest, "add", 1.0, None, [], None)
+        added = "add", 1.0, None, [], None
+        if overwrite and plus.dtype == x.dtype == weight.dtype and plus.is_contiguous(memory_format=LAYOUT):
+            return torch.ops.mkldnn._convolution_pointwise_.binary(plus, x, *rest, *added)
+        return torch.ops.mkldnn._convolution_pointwise.binary(x, plus, *rest, *added)
 
-    def _convolve_in_strips(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def _convolve_in_strips(self, x: Tensor, bias: Tensor | None, plus: Tensor | None, overwrite: bool) -> Tensor:
         """By Winograd's algorithm, as many rows at a time as fit into a cache once they are transformed.
 
         Every strip sees a row more above and below; there are zeros beyond the picture.
@@ -191,9 +195,12 @@ class PackedConv2d(_PackedConvolution):
             return reorder(winograd.kernels(self.weight), *shape, list(maps.shape))
 
         packed = self._packed_as((maps.shape, *parameter_state(self.weight)), packing)
-        bias, y = winograd.shifted(bias), x.new_empty(batch, height, columns, winograd.OUTPUTS, out)
-        for top in range(0, height, rows):
-            top = min(top, height - rows)  # the last may see rows again
+        bias = winograd.shifted(bias)
+        result = plus if plus is not None and overwrite else x.new_empty(batch, height, width, out).permute(0, 3, 1, 2)
+        strip = None if plus is None else x.new_empty(batch, rows, columns, winograd.OUTPUTS, out)
+        outputs = result.permute(0, 2, 3, 1).unflatten(2, (columns, winograd.OUTPUTS))
+        for first in range(0, height, rows):
+            top = min(first, height - rows)  # the last may see rows again
             above, below = min(top, edge), min(height - top - rows, edge)
             if above < edge:
                 inputs[:, 0] = 0
@@ -203,8 +210,14 @@ class PackedConv2d(_PackedConvolution):
             winograd.entered(tiles[:, top - above : top + rows + below], seen)
             products = torch.ops.mkldnn._convolution_pointwise(maps, packed, bias, *shape, "none", [], "")
             products = products.permute(0, 2, 3, 1).unflatten(3, (winograd.POINTS, out))
-            winograd.left(products, y[:, top : top + rows])
-        return y.view(batch, height, width, out).permute(0, 3, 1, 2)
+            if plus is None or strip is None:
+                winograd.left(products, outputs[:, top : top + rows])
+            else:
+                winograd.left(products, strip)
+                new = slice(first, top + rows)
+                sums = strip[:, first - top :].view(batch, -1, width, out).permute(0, 3, 1, 2)
+                torch.add(plus[:, :, new], sums, out=result[:, :, new])
+        return result
 
 
 class PackedConvTranspose2d(_PackedConvolution):
@@ -289,7 +302,9 @@ def parameter_state(parameter: Tensor) -> tuple[int, int]:
     return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version
 
 
-def convolved(conv: nn.Module, x: Tensor, shift: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
+def convolved(
+    conv: nn.Module, x: Tensor, shift: Tensor | None = None, plus: Tensor | None = None, *, overwrite: bool = False
+) -> Tensor:
     """A convolution and what is added to it, which a packed one does on the way.
 
     Args:
@@ -297,13 +312,22 @@ def convolved(conv: nn.Module, x: Tensor, shift: Tensor | None = None, plus: Ten
         x: (B, C, H, W).
         shift: of every output channel, (B or 1, K).
         plus: another map, like the output.
+        overwrite: it is not needed any more, and the result may take its place, unless gradients are wanted.
     """
+    overwrite = overwrite and not torch.is_grad_enabled()
     if isinstance(conv, PackedConv2d):
-        return conv(x, shift, plus)
+        return conv(x, shift, plus, overwrite)
     out = conv(x)
     if shift is not None:
         out = out + shift[:, :, None, None]
-    return out if plus is None else plus + out
+    return _sum(out, plus, overwrite)
+
+
+def _sum(out: Tensor, plus: Tensor | None, overwrite: bool) -> Tensor:
+    """Both, in the place of the second if it may be overwritten."""
+    if plus is None:
+        return out
+    return plus.add_(out) if overwrite and plus.dtype == out.dtype else plus + out
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:

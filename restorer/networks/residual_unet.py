@@ -64,7 +64,10 @@ class ResidualUNetConfig:
 
 
 class ResidualBlock(TimedBlock):
-    """x + conv2(relu(scale(t) * conv1(x) + shift(t))). It starts close to the identity, so that depth does no harm."""
+    """x + conv2(relu(scale(t) * conv1(x) + shift(t))). It starts close to the identity, so that depth does no harm.
+
+    Where no gradients are wanted, x is overwritten: what is new to the process's memory costs more than arithmetic.
+    """
 
     def __init__(self, width: int, time: int) -> None:
         super().__init__()
@@ -86,8 +89,9 @@ class ResidualBlock(TimedBlock):
 
     def forward(self, x: Tensor, times: Sequence[Tensor]) -> Tensor:
         scale, shift = times[self.slot][:, :, None, None].chunk(2, dim=1)
-        h = torch.addcmul(shift, self.conv1(x), 1 + scale)
-        return convolved(self.conv2, F.relu(h, inplace=True), plus=x)
+        h = self.conv1(x)
+        h = torch.addcmul(shift, h, 1 + scale, out=None if torch.is_grad_enabled() else h)
+        return convolved(self.conv2, F.relu(h, inplace=True), plus=x, overwrite=True)
 
 
 class ResidualUNet(nn.Module):
@@ -132,5 +136,5 @@ class ResidualUNet(nn.Module):
             for block in blocks:  # type: ignore[attr-defined]
                 x = block(x, times)
             if i:
-                x = self.upsamplers[i - 1](x) + skips.pop()
+                x = self.upsamplers[i - 1](x).add_(skips.pop())
         return self.conv_out(x)

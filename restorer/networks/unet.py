@@ -182,7 +182,8 @@ class ResnetBlock(TimedBlock):
             h = activated(self.norm2, convolved(self.conv1, h, e))
         if self.conv_shortcut is not None:
             x = self.conv_shortcut(x)
-        h = convolved(self.conv2, h, plus=x)
+        own = self.conv_shortcut is not None or self.resize is not None  # else it may be a skip connection, too
+        h = convolved(self.conv2, h, plus=x, overwrite=own)
         return h / self.divide_by if self.divide_by != 1 else h
 
 

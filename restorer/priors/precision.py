@@ -1,8 +1,9 @@
 """Which precision a processor is faster in: measured once, and kept for the next time.
 
 A processor that multiplies bfloat16 natively is usually twice as fast in it, but not everywhere and not with every
-version of PyTorch. So where the instructions are there, one convolution like those of the embedded prior is timed in
-both, once for a processor, a PyTorch and a number of threads: a twentieth of a second.
+version of PyTorch, and fewer multiplications serve in float32 (`networks/winograd.py`). So where the instructions are
+there, one convolution of the embedded prior is timed in both, as it is evaluated, once for a processor, a PyTorch and a
+number of threads: a twentieth of a second.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+from torch import nn
+
+from restorer.networks.packed import can_pack, pack
 
 __all__ = ["GAIN", "cache_file", "faster_dtype", "has_bf16", "time_convolution"]
 
 GAIN = 1.1  # by how much bfloat16 must be faster to be worth its rounding
-WIDTH, SIDE, ROUNDS = 64, 128, 3  # of the convolution that is timed
+WIDTH, SIDE, ROUNDS = 64, 128, 5  # of the convolution that is timed
+KERNELS = 2  # which it is; counted up where it changes, so that it is measured again
 
 
 def has_bf16() -> bool:
@@ -38,7 +42,8 @@ def faster_dtype(timed: Callable[[torch.dtype], float] | None = None) -> torch.d
     """
     if not has_bf16():
         return torch.float32
-    known, machine = _known(), f"{_processor()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+    known, threads = _known(), torch.get_num_threads()
+    machine = f"{_processor()}, {threads} threads, PyTorch {torch.__version__}, kernels {KERNELS}"
     gain = known.get(machine)
     if not isinstance(gain, (int, float)):
         timed = timed or time_convolution
@@ -51,11 +56,14 @@ def faster_dtype(timed: Callable[[torch.dtype], float] | None = None) -> torch.d
 def time_convolution(dtype: torch.dtype) -> float:
     """Seconds of one convolution, the fastest of several."""
     x = torch.ones(1, WIDTH, SIDE, SIDE, dtype=dtype).to(memory_format=torch.channels_last)
-    weight = torch.full((WIDTH, WIDTH, 3, 3), 1e-3, dtype=dtype).to(memory_format=torch.channels_last)
+    with torch.random.fork_rng(devices=[]):  # its weights are drawn, and nobody else's noise is another for it
+        network = nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, padding=1, dtype=dtype))
+    if can_pack(x.device, dtype):
+        pack(network)
     best = float("inf")
     for count in range(ROUNDS + 1):  # the first one chooses the kernel
         began = time.perf_counter()
-        F.conv2d(x, weight, padding=1)
+        network(x)
         if count:
             best = min(best, time.perf_counter() - began)
     return best
