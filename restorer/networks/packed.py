@@ -170,10 +170,9 @@ class PackedConv2d(_PackedConvolution):
         rest = packed, bias, *shape, 1
         if plus is None:
             return torch.ops.mkldnn._convolution_pointwise(x, *rest, "none", [], "")
-        added = "add", 1.0, None, [], None
         if overwrite and plus.dtype == x.dtype == weight.dtype and plus.is_contiguous(memory_format=LAYOUT):
-            return torch.ops.mkldnn._convolution_pointwise_.binary(plus, x, *rest, *added)
-        return torch.ops.mkldnn._convolution_pointwise.binary(x, plus, *rest, *added)
+            return torch.ops.mkldnn._convolution_pointwise_.binary(plus, x, *rest, "add", 1.0, None, [], None)
+        return torch.ops.mkldnn._convolution_pointwise.binary(x, plus, *rest, "add", 1.0, None, [], None)
 
     def _convolve_in_strips(self, x: Tensor, bias: Tensor | None, plus: Tensor | None, overwrite: bool) -> Tensor:
         """By Winograd's algorithm, as many rows at a time as fit into a cache once they are transformed.

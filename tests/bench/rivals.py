@@ -6,7 +6,8 @@
 Needs diffusers; deepinv where it is installed. The networks have random weights, which take as long as good ones, so
 nothing is downloaded. Each line is a library in a precision: the fastest of the rounds and their median, and how many
 times as fast as the first line that is. The first is theirs in float32, as their pipelines run unless told otherwise.
-What takes another number of network evaluations is not compared.
+What takes another number of network evaluations is not compared. Freed memory stays with the process, as it does with
+the command, for theirs too.
 
 `--side` is for the network that takes any size (plain). Ours cuts large pictures into tiles, as the command does;
 theirs has none, and is left out where an evaluation of the whole picture would not fit into memory.
@@ -27,6 +28,7 @@ from rival_networks import NETWORKS, Pair, difference, pair_of
 from rival_race import header
 from rival_whole import whole
 
+from restorer.cli.pages import keep_pages
 from restorer.memory import available, human_bytes
 from restorer.vision import import_torchvision
 
@@ -49,6 +51,7 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true", help="whole commands instead: inpaint 512x768 pixels")
     options = parser.parse_args()
     import_torchvision()
+    keep_pages()
     print(f"python {shlex.join(sys.argv)}\n{header(options.device)}\n", flush=True)
     rivals = list(options.against)
     if find_spec("deepinv") is None and ("deepinv" in rivals or options.whole):
