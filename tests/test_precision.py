@@ -117,7 +117,8 @@ print(done, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_freed_memory_stays_with_the_process() -> None:
     """Unless somebody has settings of their own."""
-    environment = {name: value for name, value in os.environ.items() if name not in pages.SETTINGS}
+    others = {*pages.SETTINGS, "LD_PRELOAD", "PYTHONMALLOC"}
+    environment = {name: value for name, value in os.environ.items() if name not in others}
 
     def faults(*arguments: str, **settings: str) -> tuple[str, int]:
         command = [sys.executable, "-c", PAGES, *arguments]
@@ -126,6 +127,8 @@ def test_freed_memory_stays_with_the_process() -> None:
         return answer, int(count)
 
     (kept, few), (_, many) = faults("keep"), faults()
+    if not many:
+        pytest.skip("this system does not count what it clears")
     assert kept == "True" and 10 * few < many
     assert faults("keep", MALLOC_TRIM_THRESHOLD_="131072")[0] == "False"
 

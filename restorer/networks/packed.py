@@ -38,8 +38,9 @@ __all__ = [
 
 LAYOUT = torch.channels_last
 MANY = 100_000_000  # multiplications from which on halving them is worth the transforms
-NARROW = 16  # channels: half the harmonic mean of those in and out from which on it may be
+NARROW = 16  # channels: what half the harmonic mean of those in and out must be at least
 CACHED = 1 << 20  # numbers of a strip of transformed rows
+LOW = 4  # rows of a strip: with fewer, those above and below it are too many
 HEAVY = 300_000_000  # weights of a network from which on their transforms, twice as many, would take too much memory
 
 
@@ -48,18 +49,20 @@ class Packed(nn.Module):
 
     A convolution's blocks depend on the size of the input, batch included: weights packed for another one are computed
     with by a kernel up to ten times as slow. So they are packed again where the size changes, which costs what a plain
-    layer pays at every call, and three times that where weights are summed first.
+    layer pays at every call, three times that where weights are summed first, and ten to thirty times where they are
+    transformed: as much as a fifth of the convolution at 32x32 pixels, and more than it saves at 16x16.
     """
 
     plain: ClassVar[bool] = False  # see `plainly`
 
     def __init__(self) -> None:
         super().__init__()
+        self.held = 0  # how many numbers it holds beside its parameters
         self._packed: Tensor | None = None
         self._packed_for: tuple[Any, ...] = ()
 
     def packs(self, dtype: torch.dtype) -> int:
-        """How many numbers it holds beside its parameters, at most, once it has computed.
+        """How many numbers it will hold beside its parameters, at most.
 
         Args:
             dtype: its precision, or the one it would be cast to.
@@ -70,15 +73,16 @@ class Packed(nn.Module):
         """The layer it was made of."""
         raise NotImplementedError
 
-    @property
-    def has_packed(self) -> bool:
-        """Whether it has computed."""
-        return self._packed is not None
+    def _packed_as(self, wanted: tuple[Any, ...], packing: Callable[[], Tensor], held: int | None = None) -> Tensor:
+        """Its weights for the state of its parameters (`parameter_state`) and, if it matters, an input's shape.
 
-    def _packed_as(self, wanted: tuple[Any, ...], packing: Callable[[], Tensor]) -> Tensor:
-        """Its weights for the state of its parameters (`parameter_state`) and, if it matters, an input's shape."""
+        Args:
+            held: how many numbers they are; all that `packs` says if left out.
+        """
         if self._packed is None or wanted != self._packed_for:
-            self._packed, self._packed_for = packing(), wanted
+            packed = packing()
+            self.held = self.packs(packed.dtype) if held is None else held
+            self._packed, self._packed_for = packed, wanted
         return self._packed
 
 
@@ -138,6 +142,8 @@ class PackedConv2d(_PackedConvolution):
         bias = self.bias
         if shift is not None and len(shift) == 1:
             bias, shift = shift[0] if bias is None else bias + shift[0], None
+        if overwrite and plus is not None:
+            overwrite = plus.dtype == x.dtype == self.weight.dtype and plus.is_contiguous(memory_format=LAYOUT)
         out = self._convolve(x, bias, plus, overwrite)
         return out if shift is None else out + shift[:, :, None, None]
 
@@ -156,7 +162,15 @@ class PackedConv2d(_PackedConvolution):
         """Whether it is by Winograd's algorithm for this input. Lower precisions would lose by it, and gain less."""
         if not x.dtype == self.weight.dtype == torch.float32 or x.shape[-1] % winograd.OUTPUTS or not self._wide:
             return False
-        return self.weight.numel() * len(x) * x.shape[-2:].numel() >= MANY
+        many = self.weight.numel() * len(x) * x.shape[-2:].numel() >= MANY
+        return many and self._rows(x) >= min(LOW, x.shape[-2]) and not torch.is_grad_enabled()
+
+    def _rows(self, x: Tensor) -> int:
+        """Of a strip that stays in a cache once it is transformed."""
+        batch, into, height, width = x.shape
+        a_row = batch * width // winograd.OUTPUTS * winograd.POINTS * max(into, len(self.weight))
+        count = -(-height * a_row // CACHED)
+        return -(-height // min(count, height))
 
     def _convolve(self, x: Tensor, bias: Tensor | None, plus: Tensor | None, overwrite: bool) -> Tensor:
         if Packed.plain:
@@ -166,11 +180,12 @@ class PackedConv2d(_PackedConvolution):
             return self._convolve_in_strips(x.contiguous(memory_format=LAYOUT), bias, plus, overwrite)
         weight, shape = self.weight, self._shape
         reorder = torch.ops.mkldnn._reorder_convolution_weight
-        packed = self._packed_as((x.shape, *parameter_state(weight)), lambda: reorder(weight, *shape, 1, list(x.shape)))
+        state, count = (x.shape, *parameter_state(weight)), weight.numel()
+        packed = self._packed_as(state, lambda: reorder(weight, *shape, 1, list(x.shape)), count)
         rest = packed, bias, *shape, 1
         if plus is None:
             return torch.ops.mkldnn._convolution_pointwise(x, *rest, "none", [], "")
-        if overwrite and plus.dtype == x.dtype == weight.dtype and plus.is_contiguous(memory_format=LAYOUT):
+        if overwrite:
             return torch.ops.mkldnn._convolution_pointwise_.binary(plus, x, *rest, "add", 1.0, None, [], None)
         return torch.ops.mkldnn._convolution_pointwise.binary(x, plus, *rest, "add", 1.0, None, [], None)
 
@@ -180,9 +195,7 @@ class PackedConv2d(_PackedConvolution):
         Every strip sees a row more above and below; there are zeros beyond the picture.
         """
         batch, into, height, width = x.shape
-        out, columns = len(self.weight), width // winograd.OUTPUTS
-        count = -(-height * columns * winograd.POINTS * max(into, out) * batch // CACHED)
-        rows = -(-height // min(count, height))
+        out, columns, rows = len(self.weight), width // winograd.OUTPUTS, self._rows(x)
         edge = 0 if rows == height else 1  # rows of other strips, or of zeros; the whole picture is padded instead
         tiles = x.permute(0, 2, 3, 1).unflatten(2, (columns, winograd.OUTPUTS))
         inputs = x.new_empty(batch, rows + 2 * edge, columns, winograd.POINTS, into)
@@ -193,7 +206,8 @@ class PackedConv2d(_PackedConvolution):
             reorder = torch.ops.mkldnn._reorder_convolution_weight
             return reorder(winograd.kernels(self.weight), *shape, list(maps.shape))
 
-        packed = self._packed_as((maps.shape, *parameter_state(self.weight)), packing)
+        state, count = (maps.shape, *parameter_state(self.weight)), 2 * self.weight.numel()
+        packed = self._packed_as(state, packing, count)
         bias = winograd.shifted(bias)
         result = plus if plus is not None and overwrite else x.new_empty(batch, height, width, out).permute(0, 3, 1, 2)
         strip = None if plus is None else x.new_empty(batch, rows, columns, winograd.OUTPUTS, out)
@@ -311,7 +325,8 @@ def convolved(
         x: (B, C, H, W).
         shift: of every output channel, (B or 1, K).
         plus: another map, like the output.
-        overwrite: it is not needed any more, and the result may take its place, unless gradients are wanted.
+        overwrite: it is not needed any more, nor is it x, and the result may take its place, unless gradients are
+            wanted.
     """
     overwrite = overwrite and not torch.is_grad_enabled()
     if isinstance(conv, PackedConv2d):
@@ -338,7 +353,12 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
 
-OPERATIONS = ("_convolution_pointwise", "_convolution_transpose_pointwise", "_linear_pointwise")
+OPERATIONS = (
+    "_convolution_pointwise",
+    "_convolution_pointwise_",
+    "_convolution_transpose_pointwise",
+    "_linear_pointwise",
+)
 
 
 def pack(network: nn.Module) -> None:
@@ -373,14 +393,14 @@ def _packed_form(module: nn.Module) -> nn.Module | None:
 
 
 def left_to_pack(network: nn.Module, dtype: torch.dtype, *, afresh: bool = False) -> int:
-    """How many numbers the next evaluation will hold beside the weights, at most: of layers that have not computed yet.
+    """How many numbers more than now the next evaluation will hold beside the weights, at most.
 
     Args:
         dtype: the network's precision.
-        afresh: of a copy of the network in that precision, none of which have.
+        afresh: of a copy of the network in that precision, which holds none yet.
     """
     layers = (layer for layer in network.modules() if isinstance(layer, Packed))
-    return sum(layer.packs(dtype) for layer in layers if afresh or not layer.has_packed)
+    return sum(max(layer.packs(dtype) - (0 if afresh else layer.held), 0) for layer in layers)
 
 
 @contextmanager

@@ -26,15 +26,17 @@ POINTS = 6
 
 
 def kernels(weight: Tensor) -> Tensor:
-    """G g: (K, C, 3, 3) -> (6 K, C, 3, 1), of each point a convolution of 3x1."""
-    g0, g1, g2 = weight.permute(0, 2, 3, 1).unbind(2)
+    """G g: (K, C, 3, 3) -> (6 K, C, 3, 1), of each point a convolution of 3x1.
+
+    Contiguous, as written: from any other layout PyTorch packs the weights of several groups wrongly.
+    """
+    g0, g1, g2 = weight.permute(3, 0, 1, 2).contiguous()
     points = weight.new_empty(POINTS, *g0.shape)
     torch.mul(g2, -4, out=points[0])
     torch.mul(g0, 1 / 4, out=points[1])
-    _of_both_signs((g0 + g2) / -6, g1 / -6, points[2:4])
-    _of_both_signs(torch.add(g0, g2, alpha=4) / 24, g1 / 12, points[4:6])
-    # In any other layout PyTorch packs the weights of several groups wrongly.
-    return points.flatten(0, 1).transpose(1, 2)[..., None].contiguous()
+    _of_both_signs((g0 + g2).div_(-6), g1 / -6, points[2:4])
+    _of_both_signs(torch.add(g0, g2, alpha=4).div_(24), g1 / 12, points[4:6])
+    return points.flatten(0, 1)[..., None]
 
 
 def _of_both_signs(even: Tensor, odd: Tensor, out: Tensor) -> None:

@@ -3,7 +3,7 @@
 A processor that multiplies bfloat16 natively is usually twice as fast in it, but not everywhere and not with every
 version of PyTorch, and fewer multiplications serve in float32 (`networks/winograd.py`). So where the instructions are
 there, one convolution of the embedded prior is timed in both, as it is evaluated, once for a processor, a PyTorch and a
-number of threads: a twentieth of a second.
+number of threads: a tenth of a second.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["GAIN", "cache_file", "faster_dtype", "has_bf16", "time_convolution"]
 
 GAIN = 1.1  # by how much bfloat16 must be faster to be worth its rounding
 WIDTH, SIDE, ROUNDS = 64, 128, 5  # of the convolution that is timed
-KERNELS = 2  # which it is; counted up where it changes, so that it is measured again
+KERNELS = 2  # version of what is timed: counted up where it changes, so that it is timed again
 
 
 def has_bf16() -> bool:
@@ -56,7 +56,7 @@ def faster_dtype(timed: Callable[[torch.dtype], float] | None = None) -> torch.d
 def time_convolution(dtype: torch.dtype) -> float:
     """Seconds of one convolution, the fastest of several."""
     x = torch.ones(1, WIDTH, SIDE, SIDE, dtype=dtype).to(memory_format=torch.channels_last)
-    with torch.random.fork_rng(devices=[]):  # its weights are drawn, and nobody else's noise is another for it
+    with torch.random.fork_rng(devices=[]):  # weights are drawn, which changes no random numbers of others
         network = nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, padding=1, dtype=dtype))
     if can_pack(x.device, dtype):
         pack(network)

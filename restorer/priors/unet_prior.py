@@ -144,7 +144,7 @@ class UNetPrior(Prior):
             case "v_prediction":
                 x0 = level.scale**2 * x - level.noise_scale * answer
             case _:
-                x0 = answer
+                x0 = answer.contiguous()
         if self.clip:
             x0 = x0.clamp(-1, 1)
         if not isinstance(level.fade, float) or level.fade < 1:
