@@ -110,7 +110,7 @@ def test_what_is_added_may_be_overwritten(monkeypatch: pytest.MonkeyPatch, chann
     """By plain layers and packed ones, those of Winograd's algorithm too; in another layout it need not be."""
     torch.manual_seed(0)
     monkeypatch.setattr(packing, "MANY", many)
-    monkeypatch.setattr(packing, "CACHED", 20_000)
+    monkeypatch.setattr(packing, "CACHED", 20_000 // torch.get_num_threads())
     conv = nn.Conv2d(48, 40, 3, padding=1).to(memory_format=torch.channels_last)
     x = torch.randn(2, 48, 9, 16).to(memory_format=torch.channels_last)
     other, shift = torch.randn(2, 40, 9, 16), torch.randn(1, 40)
@@ -157,6 +157,7 @@ def test_by_fewer_products_it_is_the_same(
     monkeypatch.setattr(packing, "MANY", 1)
     monkeypatch.setattr(packing, "LOW", 1)
     monkeypatch.setattr(packing, "CACHED", cached)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     conv = nn.Conv2d(64, 48, 3, padding=1, bias=bias).requires_grad_(False)
     x, plus = torch.randn(batch, 64, height, width), torch.randn(batch, 48, height, width)
     x, plus = (map_.to(memory_format=torch.channels_last) for map_ in (x, plus))
@@ -177,7 +178,11 @@ def test_by_fewer_products_it_is_the_same(
 
 @needs_packing
 def test_fewer_products_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float32, for many multiplications of many channels at a width that tiles of four columns divide."""
+    """In float32, for many multiplications of many channels at a width that tiles of four columns divide. Many threads
+    need more of them.
+    """
+    threads = [2]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[0])
     calls: list[int] = []
     entered = winograd.entered
     monkeypatch.setattr(winograd, "entered", lambda *given: calls.append(1) or entered(*given))
@@ -203,6 +208,10 @@ def test_fewer_products_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not divided(nn.Conv2d(512, 512, 1), 64, 64)
     if can_pack(CPU, torch.bfloat16):
         assert not divided(nn.Conv2d(128, 128, 3, padding=1), 32, 32, torch.bfloat16)
+    threads[0] = 4
+    assert not divided(nn.Conv2d(128, 128, 3, padding=1), 32, 32)
+    assert divided(nn.Conv2d(128, 128, 3, padding=1), 64, 64)
+    assert divided(nn.Conv2d(64, 64, 3, padding=1), 8, 4096)  # a thread's share of a strip is as large
     network = nn.Sequential(nn.Conv2d(128, 128, 3, padding=1))
     for heavy, divides in ((1 << 30, True), (1, False)):
         monkeypatch.setattr(packing, "HEAVY", heavy)

@@ -37,9 +37,9 @@ __all__ = [
 ]
 
 LAYOUT = torch.channels_last
-MANY = 100_000_000  # multiplications from which on halving them is worth the transforms
+MANY = 50_000_000  # multiplications a thread from which on halving them is worth the transforms
 NARROW = 16  # channels: what half the harmonic mean of those in and out must be at least
-CACHED = 1 << 20  # numbers of a strip of transformed rows
+CACHED = 1 << 19  # numbers a thread of a strip of transformed rows
 LOW = 4  # rows of a strip: with fewer, those above and below it are too many
 HEAVY = 300_000_000  # weights of a network from which on their transforms, twice as many, would take too much memory
 
@@ -162,14 +162,14 @@ class PackedConv2d(_PackedConvolution):
         """Whether it is by Winograd's algorithm for this input. Lower precisions would lose by it, and gain less."""
         if not x.dtype == self.weight.dtype == torch.float32 or x.shape[-1] % winograd.OUTPUTS or not self._wide:
             return False
-        many = self.weight.numel() * len(x) * x.shape[-2:].numel() >= MANY
+        many = self.weight.numel() * len(x) * x.shape[-2:].numel() >= MANY * torch.get_num_threads()
         return many and self._rows(x) >= min(LOW, x.shape[-2]) and not torch.is_grad_enabled()
 
     def _rows(self, x: Tensor) -> int:
         """Of a strip that stays in a cache once it is transformed."""
         batch, into, height, width = x.shape
         a_row = batch * width // winograd.OUTPUTS * winograd.POINTS * max(into, len(self.weight))
-        count = -(-height * a_row // CACHED)
+        count = -(-height * a_row // (CACHED * torch.get_num_threads()))
         return -(-height // min(count, height))
 
     def _convolve(self, x: Tensor, bias: Tensor | None, plus: Tensor | None, overwrite: bool) -> Tensor:
