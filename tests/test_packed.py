@@ -110,7 +110,7 @@ def test_what_is_added_may_be_overwritten(monkeypatch: pytest.MonkeyPatch, chann
     """By plain layers and packed ones, those of Winograd's algorithm too; in another layout it need not be."""
     torch.manual_seed(0)
     monkeypatch.setattr(packing, "MANY", many)
-    monkeypatch.setattr(packing, "CACHED", 20_000 // torch.get_num_threads())
+    monkeypatch.setattr(winograd, "CACHED", 20_000 // torch.get_num_threads())
     conv = nn.Conv2d(48, 40, 3, padding=1).to(memory_format=torch.channels_last)
     x = torch.randn(2, 48, 9, 16).to(memory_format=torch.channels_last)
     other, shift = torch.randn(2, 40, 9, 16), torch.randn(1, 40)
@@ -155,8 +155,8 @@ def test_by_fewer_products_it_is_the_same(
     """In strips of a row, of several, which do not divide the height, and in one."""
     torch.manual_seed(0)
     monkeypatch.setattr(packing, "MANY", 1)
-    monkeypatch.setattr(packing, "LOW", 1)
-    monkeypatch.setattr(packing, "CACHED", cached)
+    monkeypatch.setattr(winograd, "LOW", 1)
+    monkeypatch.setattr(winograd, "CACHED", cached)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     conv = nn.Conv2d(64, 48, 3, padding=1, bias=bias).requires_grad_(False)
     x, plus = torch.randn(batch, 64, height, width), torch.randn(batch, 48, height, width)

@@ -39,8 +39,6 @@ __all__ = [
 LAYOUT = torch.channels_last
 MANY = 50_000_000  # multiplications a thread from which on halving them is worth the transforms
 NARROW = 16  # channels: what half the harmonic mean of those in and out must be at least
-CACHED = 1 << 19  # numbers a thread of a strip of transformed rows
-LOW = 4  # rows of a strip: with fewer, those above and below it are too many
 HEAVY = 300_000_000  # weights of a network from which on their transforms, twice as many, would take too much memory
 
 
@@ -163,14 +161,7 @@ class PackedConv2d(_PackedConvolution):
         if not x.dtype == self.weight.dtype == torch.float32 or x.shape[-1] % winograd.OUTPUTS or not self._wide:
             return False
         many = self.weight.numel() * len(x) * x.shape[-2:].numel() >= MANY * torch.get_num_threads()
-        return many and self._rows(x) >= min(LOW, x.shape[-2]) and not torch.is_grad_enabled()
-
-    def _rows(self, x: Tensor) -> int:
-        """Of a strip that stays in a cache once it is transformed."""
-        batch, into, height, width = x.shape
-        a_row = batch * width // winograd.OUTPUTS * winograd.POINTS * max(into, len(self.weight))
-        count = -(-height * a_row // (CACHED * torch.get_num_threads()))
-        return -(-height // min(count, height))
+        return many and winograd.rows_of(x, len(self.weight)) > 0 and not torch.is_grad_enabled()
 
     def _convolve(self, x: Tensor, bias: Tensor | None, plus: Tensor | None, overwrite: bool) -> Tensor:
         if Packed.plain:
@@ -190,47 +181,22 @@ class PackedConv2d(_PackedConvolution):
         return torch.ops.mkldnn._convolution_pointwise.binary(x, plus, *rest, "add", 1.0, None, [], None)
 
     def _convolve_in_strips(self, x: Tensor, bias: Tensor | None, plus: Tensor | None, overwrite: bool) -> Tensor:
-        """By Winograd's algorithm, as many rows at a time as fit into a cache once they are transformed.
-
-        Every strip sees a row more above and below; there are zeros beyond the picture.
-        """
-        batch, into, height, width = x.shape
-        out, columns, rows = len(self.weight), width // winograd.OUTPUTS, self._rows(x)
-        edge = 0 if rows == height else 1  # rows of other strips, or of zeros; the whole picture is padded instead
-        tiles = x.permute(0, 2, 3, 1).unflatten(2, (columns, winograd.OUTPUTS))
-        inputs = x.new_empty(batch, rows + 2 * edge, columns, winograd.POINTS, into)
-        maps = inputs.flatten(3).permute(0, 3, 1, 2)
-        shape = [1 - edge, 0], [1, 1], [1, 1], winograd.POINTS
+        """By Winograd's algorithm."""
+        rows = winograd.rows_of(x, len(self.weight))
+        seen, padding = winograd.seen_of(x, rows)
+        shape = padding, [1, 1], [1, 1], winograd.POINTS
 
         def packing() -> Tensor:
-            reorder = torch.ops.mkldnn._reorder_convolution_weight
-            return reorder(winograd.kernels(self.weight), *shape, list(maps.shape))
+            return torch.ops.mkldnn._reorder_convolution_weight(winograd.kernels(self.weight), *shape, seen)
 
-        state, count = (maps.shape, *parameter_state(self.weight)), 2 * self.weight.numel()
-        packed = self._packed_as(state, packing, count)
-        bias = winograd.shifted(bias)
-        result = plus if plus is not None and overwrite else x.new_empty(batch, height, width, out).permute(0, 3, 1, 2)
-        strip = None if plus is None else x.new_empty(batch, rows, columns, winograd.OUTPUTS, out)
-        outputs = result.permute(0, 2, 3, 1).unflatten(2, (columns, winograd.OUTPUTS))
-        for first in range(0, height, rows):
-            top = min(first, height - rows)  # the last may see rows again
-            above, below = min(top, edge), min(height - top - rows, edge)
-            if above < edge:
-                inputs[:, 0] = 0
-            if below < edge:
-                inputs[:, -1] = 0
-            seen = inputs[:, edge - above : rows + edge + below]
-            winograd.entered(tiles[:, top - above : top + rows + below], seen)
-            products = torch.ops.mkldnn._convolution_pointwise(maps, packed, bias, *shape, "none", [], "")
-            products = products.permute(0, 2, 3, 1).unflatten(3, (winograd.POINTS, out))
-            if plus is None or strip is None:
-                winograd.left(products, outputs[:, top : top + rows])
-            else:
-                winograd.left(products, strip)
-                new = slice(first, top + rows)
-                sums = strip[:, first - top :].view(batch, -1, width, out).permute(0, 3, 1, 2)
-                torch.add(plus[:, :, new], sums, out=result[:, :, new])
-        return result
+        state, count = (*seen, *parameter_state(self.weight)), 2 * self.weight.numel()
+        packed, bias = self._packed_as(state, packing, count), winograd.shifted(bias)
+
+        def multiply(maps: Tensor) -> Tensor:
+            return torch.ops.mkldnn._convolution_pointwise(maps, packed, bias, *shape, "none", [], "")
+
+        result = plus if plus is not None and overwrite else None
+        return winograd.in_strips(x, rows, multiply, plus, result)
 
 
 class PackedConvTranspose2d(_PackedConvolution):

@@ -15,14 +15,18 @@ is off by twice what a direct sum is off by rounding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["OUTPUTS", "POINTS", "entered", "kernels", "left", "shifted"]
+__all__ = ["OUTPUTS", "POINTS", "entered", "in_strips", "kernels", "left", "rows_of", "seen_of", "shifted"]
 
 OUTPUTS = 4  # of a tile
 POINTS = 6
+CACHED = 1 << 19  # numbers a thread of a strip of transformed rows
+LOW = 4  # rows of a strip: with fewer, those above and below it are too many
 
 
 def kernels(weight: Tensor) -> Tensor:
@@ -89,3 +93,69 @@ def left(products: Tensor, y: Tensor) -> None:
     torch.add(odd, odd_of_two, alpha=2, out=y1)
     torch.add(even, even_of_two, alpha=4, out=y2)
     torch.add(odd, odd_of_two, alpha=8, out=y3).add_(infinity)
+
+
+def rows_of(x: Tensor, out: int) -> int:
+    """Rows of a strip of x (B, C, H, W) that stays in a cache once it is transformed; 0 where they are too few.
+
+    Args:
+        out: channels of the result.
+    """
+    batch, into, height, width = x.shape
+    a_row = batch * width // OUTPUTS * POINTS * max(into, out)
+    count = -(-height * a_row // (CACHED * torch.get_num_threads()))
+    rows = -(-height // min(count, height))
+    return rows if rows >= min(LOW, height) else 0
+
+
+def seen_of(x: Tensor, rows: int) -> tuple[list[int], list[int]]:
+    """What the convolution of 3x1 sees of a strip, (B, 6 C, ...), and its padding.
+
+    A strip has a row more above and below; the whole picture is padded instead.
+    """
+    batch, channels, height, width = x.shape
+    edge = int(rows < height)
+    return [batch, POINTS * channels, rows + 2 * edge, width // OUTPUTS], [1 - edge, 0]
+
+
+def in_strips(
+    x: Tensor, rows: int, multiply: Callable[[Tensor], Tensor], plus: Tensor | None, result: Tensor | None
+) -> Tensor:
+    """A convolution of 3x3, so many rows at a time.
+
+    Args:
+        x: (B, C, H, W), channels_last, W a multiple of 4.
+        rows: of a strip.
+        multiply: the convolution of 3x1 with `kernels`, of what `seen_of` says: (B, 6 C, ...) -> (B, 6 K, rows, W / 4).
+        plus: added to the result, and like it.
+        result: where it is written, channels_last, perhaps `plus` itself; None for a new one.
+    """
+    batch, _, height, width = x.shape
+    (_, _, inside, columns), (padding, _) = seen_of(x, rows)
+    edge = 1 - padding
+    tiles = x.permute(0, 2, 3, 1).unflatten(2, (columns, OUTPUTS))
+    inputs = x.new_empty(batch, inside, columns, POINTS, x.shape[1])
+    strip: Tensor | None = None
+    for first in range(0, height, rows):
+        top = min(first, height - rows)  # the last may see rows again
+        above, below = min(top, edge), min(height - top - rows, edge)
+        if above < edge:
+            inputs[:, 0] = 0
+        if below < edge:
+            inputs[:, -1] = 0
+        entered(tiles[:, top - above : top + rows + below], inputs[:, edge - above : rows + edge + below])
+        products = multiply(inputs.flatten(3).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).unflatten(3, (POINTS, -1))
+        out = products.shape[-1]
+        if result is None:
+            result = x.new_empty(batch, height, width, out).permute(0, 3, 1, 2)
+        if plus is None:
+            left(products, result.permute(0, 2, 3, 1)[:, top : top + rows].unflatten(2, (columns, OUTPUTS)))
+            continue
+        if strip is None:
+            strip = x.new_empty(batch, rows, columns, OUTPUTS, out)
+        left(products, strip)
+        new = slice(first, top + rows)
+        sums = strip[:, first - top :].view(batch, -1, width, out).permute(0, 3, 1, 2)
+        torch.add(plus[:, :, new], sums, out=result[:, :, new])
+    assert result is not None  # a picture has rows
+    return result
