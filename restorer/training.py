@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from restorer.datasets import CropStream, Dataset, Found, find_sources
@@ -30,6 +29,7 @@ from restorer.diffusion.objective import hybrid_loss, min_snr_weight, simple_los
 from restorer.diffusion.schedule import alpha_bar_of
 from restorer.errors import DeviceError, ModelError, OutputError, UsageError
 from restorer.meter import Meter, Progress
+from restorer.networks.layers import shuffled, unshuffled
 from restorer.optimizer import make_optimizer
 from restorer.priors.catalog import resolve_device, resolve_dtype
 from restorer.priors.checkpoints import load_model
@@ -204,8 +204,8 @@ def losses(
     schedule, gamma = spec.schedule, recipe.min_snr or None
     alpha_bar = alpha_bar_of(schedule.sigma_at(t)).view(-1, 1, 1, 1).to(x0.device, x0.dtype)
     x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
-    folded = F.pixel_unshuffle(x_t, spec.patch_size).contiguous(memory_format=torch.channels_last)
-    output = F.pixel_shuffle(network(folded, t.to(x0.device, torch.float32)).float(), spec.patch_size)
+    folded = unshuffled(x_t, spec.patch_size, x_t.dtype)
+    output = shuffled(network(folded, t.to(x0.device, torch.float32)).float(), spec.patch_size)
     if output.shape[1] == x0.shape[1]:
         wanted = target(spec.prediction_type, x0, eps, alpha_bar)
         return min_snr_weight(spec.prediction_type, alpha_bar, gamma) * simple_loss(output, wanted)

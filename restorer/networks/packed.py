@@ -156,19 +156,22 @@ class PackedConv2d(_PackedConvolution):
         same_size = kernel == [3, 3] and self._shape == ([1, 1], [1, 1], [1, 1])
         return self.divides and same_size and out * into >= NARROW * (out + into)
 
-    def _by_fewer_products(self, x: Tensor) -> bool:
-        """Whether it is by Winograd's algorithm for this input. Lower precisions would lose by it, and gain less."""
+    def _rows(self, x: Tensor) -> int:
+        """So many rows of this input at a time by Winograd's algorithm; 0 where a direct sum is better.
+
+        As it is in lower precisions, which would lose exactness, and gain less.
+        """
         if not x.dtype == self.weight.dtype == torch.float32 or x.shape[-1] % winograd.OUTPUTS or not self._wide:
-            return False
+            return 0
         many = self.weight.numel() * len(x) * x.shape[-2:].numel() >= MANY * torch.get_num_threads()
-        return many and winograd.rows_of(x, len(self.weight)) > 0 and not torch.is_grad_enabled()
+        return winograd.rows_of(x, len(self.weight)) if many and not torch.is_grad_enabled() else 0
 
     def _convolve(self, x: Tensor, bias: Tensor | None, plus: Tensor | None, overwrite: bool) -> Tensor:
         if Packed.plain:
             padding, stride, dilation = self._shape
             return _sum(F.conv2d(x, self.weight, bias, stride, padding, dilation), plus, overwrite)
-        if self._by_fewer_products(x):
-            return self._convolve_in_strips(x.contiguous(memory_format=LAYOUT), bias, plus, overwrite)
+        if rows := self._rows(x):
+            return self._convolve_in_strips(x.contiguous(memory_format=LAYOUT), rows, bias, plus, overwrite)
         weight, shape = self.weight, self._shape
         reorder = torch.ops.mkldnn._reorder_convolution_weight
         state, count = (x.shape, *parameter_state(weight)), weight.numel()
@@ -180,9 +183,10 @@ class PackedConv2d(_PackedConvolution):
             return torch.ops.mkldnn._convolution_pointwise_.binary(plus, x, *rest, "add", 1.0, None, [], None)
         return torch.ops.mkldnn._convolution_pointwise.binary(x, plus, *rest, "add", 1.0, None, [], None)
 
-    def _convolve_in_strips(self, x: Tensor, bias: Tensor | None, plus: Tensor | None, overwrite: bool) -> Tensor:
-        """By Winograd's algorithm."""
-        rows = winograd.rows_of(x, len(self.weight))
+    def _convolve_in_strips(
+        self, x: Tensor, rows: int, bias: Tensor | None, plus: Tensor | None, overwrite: bool
+    ) -> Tensor:
+        """By Winograd's algorithm, so many rows at a time."""
         seen, padding = winograd.seen_of(x, rows)
         shape = padding, [1, 1], [1, 1], winograd.POINTS
 
