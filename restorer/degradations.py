@@ -28,6 +28,8 @@ from torch import Tensor
 
 LEVEL = 2 / 255
 """One step of an 8-bit picture on [-1, 1]."""
+MOMENTUM = 0.9
+"""Of the last touch of an enlargement. From .85 to .95 it takes about as many steps."""
 
 
 class Degradation(ABC):
@@ -149,7 +151,7 @@ class Bicubic(Degradation):
             u = _conjugate_gradients(
                 lambda u: torch.lerp(u, _gram(_gram(u, self.scale, -1), self.scale, -2), trust), missing
             )
-        return self.transpose(u.mul_(trust)).add_(start).to(x0.dtype)
+        return self._given(u.mul_(trust), start.clone(memory_format=torch.contiguous_format)).to(x0.dtype)
 
     def _solved(self, b: Tensor, trust: Tensor) -> Tensor:
         """(w A A^T + 1 - w)^-1 b by the eigenvectors of either axis."""
@@ -163,26 +165,29 @@ class Bicubic(Degradation):
         """The 8-bit picture near x that Pillow's 8-bit resize shrinks to y, or to the nearest it can where none exists.
 
         The projection onto the data may leave [-1, 1], and what clipping takes away has to be given elsewhere:
-        accelerated projected gradients (Beck and Teboulle 2009, FISTA) on |y - A x|^2 over the box. A is clipped after
-        each axis, as Pillow does with 8 bits, so an overshoot beyond black or white costs nothing. Not every y has such
-        a picture (one-pixel black lines on white, say, that no shrinking could have drawn): then this is close to the
+        accelerated projected gradients on |y - A x|^2 over the box (Nesterov 1983), with a momentum that does not
+        change: one that grows (FISTA, Beck and Teboulle 2009) takes half as many steps again. A is clipped after each
+        axis, as Pillow does with 8 bits, so an overshoot beyond black or white costs nothing. Not every y has such a
+        picture (one-pixel black lines on white, say, that no shrinking could have drawn): then this is close to the
         least-squares answer. On a batch the number of steps is the slowest picture's.
         """
         target, start = _full(y), _full(x).clamp(-1, 1)
         rate = self.scale**2 / 1.1  # the largest eigenvalue of A A^T is at most 1.08 / scale^2, borders included
         missing = target - self._clipped(start)
-        best = ahead = self.correct(start, self.measure(start) + missing, 0.0, 1.0).clamp(-1, 1)
-        momentum = 1.0
+        best = self.correct(start, self.measure(start) + missing, 0.0, 1.0).clamp_(-1, 1)
+        ahead = best.clone(memory_format=torch.contiguous_format)
         for _ in range(32):
             missing = target - self._clipped(ahead)
             if missing.abs().max() <= LEVEL / 4:
                 best = ahead
                 break
-            previous, best = best, self.transpose(missing * rate).add_(ahead).clamp_(-1, 1)
-            following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
-            ahead = torch.lerp(previous, best, 1 + (momentum - 1) / following).clamp_(-1, 1)
-            momentum = following
+            previous, best = best, self._given(missing.mul_(rate), ahead).clamp_(-1, 1)
+            ahead = torch.lerp(previous, best, 1 + MOMENTUM).clamp_(-1, 1)
         return (best + 1).div_(LEVEL).round_().mul_(LEVEL).sub_(1).clamp_(-1, 1).to(x.dtype)
+
+    def _given(self, y: Tensor, x: Tensor) -> Tensor:
+        """x + A^T y, in the place of x, which is contiguous."""
+        return _spread(_spread(y, self.scale, -1), self.scale, -2, onto=x)
 
     def _clipped(self, x: Tensor) -> Tensor:
         """A x as Pillow takes it from an 8-bit picture, which is clipped after either axis, but for its rounding."""
@@ -259,34 +264,39 @@ def _rows(length: int, scale: int) -> tuple[tuple[float, int, slice, slice], ...
     return tuple(table)
 
 
-def _blocks(x: Tensor, scale: int, dim: int) -> Tensor:
-    """x as (blocks along `dim`, pixels of a block, ...), a view."""
-    return x.movedim(dim, 0).unflatten(0, (-1, scale))
-
-
 def _column(v: Tensor, like: Tensor) -> Tensor:
     """A vector over the first axis of `like`."""
     return v.to(like).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _shrink(x: Tensor, scale: int, dim: int) -> Tensor:
-    """R x along `dim`."""
-    blocks = _blocks(x, scale, dim)
+    """R x along `dim`, -2 or -1."""
+    parts = x.unflatten(dim, (-1, scale))
+    if dim == -1:  # every scale-th column: side by side they are read three times as fast
+        parts = parts.mT.contiguous().mT
+    blocks = _first(parts, dim)
     y = torch.zeros_like(blocks[:, 0])
     for tap, pixel, rows, read in _rows(len(y), scale):
         y[rows].add_(blocks[read, pixel], alpha=tap)
     return y.div_(_column(_axis(len(y), scale)[0], y)).movedim(0, dim)
 
 
-def _spread(y: Tensor, scale: int, dim: int) -> Tensor:
-    """R^T y along `dim`."""
-    shape = list(y.shape)
-    shape[dim] *= scale
-    x, y = y.new_zeros(shape), y.movedim(dim, 0)
-    blocks, y = _blocks(x, scale, dim), y / _column(_axis(len(y), scale)[0], y)
+def _spread(y: Tensor, scale: int, dim: int, onto: Tensor | None = None) -> Tensor:
+    """R^T y along `dim`, -2 or -1; where that is -2, onto x if it is given, contiguous."""
+    shape = (*y.shape[:-1], scale, y.shape[-1])
+    parts = y.new_zeros(shape) if onto is None else onto.view(shape)
+    if dim == -1:  # as in `_shrink`
+        parts = parts.mT
+    blocks, y = _first(parts, dim), y.movedim(dim, 0)
+    y = y / _column(_axis(len(y), scale)[0], y)
     for tap, pixel, rows, written in _rows(len(y), scale):
         blocks[written, pixel].add_(y[rows], alpha=tap)
-    return x
+    return parts.flatten(dim - 1, dim)
+
+
+def _first(parts: Tensor, dim: int) -> Tensor:
+    """What was `dim` before it was split into blocks and pixels of a block, in front, a view."""
+    return parts.movedim((dim - 1, dim), (0, 1))
 
 
 def _gram(u: Tensor, scale: int, dim: int) -> Tensor:

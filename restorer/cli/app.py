@@ -18,7 +18,7 @@ from restorer.cli.help import Command, Group
 from restorer.cli.interruption import Terminated, leave_in_peace, raise_on_signals
 from restorer.cli.pages import keep_pages
 from restorer.cli.streams import NO_ROOM, flush_streams, open_streams
-from restorer.cli.threads import keep_to_quota
+from restorer.cli.threads import keep_to_quota, wait_briefly
 from restorer.errors import OutputError, RestorerError
 
 __all__ = ["app", "main", "run"]
@@ -119,6 +119,7 @@ def main() -> None:
     open_streams()
     raise_on_signals()
     keep_to_quota()
+    wait_briefly()
     keep_pages()
     code = run()
     leave_in_peace()

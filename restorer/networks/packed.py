@@ -96,8 +96,8 @@ class _PackedConvolution(Packed):
         empty = copy(conv)
         empty._parameters = {"weight": None, "bias": None}
         self._conv = (empty,)  # a tuple, so that it is not registered
-        self.weight = conv.weight
-        self.bias = conv.bias
+        self.register_parameter("weight", conv.weight)
+        self.register_parameter("bias", conv.bias)
         self._shape = [int(p) for p in conv.padding], list(conv.stride), list(conv.dilation)
 
     def packs(self, dtype: torch.dtype) -> int:
@@ -133,11 +133,17 @@ class PackedConv2d(_PackedConvolution):
 
     divides = True
 
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__(conv)
+        out, into, *kernel = conv.weight.shape
+        same_size = kernel == [3, 3] and self._shape == ([1, 1], [1, 1], [1, 1])
+        self._wide = same_size and out * into >= NARROW * (out + into)
+
     def forward(
         self, x: Tensor, shift: Tensor | None = None, plus: Tensor | None = None, overwrite: bool = False
     ) -> Tensor:
         """See `convolved`: what is the same for every picture of the batch is added by the kernel itself."""
-        bias = self.bias
+        bias = self._parameters["bias"]  # as an attribute it takes as long as a small operation
         if shift is not None and len(shift) == 1:
             bias, shift = shift[0] if bias is None else bias + shift[0], None
         if overwrite and plus is not None:
@@ -147,41 +153,39 @@ class PackedConv2d(_PackedConvolution):
 
     def packs(self, dtype: torch.dtype) -> int:
         """See `Packed.packs`: twice as many where it may be by Winograd's algorithm."""
-        return self.weight.numel() * (2 if dtype == torch.float32 and self._wide else 1)
+        return self.weight.numel() * (2 if dtype == torch.float32 and self.divides and self._wide else 1)
 
-    @property
-    def _wide(self) -> bool:
-        """Whether Winograd's algorithm is for kernels like this one, and worth its transforms."""
-        out, into, *kernel = self.weight.shape
-        same_size = kernel == [3, 3] and self._shape == ([1, 1], [1, 1], [1, 1])
-        return self.divides and same_size and out * into >= NARROW * (out + into)
-
-    def _rows(self, x: Tensor) -> int:
+    def _rows(self, x: Tensor, weight: Tensor) -> int:
         """So many rows of this input at a time by Winograd's algorithm; 0 where a direct sum is better.
 
         As it is in lower precisions, which would lose exactness, and gain less.
         """
-        if not x.dtype == self.weight.dtype == torch.float32 or x.shape[-1] % winograd.OUTPUTS or not self._wide:
+        exact = x.dtype == torch.float32 and weight.dtype == torch.float32
+        if not exact or not self._wide or not self.divides or x.shape[-1] % winograd.OUTPUTS:
             return 0
-        many = self.weight.numel() * len(x) * x.shape[-2:].numel() >= MANY * torch.get_num_threads()
-        return winograd.rows_of(x, len(self.weight)) if many and not torch.is_grad_enabled() else 0
+        many = weight.numel() * x.numel() >= MANY * torch.get_num_threads() * x.shape[1]
+        return winograd.rows_of(x, len(weight)) if many and not torch.is_grad_enabled() else 0
 
     def _convolve(self, x: Tensor, bias: Tensor | None, plus: Tensor | None, overwrite: bool) -> Tensor:
+        weight: Tensor = self._parameters["weight"]  # type: ignore[assignment]
+        padding, stride, dilation = self._shape
         if Packed.plain:
-            padding, stride, dilation = self._shape
-            return _sum(F.conv2d(x, self.weight, bias, stride, padding, dilation), plus, overwrite)
-        if rows := self._rows(x):
+            return _sum(F.conv2d(x, weight, bias, stride, padding, dilation), plus, overwrite)
+        if rows := self._rows(x, weight):
             return self._convolve_in_strips(x.contiguous(memory_format=LAYOUT), rows, bias, plus, overwrite)
-        weight, shape = self.weight, self._shape
-        reorder = torch.ops.mkldnn._reorder_convolution_weight
-        state, count = (x.shape, *parameter_state(weight)), weight.numel()
-        packed = self._packed_as(state, lambda: reorder(weight, *shape, 1, list(x.shape)), count)
-        rest = packed, bias, *shape, 1
+        state, packed = (x.shape, parameter_state(weight)), self._packed
+        if packed is None or state != self._packed_for:
+            reorder = torch.ops.mkldnn._reorder_convolution_weight
+            count, shape = weight.numel(), (*self._shape, 1, list(x.shape))
+            packed = self._packed_as(state, lambda: reorder(weight, *shape), count)
+        operations = torch.ops.mkldnn
         if plus is None:
-            return torch.ops.mkldnn._convolution_pointwise(x, *rest, "none", [], "")
+            convolve = operations._convolution_pointwise.default
+            return convolve(x, packed, bias, padding, stride, dilation, 1, "none", [], "")
+        rest = packed, bias, padding, stride, dilation, 1, "add", 1.0, None, [], None
         if overwrite:
-            return torch.ops.mkldnn._convolution_pointwise_.binary(plus, x, *rest, "add", 1.0, None, [], None)
-        return torch.ops.mkldnn._convolution_pointwise.binary(x, plus, *rest, "add", 1.0, None, [], None)
+            return operations._convolution_pointwise_.binary(plus, x, *rest)
+        return operations._convolution_pointwise.binary(x, plus, *rest)
 
     def _convolve_in_strips(
         self, x: Tensor, rows: int, bias: Tensor | None, plus: Tensor | None, overwrite: bool
@@ -193,7 +197,7 @@ class PackedConv2d(_PackedConvolution):
         def packing() -> Tensor:
             return torch.ops.mkldnn._reorder_convolution_weight(winograd.kernels(self.weight), *shape, seen)
 
-        state, count = (*seen, *parameter_state(self.weight)), 2 * self.weight.numel()
+        state, count = (*seen, parameter_state(self.weight)), 2 * self.weight.numel()
         packed, bias = self._packed_as(state, packing, count), winograd.shifted(bias)
 
         def multiply(maps: Tensor) -> Tensor:

@@ -8,18 +8,20 @@ share of fresh noise (eta 0.85), the same projection where there is no noise.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from rival_diffusers import LOWEST, blank_plan, ours_of, picture_and_mask
-from rival_networks import Pair, TheirNetwork
-from rival_race import Runner, race
+from rival_diffusers import LOWEST, blank_plan, in_tiles, picture_and_mask
+from rival_networks import Setting, TheirNetwork
+from rival_race import Entrant, Runner, race
 from torch import Tensor
 
 from restorer.degradations import Bicubic, Degradation, Identity, Mask
 from restorer.diffusion.plan import make_plan
 from restorer.diffusion.reverse import reverse
+from restorer.diffusion.schedule import Schedule
 
 __all__ = ["SAMPLERS", "TASKS", "against_deepinv"]
 
@@ -29,18 +31,17 @@ TASKS = ("inpaint", "upscale", "denoise")
 SAMPLERS = {"DiffPIR": "diffpir", "DDRM": "ddnm"}  # theirs: the preset here
 
 
-def against_deepinv(
-    name: str, theirs: Sequence[Pair], ours: Sequence[Pair], side: int, steps: int, rounds: int
-) -> None:
+def against_deepinv(title: str, theirs: Sequence[Setting], ours: Sequence[Setting], rounds: int) -> None:
     """All tasks with all samplers, but DDRM with shrinking, for which deepinv has no singular values."""
     for sampler, method in SAMPLERS.items():
         for task in TASKS:
-            title = f"{name} {side}x{side}, {task}, deepinv's {sampler} against {method}"
+            this = f"{title}, {task}, deepinv's {sampler} against {method}"
             if sampler == "DDRM" and task == "upscale":
-                print(f"{title}: not compared, DDRM wants an operator with a decomposition\n", flush=True)
+                print(f"{this}: not compared, DDRM wants an operator with a decomposition\n", flush=True)
                 continue
-            runners = [_their_run(sampler, task, pair, side, steps) for pair in theirs]
-            race(title, runners + [_our_run(method, task, pair, side, steps) for pair in ours], rounds)
+            them = [Entrant(f"deepinv {one.precision}", partial(_theirs, sampler, task, one), False) for one in theirs]
+            us = [Entrant(f"restorer {one.precision}", partial(_ours, method, task, one), True) for one in ours]
+            race(this, them + us, rounds)
 
 
 def _physics(task: str, known: Tensor) -> Any:
@@ -68,35 +69,35 @@ def _sampler(name: str, denoiser: Any, steps: int, device: torch.device) -> Call
     return deepinv.sampling.DDRM(denoiser, sigmas=np.linspace(1, 0, steps))  # as by default, in fewer steps
 
 
-def _their_run(sampler: str, task: str, pair: Pair, side: int, steps: int) -> Runner:
+def _theirs(sampler: str, task: str, setting: Setting) -> Runner:
     import deepinv
 
-    device = pair.ours.device
-    network = TheirNetwork(pair.theirs, pair.layout.patch)
+    network = TheirNetwork(setting.theirs(), setting.layout.patch)
     denoiser = deepinv.models.ScoreModelWrapper(
         network,
-        scale_t=pair.ours.spec.schedule.alpha_bars.sqrt().float(),
+        scale_t=Schedule().alpha_bars.sqrt().float(),
         variance_preserving=True,
         takes_integer_time=True,
-        device=device,
+        device=setting.device,
     )
-    picture, known = picture_and_mask(side, device)
+    picture, known = picture_and_mask(setting.side, setting.device)
     physics = _physics(task, known)
     y = physics((picture + 1) / 2)
-    sample = _sampler(sampler, denoiser, steps, device)
-    return Runner(f"deepinv {pair.precision}", lambda: sample(y.clone(), physics), lambda: network.calls)
+    sample = _sampler(sampler, denoiser, setting.steps, known.device)
+    return Runner(lambda: sample(y.clone(), physics), lambda: network.calls)
 
 
-def _our_run(method: str, task: str, pair: Pair, side: int, steps: int) -> Runner:
-    prior, calls = ours_of(pair, side)
-    picture, known = picture_and_mask(side, prior.device)
+def _ours(method: str, task: str, setting: Setting) -> Runner:
+    prior, calls = in_tiles(setting.ours(), setting.side)
+    picture, known = picture_and_mask(setting.side, prior.device)
     operators: dict[str, Degradation] = {"inpaint": Mask(known), "upscale": Bicubic(SCALE), "denoise": Identity()}
     operator = operators[task]
     y = operator.measure(picture)
     y = y + 2 * NOISE * torch.randn_like(y)
-    plan = make_plan(method, blank_plan(prior), start=prior.sigma_max, end=LOWEST, steps=steps, holes=task == "inpaint")
+    blank = blank_plan(prior)
+    plan = make_plan(method, blank, start=prior.sigma_max, end=LOWEST, steps=setting.steps, holes=task == "inpaint")
 
     def run() -> Tensor:
         return reverse(prior, operator, y, plan, operator.pseudo_inverse(y), noise_variance=(2 * NOISE) ** 2)
 
-    return Runner(f"restorer {pair.precision}", run, calls)
+    return Runner(run, calls)

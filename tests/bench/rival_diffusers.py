@@ -7,10 +7,11 @@ a pipeline loaded in that precision does.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
-from rival_networks import Pair, TheirNetwork, folded
-from rival_race import Runner, race
+from rival_networks import CountingPrior, Setting, TheirNetwork, folded
+from rival_race import Entrant, Runner, race
 from torch import Tensor
 
 from restorer.degradations import Mask
@@ -21,7 +22,7 @@ from restorer.job import tiled
 from restorer.priors.latent import ddim_plan, first_mean
 from restorer.priors.tiled import Tiled
 
-__all__ = ["against_ddim", "against_repaint", "blank_plan", "ours_of", "picture_and_mask"]
+__all__ = ["against_ddim", "against_repaint", "blank_plan", "in_tiles", "picture_and_mask"]
 
 LOWEST = 0.02  # the last noise level of ours, as the command has it
 
@@ -38,44 +39,43 @@ def picture_and_mask(side: int, device: str) -> tuple[Tensor, Tensor]:
     return picture.to(device), (torch.rand(1, 1, side, side, generator=generator) < 0.5).to(device)
 
 
-def ours_of(pair: Pair, side: int) -> tuple[Tiled, Callable[[], float]]:
+def in_tiles(prior: CountingPrior, side: int) -> tuple[Tiled, Callable[[], float]]:
     """The prior in the tiles the command would use, and how to count evaluations of the whole picture."""
-    prior = tiled(pair.ours, side, side)
-    tiles = prior.count(side, side)
-    return prior, lambda: pair.ours.calls / tiles
+    whole = tiled(prior, side, side)
+    tiles = whole.count(side, side)
+    return whole, lambda: prior.calls / tiles
 
 
-def against_ddim(name: str, theirs: Sequence[Pair], ours: Sequence[Pair], side: int, steps: int, rounds: int) -> None:
+def against_ddim(title: str, theirs: Sequence[Setting], ours: Sequence[Setting], rounds: int) -> None:
     """Sampling from noise; `theirs` is empty where they have no room."""
+    them = [Entrant(f"diffusers {setting.precision}", partial(_their_ddim, setting), False) for setting in theirs]
+    us = [Entrant(f"restorer {setting.precision}", partial(_our_ddim, setting), True) for setting in ours]
+    race(f"{title}, DDIM", them + us, rounds)
+
+
+def _their_ddim(setting: Setting) -> Runner:
     import diffusers
 
     scheduler = diffusers.DDIMScheduler(clip_sample=False)
-    scheduler.set_timesteps(steps)
-    shape = (1, 3, side, side)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    scheduler.set_timesteps(setting.steps)
+    network = TheirNetwork(setting.theirs(), patch=1)
+    noise = torch.randn(1, 3, setting.side, setting.side, generator=torch.Generator().manual_seed(0))
+    start = folded(noise, setting.layout.patch).to(setting.device, setting.dtype)
 
-    def their_run(pair: Pair) -> Runner:
-        network = TheirNetwork(pair.theirs, patch=1)
-        start = folded(noise, pair.layout.patch).to(pair.ours.device, pair.ours.dtype)
+    def run() -> Tensor:
+        x = start
+        for t in scheduler.timesteps:
+            x = scheduler.step(network(x, t), t, x).prev_sample
+        return x
 
-        def run() -> Tensor:
-            x = start
-            for t in scheduler.timesteps:
-                x = scheduler.step(network(x, t), t, x).prev_sample
-            return x
+    return Runner(run, lambda: network.calls)
 
-        return Runner(f"diffusers {pair.precision}", run, lambda: network.calls)
 
-    def our_run(pair: Pair) -> Runner:
-        prior, calls = ours_of(pair, side)
-        plan = ddim_plan(pair.ours.spec.schedule, steps, offset=0)
-        return Runner(
-            f"restorer {pair.precision}",
-            lambda: reverse(prior, None, None, plan, first_mean(plan, shape).to(prior.device)),
-            calls,
-        )
-
-    race(f"{name} {side}x{side}, DDIM", [*map(their_run, theirs), *map(our_run, ours)], rounds)
+def _our_ddim(setting: Setting) -> Runner:
+    prior, calls = in_tiles(setting.ours(), setting.side)
+    plan = ddim_plan(prior.prior.spec.schedule, setting.steps, offset=0)
+    shape = (1, 3, setting.side, setting.side)
+    return Runner(lambda: reverse(prior, None, None, plan, first_mean(plan, shape).to(prior.device)), calls)
 
 
 def repaint_settings(evaluations: int) -> tuple[int, int]:
@@ -91,43 +91,40 @@ def repaint_settings(evaluations: int) -> tuple[int, int]:
     return evaluations, 1
 
 
-def against_repaint(
-    name: str, theirs: Sequence[Pair], ours: Sequence[Pair], side: int, steps: int, rounds: int
-) -> None:
+def against_repaint(title: str, theirs: Sequence[Setting], ours: Sequence[Setting], rounds: int) -> None:
     """Filling every other pixel, at random."""
+    levels, jump = repaint_settings(ours[0].steps)
+    them = [Entrant(f"diffusers {setting.precision}", partial(_their_repaint, setting), False) for setting in theirs]
+    us = [Entrant(f"restorer {setting.precision}", partial(_our_repaint, setting), True) for setting in ours]
+    race(f"{title}, RePaint (theirs: {levels} levels, jumps of {jump}, {jump} samples)", them + us, rounds)
+
+
+def _their_repaint(setting: Setting) -> Runner:
     import diffusers
 
-    levels, jump = repaint_settings(steps)
+    levels, jump = repaint_settings(setting.steps)
+    network, patch = TheirNetwork(setting.theirs(), patch=1), setting.layout.patch
+    picture, known = picture_and_mask(setting.side, setting.device)
+    picture = folded(picture, patch).to(setting.dtype)
+    mask = folded(known.expand(-1, 3, -1, -1).to(picture.dtype), patch)
+    scheduler = diffusers.RePaintScheduler()
+    scheduler.set_timesteps(levels, jump_length=jump, jump_n_sample=jump)
 
-    def their_run(pair: Pair) -> Runner:
-        network, patch = TheirNetwork(pair.theirs, patch=1), pair.layout.patch
-        picture, known = picture_and_mask(side, pair.ours.device)
-        picture = folded(picture, patch).to(pair.ours.dtype)
-        mask = folded(known.expand(-1, 3, -1, -1).to(picture.dtype), patch)
-        scheduler = diffusers.RePaintScheduler()
-        scheduler.set_timesteps(levels, jump_length=jump, jump_n_sample=jump)
+    def run() -> Tensor:
+        x, last = torch.randn_like(picture), scheduler.timesteps[0] + 1
+        for t in scheduler.timesteps:
+            if t < last:
+                x = scheduler.step(network(x, t), t, x, picture, mask).prev_sample
+            else:
+                x = scheduler.undo_step(x, last)
+            last = t
+        return x
 
-        def run() -> Tensor:
-            x, last = torch.randn_like(picture), scheduler.timesteps[0] + 1
-            for t in scheduler.timesteps:
-                if t < last:
-                    x = scheduler.step(network(x, t), t, x, picture, mask).prev_sample
-                else:
-                    x = scheduler.undo_step(x, last)
-                last = t
-            return x
+    return Runner(run, lambda: network.calls)
 
-        return Runner(f"diffusers {pair.precision}", run, lambda: network.calls)
 
-    def our_run(pair: Pair) -> Runner:
-        prior, calls = ours_of(pair, side)
-        picture, known = picture_and_mask(side, prior.device)
-        plan = make_plan("repaint", blank_plan(prior), start=prior.sigma_max, end=LOWEST, steps=steps, holes=True)
-        return Runner(
-            f"restorer {pair.precision}",
-            lambda: reverse(prior, Mask(known), picture, plan, torch.zeros_like(picture)),
-            calls,
-        )
-
-    title = f"{name} {side}x{side}, RePaint (theirs: {levels} levels, jumps of {jump}, {jump} samples)"
-    race(title, [*map(their_run, theirs), *map(our_run, ours)], rounds)
+def _our_repaint(setting: Setting) -> Runner:
+    prior, calls = in_tiles(setting.ours(), setting.side)
+    picture, known = picture_and_mask(setting.side, prior.device)
+    plan = make_plan("repaint", blank_plan(prior), start=prior.sigma_max, end=LOWEST, steps=setting.steps, holes=True)
+    return Runner(lambda: reverse(prior, Mask(known), picture, plan, torch.zeros_like(picture)), calls)

@@ -13,9 +13,9 @@ from restorer.diffusion.prior import Prediction
 from restorer.diffusion.schedule import Schedule, alpha_bar_of
 from restorer.networks.unet import UNet, UNetConfig
 from restorer.priors.catalog import PRECISIONS
-from restorer.priors.unet_prior import ModelSpec, UNetPrior
+from restorer.priors.unet_prior import MAPS, ModelSpec, UNetPrior
 
-__all__ = ["NETWORKS", "CountingPrior", "Layout", "Pair", "TheirNetwork", "difference", "folded", "pair_of"]
+__all__ = ["NETWORKS", "CountingPrior", "Layout", "Setting", "TheirNetwork", "difference", "folded"]
 
 GOOGLE = {"attention_head_dim": None, "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1}
 
@@ -113,50 +113,66 @@ class CountingPrior(UNetPrior):
 
 
 @dataclass(frozen=True)
-class Pair:
-    """The same network in one precision.
+class Setting:
+    """A network, and how it is run.
 
     Args:
+        layout: of the network; its weights are random, and those of one seed wherever it is built.
         precision: fp32, bf16 or fp16.
-        layout: of both.
-        theirs: a UNet2DModel.
-        ours: a prior of pictures with three channels that does not clip, on the linear schedule of 1000 steps.
-    """
-
-    precision: str
-    layout: Layout
-    theirs: nn.Module
-    ours: CountingPrior
-
-
-def pair_of(layout: Layout, precision: str, device: str, *, channels_last: bool = False, graphs: bool = False) -> Pair:
-    """Build both from one seed.
-
-    Args:
+        device: where it runs.
+        side: of the pictures, in pixels.
+        steps: network evaluations.
         channels_last: give theirs this memory format too, which its pipelines leave to the user.
         graphs: of ours; see `UNetPrior`.
     """
-    import diffusers
 
-    diffusers.utils.logging.set_verbosity_error()  # it warns of layers to be kept in float32, and names none
-    dtype, config = PRECISIONS[precision], UNetConfig(**layout.fields)
-    torch.manual_seed(0)
-    network = UNet(config)
-    theirs = diffusers.UNet2DModel(**layout.fields)
-    theirs.load_state_dict(network.state_dict())
-    theirs = theirs.eval().requires_grad_(False).to(device, dtype)
-    if channels_last:
-        theirs = theirs.to(memory_format=torch.channels_last)
-    spec = ModelSpec(config, Schedule(), clip=False, patch_size=layout.patch)
-    return Pair(precision, layout, theirs, CountingPrior(network, spec, device=device, dtype=dtype, graphs=graphs))
+    layout: Layout
+    precision: str
+    device: str
+    side: int
+    steps: int
+    channels_last: bool = False
+    graphs: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision, as PyTorch has it."""
+        return PRECISIONS[self.precision]
+
+    @property
+    def network_bytes(self) -> int:
+        """What ours takes for an evaluation of the whole picture, as `UNetPrior.evaluation_bytes` has it."""
+        width = self.layout.fields["block_out_channels"][0]
+        return MAPS * width * self.dtype.itemsize * self.side**2 // self.layout.patch**2
+
+    def _fresh(self) -> UNet:
+        torch.manual_seed(0)
+        return UNet(UNetConfig(**self.layout.fields))
+
+    def theirs(self) -> nn.Module:
+        """A UNet2DModel."""
+        import diffusers
+
+        diffusers.utils.logging.set_verbosity_error()  # it warns of layers to be kept in float32, and names none
+        network = diffusers.UNet2DModel(**self.layout.fields)
+        network.load_state_dict(self._fresh().state_dict())
+        network = network.eval().requires_grad_(False).to(self.device, self.dtype)
+        return network.to(memory_format=torch.channels_last) if self.channels_last else network
+
+    def ours(self) -> CountingPrior:
+        """A prior of pictures with three channels that does not clip, on the linear schedule of 1000 steps."""
+        network = self._fresh()
+        spec = ModelSpec(network.config, Schedule(), clip=False, patch_size=self.layout.patch)
+        return CountingPrior(network, spec, device=self.device, dtype=self.dtype, graphs=self.graphs)
 
 
 @torch.no_grad()
-def difference(pair: Pair, side: int, t: int = 500) -> float:
+def difference(setting: Setting, t: int = 500) -> float:
     """The largest difference between what both predict as the clean picture, relative to the noise level."""
-    sigma = pair.ours.spec.schedule.sigmas[t]
+    prior, side = setting.ours(), setting.side
+    sigma = prior.spec.schedule.sigmas[t]
     x = sigma.float() * torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    x = x.to(pair.ours.device)
+    x = x.to(prior.device)
     scaled = float(alpha_bar_of(sigma).sqrt()) * x
-    eps = TheirNetwork(pair.theirs, pair.layout.patch)(scaled, torch.tensor(t, device=x.device))
-    return float((x - float(sigma) * eps - pair.ours.denoise(x, float(sigma))).abs().max() / sigma)
+    eps = TheirNetwork(setting.theirs(), setting.layout.patch)(scaled, torch.tensor(t, device=x.device))
+    return float((x - float(sigma) * eps - prior.denoise(x, float(sigma))).abs().max() / sigma)

@@ -1,36 +1,61 @@
-"""Rivals timed in turn: what else the machine does then meets all of them, and ratios are within one run."""
+"""Rivals timed in turn: what else the machine does then meets all of them, and ratios are within one run.
+
+Each has a process of its own, as when somebody runs one of them and not the other: what a process is told about memory
+and threads, as `restore` tells its own, is not told to theirs, and nobody finds memory as another has left it.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-__all__ = ["Runner", "header", "race", "table"]
+from restorer.cli import pages, threads
+from restorer.vision import import_torchvision
+
+__all__ = ["Entrant", "Runner", "header", "race", "table"]
 
 PACKAGES = ("restorer", "torch", "diffusers", "deepinv")
+PAUSE = 0.05  # seconds in which the threads of the one before go to sleep
 
 
 @dataclass(frozen=True)
 class Runner:
-    """One who runs.
+    """One who runs, in the process it runs in.
 
     Args:
-        label: whose, and in which precision.
         run: sample once.
         calls: network evaluations of the whole picture so far.
     """
 
-    label: str
     run: Callable[[], Tensor]
     calls: Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One who is to run.
+
+    Args:
+        label: whose, and in which precision.
+        make: called in a process of its own; a function that can be found by its name, and what can be pickled.
+        as_command: whether that process is told what `restore` tells its own.
+    """
+
+    label: str
+    make: Callable[[], Runner]
+    as_command: bool
 
 
 def header(device: str) -> str:
@@ -58,27 +83,79 @@ def _version(package: str) -> str:
         return f"{package} from source" if package == "restorer" else f"no {package}"
 
 
-@torch.no_grad()
-def race(title: str, runners: Sequence[Runner], rounds: int) -> None:
-    """Print a table; or why there is none. The first of the runners is what the others are compared with.
+def race(title: str, entrants: Sequence[Entrant], rounds: int) -> None:
+    """Print a table; or why there is none. The first of the entrants is what the others are compared with.
 
     Every round runs each once. One round before them chooses kernels, and counts what each asks of its network.
     """
-    counts = []
-    for runner in runners:
-        before = runner.calls()
-        _seconds(runner.run)
-        counts.append(runner.calls() - before)
-    if len(set(counts)) > 1:
-        told = ", ".join(f"{runner.label}: {count:g}" for runner, count in zip(runners, counts, strict=True))
-        print(f"{title}: not compared, the evaluations differ ({told})\n", flush=True)
-        return
-    times: list[list[float]] = [[] for _ in runners]
-    for _ in range(rounds):
-        for own, runner in zip(times, runners, strict=True):
-            own.append(_seconds(runner.run))
+    with ExitStack() as processes:
+        runs = [processes.enter_context(_in_a_process(entrant)) for entrant in entrants]
+        counts = [run()[1] for run in runs]
+        if len(set(counts)) > 1:
+            told = ", ".join(f"{entrant.label}: {count:g}" for entrant, count in zip(entrants, counts, strict=True))
+            print(f"{title}: not compared, the evaluations differ ({told})\n", flush=True)
+            return
+        times: list[list[float]] = [[] for _ in runs]
+        for _ in range(rounds):
+            for own, run in zip(times, runs, strict=True):
+                own.append(run()[0])
     print(f"{title}, {counts[0]:g} evaluations each, {rounds} rounds")
-    table([runner.label for runner in runners], times, counts[0])
+    table([entrant.label for entrant in entrants], times, counts[0])
+
+
+@contextmanager
+def _in_a_process(entrant: Entrant) -> Iterator[Callable[[], tuple[float, float]]]:
+    """Its process, while in the block: call it for a run, and get its seconds and its evaluations."""
+    context = multiprocessing.get_context("spawn")
+    ours, its = context.Pipe()
+    process = context.Process(target=_serve, args=(its, entrant), daemon=True)
+    with _environment(entrant.as_command):
+        process.start()
+    its.close()
+
+    def run() -> tuple[float, float]:
+        time.sleep(PAUSE)
+        ours.send(True)
+        try:
+            return ours.recv()  # type: ignore[no-any-return]
+        except (EOFError, ConnectionError):
+            process.join()
+            raise SystemExit(f"{entrant.label} came to its end, with code {process.exitcode}") from None
+
+    try:
+        yield run
+    finally:
+        with ours, suppress(ConnectionError):  # it may have come to its end already
+            ours.send(False)
+        process.join()
+
+
+@contextmanager
+def _environment(as_command: bool) -> Iterator[None]:
+    """What a process begun here finds: OpenMP reads it when PyTorch is loaded."""
+    before = dict(os.environ)
+    if as_command:
+        threads.keep_to_quota()
+        threads.wait_briefly()
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@torch.no_grad()
+def _serve(caller: Connection, entrant: Entrant) -> None:
+    """What its process does: a run whenever it is asked for one."""
+    if entrant.as_command:
+        pages.keep_pages()
+    else:
+        import_torchvision()  # before their packages do, which cannot repair it
+    runner = entrant.make()
+    while caller.recv():
+        before, began = runner.calls(), time.perf_counter()
+        runner.run().sum().item()  # which waits for a GPU
+        caller.send((time.perf_counter() - began, runner.calls() - before))
 
 
 def table(labels: Sequence[str], times: Sequence[Sequence[float]], evaluations: float | None = None) -> None:
@@ -89,9 +166,3 @@ def table(labels: Sequence[str], times: Sequence[Sequence[float]], evaluations: 
         ratios = f"{best[0] / low:6.2f} times (median {median[0] / middle:.2f})"
         print(f"  {label:16}{low:9.3f} s, median{middle:9.3f} s{each}{ratios}")
     print(flush=True)
-
-
-def _seconds(run: Callable[[], Tensor]) -> float:
-    began = time.perf_counter()
-    run().sum().item()  # which waits for a GPU
-    return time.perf_counter() - began

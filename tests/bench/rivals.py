@@ -6,8 +6,8 @@
 Needs diffusers; deepinv where it is installed. The networks have random weights, which take as long as good ones, so
 nothing is downloaded. Each line is a library in a precision: the fastest of the rounds and their median, and how many
 times as fast as the first line that is. The first is theirs in float32, as their pipelines run unless told otherwise.
-What takes another number of network evaluations is not compared. Freed memory stays with the process, as it does with
-the command, for theirs too.
+What takes another number of network evaluations is not compared. Each has a process of its own; ours is told about
+memory and threads what `restore` tells its own (`restorer/cli/pages.py`, `threads.py`).
 
 `--side` is for the network that takes any size (plain). Ours cuts large pictures into tiles, as the command does;
 theirs has none, and is left out where an evaluation of the whole picture would not fit into memory.
@@ -22,13 +22,13 @@ import shlex
 import sys
 from importlib.util import find_spec
 
+import torch
 from rival_deepinv import against_deepinv
 from rival_diffusers import against_ddim, against_repaint
-from rival_networks import NETWORKS, Pair, difference, pair_of
+from rival_networks import NETWORKS, Setting, difference
 from rival_race import header
 from rival_whole import whole
 
-from restorer.cli.pages import keep_pages
 from restorer.memory import available, human_bytes
 from restorer.vision import import_torchvision
 
@@ -51,7 +51,6 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true", help="whole commands instead: inpaint 512x768 pixels")
     options = parser.parse_args()
     import_torchvision()
-    keep_pages()
     print(f"python {shlex.join(sys.argv)}\n{header(options.device)}\n", flush=True)
     rivals = list(options.against)
     if find_spec("deepinv") is None and ("deepinv" in rivals or options.whole):
@@ -62,29 +61,29 @@ def main() -> None:
         return
     for name in options.networks:
         layout = NETWORKS[name]
+        steps, rounds = options.steps or layout.steps, options.rounds or layout.rounds
         given = {"channels_last": options.channels_last, "graphs": options.graphs}
-        pairs = [pair_of(layout, precision, options.device, **given) for precision in options.precisions]
-        exact = next((pair for pair in pairs if pair.precision == "fp32"), None)
-        if exact is not None:
-            print(
-                f"{name}: in fp32 the predictions differ by {difference(exact, layout.side):.1e} of the noise at most\n"
-            )
         for side in (options.side or [layout.side]) if name == "plain" else [layout.side]:
+            settings = [
+                Setting(layout, precision, options.device, side, steps, **given) for precision in options.precisions
+            ]
+            exact = next((setting for setting in settings if setting.precision == "fp32"), None)
+            if exact is not None and side == layout.side:
+                print(f"{name}: in fp32 the predictions differ by {difference(exact):.1e} of the noise at most\n")
             for rival in rivals:
-                steps, rounds = options.steps or layout.steps, options.rounds or layout.rounds
-                AGAINST[rival](name, those_that_fit(pairs, side), pairs, side, steps, rounds)
+                AGAINST[rival](f"{name} {side}x{side}", those_that_fit(settings), settings, rounds)
 
 
-def those_that_fit(pairs: list[Pair], side: int) -> list[Pair]:
+def those_that_fit(settings: list[Setting]) -> list[Setting]:
     """Those whose network can be asked for the whole picture at once."""
-    room, fitting = available(pairs[0].ours.device), []
-    for pair in pairs:
-        needed = ROOM * pair.ours.evaluation_bytes(side * side)
+    room, fitting = available(torch.device(settings[0].device)), []
+    for setting in settings:
+        needed = ROOM * setting.network_bytes
         if room is None or needed <= room:
-            fitting.append(pair)
+            fitting.append(setting)
         else:
             told = f"{human_bytes(needed)} of memory, and {human_bytes(room)} are free"
-            print(f"theirs in {pair.precision} is left out at {side} pixels: it takes about {told}")
+            print(f"theirs in {setting.precision} is left out at {setting.side} pixels: it takes about {told}")
     return fitting
 
 
