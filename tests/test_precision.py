@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -145,3 +146,28 @@ def test_threads_keep_to_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     threads.keep_to_quota(2)
     assert threads.os.environ["OMP_NUM_THREADS"] == "2"
     monkeypatch.delenv("OMP_NUM_THREADS")
+
+
+@pytest.mark.parametrize("named", [None, *threads.SETTINGS])
+def test_threads_wait_briefly(monkeypatch: pytest.MonkeyPatch, named: str | None) -> None:
+    """Unless somebody has said how long."""
+    environment = {} if named is None else {named: "7"}
+    monkeypatch.setattr(threads, "os", SimpleNamespace(environ=environment))
+    threads.wait_briefly()
+    assert environment == ({"GOMP_SPINCOUNT": str(threads.TURNS)} if named is None else {named: "7"})
+
+
+def test_the_command_says_so_before_pytorch_is_loaded() -> None:
+    """OpenMP reads its settings once."""
+    tell = (
+        "import os, sys\n"
+        "import restorer.cli.app as app\n"
+        "def run():\n"
+        "    print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))\n"
+        "    return 0\n"
+        "app.run = run\n"
+        "app.main()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in threads.SETTINGS}
+    done = subprocess.run([sys.executable, "-c", tell], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", str(threads.TURNS)]

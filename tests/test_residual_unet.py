@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from restorer.networks.residual_unet import ResidualBlock, ResidualUNet, ResidualUNetConfig
-from restorer.networks.unet import timestep_embedding
+from restorer.networks.times import timestep_embedding
 
 SMALL = ResidualUNetConfig(in_channels=3, out_channels=6, block_out_channels=(8, 12), layers_per_block=1)
 

@@ -10,14 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from restorer.networks.attention import Attention
 from restorer.networks.layers import activated, normalized
-from restorer.networks.unet import (
-    Attention,
-    UNet,
-    UNetConfig,
-    timestep_embedding,
-    to_channels_last,
-)
+from restorer.networks.times import timestep_embedding
+from restorer.networks.unet import UNet, UNetConfig, to_channels_last
 
 # The published configurations (notes/hub.md 1.1), and the small one of its appendix A.
 GOOGLE: dict[str, Any] = {
@@ -277,16 +273,17 @@ def test_memory_formats_agree(fields: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("graded", [True, False])
 @pytest.mark.parametrize("side", [4, 16, 40])
-def test_normalization_in_bfloat16(side: int, graded: bool) -> None:
+@pytest.mark.parametrize("groups", [4, 8])
+def test_normalization_in_bfloat16(groups: int, side: int, graded: bool) -> None:
     """As exact as PyTorch's, whatever kernel it has for a size, and in the same format; x stays what it was."""
     torch.manual_seed(0)
-    norm = nn.GroupNorm(8, 64).requires_grad_(False)
+    norm = nn.GroupNorm(groups, 64).requires_grad_(False)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
     norm.bfloat16()
     x = torch.randn(2, 64, side, side).bfloat16().to(memory_format=torch.channels_last)
     exact = nn.functional.silu(
-        nn.functional.group_norm(x.double(), 8, norm.weight.double(), norm.bias.double(), norm.eps)
+        nn.functional.group_norm(x.double(), groups, norm.weight.double(), norm.bias.double(), norm.eps)
     )
     kept = x.clone()
     with torch.set_grad_enabled(graded):

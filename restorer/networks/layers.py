@@ -8,17 +8,16 @@ from torch import Tensor, nn
 
 __all__ = [
     "DoublingConv2d",
-    "TimedBlock",
     "Together",
     "activated",
     "double_size",
     "normalized",
-    "projections",
     "shuffled",
     "unshuffled",
 ]
 
 SMALL = 1024  # pixels of a map up to which PyTorch normalizes it by another kernel
+VECTOR = 16  # numbers, of which that kernel computes as many at once
 
 
 def double_size(x: Tensor) -> Tensor:
@@ -83,47 +82,33 @@ class Together(nn.Module):
         return [layer(x) for layer in self.layers]
 
 
-class TimedBlock(nn.Module):
-    """A block that sees the time, by a projection of its own. The network computes all of them together; `slot` says
-    which is the block's.
-    """
-
-    slot = 0
-    time_emb_proj: nn.Linear
-
-
-def projections(network: nn.Module) -> Together:
-    """Of all the network's `TimedBlock`s, which get their slots."""
-    blocks = [module for module in network.modules() if isinstance(module, TimedBlock)]
-    for slot, block in enumerate(blocks):
-        block.slot = slot
-    return Together(*(block.time_emb_proj for block in blocks))
-
-
 def normalized(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     """Group normalization."""
-    return _back(_normalized(norm, x), x)
+    up = _goes_up(norm, x)
+    h = _normalized(norm, x, up)
+    return h.to(x.dtype) if up else h
 
 
 def activated(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     """Group normalization, then SiLU."""
-    return _back(F.silu(_normalized(norm, x), inplace=not torch.is_grad_enabled()), x)
+    up = _goes_up(norm, x)
+    h = F.silu(_normalized(norm, x, up), inplace=not torch.is_grad_enabled())
+    return h.to(x.dtype) if up else h
 
 
-def _normalized(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    """Group normalization; in float32 where `_goes_up`."""
+def _normalized(norm: nn.GroupNorm, x: Tensor, up: bool) -> Tensor:
+    """Group normalization, in float32 where asked for."""
     weight: Tensor = norm.weight
     bias: Tensor = norm.bias
-    if _goes_up(x):
+    if up:
         x, weight, bias = x.float(), weight.float(), bias.float()
     return torch.group_norm(x, norm.num_groups, weight, bias, norm.eps)
 
 
-def _back(h: Tensor, x: Tensor) -> Tensor:
-    """What has become of x, in its precision again."""
-    return h.to(x.dtype) if _goes_up(x) else h
-
-
-def _goes_up(x: Tensor) -> bool:
-    """On processors PyTorch takes up to five times as long for a small map in bfloat16 as for the same in float32."""
-    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and x.shape[-2:].numel() < SMALL
+def _goes_up(norm: nn.GroupNorm, x: Tensor) -> bool:
+    """On processors PyTorch takes up to five times as long for a small map in bfloat16 as for the same in float32,
+    unless the channels of a group fill its vectors.
+    """
+    if x.dtype != torch.bfloat16 or x.device.type != "cpu":
+        return False
+    return x.shape[-2:].numel() < SMALL and x.shape[1] // norm.num_groups % VECTOR != 0

@@ -96,8 +96,8 @@ class _PackedConvolution(Packed):
         empty = copy(conv)
         empty._parameters = {"weight": None, "bias": None}
         self._conv = (empty,)  # a tuple, so that it is not registered
-        self.register_parameter("weight", conv.weight)
-        self.register_parameter("bias", conv.bias)
+        self.weight = conv.weight
+        self.bias = conv.bias
         self._shape = [int(p) for p in conv.padding], list(conv.stride), list(conv.dilation)
 
     def packs(self, dtype: torch.dtype) -> int:
@@ -143,7 +143,7 @@ class PackedConv2d(_PackedConvolution):
         self, x: Tensor, shift: Tensor | None = None, plus: Tensor | None = None, overwrite: bool = False
     ) -> Tensor:
         """See `convolved`: what is the same for every picture of the batch is added by the kernel itself."""
-        bias = self._parameters["bias"]  # as an attribute it takes as long as a small operation
+        bias: Tensor | None = self._parameters.get("bias")  # as an attribute it takes as long as a small operation
         if shift is not None and len(shift) == 1:
             bias, shift = shift[0] if bias is None else bias + shift[0], None
         if overwrite and plus is not None:
@@ -182,7 +182,7 @@ class PackedConv2d(_PackedConvolution):
         if plus is None:
             convolve = operations._convolution_pointwise.default
             return convolve(x, packed, bias, padding, stride, dilation, 1, "none", [], "")
-        rest = packed, bias, padding, stride, dilation, 1, "add", 1.0, None, [], None
+        rest: Any = packed, bias, padding, stride, dilation, 1, "add", 1.0, None, [], None
         if overwrite:
             return operations._convolution_pointwise_.binary(plus, x, *rest)
         return operations._convolution_pointwise.binary(x, plus, *rest)

@@ -21,9 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restorer.networks.layers import TimedBlock, projections
 from restorer.networks.packed import convolved
-from restorer.networks.unet import TimeMLP, timestep_embedding
+from restorer.networks.times import TimedBlock, TimeMLP, Times
 
 __all__ = ["ResidualUNet", "ResidualUNetConfig"]
 
@@ -120,11 +119,10 @@ class ResidualUNet(nn.Module):
         self.up_blocks = nn.ModuleList([level(width, blocks + 1) for width in widths])
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
-        self.times = projections(self)
+        self.times = Times(self, self.time_embedding, flip=True, shift=0)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        features = timestep_embedding(t, self.time_embedding.linear_1.in_features, flip=True, shift=0)
-        times = self.times(F.silu(self.time_embedding(features.to(x.dtype))))
+        times = self.times(t, x.dtype)
         x, skips = self.conv_in(x), []
         for i, blocks in enumerate(self.down_blocks):
             if i:

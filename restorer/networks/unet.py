@@ -10,7 +10,6 @@ operations follows that layout too: with equal weights the outputs are equal bit
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -20,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restorer.networks.attention import Attention, PackedAttention
-from restorer.networks.layers import DoublingConv2d, TimedBlock, activated, double_size, normalized, projections
+from restorer.networks.layers import DoublingConv2d, activated, double_size, normalized
 from restorer.networks.packed import convolved
+from restorer.networks.times import TimedBlock, TimeMLP, Times
 
 __all__ = ["UNet", "UNetConfig", "to_channels_last"]
 
@@ -114,29 +114,6 @@ class UNetConfig:
     def build(self) -> UNet:
         """The network, with fresh weights."""
         return UNet(self)
-
-
-def timestep_embedding(t: Tensor, dim: int, *, flip: bool, shift: int) -> Tensor:
-    """Sinusoidal features of real-valued timesteps t (B,): (B, dim), sines first, or cosines first with `flip`."""
-    half = dim // 2
-    exponent = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / (half - shift)
-    angles = t[:, None].float() * torch.exp(exponent)[None, :]
-    features = torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1)
-    if flip:
-        features = torch.cat([features[:, half:], features[:, :half]], dim=-1)
-    return features
-
-
-class TimeMLP(nn.Module):
-    """Two linear layers over the sinusoidal features."""
-
-    def __init__(self, dim: int, width: int) -> None:
-        super().__init__()
-        self.linear_1 = nn.Linear(dim, width)
-        self.linear_2 = nn.Linear(width, width)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.linear_2(F.silu(self.linear_1(features)))
 
 
 def half_size(x: Tensor) -> Tensor:
@@ -334,18 +311,15 @@ class UNet(nn.Module):
             c_skip = rising[min(i + 1, len(rising) - 1)]
             self.up_blocks.append(UpBlock(config, kind, c_in, rising[i], c_skip, time, last=last))
 
-        self.times = projections(self)
+        flip, shift = config.flip_sin_to_cos, config.freq_shift
+        self.times = Times(self, self.time_embedding, flip=flip, shift=shift)
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], config.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        config = self.config
-        if config.center_input_sample:
+        if self.config.center_input_sample:
             x = 2 * x - 1.0
-        features = timestep_embedding(
-            t, self.time_embedding.linear_1.in_features, flip=config.flip_sin_to_cos, shift=config.freq_shift
-        )
-        times = self.times(F.silu(self.time_embedding(features.to(x.dtype))))
+        times = self.times(t, x.dtype)
         x = self.conv_in(x)
         skips = [x]
         for down in self.down_blocks:
