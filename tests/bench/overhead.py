@@ -5,7 +5,7 @@ sampling, their ratio, and what is spent beside the evaluations. Enlarging also 
 which makes the result shrink to exactly what was given, takes the more steps the more of it is clipped. With
 `--command` whole processes as well, alternating with `import torch` alone: when the first evaluation of `restore
 denoise` begins, and when it ends. With `--pixels` the time of `denoise --steps 2` against the pixels instead, and the
-exponent of the line through it.
+exponent of the line through it. All of it with what the command tells its process about memory and threads.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import as_command  # noqa: F401
+
+# isort: split
 
 import numpy as np
 import torch
