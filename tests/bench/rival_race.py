@@ -159,10 +159,16 @@ def _serve(caller: Connection, entrant: Entrant) -> None:
 
 
 def table(labels: Sequence[str], times: Sequence[Sequence[float]], evaluations: float | None = None) -> None:
-    """One line each: the fastest and the median, and both against the first."""
-    best, median = [min(own) for own in times], [statistics.median(own) for own in times]
-    for label, low, middle in zip(labels, best, median, strict=True):
-        each = "" if evaluations is None else f"{1000 * low / evaluations:9.1f} ms/evaluation"
-        ratios = f"{best[0] / low:6.2f} times (median {median[0] / middle:.2f})"
-        print(f"  {label:16}{low:9.3f} s, median{middle:9.3f} s{each}{ratios}")
+    """One line each: the fastest and the median, and how many times as fast as the first.
+
+    That is the median of the rounds, of each by what the first took in the same round, a few seconds earlier: machines
+    that are shared have good and bad minutes. In brackets are the least and the most.
+    """
+    for label, own in zip(labels, times, strict=True):
+        best, each = min(own), ""
+        if evaluations is not None:
+            each = f"{1000 * best / evaluations:9.1f} ms/evaluation"
+        ratios = [first / seconds for first, seconds in zip(times[0], own, strict=True)]
+        told = f"{statistics.median(ratios):6.2f} times ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"  {label:16}{best:9.3f} s, median{statistics.median(own):9.3f} s{each}{told}")
     print(flush=True)

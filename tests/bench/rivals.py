@@ -5,7 +5,8 @@
 
 Needs diffusers; deepinv where it is installed. The networks have random weights, which take as long as good ones, so
 nothing is downloaded. Each line is a library in a precision: the fastest of the rounds and their median, and how many
-times as fast as the first line that is. The first is theirs in float32, as their pipelines run unless told otherwise.
+times as fast as the first line it was, by the median of the rounds. The first is theirs in float32, as their pipelines
+run unless told otherwise.
 What takes another number of network evaluations is not compared. Each has a process of its own; ours is told about
 memory and threads what `restore` tells its own (`restorer/cli/pages.py`, `threads.py`).
 
