@@ -151,7 +151,8 @@ class Bicubic(Degradation):
             u = _conjugate_gradients(
                 lambda u: torch.lerp(u, _gram(_gram(u, self.scale, -1), self.scale, -2), trust), missing
             )
-        return self._given(u.mul_(trust), start.clone(memory_format=torch.contiguous_format)).to(x0.dtype)
+        sums = start.expand(len(u), *start.shape[1:]).clone(memory_format=torch.contiguous_format)
+        return self._given(u.mul_(trust), sums).to(x0.dtype)
 
     def _solved(self, b: Tensor, trust: Tensor) -> Tensor:
         """(w A A^T + 1 - w)^-1 b by the eigenvectors of either axis."""
@@ -166,10 +167,10 @@ class Bicubic(Degradation):
 
         The projection onto the data may leave [-1, 1], and what clipping takes away has to be given elsewhere:
         accelerated projected gradients on |y - A x|^2 over the box (Nesterov 1983), with a momentum that does not
-        change: one that grows (FISTA, Beck and Teboulle 2009) takes half as many steps again. A is clipped after each
-        axis, as Pillow does with 8 bits, so an overshoot beyond black or white costs nothing. Not every y has such a
-        picture (one-pixel black lines on white, say, that no shrinking could have drawn): then this is close to the
-        least-squares answer. On a batch the number of steps is the slowest picture's.
+        change: one that grows (FISTA, Beck and Teboulle 2009) takes half as many steps again on photographs. A is
+        clipped after each axis, as Pillow does with 8 bits, so an overshoot beyond black or white costs nothing. Not
+        every y has such a picture (one-pixel black lines on white, say, that no shrinking could have drawn): then this
+        is close to the least-squares answer. On a batch the number of steps is the slowest picture's.
         """
         target, start = _full(y), _full(x).clamp(-1, 1)
         rate = self.scale**2 / 1.1  # the largest eigenvalue of A A^T is at most 1.08 / scale^2, borders included

@@ -387,6 +387,32 @@ def test_shrinking_the_finished_picture_gives_the_input_back(scale: int, content
         assert np.abs(off).max() <= 1
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed", "expanded", "one for two"])
+@pytest.mark.parametrize("kind", [Bicubic, Iterated])
+def test_what_is_given_stays_and_may_lie_as_it_likes(kind: type[Bicubic], layout: str):
+    operator = kind(2)
+    x, y = random(2, 3, 16, 24, dtype=torch.float32), random(2, 3, 8, 12, seed=1, dtype=torch.float32)
+    match layout:
+        case "channels_last":
+            x, y = (z.to(memory_format=torch.channels_last) for z in (x, y))
+        case "transposed":
+            x, y = (z.mT.contiguous().mT for z in (x, y))
+        case "expanded":
+            x, y = (z[:1].expand(2, -1, -1, -1) for z in (x, y))
+        case "one for two":
+            x = x[:1]
+    expected_of = x.expand(len(y), -1, -1, -1).clone(memory_format=torch.contiguous_format)
+    kept = x.clone(), y.clone()
+    for result, expected in (
+        (operator.correct(x, y, 0.1, 1.0), operator.correct(expected_of, y.contiguous(), 0.1, 1.0)),
+        (operator.finish(x, y), operator.finish(expected_of, y.contiguous())),
+    ):
+        assert result.shape == expected.shape
+        torch.testing.assert_close(result, expected, rtol=0, atol=2.5 / 255)  # one level where it is rounded
+        assert float((result - expected).abs().mean()) < 1e-4
+    assert torch.equal(x, kept[0]) and torch.equal(y, kept[1])
+
+
 def test_a_finished_picture_stays_as_it_is():
     large = waves((64, 48))
     x = Bicubic(2).finish(to_tensor(large), to_tensor(pillow_bytes(large, 2)))

@@ -2,7 +2,7 @@
 projection for each block.
 
 It depends on the timestep alone. The tiles of a picture have theirs in common, and so have the pictures of a folder, so
-what a timestep gave is remembered.
+a packed network remembers what a timestep gave.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restorer.networks.layers import Together
-from restorer.networks.packed import Packed, parameter_state
+from restorer.networks.packed import Packed, PackedTogether, parameter_state
 
-__all__ = ["TimeMLP", "TimedBlock", "Times", "timestep_embedding"]
+__all__ = ["PackedTimes", "TimeMLP", "TimedBlock", "Times", "timestep_embedding"]
 
 REMEMBERED = 1 << 20  # numbers; a timestep has some thousands
 
@@ -55,7 +55,7 @@ class TimedBlock(nn.Module):
 
 
 class Times(nn.Module):
-    """From timesteps to what each block's projection makes of them. The layers remain their owners'.
+    """From timesteps to what each block's projection makes of them. All layers remain their owners'.
 
     Args:
         network: its `TimedBlock`s get their slots.
@@ -69,34 +69,73 @@ class Times(nn.Module):
         for slot, block in enumerate(blocks):
             block.slot = slot
         self.projections = Together(*(block.time_emb_proj for block in blocks))
-        self._embedding = (embedding,)  # a tuple, so that it is not registered twice
-        self._layers = (embedding.linear_1, embedding.linear_2, *self.projections.layers)
+        self.embedding = (embedding,)  # a tuple, so that it is not registered twice
         self._flip, self._shift = flip, shift
+
+    def features(self, t: Tensor, dtype: torch.dtype) -> Tensor:
+        """What goes into them: (B,) -> (B, features)."""
+        dim = self.embedding[0].linear_1.in_features
+        return timestep_embedding(t, dim, flip=self._flip, shift=self._shift).to(dtype)
+
+    def forward(self, t: Tensor, dtype: torch.dtype) -> Sequence[Tensor]:
+        """Timesteps (B,) -> of each slot (B, features), in a precision. None of it may be written to."""
+        (embedding,) = self.embedding
+        return self.projections(F.silu(embedding(self.features(t, dtype))))  # type: ignore[no-any-return]
+
+    def packed_form(self) -> PackedTimes | None:
+        """See `pack`; without biases it stays as it is."""
+        (embedding,) = self.embedding
+        layers = (embedding.linear_1, embedding.linear_2, *self.projections.layers)
+        return PackedTimes(self) if all(layer.bias is not None for layer in layers) else None
+
+
+class PackedTimes(Packed):
+    """See `Packed` and `Times`: layers packed, and what single timesteps gave remembered."""
+
+    def __init__(self, times: Times) -> None:
+        super().__init__()
+        self._times = (times,)
+        (embedding,) = times.embedding
+        self.linear_1 = PackedTogether(Together(embedding.linear_1))
+        self.linear_2 = PackedTogether(Together(embedding.linear_2))
+        self.projections = PackedTogether(times.projections)
+        self._layers = (embedding.linear_1, embedding.linear_2, *times.projections.layers)
         self._known: dict[tuple[float, torch.dtype], Sequence[Tensor]] = {}
         self._known_for: list[tuple[int, int]] = []
 
     def forward(self, t: Tensor, dtype: torch.dtype) -> Sequence[Tensor]:
-        """Timesteps (B,) -> of each slot (B, features), in a precision. None of it may be written to."""
-        if len(t) > 1 or not self._remembers(t):
+        """See `Times`."""
+        changes = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.jit.is_tracing()
+        if Packed.plain or changes:
+            return self._times[0](t, dtype)  # type: ignore[no-any-return]
+        if len(t) != 1:
             return self._computed(t, dtype)
         state = [parameter_state(p) for layer in self._layers for p in layer._parameters.values() if p is not None]
         if state != self._known_for:
-            self._known, self._known_for = {}, state
-        key = float(t), dtype
-        known = self._known.get(key)
-        if known is None:
-            known = self._computed(t, dtype)
-            if len(self._known) * sum(part.numel() for part in known) >= REMEMBERED:
-                self._known.clear()
-            self._known[key] = known
-        return known
+            self.forget()
+            self._known_for = state
+        key, known = (float(t), dtype), self._known  # where another thread has begun anew, it is not for that
+        found = known.get(key)
+        if found is None:
+            found = self._computed(t, dtype)
+            if len(known) * sum(part.numel() for part in found) >= REMEMBERED:
+                known.clear()
+            known[key] = found
+        return found
 
-    def _remembers(self, t: Tensor) -> bool:
-        """Not where gradients are wanted, on a GPU, which would be waited for, nor in a precision not its own."""
-        evaluates = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or Packed.plain)
-        return evaluates and t.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    def forget(self) -> None:
+        """Remember nothing."""
+        self._known = {}
+
+    def packs(self, dtype: torch.dtype) -> int:
+        """See `Packed.packs`: what its parts hold, they say themselves."""
+        return 0
+
+    def unpacked(self) -> Times:
+        """See `Packed.unpacked`."""
+        return self._times[0].train(self.training)
 
     def _computed(self, t: Tensor, dtype: torch.dtype) -> Sequence[Tensor]:
-        (embedding,) = self._embedding
-        features = timestep_embedding(t, embedding.linear_1.in_features, flip=self._flip, shift=self._shift)
-        return self.projections(F.silu(embedding(features.to(dtype))))  # type: ignore[no-any-return]
+        (hidden,) = self.linear_1(self._times[0].features(t, dtype))
+        (embedded,) = self.linear_2(F.silu(hidden))
+        return self.projections(F.silu(embedded))  # type: ignore[no-any-return]

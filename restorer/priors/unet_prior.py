@@ -64,6 +64,10 @@ class ModelSpec:
         if self.network.out_channels not in (self.network.in_channels, 2 * self.network.in_channels):
             raise ValueError("out_channels must be in_channels, or twice that for a learned variance")
 
+    def evaluation_bytes(self, pixels: int, itemsize: int) -> int:
+        """Memory of an evaluation of so many pixels, beside the weights, in a precision of so many bytes a number."""
+        return MAPS * self.network.block_out_channels[0] * itemsize * pixels // self.patch_size**2
+
 
 class UNetPrior(Prior):
     """A U-Net as a prior.
@@ -121,8 +125,7 @@ class UNetPrior(Prior):
 
     def evaluation_bytes(self, pixels: int, *, low: bool = False) -> int:
         """See `Prior.evaluation_bytes`."""
-        width = self.spec.network.block_out_channels[0]
-        return MAPS * width * (2 if low else self.dtype.itemsize) * pixels // self.spec.patch_size**2
+        return self.spec.evaluation_bytes(pixels, 2 if low else self.dtype.itemsize)
 
     def kept_bytes(self, *, low: bool = False) -> int:
         """See `Prior.kept_bytes`: weights once more, as the processor's kernels read them."""

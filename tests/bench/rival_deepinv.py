@@ -98,6 +98,7 @@ def _ours(method: str, task: str, setting: Setting) -> Runner:
     plan = make_plan(method, blank, start=prior.sigma_max, end=LOWEST, steps=setting.steps, holes=task == "inpaint")
 
     def run() -> Tensor:
+        prior.prior.forget()
         return reverse(prior, operator, y, plan, operator.pseudo_inverse(y), noise_variance=(2 * NOISE) ** 2)
 
     return Runner(run, calls)

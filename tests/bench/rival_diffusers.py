@@ -75,7 +75,12 @@ def _our_ddim(setting: Setting) -> Runner:
     prior, calls = in_tiles(setting.ours(), setting.side)
     plan = ddim_plan(prior.prior.spec.schedule, setting.steps, offset=0)
     shape = (1, 3, setting.side, setting.side)
-    return Runner(lambda: reverse(prior, None, None, plan, first_mean(plan, shape).to(prior.device)), calls)
+
+    def run() -> Tensor:
+        prior.prior.forget()
+        return reverse(prior, None, None, plan, first_mean(plan, shape).to(prior.device))
+
+    return Runner(run, calls)
 
 
 def repaint_settings(evaluations: int) -> tuple[int, int]:
@@ -127,4 +132,9 @@ def _our_repaint(setting: Setting) -> Runner:
     prior, calls = in_tiles(setting.ours(), setting.side)
     picture, known = picture_and_mask(setting.side, prior.device)
     plan = make_plan("repaint", blank_plan(prior), start=prior.sigma_max, end=LOWEST, steps=setting.steps, holes=True)
-    return Runner(lambda: reverse(prior, Mask(known), picture, plan, torch.zeros_like(picture)), calls)
+
+    def run() -> Tensor:
+        prior.prior.forget()
+        return reverse(prior, Mask(known), picture, plan, torch.zeros_like(picture))
+
+    return Runner(run, calls)

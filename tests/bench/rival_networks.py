@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from restorer.diffusion.prior import Prediction
 from restorer.diffusion.schedule import Schedule, alpha_bar_of
+from restorer.networks.times import PackedTimes
 from restorer.networks.unet import UNet, UNetConfig
 from restorer.priors.catalog import PRECISIONS
-from restorer.priors.unet_prior import MAPS, ModelSpec, UNetPrior
+from restorer.priors.unet_prior import ModelSpec, UNetPrior
 
 __all__ = ["NETWORKS", "CountingPrior", "Layout", "Setting", "TheirNetwork", "difference", "folded"]
 
@@ -107,6 +108,12 @@ class CountingPrior(UNetPrior):
 
     calls = 0
 
+    def forget(self) -> None:
+        """What single timesteps gave: a picture in one tile has no use for it, and another round is another picture."""
+        for module in self.network.modules():
+            if isinstance(module, PackedTimes):
+                module.forget()
+
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
         self.calls += 1
         return super().predict(x, sigma, condition)
@@ -140,10 +147,14 @@ class Setting:
         return PRECISIONS[self.precision]
 
     @property
+    def spec(self) -> ModelSpec:
+        """Of ours: the linear schedule of 1000 steps, and nothing is clipped."""
+        return ModelSpec(UNetConfig(**self.layout.fields), Schedule(), clip=False, patch_size=self.layout.patch)
+
+    @property
     def network_bytes(self) -> int:
-        """What ours takes for an evaluation of the whole picture, as `UNetPrior.evaluation_bytes` has it."""
-        width = self.layout.fields["block_out_channels"][0]
-        return MAPS * width * self.dtype.itemsize * self.side**2 // self.layout.patch**2
+        """What ours takes for an evaluation of the whole picture."""
+        return self.spec.evaluation_bytes(self.side**2, self.dtype.itemsize)
 
     def _fresh(self) -> UNet:
         torch.manual_seed(0)
@@ -160,10 +171,8 @@ class Setting:
         return network.to(memory_format=torch.channels_last) if self.channels_last else network
 
     def ours(self) -> CountingPrior:
-        """A prior of pictures with three channels that does not clip, on the linear schedule of 1000 steps."""
-        network = self._fresh()
-        spec = ModelSpec(network.config, Schedule(), clip=False, patch_size=self.layout.patch)
-        return CountingPrior(network, spec, device=self.device, dtype=self.dtype, graphs=self.graphs)
+        """A prior of pictures with three channels."""
+        return CountingPrior(self._fresh(), self.spec, device=self.device, dtype=self.dtype, graphs=self.graphs)
 
 
 @torch.no_grad()

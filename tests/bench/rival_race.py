@@ -115,8 +115,8 @@ def _in_a_process(entrant: Entrant) -> Iterator[Callable[[], tuple[float, float]
 
     def run() -> tuple[float, float]:
         time.sleep(PAUSE)
-        ours.send(True)
         try:
+            ours.send(True)
             return ours.recv()  # type: ignore[no-any-return]
         except (EOFError, ConnectionError):
             process.join()
@@ -134,8 +134,8 @@ def _in_a_process(entrant: Entrant) -> Iterator[Callable[[], tuple[float, float]
 def _environment(as_command: bool) -> Iterator[None]:
     """What a process begun here finds: OpenMP reads it when PyTorch is loaded."""
     before = dict(os.environ)
+    threads.keep_to_quota()  # theirs too: threads that take turns on a core say nothing of a library
     if as_command:
-        threads.keep_to_quota()
         threads.wait_briefly()
     try:
         yield

@@ -6,9 +6,8 @@
 Needs diffusers; deepinv where it is installed. The networks have random weights, which take as long as good ones, so
 nothing is downloaded. Each line is a library in a precision: the fastest of the rounds and their median, and how many
 times as fast as the first line it was, by the median of the rounds. The first is theirs in float32, as their pipelines
-run unless told otherwise.
-What takes another number of network evaluations is not compared. Each has a process of its own; ours is told about
-memory and threads what `restore` tells its own (`restorer/cli/pages.py`, `threads.py`).
+run unless told otherwise. What takes another number of network evaluations is not compared. Each has a process of its
+own; ours is told about memory and threads what `restore` tells its own (`restorer/cli/pages.py`, `threads.py`).
 
 `--side` is for the network that takes any size (plain). Ours cuts large pictures into tiles, as the command does;
 theirs has none, and is left out where an evaluation of the whole picture would not fit into memory.
@@ -21,6 +20,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 
 import torch
@@ -64,26 +64,28 @@ def main() -> None:
         layout = NETWORKS[name]
         steps, rounds = options.steps or layout.steps, options.rounds or layout.rounds
         given = {"channels_last": options.channels_last, "graphs": options.graphs}
+        settings = [
+            Setting(layout, precision, options.device, layout.side, steps, **given) for precision in options.precisions
+        ]
+        exact = next((setting for setting in settings if setting.precision == "fp32"), None)
+        if exact is not None:
+            print(f"{name}: in fp32 the predictions differ by {difference(exact):.1e} of the noise at most\n")
         for side in (options.side or [layout.side]) if name == "plain" else [layout.side]:
-            settings = [
-                Setting(layout, precision, options.device, side, steps, **given) for precision in options.precisions
-            ]
-            exact = next((setting for setting in settings if setting.precision == "fp32"), None)
-            if exact is not None and side == layout.side:
-                print(f"{name}: in fp32 the predictions differ by {difference(exact):.1e} of the noise at most\n")
+            sized = [replace(setting, side=side) for setting in settings]
             for rival in rivals:
-                AGAINST[rival](f"{name} {side}x{side}", those_that_fit(settings), settings, rounds)
+                AGAINST[rival](f"{name} {side}x{side}", those_that_fit(sized), sized, rounds)
 
 
 def those_that_fit(settings: list[Setting]) -> list[Setting]:
     """Those whose network can be asked for the whole picture at once."""
     room, fitting = available(torch.device(settings[0].device)), []
+    room = None if room is None else room // (2 * len(settings))  # all processes are there at once, theirs and ours
     for setting in settings:
         needed = ROOM * setting.network_bytes
         if room is None or needed <= room:
             fitting.append(setting)
         else:
-            told = f"{human_bytes(needed)} of memory, and {human_bytes(room)} are free"
+            told = f"{human_bytes(needed)} of memory, and {human_bytes(room)} are free for each"
             print(f"theirs in {setting.precision} is left out at {setting.side} pixels: it takes about {told}")
     return fitting
 
