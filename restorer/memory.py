@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 HELD = 42  # bytes a pixel of a picture that is read and prepared: its file, its numbers, its first state
-FIXED = 100_000_000  # bytes that any run takes: code that is loaded, a tile's numbers
+FIXED = 130_000_000  # bytes that any run takes: code that is loaded, a tile's numbers, freed memory that stays
 SAMPLING = 84  # more of them while it is sampled, finished and written: the states and estimates of a step
 TWICE = 60  # more of them where a second pass follows, which holds what the first began with, and extrapolates
 _UNLIMITED = 1 << 60

@@ -128,7 +128,7 @@ def test_what_it_refuses(options: list[str], capsys: pytest.CaptureFixture[str])
 def test_too_little_memory_is_said_beforehand(
     measured: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """640 bytes a pixel in fp32, 100 MB, and weights once more or twice: of 4096x4096 pixels 10.9 GB."""
+    """640 bytes a pixel in fp32, 130 MB, and weights once more or twice: of 4096x4096 pixels 10.9 GB."""
     monkeypatch.setattr(memory, "available", lambda device: 10_000_000_000)
     assert run(["bench", "--size", "4096", "--precision", "fp32", "--device", "cpu"]) == 6 and not measured
     assert "4096x4096 pixels takes about 10.9 GB" in capsys.readouterr().err

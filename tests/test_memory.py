@@ -173,8 +173,8 @@ def test_tiles_are_chosen_for_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_picture_without_room_is_refused_before_the_network_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     job = of(1000, Greedy(0, AssertionError("asked")))
-    room(monkeypatch, 184_000_000 - 1)
-    with pytest.raises(DeviceError, match=r"a result of 1000x1000 pixels takes about 184\.0 MB") as caught:
+    room(monkeypatch, 214_000_000 - 1)
+    with pytest.raises(DeviceError, match=r"a result of 1000x1000 pixels takes about 214\.0 MB") as caught:
         job.run()
     assert caught.value.hint
 
@@ -235,5 +235,5 @@ def test_the_command_says_so_and_ends_with_6(
     out, err = capsys.readouterr()
     assert (
         not out
-        and "large.png: a result of 8000x4000 pixels takes about 4.1 GB of memory, and 1.0 GB are free on cpu" in err
+        and "large.png: a result of 8000x4000 pixels takes about 4.2 GB of memory, and 1.0 GB are free on cpu" in err
     )
