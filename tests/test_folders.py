@@ -244,7 +244,8 @@ def test_leftovers_of_a_killed_run_are_removed(restore: Restore) -> None:
 
 
 CHILD = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell takes from what it runs in the background
 sys.path.insert(0, {tests!r})
 from stubs import Smooth
 from restorer.priors import catalog
