@@ -122,7 +122,10 @@ class ResidualUNet(nn.Module):
         self.times = Times(self, self.time_embedding, flip=True, shift=0)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        times = self.times(t, x.dtype)
+        return self.at(x, self.times(t, x.dtype))
+
+    def at(self, x: Tensor, times: Sequence[Tensor]) -> Tensor:
+        """Its answer, given what the blocks see of the time (`Times`)."""
         x, skips = self.conv_in(x), []
         for i, blocks in enumerate(self.down_blocks):
             if i:

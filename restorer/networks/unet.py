@@ -317,9 +317,12 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.at(x, self.times(t, x.dtype))
+
+    def at(self, x: Tensor, times: Sequence[Tensor]) -> Tensor:
+        """Its answer, given what the blocks see of the time (`Times`)."""
         if self.config.center_input_sample:
             x = 2 * x - 1.0
-        times = self.times(t, x.dtype)
         x = self.conv_in(x)
         skips = [x]
         for down in self.down_blocks:

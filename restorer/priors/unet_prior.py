@@ -14,6 +14,7 @@ p * p * C channels (pixel-unshuffle).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -27,6 +28,7 @@ from restorer.networks import Network, NetworkConfig
 from restorer.networks.graphed import Graphed
 from restorer.networks.layers import shuffled, unshuffled
 from restorer.networks.packed import can_pack, left_to_pack, pack, unpack
+from restorer.networks.traced import Traced
 from restorer.networks.unet import to_channels_last
 
 __all__ = ["MAPS", "PREDICTION_TYPES", "ModelSpec", "UNetPrior", "pad_to_multiple"]
@@ -102,7 +104,11 @@ class UNetPrior(Prior):
         self.network = to_channels_last(network.eval().requires_grad_(False).to(self.device, dtype))
         if can_pack(self.device, dtype):
             pack(self.network)
-        self._answer = Graphed(self.network) if graphs and self.device.type == "cuda" else self.network
+        self._answer: Callable[[Tensor, Tensor], Tensor] = self.network
+        if self.device.type == "cpu":
+            self._answer = Traced(self.network)
+        elif graphs and self.device.type == "cuda":
+            self._answer = Graphed(self.network)
 
     def full_precision(self) -> UNetPrior | None:
         """See `Prior.full_precision`. The copy has weights of its own, as far as they have been rounded already."""
