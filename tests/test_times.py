@@ -8,9 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from restorer.diffusion.plan import Plan
+from restorer.diffusion.reverse import reverse
+from restorer.diffusion.schedule import Schedule
 from restorer.networks import ResidualUNet, ResidualUNetConfig, times
 from restorer.networks.packed import can_pack, pack, unpack
 from restorer.networks.times import PackedTimes, TimedBlock, Times
+from restorer.priors.tiled import Tiled
+from restorer.priors.unet_prior import ModelSpec, UNetPrior
 
 SMALL = ResidualUNetConfig(block_out_channels=(8, 16))
 pytestmark = pytest.mark.skipif(
@@ -119,3 +124,37 @@ def test_it_does_not_remember_without_end(monkeypatch: pytest.MonkeyPatch) -> No
     for i in (*range(8), *range(8)):
         assert same(network.times(torch.tensor([float(i)]), torch.float32), expected[i])
         assert len(network.times._known) <= 3
+
+
+@torch.no_grad()
+def test_what_is_expected_is_computed_several_at_a_time() -> None:
+    """The numbers of each are its own, whatever is computed beside it."""
+    network, timesteps = built(), [float(37 * i) for i in range(times.AHEAD + 4)]
+    expected = {t: afresh(network, torch.tensor([t])) for t in (*timesteps, 5.5)}
+    counted, alone = Counted(network), built()
+    network.times.expect([*timesteps, *timesteps[::-1]])
+    counts = []
+    for t in (*timesteps, *timesteps, 5.5):
+        given = network.times(torch.tensor([t]), torch.float32)
+        assert same(given, expected[t]) and [part.shape[0] for part in given] == [1] * len(given)
+        assert same(given, alone.times(torch.tensor([t]), torch.float32))
+        counts.append(counted.count)
+    assert counts == [1] * times.AHEAD + [2] * (4 + len(timesteps)) + [3]
+    network.times.expect(timesteps[:3])
+    network.times.forget()
+    for t, count in ((timesteps[1], 4), (timesteps[2], 4), (timesteps[0], 5), (timesteps[3], 6)):
+        assert same(network.times(torch.tensor([t]), torch.float32), expected[t])
+        assert counted.count == count
+
+
+def test_a_run_says_which_levels_it_will_ask_for() -> None:
+    """Through whatever stands between it and the network."""
+    config = ResidualUNetConfig(3, 3, (8, 16))
+    prior = UNetPrior(config.build(), ModelSpec(config, Schedule(), mirrors=True))
+    counted, plan = Counted(prior.network), Plan((3.0, 2.0, 2.5, 1.0, 0.5, 0.1, 0.0), (0.0,) * 6, mirrored=True)
+    reverse(Tiled(prior, 16, overlap=4), None, None, plan, torch.zeros(1, 3, 24, 20))
+    assert counted.count == 1
+    reverse(prior, None, None, plan, torch.zeros(1, 3, 24, 20))
+    assert counted.count == 1
+    prior.predict(torch.zeros(1, 3, 24, 20), 0.7)
+    assert counted.count == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,6 +94,11 @@ class Prior(ABC):
         """The posterior mean alone, shaped like x."""
         return self.predict(x, sigma).x0
 
+    def expect(self, sigmas: Sequence[float]) -> None:  # noqa: B027 - most have nothing to prepare
+        """Be told the noise levels that will be asked for, in this order: what depends on a level alone can be computed
+        for several of them together. Others may be asked for all the same.
+        """
+
     def mirrored(self, dims: tuple[int, ...]) -> Prior:
         """The same prior shown pictures that are mirrored along these axes (-1, -2), its answers turned back."""
         return Mirrored(self, dims) if dims else self
@@ -129,6 +135,10 @@ class Around(Prior):
         self.prior, self.channels, self.native_size = prior, prior.channels, prior.native_size
         self.clip, self.mirrors, self.multiple, self.device = prior.clip, prior.mirrors, prior.multiple, prior.device
         self.sigma_min, self.sigma_max = prior.sigma_min, prior.sigma_max
+
+    def expect(self, sigmas: Sequence[float]) -> None:
+        """See `Prior.expect`."""
+        self.prior.expect(sigmas)
 
     def evaluation_bytes(self, pixels: int, *, low: bool = False) -> int:
         """See `Prior.evaluation_bytes`."""

@@ -145,6 +145,7 @@ def reverse(
     x = torch.add(start, noise.like(start), alpha=carried) if plan.fresh_start else start
     previous: Tensor | None = None
     done = 0
+    prior.expect(plan.sigmas[:-1])
     for i, (sigma, after) in enumerate(pairwise(plan.sigmas)):
         if after > sigma:
             x = torch.add(x, noise.like(x), alpha=plan.kappa * math.sqrt(after**2 - sigma**2))

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restorer.networks.packed import convolved
-from restorer.networks.times import TimedBlock, TimeMLP, Times
+from restorer.networks.times import TimedBlock, TimedNetwork, TimeMLP, Times
 
 __all__ = ["ResidualUNet", "ResidualUNetConfig"]
 
@@ -93,7 +93,7 @@ class ResidualBlock(TimedBlock):
         return convolved(self.conv2, F.relu(h, inplace=True), plus=x, overwrite=True)
 
 
-class ResidualUNet(nn.Module):
+class ResidualUNet(TimedNetwork):
     """The network. `forward(x, t)` takes (B, in_channels, H, W) and timesteps (B,), or (1,) for all, which need not be
     integers.
 
@@ -121,11 +121,8 @@ class ResidualUNet(nn.Module):
 
         self.times = Times(self, self.time_embedding, flip=True, shift=0)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.at(x, self.times(t, x.dtype))
-
     def at(self, x: Tensor, times: Sequence[Tensor]) -> Tensor:
-        """Its answer, given what the blocks see of the time (`Times`)."""
+        """See `TimedNetwork`."""
         x, skips = self.conv_in(x), []
         for i, blocks in enumerate(self.down_blocks):
             if i:

@@ -2,7 +2,8 @@
 projection for each block.
 
 It depends on the timestep alone. The tiles of a picture have theirs in common, and so have the pictures of a folder, so
-a packed network remembers what a timestep gave.
+a packed network remembers what a timestep gave. And it computes those that it is told of beforehand several at a time:
+one takes as long as sixteen, since most of that is reading weights from memory.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from restorer.networks.layers import Together
 from restorer.networks.packed import Packed, PackedTogether, parameter_state
 
-__all__ = ["PackedTimes", "TimeMLP", "TimedBlock", "Times", "timestep_embedding"]
+__all__ = ["PackedTimes", "TimeMLP", "TimedBlock", "TimedNetwork", "Times", "timestep_embedding"]
 
+AHEAD = 16  # timesteps at a time
 REMEMBERED = 1 << 20  # numbers; a timestep has some thousands
 
 
@@ -82,11 +84,34 @@ class Times(nn.Module):
         (embedding,) = self.embedding
         return self.projections(F.silu(embedding(self.features(t, dtype))))  # type: ignore[no-any-return]
 
+    def expect(self, timesteps: Sequence[float]) -> None:
+        """These will be asked for, one by one: see `PackedTimes`."""
+
     def packed_form(self) -> PackedTimes | None:
         """See `pack`; without biases it stays as it is."""
         (embedding,) = self.embedding
         layers = (embedding.linear_1, embedding.linear_2, *self.projections.layers)
         return PackedTimes(self) if all(layer.bias is not None for layer in layers) else None
+
+
+class TimedNetwork(nn.Module):
+    """A network whose blocks see the time, and nothing else in it does.
+
+    `forward(x, t)` takes (B, C, H, W) and timesteps (B,), or (1,) for all, which need not be integers.
+    """
+
+    times: Times | PackedTimes
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """The network's answer."""
+        return self.at(x, self.times(t, x.dtype))
+
+    def at(self, x: Tensor, times: Sequence[Tensor]) -> Tensor:
+        """The same, given what `times` makes of the timesteps."""
+        raise NotImplementedError
+
+
+_Known = dict[tuple[float, torch.dtype], Sequence[Tensor]]
 
 
 class PackedTimes(Packed):
@@ -100,8 +125,9 @@ class PackedTimes(Packed):
         self.linear_2 = PackedTogether(Together(embedding.linear_2))
         self.projections = PackedTogether(times.projections)
         self._layers = (embedding.linear_1, embedding.linear_2, *times.projections.layers)
-        self._known: dict[tuple[float, torch.dtype], Sequence[Tensor]] = {}
+        self._known: _Known = {}
         self._known_for: list[tuple[int, int]] = []
+        self._expected: list[float] = []
 
     def forward(self, t: Tensor, dtype: torch.dtype) -> Sequence[Tensor]:
         """See `Times`."""
@@ -114,18 +140,29 @@ class PackedTimes(Packed):
         if state != self._known_for:
             self.forget()
             self._known_for = state
-        key, known = (float(t), dtype), self._known  # where another thread has begun anew, it is not for that
-        found = known.get(key)
-        if found is None:
-            found = self._computed(t, dtype)
-            if len(known) * sum(part.numel() for part in found) >= REMEMBERED:
-                known.clear()
-            known[key] = found
-        return found
+        time, known = float(t), self._known  # where another thread has begun anew, it is not for that
+        found = known.get((time, dtype))
+        return self._learned(time, dtype, known) if found is None else found
+
+    def expect(self, timesteps: Sequence[float]) -> None:
+        """These will be asked for, one by one: then they are computed `AHEAD` at a time."""
+        self._expected = list(dict.fromkeys(timesteps))
 
     def forget(self) -> None:
         """Remember nothing."""
         self._known = {}
+
+    def _learned(self, time: float, dtype: torch.dtype, known: _Known) -> Sequence[Tensor]:
+        """What a timestep gives, from now on known as well as some that are expected after it."""
+        expected = self._expected
+        coming = expected[expected.index(time) :] if time in expected else [time]
+        coming = [t for t in coming if (t, dtype) not in known][:AHEAD]
+        parts = self._computed(torch.tensor(coming, device=self._layers[0].weight.device), dtype)
+        if len(known) * sum(part[0].numel() for part in parts) >= REMEMBERED:
+            known.clear()
+        given = {(t, dtype): [part[i : i + 1] for part in parts] for i, t in enumerate(coming)}
+        known.update(given)
+        return given[time, dtype]
 
     def packs(self, dtype: torch.dtype) -> int:
         """See `Packed.packs`: what its parts hold, they say themselves."""

@@ -18,8 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from restorer.networks.packed import Packed
-from restorer.networks.residual_unet import ResidualUNet
-from restorer.networks.unet import UNet
+from restorer.networks.times import TimedNetwork
 
 __all__ = ["AFTER", "POSITIONS", "Traced", "UntraceableError", "trace"]
 
@@ -41,11 +40,11 @@ class Traced:
     that are packed for it. Where shapes take turns writing down is tried less and less often.
 
     Args:
-        network: its `forward(x, t)` is `at(x, times(t, x.dtype))`.
+        network: see `TimedNetwork`.
         after: so many evaluations of a shape in a row.
     """
 
-    def __init__(self, network: UNet | ResidualUNet, after: int = AFTER) -> None:
+    def __init__(self, network: TimedNetwork, after: int = AFTER) -> None:
         self._network, self._after = network, after
         self._shape: tuple[Any, ...] = ()
         self._alike = 0  # evaluations of this shape in a row
@@ -96,7 +95,7 @@ class _Weights:
         UntraceableError: some are inference tensors, of which nobody knows whether they have been written to.
     """
 
-    def __init__(self, network: UNet | ResidualUNet) -> None:
+    def __init__(self, network: TimedNetwork) -> None:
         self._times = network.times  # another one once layers have been replaced
         self._owners = [module._parameters for module in network.modules() if module._parameters]
         self._parameters = self._now()
@@ -104,7 +103,7 @@ class _Weights:
             raise UntraceableError("inference tensors do not count changes")
         self._state = self._state_of(self._parameters)
 
-    def changed(self, network: UNet | ResidualUNet) -> bool:
+    def changed(self, network: TimedNetwork) -> bool:
         """Whether they have been loaded, written to or cast since."""
         now = self._now()
         if network.times is not self._times or not all(map(operator.is_, now, self._parameters)):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from restorer.networks.attention import Attention, PackedAttention
 from restorer.networks.layers import DoublingConv2d, activated, double_size, normalized
 from restorer.networks.packed import convolved
-from restorer.networks.times import TimedBlock, TimeMLP, Times
+from restorer.networks.times import TimedBlock, TimedNetwork, TimeMLP, Times
 
 __all__ = ["UNet", "UNetConfig", "to_channels_last"]
 
@@ -281,7 +281,7 @@ class UpBlock(nn.Module):
         return x
 
 
-class UNet(nn.Module):
+class UNet(TimedNetwork):
     """The network. `forward(x, t)` takes (B, in_channels, H, W) and timesteps (B,), or (1,) for all, which need not be
     integers.
 
@@ -316,11 +316,8 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], config.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.at(x, self.times(t, x.dtype))
-
     def at(self, x: Tensor, times: Sequence[Tensor]) -> Tensor:
-        """Its answer, given what the blocks see of the time (`Times`)."""
+        """See `TimedNetwork`."""
         if self.config.center_input_sample:
             x = 2 * x - 1.0
         x = self.conv_in(x)

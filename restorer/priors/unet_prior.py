@@ -14,7 +14,7 @@ p * p * C channels (pixel-unshuffle).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,6 +28,7 @@ from restorer.networks import Network, NetworkConfig
 from restorer.networks.graphed import Graphed
 from restorer.networks.layers import shuffled, unshuffled
 from restorer.networks.packed import can_pack, left_to_pack, pack, unpack
+from restorer.networks.times import TimedNetwork
 from restorer.networks.traced import Traced
 from restorer.networks.unet import to_channels_last
 
@@ -105,7 +106,7 @@ class UNetPrior(Prior):
         if can_pack(self.device, dtype):
             pack(self.network)
         self._answer: Callable[[Tensor, Tensor], Tensor] = self.network
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and isinstance(self.network, TimedNetwork):
             self._answer = Traced(self.network)
         elif graphs and self.device.type == "cuda":
             self._answer = Graphed(self.network)
@@ -140,6 +141,13 @@ class UNetPrior(Prior):
         half = torch.bfloat16  # of the copy, all weights are new
         packed = left_to_pack(self.network, half, afresh=True) if can_pack(self.device, half) else 0
         return half.itemsize * (packed + sum(weight.numel() for weight in self.network.parameters()))
+
+    def expect(self, sigmas: Sequence[float]) -> None:
+        """See `Prior.expect`."""
+        if not isinstance(self.network, TimedNetwork):
+            return
+        levels = (_common_level(self.spec.schedule, float(sigma)) for sigma in sigmas)
+        self.network.times.expect([float(level.t.to(torch.float32)) for level in levels])
 
     @torch.no_grad()
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
