@@ -131,6 +131,10 @@ def test_maps_in_which_it_would_be_lost_are_left_alone(monkeypatch: pytest.Monke
         for _ in range(5):
             answers(picture(RESIDUAL, 0, batch=batch), t)
         assert asked.count == expected
+    answers = Traced(network, after=1)
+    for batch, known in ((1, False), (1, True), (3, False)):  # weights packed for a shape are not held for another
+        answers(picture(RESIDUAL, 0, batch=batch), t)
+        assert (answers._known is not None) == known
 
 
 @torch.no_grad()

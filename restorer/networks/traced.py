@@ -36,8 +36,8 @@ class UntraceableError(Exception):
 class Traced:
     """A network for evaluation alone, on a processor.
 
-    Only the operations of the latest shape are known, from some evaluations of it in a row on: they hold weights
-    that are packed for it. Where shapes take turns writing down is tried less and less often.
+    Only the operations of the latest shape are known, from some evaluations of it in a row on: they hold weights that
+    are packed for it. Where shapes take turns, writing down is tried less and less often.
 
     Args:
         network: see `TimedNetwork`.
@@ -55,12 +55,14 @@ class Traced:
         """The network's answer to x (B, C, H, W) at timesteps t (B,), or (1,) for all."""
         network = self._network
         changes = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.jit.is_tracing()
-        if Packed.plain or changes or not self.works or len(x) * x.shape[-2:].numel() > POSITIONS:
+        if Packed.plain or changes or not self.works:
             return network(x, t)  # type: ignore[no-any-return]
         shape = x.shape, x.stride(), x.dtype, t.shape
         if shape != self._shape:
             self._forget()
             self._shape, self._alike = shape, 0
+        if len(x) * x.shape[-2:].numel() > POSITIONS:
+            return network(x, t)  # type: ignore[no-any-return]
         self._alike += 1
         times, known = network.times(t, x.dtype), self._known
         if known is None:
