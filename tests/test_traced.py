@@ -163,7 +163,7 @@ def test_other_weights_are_other_answers(how: str) -> None:
 
 
 def test_where_it_is_not_for_evaluation_the_network_itself_answers() -> None:
-    """With gradients, under autocast, `plainly`, traced by PyTorch, and with weights whose changes are not counted."""
+    """With gradients, under autocast, `plainly`."""
     network = built(RESIDUAL, packed=False)
     answers, asked = Traced(network, after=1), Asked(network)
     x, t = picture(RESIDUAL, 0), torch.tensor([30.0])
@@ -178,12 +178,15 @@ def test_where_it_is_not_for_evaluation_the_network_itself_answers() -> None:
     network.requires_grad_(True)
     assert answers(x, t).requires_grad
     assert asked.count == 5
-    with torch.inference_mode():
-        network = built(RESIDUAL)
-        answers, asked = Traced(network, after=1), Asked(network)
-        for _ in range(4):
-            answers(x, t)
-    assert asked.count == 4
+
+
+@torch.inference_mode()
+def test_weights_made_in_inference_mode_serve_too() -> None:
+    network = built(ONE_HEAD)
+    answers, asked, t = Traced(network, after=1), Asked(network), torch.tensor([30.0])
+    given = [answers(picture(ONE_HEAD, i), t) for i in range(4)]
+    assert asked.count == 2
+    assert all(torch.equal(answer, network(picture(ONE_HEAD, i), t)) for i, answer in enumerate(given))
 
 
 @torch.no_grad()

@@ -9,16 +9,17 @@ one takes as long as sixteen, since most of that is reading weights from memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restorer.networks.layers import Together
-from restorer.networks.packed import Packed, PackedTogether, parameter_state
+from restorer.networks.packed import Packed, PackedTogether
 
-__all__ = ["PackedTimes", "TimeMLP", "TimedBlock", "TimedNetwork", "Times", "timestep_embedding"]
+__all__ = ["PackedTimes", "TimeMLP", "TimedBlock", "TimedNetwork", "Times", "Weights", "timestep_embedding"]
 
 AHEAD = 16  # timesteps at a time
 REMEMBERED = 1 << 20  # numbers; a timestep has some thousands
@@ -111,6 +112,31 @@ class TimedNetwork(nn.Module):
         raise NotImplementedError
 
 
+class Weights:
+    """Modules' parameters as they are now.
+
+    Args:
+        modules: with the parameters that are their own, not those of modules in them.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._owners = [module._parameters for module in modules if module._parameters]
+        self._parameters = self._now()
+        self._counting = [p for p in self._parameters if not p.is_inference()]  # others do not count changes
+        self._state = self._state_now()
+
+    def changed(self) -> bool:
+        """Whether they have been loaded, written to or cast since."""
+        return not all(map(operator.is_, self._now(), self._parameters)) or self._state_now() != self._state
+
+    def _now(self) -> list[Tensor]:
+        return [parameter for owner in self._owners for parameter in owner.values() if parameter is not None]
+
+    def _state_now(self) -> tuple[list[int], list[int]]:
+        return list(map(Tensor.data_ptr, self._parameters)), list(map(_VERSION, self._counting))
+
+
+_VERSION = operator.attrgetter("_version")
 _Known = dict[tuple[float, torch.dtype], Sequence[Tensor]]
 
 
@@ -126,7 +152,7 @@ class PackedTimes(Packed):
         self.projections = PackedTogether(times.projections)
         self._layers = (embedding.linear_1, embedding.linear_2, *times.projections.layers)
         self._known: _Known = {}
-        self._known_for: list[tuple[int, int]] = []
+        self._known_for: Weights | None = None
         self._expected: list[float] = []
 
     def forward(self, t: Tensor, dtype: torch.dtype) -> Sequence[Tensor]:
@@ -136,10 +162,9 @@ class PackedTimes(Packed):
             return self._times[0](t, dtype)  # type: ignore[no-any-return]
         if len(t) != 1:
             return self._computed(t, dtype)
-        state = [parameter_state(p) for layer in self._layers for p in layer._parameters.values() if p is not None]
-        if state != self._known_for:
+        if self._known_for is None or self._known_for.changed():
             self.forget()
-            self._known_for = state
+            self._known_for = Weights(self._layers)
         time, known = float(t), self._known  # where another thread has begun anew, it is not for that
         found = known.get((time, dtype))
         return self._learned(time, dtype, known) if found is None else found

@@ -7,22 +7,23 @@ calls one after the other and lets go of what no later one needs: a twentieth to
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from restorer.networks.packed import Packed
-from restorer.networks.times import TimedNetwork
+from restorer.networks.times import TimedNetwork, Weights
 
 __all__ = ["AFTER", "POSITIONS", "Traced", "UntraceableError", "trace"]
 
-AFTER = 16  # evaluations of one shape in a row: writing down takes about what as many win by it
+AFTER = 12  # evaluations of one shape in a row: writing down takes about what as many win by it
 WORTH = 2 * AFTER  # more, and it was well worth it
 POSITIONS = 1 << 14  # of a batch's maps: in larger ones arithmetic takes so long that nothing else counts
 
@@ -48,7 +49,9 @@ class Traced:
         self._network, self._after = network, after
         self._shape: tuple[Any, ...] = ()
         self._alike = 0  # evaluations of this shape in a row
-        self._known: tuple[_Weights, Operations] | None = None
+        self._known: tuple[Weights, nn.Module, Operations] | None = (
+            None  # the layers' `times` too, which `pack` replaces
+        )
         self.works = True
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
@@ -67,8 +70,8 @@ class Traced:
         times, known = network.times(t, x.dtype), self._known
         if known is None:
             return network.at(x, times) if self._alike <= self._after else self._written_down(x, times)
-        weights, operations = known
-        if weights.changed(network):
+        weights, its_times, operations = known
+        if its_times is not network.times or weights.changed():
             self._forget()
             return network.at(x, times)
         return operations(x, *times)
@@ -76,48 +79,18 @@ class Traced:
     def _written_down(self, x: Tensor, times: Sequence[Tensor]) -> Tensor:
         """The answer, and from now on its operations are known."""
         try:
-            weights = _Weights(self._network)
+            weights = Weights(self._network.modules())
             answer, operations = trace(lambda x, *times: self._network.at(x, times), (x, *times))
         except UntraceableError:
             self.works = False
             return self._network.at(x, times)
-        self._known = weights, operations
+        self._known = weights, self._network.times, operations
         return answer
 
     def _forget(self) -> None:
         if self._known is not None:
             self._after = AFTER if self._alike > self._after + WORTH else 2 * self._after
             self._known = None
-
-
-class _Weights:
-    """A network's weights as they are now.
-
-    Raises:
-        UntraceableError: some are inference tensors, of which nobody knows whether they have been written to.
-    """
-
-    def __init__(self, network: TimedNetwork) -> None:
-        self._times = network.times  # another one once layers have been replaced
-        self._owners = [module._parameters for module in network.modules() if module._parameters]
-        self._parameters = self._now()
-        if any(parameter.is_inference() for parameter in self._parameters):
-            raise UntraceableError("inference tensors do not count changes")
-        self._state = self._state_of(self._parameters)
-
-    def changed(self, network: TimedNetwork) -> bool:
-        """Whether they have been loaded, written to or cast since."""
-        now = self._now()
-        if network.times is not self._times or not all(map(operator.is_, now, self._parameters)):
-            return True
-        return self._state_of(now) != self._state
-
-    def _now(self) -> list[nn.Parameter]:
-        return [parameter for owner in self._owners for parameter in owner.values() if parameter is not None]
-
-    @staticmethod
-    def _state_of(parameters: list[nn.Parameter]) -> tuple[list[int], list[int]]:
-        return list(map(Tensor.data_ptr, parameters)), list(map(operator.attrgetter("_version"), parameters))
 
 
 def trace(function: Operations, inputs: Sequence[Tensor]) -> tuple[Tensor, Operations]:
@@ -134,6 +107,21 @@ def trace(function: Operations, inputs: Sequence[Tensor]) -> tuple[Tensor, Opera
     with recorder:
         answer = function(*inputs)
     return answer, recorder.finished(answer)
+
+
+_aten = torch.ops.aten
+QUICK: dict[Any, Callable[..., Any]] = {  # the same operations by PyTorch's bindings, half as long on the way
+    _aten.add.Tensor: torch.add,
+    _aten.addcmul.out: torch.addcmul,
+    _aten.cat.default: torch.cat,
+    _aten.group_norm.default: torch.group_norm,
+    _aten.native_group_norm.default: torch.native_group_norm,
+    _aten.relu_.default: torch.relu_,
+    _aten.select.int: torch.select,
+    _aten.silu_.default: partial(F.silu, inplace=True),
+    _aten.unsqueeze.default: torch.unsqueeze,
+}
+CASTS = _aten.to.dtype, _aten._to_copy.default
 
 
 class _Recorder(TorchDispatchMode):
@@ -168,10 +156,13 @@ class _Recorder(TorchDispatchMode):
         if not all(isinstance(part, Tensor) for part in parts):
             raise UntraceableError(f"{func} gives a number to Python")
         given = [self._named(part) for part in parts]
-        if func not in self._operations:
-            self._operations[func] = self._constant(func)
+        quick = QUICK.get(func, getattr(func, "_op", func))
+        if func in CASTS and [*kwargs] in ([], ["dtype"]) and args[0].dtype != out.dtype:
+            quick = Tensor.to
+        if quick not in self._operations:
+            self._operations[quick] = self._constant(quick)
         target = f"[{', '.join(given)}] = " if parts is out else f"{given[0]} = " if given else ""
-        self._lines.append((given, f"{target}{self._operations[func]}({', '.join(told)})", read))
+        self._lines.append((given, f"{target}{self._operations[quick]}({', '.join(told)})", read))
         return out
 
     def finished(self, answer: Tensor) -> Operations:
@@ -179,7 +170,8 @@ class _Recorder(TorchDispatchMode):
         result = self._names[answer]
         body, needed = [f"return {result}"], {result}
         for given, line, read in reversed(self._lines):
-            dead = dict.fromkeys(name for name in (*given, *read) if name not in needed)
+            done = (name for name in (*given, *read) if name not in needed and name not in self._constants)
+            dead = dict.fromkeys(done)
             needed.update(dead)
             body += [f"del {', '.join(dead)}", line] if dead else [line]
         held = (f"{name}={name}" for name in self._constants)  # local names are the fastest
