@@ -196,6 +196,9 @@ def test_what_depends_on_numbers_is_not_written_down() -> None:
 
     with pytest.raises(UntraceableError):
         trace(branching, [torch.ones(3)])
+    weight = torch.ones(3)
+    with pytest.raises(UntraceableError):
+        trace(lambda x: x + weight.add_(1), [torch.ones(3)])
 
     network = built(RESIDUAL)
     plain = network.at
@@ -205,6 +208,28 @@ def test_what_depends_on_numbers_is_not_written_down() -> None:
         x = picture(RESIDUAL, i)
         assert torch.equal(answers(x, t), network(x, t))
     assert not answers.works
+
+
+@torch.no_grad()
+def test_what_the_first_input_has_no_part_in_comes_first() -> None:
+    order: list[str] = []
+
+    class Order(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+            order.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    def function(x: Tensor, y: Tensor) -> Tensor:
+        x = torch.relu(x)
+        x.mul_(y.neg())
+        return x - torch.exp(y)
+
+    x, y = torch.randn(4), torch.randn(4)
+    answer, operations = trace(function, [x, y])
+    with Order():
+        again = operations(x, y)
+    assert order == ["neg", "exp", "relu", "mul_", "sub"]
+    assert torch.equal(again, answer) and torch.equal(operations(y, x), function(y, x))
 
 
 class Living(TorchDispatchMode):
