@@ -184,16 +184,27 @@ def test_each_picture_of_a_batch_has_its_own_level(kind: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("channels", "height", "width"), [(3, 12, 24), (1, 6, 6), (4, 18, 12)])
-@pytest.mark.parametrize("patch", [1, 2, 3])
+@pytest.mark.parametrize(("channels", "height", "width"), [(3, 12, 24), (1, 12, 12), (4, 36, 12)])
+@pytest.mark.parametrize("patch", [1, 2, 3, 4])
 def test_blocks_of_pixels_as_channels(patch: int, channels: int, height: int, width: int, dtype: torch.dtype) -> None:
+    """With gradients and without, wherever they lie in memory, in any layout."""
     x = torch.randn(2, channels, height, width)
-    folded = unshuffled(x, patch, dtype)
-    assert torch.equal(folded, F.pixel_unshuffle(x, patch).to(dtype))
-    assert folded.is_contiguous(memory_format=torch.channels_last)
-    for like in (folded, folded.contiguous()):
-        back = shuffled(like, patch)
-        assert torch.equal(back, x.to(dtype)) and back.is_contiguous()
+    odd = torch.cat([torch.zeros(1), x.flatten()])[1:].view(x.shape)
+    expected = F.pixel_unshuffle(x, patch).to(dtype)
+    for one in (x, odd, x.contiguous(memory_format=torch.channels_last), x.mT.contiguous().mT):
+        for wanted in (False, True):
+            with torch.set_grad_enabled(wanted):
+                folded = unshuffled(one, patch, dtype)
+                assert torch.equal(folded, expected)
+                assert folded.is_contiguous(memory_format=torch.channels_last)
+                more = torch.cat([folded, folded], dim=1)[:, folded.shape[1] :]
+                for like in (folded, folded.contiguous(), more):
+                    back = shuffled(like, patch)
+                    assert torch.equal(back, x.to(dtype)) and back.is_contiguous()
+    with torch.enable_grad():
+        x.requires_grad_(True)
+        (shuffled(unshuffled(x, patch, dtype), patch).float() ** 2).sum().backward()
+    assert x.grad is not None and torch.allclose(x.grad, 2 * x, atol=0.05)
 
 
 def test_per_item() -> None:

@@ -17,6 +17,7 @@ __all__ = [
 ]
 
 SMALL = 1024  # pixels of a map up to which PyTorch normalizes it by another kernel
+WIDE = {4: torch.int32, 8: torch.int64, 16: torch.complex128}  # bytes
 VECTOR = 16  # numbers, of which that kernel computes as many at once
 
 
@@ -28,10 +29,11 @@ def double_size(x: Tensor) -> Tensor:
 def unshuffled(x: Tensor, patch: int, dtype: torch.dtype) -> Tensor:
     """Blocks of pixels as channels, as `F.pixel_unshuffle` has them, in another precision.
 
-    That and a change of layout go number by number; this by rows first, then by columns, in half the time.
+    That and a change of layout go number by number. This goes by rows first, then by columns, and what lies side by
+    side in a block goes together, in a sixth of the time.
 
     Args:
-        x: (B, C, H, W), contiguous.
+        x: (B, C, H, W).
         patch: side of a block, p, of which H and W are multiples.
 
     Returns:
@@ -41,9 +43,14 @@ def unshuffled(x: Tensor, patch: int, dtype: torch.dtype) -> Tensor:
         return x.contiguous(memory_format=torch.channels_last).to(dtype)
     batch, channels, height, width = x.shape
     rows, columns = height // patch, width // patch
-    blocks = x.reshape(batch, channels, rows, patch, columns, patch).permute(0, 2, 1, 3, 5, 4)
-    lines = blocks.reshape(batch, rows, channels * patch**2, columns).transpose(2, 3)
-    return lines.contiguous().to(dtype).permute(0, 3, 1, 2)
+    x = x.to(dtype).contiguous()
+    wide = _as_wide_as(patch, x)
+    if wide is None:
+        blocks = x.view(batch, channels, rows, patch, columns, patch).permute(0, 2, 1, 3, 5, 4)
+    else:
+        blocks = x.view(wide).view(batch, channels, rows, patch, columns).permute(0, 2, 1, 3, 4)
+    lines = blocks.reshape(batch, rows, -1, columns).transpose(2, 3).contiguous()
+    return (lines if wide is None else lines.view(dtype)).permute(0, 3, 1, 2)
 
 
 def shuffled(x: Tensor, patch: int) -> Tensor:
@@ -51,8 +58,20 @@ def shuffled(x: Tensor, patch: int) -> Tensor:
     if patch == 1:
         return x.contiguous()
     batch, channels, rows, columns = x.shape
-    blocks = x.reshape(batch, channels // patch**2, patch, patch, rows, columns).permute(0, 1, 4, 2, 5, 3)
-    return blocks.reshape(batch, channels // patch**2, rows * patch, columns * patch)
+    of_picture = batch, channels // patch**2, rows * patch, columns * patch
+    x = x.permute(0, 2, 3, 1)
+    wide = _as_wide_as(patch, x) if x.is_contiguous() else None
+    if wide is None:
+        blocks = x.reshape(batch, rows, columns, -1, patch, patch).permute(0, 3, 1, 4, 2, 5)
+        return blocks.reshape(of_picture)
+    blocks = x.view(wide).view(batch, rows, columns, -1, patch).permute(0, 3, 1, 4, 2)
+    return blocks.contiguous().view(x.dtype).view(of_picture)
+
+
+def _as_wide_as(patch: int, x: Tensor) -> torch.dtype | None:
+    """A kind of number that takes the place of a row of a block; None where there is none, or gradients are wanted."""
+    aligned = x.storage_offset() % patch == 0 and not torch.is_grad_enabled()
+    return WIDE.get(patch * x.itemsize) if aligned else None
 
 
 class DoublingConv2d(nn.Conv2d):

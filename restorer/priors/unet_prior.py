@@ -178,7 +178,7 @@ class UNetPrior(Prior):
         patch = self.spec.patch_size
         inputs = unshuffled(pad_to_multiple(inputs, self.multiple), patch, self.dtype)
         output = self._answer(inputs, level.t.to(x.device, torch.float32))
-        return shuffled(output.to(x.dtype), patch)[..., :height, :width]
+        return shuffled(output, patch)[..., :height, :width].to(x.dtype)
 
     def _log_variance(self, output: Tensor, t: Tensor) -> Tensor:
         """The learned variance of the integer timestep nearest to t: a chain has no others."""
