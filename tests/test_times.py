@@ -137,7 +137,7 @@ def test_what_is_expected_is_computed_several_at_a_time() -> None:
     for t in (*timesteps, *timesteps, 5.5):
         given = network.times(torch.tensor([t]), torch.float32)
         assert same(given, expected[t]) and [part.shape[0] for part in given] == [1] * len(given)
-        assert same(given, alone.times(torch.tensor([t]), torch.float32))
+        assert all(map(torch.equal, given, alone.times(torch.tensor([t]), torch.float32)))
         counts.append(counted.count)
     assert counts == [1] * times.AHEAD + [2] * (4 + len(timesteps)) + [3]
     network.times.expect(timesteps[:3])
@@ -145,6 +145,15 @@ def test_what_is_expected_is_computed_several_at_a_time() -> None:
     for t, count in ((timesteps[1], 4), (timesteps[2], 4), (timesteps[0], 5), (timesteps[3], 6)):
         assert same(network.times(torch.tensor([t]), torch.float32), expected[t])
         assert counted.count == count
+
+
+@torch.no_grad()
+def test_another_thread_may_have_been_faster() -> None:
+    network, t = built(), torch.tensor([3.0])
+    network.times.expect([3.0, 4.0])
+    known = network.times(t, torch.float32)
+    again = network.times._learned(3.0, torch.float32, network.times._known)
+    assert all(map(torch.equal, known, again))
 
 
 def test_a_run_says_which_levels_it_will_ask_for() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -131,14 +134,85 @@ def test_maps_in_which_it_would_be_lost_are_left_alone(monkeypatch: pytest.Monke
         for _ in range(5):
             answers(picture(RESIDUAL, 0, batch=batch), t)
         assert asked.count == expected
-    answers = Traced(network, after=1)
-    for batch, known in ((1, False), (1, True), (3, False)):  # weights packed for a shape are not held for another
-        answers(picture(RESIDUAL, 0, batch=batch), t)
-        assert (answers._known is not None) == known
+
+
+class Seen(TorchDispatchMode):
+    """The names of operations, in their order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Nothing goes but what nobody refers to."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("how", ["loaded", "assigned", "written", "cast", "repacked"])
+@pytest.mark.parametrize("batch", [2, 40])
+def test_weights_packed_for_a_shape_are_not_held_for_another(uncollected: None, batch: int) -> None:
+    """Neither for one that will be written down itself nor for a large one."""
+    network, t = built(RESIDUAL), torch.tensor([30.0])
+    answers = Traced(network, after=1)
+    for _ in range(3):
+        answers(picture(RESIDUAL, 0, 32), t)
+    assert answers._known is not None
+    operations = weakref.ref(answers._known[-1])
+    assert operations() is not None
+    answers(picture(RESIDUAL, 0, 32, batch), t)
+    assert operations() is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("many", [0, 1 << 60])
+def test_what_is_packed_meanwhile_is_not_packed_again(monkeypatch: pytest.MonkeyPatch, many: int) -> None:
+    """Weights are written to just before; their sums and transforms are no operations of the network's."""
+    monkeypatch.setattr("restorer.networks.packed.MANY", many)
+    network, t = built(ONE_HEAD), torch.tensor([30.0])
+    answers, x = Traced(network, after=1), picture(ONE_HEAD, 0, 32)
+    answers(x, t)
+    for parameter in network.parameters():
+        parameter.add_(0.01)
+    answers(x, t)
+    assert answers.works and answers._known is not None
+    network(x, t)
+    for ask in (answers, network):
+        with Seen() as seen:
+            assert torch.equal(ask(x, t), network(x, t))
+        assert not [name for name in seen.names if "reorder" in name or name in ("mm", "bmm", "flip")]
+
+
+@torch.no_grad()
+def test_what_another_thread_has_written_down_is_for_its_shape_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meanwhile this one has asked for another."""
+    network = built(ONE_HEAD)
+    answers, t, both = Traced(network, after=1), torch.tensor([30.0]), torch.tensor([30.0, 700.0])
+    x = picture(ONE_HEAD, 0, batch=2)
+    write_down = traced.trace
+
+    def interrupted(function: Any, inputs: Any) -> Any:
+        monkeypatch.setattr(traced, "trace", write_down)
+        written = write_down(function, inputs)
+        answers(x, both)
+        return written
+
+    answers(x, t)
+    monkeypatch.setattr(traced, "trace", interrupted)
+    answers(x, t)
+    for _ in range(4):
+        assert torch.equal(answers(x, both), network(x, both))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("how", ["loaded", "assigned", "written", "cast", "repacked", "replaced", "removed"])
 def test_other_weights_are_other_answers(how: str) -> None:
     network = built(ONE_HEAD)
     answers = Traced(network, after=1)
@@ -154,6 +228,10 @@ def test_other_weights_are_other_answers(how: str) -> None:
             network.conv_in.weight.add_(0.1)
         case "cast":
             network.bfloat16().float()
+        case "replaced":
+            network.conv_out = nn.Conv2d(32, 3, 3, padding=1)
+        case "removed":
+            network.conv_out.bias = None
         case _:
             unpack(network)
             network.load_state_dict(more, assign=True)
@@ -197,8 +275,14 @@ def test_what_depends_on_numbers_is_not_written_down() -> None:
     with pytest.raises(UntraceableError):
         trace(branching, [torch.ones(3)])
     weight = torch.ones(3)
-    with pytest.raises(UntraceableError):
-        trace(lambda x: x + weight.add_(1), [torch.ones(3)])
+    for writing in (
+        lambda x: x + weight.add_(1),
+        lambda x: torch.add(x, 1, out=weight),
+        lambda x, y: x + y.add_(1),
+    ):
+        with pytest.raises(UntraceableError):
+            trace(writing, [torch.ones(3), weight][: writing.__code__.co_argcount])
+    assert weight.tolist() == [1.0, 1.0, 1.0]
 
     network = built(RESIDUAL)
     plain = network.at
@@ -210,15 +294,36 @@ def test_what_depends_on_numbers_is_not_written_down() -> None:
     assert not answers.works
 
 
+@torch.inference_mode()
+def test_casts_are_what_they_were() -> None:
+    def function(x: Tensor) -> Tensor:
+        y = x.to(torch.bfloat16, memory_format=torch.channels_last)
+        return y.float().to(torch.float32) + y.to(torch.float64) + x.to(torch.bfloat16)
+
+    x = torch.randn(1, 3, 4, 5)
+    answer, operations = trace(function, [x])
+    assert torch.equal(operations(x), answer) and operations(x).stride() == answer.stride()
+
+
+@torch.no_grad()
+def test_what_no_input_has_a_part_in_is_computed_once() -> None:
+    weight = torch.ones(3)
+
+    def function(x: Tensor) -> Tensor:
+        table = torch.empty(3)
+        torch.mul(weight, 2, out=table)
+        table += 1
+        return x * table
+
+    x = torch.tensor([1.0, 2.0, 3.0])
+    answer, operations = trace(function, [torch.ones(3)])
+    with Seen() as seen:
+        again = operations(x)
+    assert answer.tolist() == [3.0, 3.0, 3.0] and again.tolist() == [3.0, 6.0, 9.0] and seen.names == ["mul"]
+
+
 @torch.no_grad()
 def test_what_the_first_input_has_no_part_in_comes_first() -> None:
-    order: list[str] = []
-
-    class Order(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-            order.append(func.overloadpacket.__name__)
-            return func(*args, **(kwargs or {}))
-
     def function(x: Tensor, y: Tensor) -> Tensor:
         x = torch.relu(x)
         x.mul_(y.neg())
@@ -226,9 +331,9 @@ def test_what_the_first_input_has_no_part_in_comes_first() -> None:
 
     x, y = torch.randn(4), torch.randn(4)
     answer, operations = trace(function, [x, y])
-    with Order():
+    with Seen() as seen:
         again = operations(x, y)
-    assert order == ["neg", "exp", "relu", "mul_", "sub"]
+    assert seen.names == ["neg", "exp", "relu", "mul_", "sub"]
     assert torch.equal(again, answer) and torch.equal(operations(y, x), function(y, x))
 
 

@@ -201,6 +201,13 @@ def test_blocks_of_pixels_as_channels(patch: int, channels: int, height: int, wi
                 for like in (folded, folded.contiguous(), more):
                     back = shuffled(like, patch)
                     assert torch.equal(back, x.to(dtype)) and back.is_contiguous()
+    for small in (x[:1, :, :patch, :patch], x[:1, :1, :patch], x[:1, :1, ..., :patch], x[:1, :1]):
+        for one in (small, small.contiguous(), small.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)):
+            with torch.no_grad():  # axes of a single position may have any stride
+                folded = unshuffled(one, patch, dtype)
+                assert torch.equal(folded, F.pixel_unshuffle(small, patch).to(dtype))
+                for like in (folded, folded.contiguous(), folded.clone(memory_format=torch.channels_last)):
+                    assert torch.equal(shuffled(like, patch), small.to(dtype))
     with torch.enable_grad():
         x.requires_grad_(True)
         (shuffled(unshuffled(x, patch, dtype), patch).float() ** 2).sum().backward()

@@ -95,8 +95,8 @@ class Prior(ABC):
         return self.predict(x, sigma).x0
 
     def expect(self, sigmas: Sequence[float]) -> None:  # noqa: B027 - most have nothing to prepare
-        """Be told the noise levels that will be asked for, in this order: what depends on a level alone can be computed
-        for several of them together. Others may be asked for all the same.
+        """Be told which noise levels are to be asked for, in this order: what depends on a level alone can be computed
+        for several of them together. Others may be asked for all the same, and some of these not.
         """
 
     def mirrored(self, dims: tuple[int, ...]) -> Prior:

@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 SMALL = 1024  # pixels of a map up to which PyTorch normalizes it by another kernel
-WIDE = {4: torch.int32, 8: torch.int64, 16: torch.complex128}  # bytes
+WIDE = {4: torch.int32, 8: torch.int64}  # bytes
 VECTOR = 16  # numbers, of which that kernel computes as many at once
 
 
@@ -48,9 +48,11 @@ def unshuffled(x: Tensor, patch: int, dtype: torch.dtype) -> Tensor:
     if wide is None:
         blocks = x.view(batch, channels, rows, patch, columns, patch).permute(0, 2, 1, 3, 5, 4)
     else:
-        blocks = x.view(wide).view(batch, channels, rows, patch, columns).permute(0, 2, 1, 3, 4)
+        blocks = x.flatten().view(wide).view(batch, channels, rows, patch, columns).permute(0, 2, 1, 3, 4)
     lines = blocks.reshape(batch, rows, -1, columns).transpose(2, 3).contiguous()
-    return (lines if wide is None else lines.view(dtype)).permute(0, 3, 1, 2)
+    if wide is not None:
+        lines = lines.flatten().view(dtype).view(batch, rows, columns, -1)
+    return lines.permute(0, 3, 1, 2)
 
 
 def shuffled(x: Tensor, patch: int) -> Tensor:
@@ -64,14 +66,17 @@ def shuffled(x: Tensor, patch: int) -> Tensor:
     if wide is None:
         blocks = x.reshape(batch, rows, columns, -1, patch, patch).permute(0, 3, 1, 4, 2, 5)
         return blocks.reshape(of_picture)
-    blocks = x.view(wide).view(batch, rows, columns, -1, patch).permute(0, 3, 1, 4, 2)
-    return blocks.contiguous().view(x.dtype).view(of_picture)
+    blocks = x.flatten().view(wide).view(batch, rows, columns, -1, patch).permute(0, 3, 1, 4, 2)
+    return blocks.contiguous().flatten().view(x.dtype).view(of_picture)
 
 
 def _as_wide_as(patch: int, x: Tensor) -> torch.dtype | None:
-    """A kind of number that takes the place of a row of a block; None where there is none, or gradients are wanted."""
-    aligned = x.storage_offset() % patch == 0 and not torch.is_grad_enabled()
-    return WIDE.get(patch * x.itemsize) if aligned else None
+    """A kind of number that takes the place of a row of a block; None where there is none, or gradients are wanted.
+
+    Seen as such, x is flattened: axes of one position may have any stride, which other kinds of numbers do not forgive.
+    """
+    aligned = x.storage_offset() % patch == 0 and x.data_ptr() % (patch * x.itemsize) == 0
+    return WIDE.get(patch * x.itemsize) if aligned and not torch.is_grad_enabled() else None
 
 
 class DoublingConv2d(nn.Conv2d):

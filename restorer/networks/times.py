@@ -2,8 +2,9 @@
 projection for each block.
 
 It depends on the timestep alone. The tiles of a picture have theirs in common, and so have the pictures of a folder, so
-a packed network remembers what a timestep gave. And it computes those that it is told of beforehand several at a time:
-one takes as long as sixteen, since most of that is reading weights from memory.
+a packed network remembers what a timestep gave. It computes sixteen of them at a time, those that it is told of
+beforehand: one takes as long, since most of that is reading weights from memory. It computes sixteen where it knows of
+fewer, too, for some processors sum in another order then.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +88,7 @@ class Times(nn.Module):
         return self.projections(F.silu(embedding(self.features(t, dtype))))  # type: ignore[no-any-return]
 
     def expect(self, timesteps: Sequence[float]) -> None:
-        """These will be asked for, one by one: see `PackedTimes`."""
+        """These are to be asked for, one by one: see `PackedTimes`."""
 
     def packed_form(self) -> PackedTimes | None:
         """See `pack`; without biases it stays as it is."""
@@ -113,24 +115,28 @@ class TimedNetwork(nn.Module):
 
 
 class Weights:
-    """Modules' parameters as they are now.
+    """Modules' parameters, and the modules in them, as they are now.
 
     Args:
-        modules: with the parameters that are their own, not those of modules in them.
+        modules: parameters are looked for in these alone, not in modules in them.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._owners = [module._parameters for module in modules if module._parameters]
-        self._parameters = self._now()
+        modules = list(modules)
+        self._owners: list[dict[str, Any]] = [module._parameters for module in modules if module._parameters]
+        self._owners += [module._modules for module in modules if module._modules]
+        self._owned = self._owned_now()
+        self._parameters = [part for part in self._owned if isinstance(part, Tensor)]
         self._counting = [p for p in self._parameters if not p.is_inference()]  # others do not count changes
         self._state = self._state_now()
 
     def changed(self) -> bool:
-        """Whether they have been loaded, written to or cast since."""
-        return not all(map(operator.is_, self._now(), self._parameters)) or self._state_now() != self._state
+        """Whether any has been replaced, loaded, written to or cast since."""
+        now, before = self._owned_now(), self._owned
+        return len(now) != len(before) or not all(map(operator.is_, now, before)) or self._state_now() != self._state
 
-    def _now(self) -> list[Tensor]:
-        return [parameter for owner in self._owners for parameter in owner.values() if parameter is not None]
+    def _owned_now(self) -> list[Any]:
+        return [part for owner in self._owners for part in owner.values()]
 
     def _state_now(self) -> tuple[list[int], list[int]]:
         return list(map(Tensor.data_ptr, self._parameters)), list(map(_VERSION, self._counting))
@@ -170,7 +176,7 @@ class PackedTimes(Packed):
         return self._learned(time, dtype, known) if found is None else found
 
     def expect(self, timesteps: Sequence[float]) -> None:
-        """These will be asked for, one by one: then they are computed `AHEAD` at a time."""
+        """These are to be asked for, one by one: then they are computed `AHEAD` at a time."""
         self._expected = list(dict.fromkeys(timesteps))
 
     def forget(self) -> None:
@@ -180,9 +186,10 @@ class PackedTimes(Packed):
     def _learned(self, time: float, dtype: torch.dtype, known: _Known) -> Sequence[Tensor]:
         """What a timestep gives, from now on known as well as some that are expected after it."""
         expected = self._expected
-        coming = expected[expected.index(time) :] if time in expected else [time]
-        coming = [t for t in coming if (t, dtype) not in known][:AHEAD]
-        parts = self._computed(torch.tensor(coming, device=self._layers[0].weight.device), dtype)
+        after = expected[expected.index(time) + 1 :] if time in expected else []
+        coming = [time, *(t for t in after if (t, dtype) not in known)][:AHEAD]
+        rows = coming + [time] * (AHEAD - len(coming))
+        parts = self._computed(torch.tensor(rows, device=self._layers[0].weight.device), dtype)
         if len(known) * sum(part[0].numel() for part in parts) >= REMEMBERED:
             known.clear()
         given = {(t, dtype): [part[i : i + 1] for part in parts] for i, t in enumerate(coming)}

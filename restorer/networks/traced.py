@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -38,7 +38,8 @@ class Traced:
     """A network for evaluation alone, on a processor.
 
     Only the operations of the latest shape are known, from some evaluations of it in a row on: they hold weights that
-    are packed for it. Where shapes take turns, writing down is tried less and less often.
+    are packed for it. Where shapes take turns, writing down is tried less and less often. The network's hooks are not
+    called.
 
     Args:
         network: see `TimedNetwork`.
@@ -49,9 +50,7 @@ class Traced:
         self._network, self._after = network, after
         self._shape: tuple[Any, ...] = ()
         self._alike = 0  # evaluations of this shape in a row
-        self._known: tuple[Weights, nn.Module, Operations] | None = (
-            None  # the layers' `times` too, which `pack` replaces
-        )
+        self._known: tuple[tuple[Any, ...], Weights, Operations] | None = None
         self.works = True
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
@@ -69,14 +68,15 @@ class Traced:
         self._alike += 1
         times, known = network.times(t, x.dtype), self._known
         if known is None:
-            return network.at(x, times) if self._alike <= self._after else self._written_down(x, times)
-        weights, its_times, operations = known
-        if its_times is not network.times or weights.changed():
+            due = self._alike > self._after
+            return self._written_down(shape, x, times) if due else network.at(x, times)
+        its_shape, weights, operations = known
+        if its_shape != shape or weights.changed():  # that of another thread, or other weights
             self._forget()
             return network.at(x, times)
         return operations(x, *times)
 
-    def _written_down(self, x: Tensor, times: Sequence[Tensor]) -> Tensor:
+    def _written_down(self, shape: tuple[Any, ...], x: Tensor, times: Sequence[Tensor]) -> Tensor:
         """The answer, and from now on its operations are known."""
         try:
             weights = Weights(self._network.modules())
@@ -84,7 +84,7 @@ class Traced:
         except UntraceableError:
             self.works = False
             return self._network.at(x, times)
-        self._known = weights, self._network.times, operations
+        self._known = shape, weights, operations
         return answer
 
     def _forget(self) -> None:
@@ -97,10 +97,11 @@ def trace(function: Operations, inputs: Sequence[Tensor]) -> tuple[Tensor, Opera
     """A function's answer, and a function that answers inputs of the same shapes by the same operations.
 
     What the first input has no part in comes first: small operations that follow each other take a microsecond, and
-    between two large ones, which leave nothing in the caches, ten.
+    between two large ones, which leave nothing in the caches, ten. What no input has a part in is computed now.
 
     Args:
-        function: of tensors; what else it computes with is held as it is now, but not copied.
+        function: of tensors; what else it computes with is held as it is now, but not copied. It writes to nothing but
+            what it has made itself, and views of that.
         inputs: to it; at least one.
 
     Raises:
@@ -128,13 +129,25 @@ QUICK: dict[Any, Callable[..., Any]] = {  # the same operations by PyTorch's bin
 CASTS = _aten.to.dtype, _aten._to_copy.default
 
 
+def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors that an operation writes to."""
+    values = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+    written: list[Tensor] = []
+    for argument in func._schema.arguments:
+        value = values.get(argument.name)
+        if argument.alias_info is not None and argument.alias_info.is_write and value is not None:
+            written += value if isinstance(value, (tuple, list)) else [value]
+    return written
+
+
 class _Recorder(TorchDispatchMode):
     """Writes down each operation below PyTorch's own Python, as a line of source."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()
         self._numbers = count()
-        self._names = WeakTensorKeyDictionary()  # of tensors that are still there
+        self._names = WeakTensorKeyDictionary()  # of tensors that are still there: x1, or c1 where it is a constant
+        self._made = WeakTensorKeyDictionary()  # constants that were not there before
         self._inputs = [self._named(x) for x in inputs]
         self._early: list[_Line] = []  # what the first input has no part in
         self._lines: list[_Line] = []
@@ -152,9 +165,14 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         """One operation."""
         kwargs = kwargs or {}
+        if not self._reads_inputs((args, kwargs)):
+            return self._once(func, args, kwargs)
         read: list[str] = []
         told = [self._told(value, read) for value in args]
         told += [f"{name}={self._told(value, read)}" for name, value in kwargs.items()]
+        late = not self._late.isdisjoint(read)
+        if any(self._names.get(x) not in self._late for x in _written(func, args, kwargs)):
+            raise UntraceableError(f"{func} writes to what may be read before")
         out = func(*args, **kwargs)
         if any(out is value for value in args) and not func._schema.is_mutable:
             return out  # a cast to what it was
@@ -163,19 +181,35 @@ class _Recorder(TorchDispatchMode):
             raise UntraceableError(f"{func} gives a number to Python")
         given = [self._named(part) for part in parts]
         quick = QUICK.get(func, getattr(func, "_op", func))
-        if func in CASTS and [*kwargs] in ([], ["dtype"]) and args[0].dtype != out.dtype:
+        if func in CASTS and len(args) <= 2 and [*kwargs] in ([], ["dtype"]) and args[0].dtype != out.dtype:
             quick = Tensor.to
         if quick not in self._operations:
             self._operations[quick] = self._constant(quick)
         target = f"[{', '.join(given)}] = " if parts is out else f"{given[0]} = " if given else ""
         line = given, f"{target}{self._operations[quick]}({', '.join(told)})", read
-        late = not self._late.isdisjoint(read)
-        if func._schema.is_mutable and not self._late.issuperset(given):
-            raise UntraceableError(f"{func} writes to what may be read before")
         (self._lines if late else self._early).append(line)
         if late:
             self._late.update(given)
         return out
+
+    def _once(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An operation without any of the inputs, as when weights are packed: its result is a constant."""
+        if any(x not in self._made for x in _written(func, args, kwargs)):
+            raise UntraceableError(f"{func} writes to what was there before")
+        out = func(*args, **kwargs)
+        for part in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(part, Tensor) and not any(part is value for value in args):
+                self._made[part] = None
+        return out
+
+    def _reads_inputs(self, value: Any) -> bool:
+        if isinstance(value, Tensor):
+            return self._names.get(value, "c").startswith("x")
+        if isinstance(value, dict):
+            value = value.values()
+        elif not isinstance(value, (tuple, list)):
+            return False
+        return any(map(self._reads_inputs, value))
 
     def finished(self, answer: Tensor) -> Operations:
         """All that was written down, as a function."""
@@ -188,9 +222,9 @@ class _Recorder(TorchDispatchMode):
             body += [f"del {', '.join(dead)}", line] if dead else [line]
         held = (f"{name}={name}" for name in self._constants)  # local names are the fastest
         source = "\n    ".join([f"def operations({', '.join((*self._inputs, *held))}):", *reversed(body)])
-        names = dict(self._constants)
-        exec(compile(source, "<trace>", "exec"), names)
-        return names["operations"]  # type: ignore[no-any-return]
+        made: dict[str, Operations] = {}  # apart from what the function sees, or it would see itself, and stay
+        exec(compile(source, "<trace>", "exec"), dict(self._constants), made)
+        return made["operations"]
 
     def _told(self, value: Any, read: list[str]) -> str:
         """How the source names what an operation is given; tensors that it has made itself are `read`."""
