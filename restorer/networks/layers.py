@@ -30,7 +30,7 @@ def unshuffled(x: Tensor, patch: int, dtype: torch.dtype) -> Tensor:
     """Blocks of pixels as channels, as `F.pixel_unshuffle` has them, in another precision.
 
     That and a change of layout go number by number. This goes by rows first, then by columns, and what lies side by
-    side in a block goes together, in a sixth of the time.
+    side in a block goes together, in a sixth of the time at 512x512 pixels, in half at 128x128.
 
     Args:
         x: (B, C, H, W).

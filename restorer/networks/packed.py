@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restorer.networks import winograd
+from restorer.networks.changes import parameter_state
 from restorer.networks.layers import DoublingConv2d, Together, double_size
 
 __all__ = [
@@ -31,7 +32,6 @@ __all__ = [
     "convolved",
     "left_to_pack",
     "pack",
-    "parameter_state",
     "plainly",
     "unpack",
 ]
@@ -282,11 +282,6 @@ PACKED: dict[type[nn.Module], Callable[[Any], Packed]] = {
     nn.ConvTranspose2d: PackedConvTranspose2d,
     DoublingConv2d: PackedDoublingConv2d,
 }
-
-
-def parameter_state(parameter: Tensor) -> tuple[int, int]:
-    """Another one once it has been loaded or cast."""
-    return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version
 
 
 def convolved(

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from restorer.networks.changes import Weights
 from restorer.networks.packed import Packed
-from restorer.networks.times import TimedNetwork, Weights
+from restorer.networks.times import TimedNetwork
 
 __all__ = ["AFTER", "POSITIONS", "Traced", "UntraceableError", "trace"]
 
