@@ -268,7 +268,7 @@ def test_weights_made_in_inference_mode_serve_too() -> None:
 
 
 @torch.no_grad()
-def test_what_depends_on_numbers_is_not_written_down() -> None:
+def test_what_it_cannot_do_again_is_not_written_down() -> None:
     def branching(x: Tensor) -> Tensor:
         return x + 1 if float(x.sum()) > 0 else x - 1
 
@@ -283,6 +283,10 @@ def test_what_depends_on_numbers_is_not_written_down() -> None:
         with pytest.raises(UntraceableError):
             trace(writing, [torch.ones(3), weight][: writing.__code__.co_argcount])
     assert weight.tolist() == [1.0, 1.0, 1.0]
+
+    for unknown in (lambda x: x * True, lambda x: x.view(torch.int32)):  # to PyTorch's interpreter
+        with pytest.raises(UntraceableError):
+            trace(unknown, [torch.ones(3)])
 
     network = built(RESIDUAL)
     plain = network.at

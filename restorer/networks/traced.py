@@ -1,19 +1,19 @@
 """A network's operations one after the other, without the Python that chose them.
 
 Of small maps a network's operations take microseconds each, and so does what Python does between two of them. For
-inputs of one shape they are always the same ones. So they are written down once, while they happen, as a function that
-calls one after the other and lets go of what no later one needs: a twentieth to a seventh of an evaluation is won.
+inputs of one shape they are always the same ones. So they are written down once, while they happen, as a graph that
+PyTorch's interpreter runs as it stands: one after the other, letting go of what no later one needs. A tenth to a fifth
+of an evaluation is won.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -24,7 +24,7 @@ from restorer.networks.times import TimedNetwork
 
 __all__ = ["AFTER", "POSITIONS", "Traced", "UntraceableError", "trace"]
 
-AFTER = 12  # evaluations of one shape in a row: writing down takes about what as many win by it
+AFTER = 8  # evaluations of one shape in a row: writing down takes about what as many win by it
 WORTH = 2 * AFTER  # more, and it was well worth it
 POSITIONS = 1 << 14  # of a batch's maps: in larger ones arithmetic takes so long that nothing else counts
 
@@ -32,7 +32,9 @@ Operations = Callable[..., Tensor]
 
 
 class UntraceableError(Exception):
-    """What happens depends on the numbers in a tensor, or what the first input has no part in is written to."""
+    """What happens depends on the numbers in a tensor, what the first input has no part in is written to, or PyTorch's
+    interpreter does not know an operation.
+    """
 
 
 class Traced:
@@ -52,7 +54,7 @@ class Traced:
         self._shape: tuple[Any, ...] = ()
         self._alike = 0  # evaluations of this shape in a row
         self._known: tuple[tuple[Any, ...], Weights, Operations] | None = None
-        self.works = True
+        self.works = _KNOWN
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """The network's answer to x (B, C, H, W) at timesteps t (B,), or (1,) for all."""
@@ -114,25 +116,31 @@ def trace(function: Operations, inputs: Sequence[Tensor]) -> tuple[Tensor, Opera
     return answer, recorder.finished(answer)
 
 
-_Line = tuple[list[str], str, list[str]]  # what it gives, the source, and what it reads
-_aten = torch.ops.aten
-QUICK: dict[Any, Callable[..., Any]] = {  # the same operations by PyTorch's bindings, half as long on the way
-    _aten.add.Tensor: torch.add,
-    _aten.addcmul.out: torch.addcmul,
-    _aten.cat.default: torch.cat,
-    _aten.group_norm.default: torch.group_norm,
-    _aten.native_group_norm.default: torch.native_group_norm,
-    _aten.relu_.default: torch.relu_,
-    _aten.select.int: torch.select,
-    _aten.silu_.default: partial(F.silu, inplace=True),
-    _aten.unsqueeze.default: torch.unsqueeze,
-}
-CASTS = _aten.to.dtype, _aten._to_copy.default
+@dataclass(frozen=True)
+class _Number:
+    """Of a tensor that inputs have a part in, or of an input, by the order in which they came."""
+
+    value: int
 
 
-def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
+@dataclass(frozen=True)
+class _Line:
+    """An operation.
+
+    Args:
+        given: what it is given, by the names of its arguments; numbers for tensors that inputs have a part in.
+        results: what it gives.
+        listed: whether it gives them in a list.
+    """
+
+    operation: Any
+    given: dict[str, Any]
+    results: list[_Number]
+    listed: bool
+
+
+def _written(func: Any, values: dict[str, Any]) -> list[Tensor]:
     """The tensors that an operation writes to."""
-    values = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
     written: list[Tensor] = []
     for argument in func._schema.arguments:
         value = values.get(argument.name)
@@ -142,19 +150,17 @@ def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Ten
 
 
 class _Recorder(TorchDispatchMode):
-    """Writes down each operation below PyTorch's own Python, as a line of source."""
+    """Writes down each operation below PyTorch's own Python."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()
-        self._numbers = count()
-        self._names = WeakTensorKeyDictionary()  # of tensors that are still there: x1, or c1 where it is a constant
-        self._made = WeakTensorKeyDictionary()  # constants that were not there before
-        self._inputs = [self._named(x) for x in inputs]
+        self._count = count()
+        self._numbers = WeakTensorKeyDictionary()  # of what inputs have a part in, while it is there
+        self._made = WeakTensorKeyDictionary()  # what they have none in, and was not there before
+        self._inputs = [self._numbered(x) for x in inputs]
         self._early: list[_Line] = []  # what the first input has no part in
         self._lines: list[_Line] = []
         self._late = set(self._inputs[:1])
-        self._constants: dict[str, Any] = {}
-        self._operations: dict[Any, str] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -166,36 +172,30 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         """One operation."""
         kwargs = kwargs or {}
-        if not self._reads_inputs((args, kwargs)):
-            return self._once(func, args, kwargs)
-        read: list[str] = []
-        told = [self._told(value, read) for value in args]
-        told += [f"{name}={self._told(value, read)}" for name, value in kwargs.items()]
+        values = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+        read: set[_Number] = set()
+        told = {name: self._told(value, read) for name, value in values.items()}
+        if not read:
+            return self._once(func, args, kwargs, _written(func, values))
         late = not self._late.isdisjoint(read)
-        if any(self._names.get(x) not in self._late for x in _written(func, args, kwargs)):
+        if any(self._numbers.get(x) not in self._late for x in _written(func, values)):
             raise UntraceableError(f"{func} writes to what may be read before")
         out = func(*args, **kwargs)
         if any(out is value for value in args) and not func._schema.is_mutable:
             return out  # a cast to what it was
+        listed = isinstance(out, list)
         parts = out if isinstance(out, (tuple, list)) else [] if out is None else [out]
         if not all(isinstance(part, Tensor) for part in parts):
             raise UntraceableError(f"{func} gives a number to Python")
-        given = [self._named(part) for part in parts]
-        quick = QUICK.get(func, getattr(func, "_op", func))
-        if func in CASTS and len(args) <= 2 and [*kwargs] in ([], ["dtype"]) and args[0].dtype != out.dtype:
-            quick = Tensor.to
-        if quick not in self._operations:
-            self._operations[quick] = self._constant(quick)
-        target = f"[{', '.join(given)}] = " if parts is out else f"{given[0]} = " if given else ""
-        line = given, f"{target}{self._operations[quick]}({', '.join(told)})", read
+        line = _Line(func, told, [self._numbered(part) for part in parts], listed)
         (self._lines if late else self._early).append(line)
         if late:
-            self._late.update(given)
+            self._late.update(line.results)
         return out
 
-    def _once(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _once(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], written: list[Tensor]) -> Any:
         """An operation without any of the inputs, as when weights are packed: its result is a constant."""
-        if any(x not in self._made for x in _written(func, args, kwargs)):
+        if any(x not in self._made for x in written):
             raise UntraceableError(f"{func} writes to what was there before")
         out = func(*args, **kwargs)
         for part in out if isinstance(out, (tuple, list)) else [out]:
@@ -203,51 +203,97 @@ class _Recorder(TorchDispatchMode):
                 self._made[part] = None
         return out
 
-    def _reads_inputs(self, value: Any) -> bool:
+    def _told(self, value: Any, read: set[_Number]) -> Any:
+        """What an operation is given, as it is written down; what of it inputs have a part in is `read`."""
         if isinstance(value, Tensor):
-            return self._names.get(value, "c").startswith("x")
-        if isinstance(value, dict):
-            value = value.values()
-        elif not isinstance(value, (tuple, list)):
-            return False
-        return any(map(self._reads_inputs, value))
+            number: _Number | None = self._numbers.get(value)
+            if number is None:
+                return value
+            read.add(number)
+            return number
+        return [self._told(part, read) for part in value] if isinstance(value, (tuple, list)) else value
+
+    def _numbered(self, x: Tensor) -> _Number:
+        """A new one unless it was there before, and has been written to."""
+        if x not in self._numbers:
+            self._numbers[x] = _Number(next(self._count))
+        number: _Number = self._numbers[x]
+        return number
 
     def finished(self, answer: Tensor) -> Operations:
         """All that was written down, as a function."""
-        result = self._names[answer]
-        body, needed = [f"return {result}"], {result}
-        for given, line, read in reversed(self._early + self._lines):
-            done = (name for name in (*given, *read) if name not in needed and name not in self._constants)
-            dead = dict.fromkeys(done)
-            needed.update(dead)
-            body += [f"del {', '.join(dead)}", line] if dead else [line]
-        held = (f"{name}={name}" for name in self._constants)  # local names are the fastest
-        source = "\n    ".join([f"def operations({', '.join((*self._inputs, *held))}):", *reversed(body)])
-        made: dict[str, Operations] = {}  # apart from what the function sees, or it would see itself, and stay
-        exec(compile(source, "<trace>", "exec"), dict(self._constants), made)
-        return made["operations"]
+        graph = _Graph(self._inputs)
+        for line in self._early + self._lines:
+            graph.append(line)
+        return graph.finished(self._told(answer, set()))
 
-    def _told(self, value: Any, read: list[str]) -> str:
-        """How the source names what an operation is given; tensors that it has made itself are `read`."""
+
+_KNOWN = hasattr(torch._C, "Graph") and hasattr(torch._C, "_create_function_from_graph")
+_FORMATS = {torch.contiguous_format: 0, torch.preserve_format: 1, torch.channels_last: 2}  # c10/core/MemoryFormat.h
+
+
+class _Graph:
+    """Operations, as PyTorch's interpreter takes them.
+
+    Args:
+        inputs: their numbers.
+    """
+
+    def __init__(self, inputs: Sequence[_Number]) -> None:
+        self._graph: Any = torch._C.Graph()
+        self._values: dict[Any, Any] = {number: self._graph.addInput() for number in inputs}  # and constants, by a key
+
+    def append(self, line: _Line) -> None:
+        """One more operation."""
+        func, schema = line.operation, line.operation._schema
+        given = [
+            self._value(line.given.get(argument.name, argument.default_value), argument.type)
+            for argument in schema.arguments
+        ]
+        node = self._node(schema.name, given, len(schema.returns))
+        found = node.schema().partition("(")[0]  # by the kinds of what it is given; empty where there is none
+        if found not in (func.name(), f"{schema.name}.Scalar"):  # where a number takes a tensor's place
+            raise UntraceableError(f"{func} is not found by what it is given, but {found or 'nothing'}")
+        if line.listed:
+            node.output().setType(torch._C.ListType(torch._C.TensorType.get()))
+            node = self._node("prim::ListUnpack", [node.output()], len(line.results))
+        self._values.update(zip(line.results, node.outputs(), strict=True))
+
+    def finished(self, answer: Any) -> Operations:
+        """A function of the inputs."""
+        self._graph.registerOutput(self._value(answer, None))
+        run = torch._C._create_function_from_graph("operations", self._graph)
+
+        def operations(*inputs: Tensor) -> Tensor:
+            with torch.jit.optimized_execution(False):  # as it stands: looking for more takes two evaluations' time
+                return run(*inputs)  # type: ignore[no-any-return]
+
+        return operations
+
+    def _node(self, kind: str, given: list[Any], results: int) -> Any:
+        return self._graph.insertNode(self._graph.create(kind, given, results))
+
+    def _value(self, value: Any, kind: Any) -> Any:
+        """What an operation is given, as an argument of a kind."""
+        if isinstance(value, _Number):
+            return self._values[value]
         if isinstance(value, Tensor):
-            if value not in self._names:
-                self._names[value] = self._constant(value)
-            name: str = self._names[value]
-            if name not in self._constants:
-                read.append(name)
-            return name
-        if isinstance(value, (tuple, list)) and any(isinstance(part, Tensor) for part in value):
-            return f"[{', '.join(self._told(part, read) for part in value)}]"
-        return repr(value) if value is None or isinstance(value, (bool, int, str)) else self._constant(value)
+            return self._constant(id(value), value)
+        if isinstance(value, list) and (not value or any(isinstance(part, (Tensor, _Number)) for part in value)):
+            while isinstance(kind, torch._C.OptionalType):
+                kind = kind.getElementType()
+            parts = [self._value(part, kind.getElementType()) for part in value]
+            made = self._node("prim::ListConstruct", parts, 1).output()
+            made.setType(kind)
+            return made
+        return self._constant(repr(value), _FORMATS[value] if isinstance(value, torch.memory_format) else value)
 
-    def _constant(self, value: Any) -> str:
-        name = f"c{len(self._constants)}"
-        self._constants[name] = value
-        return name
-
-    def _named(self, x: Tensor) -> str:
-        """Its name; a new one unless it was there before, and has been written to."""
-        if x not in self._names:
-            self._names[x] = f"x{next(self._numbers)}"
-        name: str = self._names[x]
-        return name
+    def _constant(self, key: Any, value: Any) -> Any:
+        if key not in self._values:
+            if isinstance(value, Tensor) and value.is_mkldnn:
+                node = self._node("prim::ConstantMKLDNNTensor", [], 1)
+                self._values[key] = node.t_("value", value).output()
+            else:
+                held = value.detach() if isinstance(value, Tensor) else value
+                self._values[key] = self._graph.insertConstant(held)
+        return self._values[key]
