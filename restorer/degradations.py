@@ -19,6 +19,7 @@ Restoration" (DiffPIR, arXiv 2305.08995) for the proximal point.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
@@ -142,7 +143,7 @@ class Bicubic(Degradation):
         start, target = _full(x0), _full(y)
         missing = target - self.measure(start)
         trust = _trust(noise_variance, prior_variance, like=missing)
-        if trust.numel() > 1 and trust.shape[1:] != (1, 1, 1):
+        if isinstance(trust, Tensor) and trust.numel() > 1 and trust.shape[1:] != (1, 1, 1):
             raise ValueError(f"Shrinking takes one variance per picture, not a map of shape {tuple(trust.shape)}.")
 
         if max(missing.shape[-2:]) <= self.DENSE and _products_are_exact():
@@ -154,12 +155,12 @@ class Bicubic(Degradation):
         sums = start.expand(len(u), *start.shape[1:]).clone(memory_format=torch.contiguous_format)
         return self._given(u.mul_(trust), sums).to(x0.dtype)
 
-    def _solved(self, b: Tensor, trust: Tensor) -> Tensor:
+    def _solved(self, b: Tensor, trust: float | Tensor) -> Tensor:
         """(w A A^T + 1 - w)^-1 b by the eigenvectors of either axis."""
         (rows, down), (columns, across) = (_modes(n, self.scale, b.dtype, b.device) for n in b.shape[-2:])
         with torch.autocast(b.device.type, enabled=False):
             modes = down.T @ b @ across
-            modes /= torch.lerp(torch.ones_like(trust), rows[:, None] * columns, trust)
+            modes /= torch.lerp(torch.ones_like(b[:1, :1, :1, :1]), rows[:, None] * columns, trust)
             return down @ modes @ across.T
 
     def finish(self, x: Tensor, y: Tensor) -> Tensor:
@@ -195,8 +196,11 @@ class Bicubic(Degradation):
         return _shrink(_shrink(x, self.scale, -1).clamp_(-1, 1), self.scale, -2).clamp_(-1, 1)
 
 
-def _trust(noise_variance: float | Tensor, prior_variance: float | Tensor, like: Tensor) -> Tensor:
+def _trust(noise_variance: float | Tensor, prior_variance: float | Tensor, like: Tensor) -> float | Tensor:
     """w = r^2 / (r^2 + s_y^2), 1 where there is no noise or no prior."""
+    if not isinstance(noise_variance, Tensor) and not isinstance(prior_variance, Tensor):
+        alone = noise_variance == 0 or math.isinf(prior_variance)
+        return 1.0 if alone else prior_variance / (prior_variance + noise_variance)
     noise, prior = (torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in (noise_variance, prior_variance))
     return torch.where((noise == 0) | prior.isinf(), 1.0, 1 / (1 + noise / prior))
 

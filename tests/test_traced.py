@@ -19,6 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from restorer.diffusion.schedule import Schedule
 from restorer.networks import Network, NetworkConfig, traced
+from restorer.networks.changes import Weights, unchanging
 from restorer.networks.packed import can_pack, pack, plainly, unpack
 from restorer.networks.traced import Traced, UntraceableError, trace
 from restorer.networks.unet import to_channels_last
@@ -240,6 +241,37 @@ def test_other_weights_are_other_answers(how: str) -> None:
         assert torch.equal(answers(x, t), network(x, t)) and not torch.equal(network(x, t), before)
 
 
+@torch.no_grad()
+def test_in_a_run_weights_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = built(ONE_HEAD)
+    answers, x, t = Traced(network, after=1), picture(ONE_HEAD, 0), torch.tensor([30.0])
+    [answers(x, t) for _ in range(3)]
+    looks, look = [], Weights._owned_now
+    monkeypatch.setattr(Weights, "_owned_now", lambda weights: looks.append(weights) or look(weights))
+
+    @torch.no_grad()
+    def asked(times: int) -> int:
+        """How often the weights of the operations were looked at."""
+        looks.clear()
+        given = [answers(x, t) for _ in range(times)]
+        assert answers._known is not None and all(torch.equal(answer, given[0]) for answer in given)
+        return looks.count(answers._known[1])
+
+    assert asked(3) == 3
+    for _ in range(2):
+        with unchanging():
+            assert asked(3) == 1
+            with unchanging():
+                assert asked(3) == 0
+            with ThreadPoolExecutor(1) as thread:  # in no run
+                assert thread.submit(asked, 3).result() == 3
+            assert asked(3) == 0
+    assert asked(3) == 3
+    with unchanging():
+        network.conv_out.weight.add_(1)
+        assert torch.equal(answers(x, t), network(x, t)) and answers._known is None
+
+
 def test_where_it_is_not_for_evaluation_the_network_itself_answers() -> None:
     """With gradients, under autocast, `plainly`."""
     network = built(RESIDUAL, packed=False)
@@ -374,6 +406,22 @@ def test_what_is_not_needed_any_more_is_let_go() -> None:
             function(x, y)
         kept.append(living.most)
     assert 2 <= kept[1] < kept[0]
+
+
+@torch.no_grad()
+def test_what_the_interpreter_cannot_do_the_network_does() -> None:
+    network = built(ONE_HEAD)
+    answers, asked, t = Traced(network, after=1), Asked(network), torch.tensor([30.0])
+    x = picture(ONE_HEAD, 0)
+    expected = [answers(x, t) for _ in range(3)][-1]
+    assert answers._known is not None and asked.count == 2
+
+    def failing(*inputs: Tensor) -> Tensor:
+        raise RuntimeError("another interpreter")
+
+    answers._known = (*answers._known[:2], failing)
+    assert all(torch.equal(answers(x, t), expected) for _ in range(4))
+    assert asked.count == 6 and not answers.works
 
 
 @torch.no_grad()

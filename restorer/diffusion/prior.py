@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -94,10 +95,12 @@ class Prior(ABC):
         """The posterior mean alone, shaped like x."""
         return self.predict(x, sigma).x0
 
-    def expect(self, sigmas: Sequence[float]) -> None:  # noqa: B027 - most have nothing to prepare
-        """Be told which noise levels are to be asked for, in this order: what depends on a level alone can be computed
-        for several of them together. Others may be asked for all the same, and some of these not.
+    def expecting(self, sigmas: Sequence[float]) -> AbstractContextManager[None]:
+        """A run, in which the prior stays what it is and these noise levels are to be asked for, in this order: what
+        depends on a level alone can be computed for several of them together. Others may be asked for all the same,
+        and some of these not.
         """
+        return nullcontext()
 
     def mirrored(self, dims: tuple[int, ...]) -> Prior:
         """The same prior shown pictures that are mirrored along these axes (-1, -2), its answers turned back."""
@@ -136,9 +139,9 @@ class Around(Prior):
         self.clip, self.mirrors, self.multiple, self.device = prior.clip, prior.mirrors, prior.multiple, prior.device
         self.sigma_min, self.sigma_max = prior.sigma_min, prior.sigma_max
 
-    def expect(self, sigmas: Sequence[float]) -> None:
-        """See `Prior.expect`."""
-        self.prior.expect(sigmas)
+    def expecting(self, sigmas: Sequence[float]) -> AbstractContextManager[None]:
+        """See `Prior.expecting`."""
+        return self.prior.expecting(sigmas)
 
     def evaluation_bytes(self, pixels: int, *, low: bool = False) -> int:
         """See `Prior.evaluation_bytes`."""

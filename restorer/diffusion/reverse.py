@@ -145,32 +145,32 @@ def reverse(
     x = torch.add(start, noise.like(start), alpha=carried) if plan.fresh_start else start
     previous: Tensor | None = None
     done = 0
-    prior.expect(plan.sigmas[:-1])
-    for i, (sigma, after) in enumerate(pairwise(plan.sigmas)):
-        if after > sigma:
-            x = torch.add(x, noise.like(x), alpha=plan.kappa * math.sqrt(after**2 - sigma**2))
-            carried, previous = plan.kappa * after, None
-            continue
-        asked = prior.mirrored(MIRRORS[done % len(MIRRORS)]) if plan.mirrored else prior
-        prediction = asked.predict(x, sigma)
-        x0 = prediction.x0
-        if not bool(x0.sum().isfinite()):  # one number that is not makes the sum so, and it needs no room
-            raise NotFiniteError("the network gave values that are not finite")
-        corrected = x0
-        if degradation is not None and y is not None:
-            v = plan.prior_variance
-            r2 = sigma**2 if math.isinf(v) else sigma**2 * v / (sigma**2 + v)
-            corrected = degradation.correct(x0, y, noise_variance, r2)
-        d = _second_order(corrected, previous, plan, i)
-        previous = corrected if after < sigma and plan.extrapolation else None
-        done += 1
-        if on_step is not None:
-            on_step(Step(done, plan.evaluations, sigma, x0, corrected))
-        clean, log_variance = d if plan.eps_from == "corrected" else x0, prediction.log_variance
-        del prediction, x0, corrected  # of a large picture they are large, and what follows needs room
-        x = _put_back(x, d, clean, log_variance, carried, plan, i, noise)
-        carried = plan.kappa * after
-        del d, clean, log_variance
+    with prior.expecting(plan.sigmas[:-1]):
+        for i, (sigma, after) in enumerate(pairwise(plan.sigmas)):
+            if after > sigma:
+                x = torch.add(x, noise.like(x), alpha=plan.kappa * math.sqrt(after**2 - sigma**2))
+                carried, previous = plan.kappa * after, None
+                continue
+            asked = prior.mirrored(MIRRORS[done % len(MIRRORS)]) if plan.mirrored else prior
+            prediction = asked.predict(x, sigma)
+            x0 = prediction.x0
+            if not math.isfinite(float(x0.sum())):  # one number that is not makes the sum so, and it needs no room
+                raise NotFiniteError("the network gave values that are not finite")
+            corrected = x0
+            if degradation is not None and y is not None:
+                v = plan.prior_variance
+                r2 = sigma**2 if math.isinf(v) else sigma**2 * v / (sigma**2 + v)
+                corrected = degradation.correct(x0, y, noise_variance, r2)
+            d = _second_order(corrected, previous, plan, i)
+            previous = corrected if after < sigma and plan.extrapolation else None
+            done += 1
+            if on_step is not None:
+                on_step(Step(done, plan.evaluations, sigma, x0, corrected))
+            clean, log_variance = d if plan.eps_from == "corrected" else x0, prediction.log_variance
+            del prediction, x0, corrected  # of a large picture they are large, and what follows needs room
+            x = _put_back(x, d, clean, log_variance, carried, plan, i, noise)
+            carried = plan.kappa * after
+            del d, clean, log_variance
     return x
 
 

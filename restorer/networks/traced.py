@@ -77,7 +77,12 @@ class Traced:
         if its_shape != shape or weights.changed():  # that of another thread, or other weights
             self._forget()
             return network.at(x, times)
-        return operations(x, *times)
+        try:
+            return operations(x, *times)
+        except RuntimeError:  # another PyTorch's interpreter, or too little memory, of which the network will tell
+            self._forget()
+            self.works = False
+            return network.at(x, times)
 
     def _written_down(self, shape: tuple[Any, ...], x: Tensor, times: Sequence[Tensor]) -> Tensor:
         """The answer, and from now on its operations are known."""
@@ -229,7 +234,12 @@ class _Recorder(TorchDispatchMode):
 
 
 _KNOWN = hasattr(torch._C, "Graph") and hasattr(torch._C, "_create_function_from_graph")
-_FORMATS = {torch.contiguous_format: 0, torch.preserve_format: 1, torch.channels_last: 2}  # c10/core/MemoryFormat.h
+_FORMATS = {  # c10/core/MemoryFormat.h
+    torch.contiguous_format: 0,
+    torch.preserve_format: 1,
+    torch.channels_last: 2,
+    torch.channels_last_3d: 3,
+}
 
 
 class _Graph:
@@ -293,7 +303,9 @@ class _Graph:
             if isinstance(value, Tensor) and value.is_mkldnn:
                 node = self._node("prim::ConstantMKLDNNTensor", [], 1)
                 self._values[key] = node.t_("value", value).output()
-            else:
-                held = value.detach() if isinstance(value, Tensor) else value
-                self._values[key] = self._graph.insertConstant(held)
+                return self._values[key]
+            try:
+                self._values[key] = self._graph.insertConstant(value.detach() if isinstance(value, Tensor) else value)
+            except (TypeError, RuntimeError) as error:
+                raise UntraceableError(f"what an operation is given cannot be written down: {value!r}") from error
         return self._values[key]

@@ -14,7 +14,8 @@ p * p * C channels (pixel-unshuffle).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -25,6 +26,7 @@ from restorer.diffusion.objective import PREDICTION_TYPES, range_log_variance
 from restorer.diffusion.prior import Prediction, Prior, pad_to_multiple, per_item
 from restorer.diffusion.schedule import Schedule, alpha_bar_of
 from restorer.networks import Network, NetworkConfig
+from restorer.networks.changes import unchanging
 from restorer.networks.graphed import Graphed
 from restorer.networks.layers import shuffled, unshuffled
 from restorer.networks.packed import can_pack, left_to_pack, pack, unpack
@@ -142,12 +144,14 @@ class UNetPrior(Prior):
         packed = left_to_pack(self.network, half, afresh=True) if can_pack(self.device, half) else 0
         return half.itemsize * (packed + sum(weight.numel() for weight in self.network.parameters()))
 
-    def expect(self, sigmas: Sequence[float]) -> None:
-        """See `Prior.expect`."""
-        if not isinstance(self.network, TimedNetwork):
-            return
-        levels = (_common_level(self.spec.schedule, float(sigma)) for sigma in sigmas)
-        self.network.times.expect([float(level.t.to(torch.float32)) for level in levels])
+    @contextmanager
+    def expecting(self, sigmas: Sequence[float]) -> Iterator[None]:
+        """See `Prior.expecting`."""
+        if isinstance(self.network, TimedNetwork):
+            levels = (_common_level(self.spec.schedule, float(sigma)) for sigma in sigmas)
+            self.network.times.expect([float(level.t.to(torch.float32)) for level in levels])
+        with unchanging():
+            yield
 
     @torch.no_grad()
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
@@ -178,7 +182,8 @@ class UNetPrior(Prior):
         patch = self.spec.patch_size
         inputs = unshuffled(pad_to_multiple(inputs, self.multiple), patch, self.dtype)
         output = self._answer(inputs, level.t.to(x.device, torch.float32))
-        return shuffled(output, patch)[..., :height, :width].to(x.dtype)
+        output = shuffled(output, patch).to(x.dtype)
+        return output if output.shape[-2:] == (height, width) else output[..., :height, :width]
 
     def _log_variance(self, output: Tensor, t: Tensor) -> Tensor:
         """The learned variance of the integer timestep nearest to t: a chain has no others."""
