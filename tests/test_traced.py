@@ -261,15 +261,28 @@ def test_in_a_run_weights_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) ->
     for _ in range(2):
         with unchanging():
             assert asked(3) == 1
-            with unchanging():
-                assert asked(3) == 0
             with ThreadPoolExecutor(1) as thread:  # in no run
                 assert thread.submit(asked, 3).result() == 3
             assert asked(3) == 0
+            with unchanging():
+                assert asked(3) == 1
+            assert asked(3) == 1
     assert asked(3) == 3
-    with unchanging():
-        network.conv_out.weight.add_(1)
-        assert torch.equal(answers(x, t), network(x, t)) and answers._known is None
+    with pytest.raises(KeyError), unchanging():
+        raise KeyError
+    first, second = unchanging(), unchanging()
+    first.__enter__()
+    assert asked(3) == 1
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert asked(3) == 3
+    for _ in range(2):
+        with unchanging():
+            network.conv_out.weight.add_(1)
+            assert torch.equal(answers(x, t), network(x, t)) and answers._known is None
+            for _ in range(3):
+                answers(x, t)
 
 
 def test_where_it_is_not_for_evaluation_the_network_itself_answers() -> None:
@@ -409,6 +422,29 @@ def test_what_is_not_needed_any_more_is_let_go() -> None:
 
 
 @torch.no_grad()
+def test_what_the_interpreter_does_not_take_the_network_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = built(ONE_HEAD)
+    answers, asked, t = Traced(network, after=1), Asked(network), torch.tensor([30.0])
+    monkeypatch.delattr(torch._C, "_create_function_from_graph")
+    given = [answers(picture(ONE_HEAD, 0), t) for _ in range(4)]
+    assert all(torch.equal(answer, network(picture(ONE_HEAD, 0), t)) for answer in given)
+    assert asked.count == 4 + 1 + 4 and not answers.works
+
+
+def test_recorded_in_one_mode_and_replayed_in_another() -> None:
+    network, t = built(ONE_HEAD), torch.tensor([30.0])
+    x = picture(ONE_HEAD, 0)
+    for first, then in ((torch.no_grad, torch.inference_mode), (torch.inference_mode, torch.no_grad)):
+        answers, asked = Traced(network, after=1), Asked(network)
+        with first():
+            given = [answers(x, t) for _ in range(2)]
+        for mode in (then, first, then):
+            with mode():
+                given += [answers(x, t), answers(x.clone(memory_format=torch.preserve_format), t)]
+        assert asked.count == 2 and all(torch.equal(answer, given[0]) for answer in given)
+
+
+@torch.no_grad()
 def test_what_the_interpreter_cannot_do_the_network_does() -> None:
     network = built(ONE_HEAD)
     answers, asked, t = Traced(network, after=1), Asked(network), torch.tensor([30.0])
@@ -436,6 +472,11 @@ def test_threads_do_not_disturb_each_other() -> None:
         return answers(x, t)
 
     with ThreadPoolExecutor(4) as threads:
+        given = list(threads.map(ask, pictures))
+    assert all(map(torch.equal, given, expected))
+    answers = Traced(network, after=1)
+    [ask(pictures[0]) for _ in range(2)]
+    with ThreadPoolExecutor(4) as threads:  # each replays for the first time
         given = list(threads.map(ask, pictures))
     assert all(map(torch.equal, given, expected))
 

@@ -20,7 +20,6 @@ __all__ = ["keep_pages"]
 BLOCK = 32 << 20  # bytes of the largest block that stays: the most that glibc allows
 KEPT = 128 << 20  # bytes that may lie free at the top of the heap; what lies free below something else stays anyway
 M_MXFAST, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = 1, -1, -3  # malloc.h
-OPTIONS = {M_MMAP_THRESHOLD: BLOCK, M_TRIM_THRESHOLD: KEPT, M_MXFAST: 0}  # 0: none are left apart
 SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
@@ -30,5 +29,6 @@ def keep_pages() -> bool:
         with suppress(OSError, AttributeError):  # no C library to be found, or another one
             library = ctypes.CDLL(None)
             if hasattr(library, "gnu_get_libc_version"):
-                return all([library.mallopt(name, value) for name, value in OPTIONS.items()])
+                library.mallopt(M_MXFAST, 0)  # none are left apart
+                return bool(library.mallopt(M_MMAP_THRESHOLD, BLOCK) and library.mallopt(M_TRIM_THRESHOLD, KEPT))
     return False

@@ -132,7 +132,7 @@ def reverse(
         start: float (B, C, H, W) on the [-1, 1] scale: the mean of the first state, or that state itself
             (`plan.fresh_start` False).
         noise_variance: s_y^2 of the noise in y on the [-1, 1] scale.
-        on_step: called after every evaluation; what it raises ends the run.
+        on_step: called after every evaluation; what it raises ends the run. It does not write to the prior's weights.
 
     Returns:
         The restored picture, shaped like start.

@@ -20,28 +20,35 @@ def parameter_state(parameter: Tensor) -> tuple[int, int]:
     return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version
 
 
-class _Run(threading.local):
-    """What this thread is in the midst of."""
+class _Run:
+    """A time in which weights stay as they are."""
 
-    token: object | None = None
+    over = False
 
 
-_RUN = _Run()
+class _Thread(threading.local):
+    """The run that this thread is in the midst of, the innermost one."""
+
+    run: _Run | None = None
+
+
+_THREAD = _Thread()
 
 
 @contextmanager
 def unchanging() -> Iterator[None]:
-    """Within, in this thread, weights are looked at once: nobody is to write to them.
+    """Within, in this thread, weights are looked at once: nobody is to write to them. A run within a run looks anew.
 
     To look at all of them takes a hundredth of an evaluation of a small network, whose convolutions leave nothing of
     it in the caches.
     """
-    before = _RUN.token
-    _RUN.token = before or object()
+    before, run = _THREAD.run, _Run()
+    _THREAD.run = run
     try:
         yield
     finally:
-        _RUN.token = before
+        run.over = True
+        _THREAD.run = before
 
 
 class Weights:
@@ -59,12 +66,12 @@ class Weights:
         self._parameters = [part for part in self._owned if isinstance(part, Tensor)]
         self._counting = [p for p in self._parameters if not p.is_inference()]  # others do not count changes
         self._state = self._state_now()
-        self._seen_in: object | None = None  # a run that has found them as they were
+        self._seen_in: _Run | None = None  # which has found them as they were
 
     def changed(self) -> bool:
         """Whether any has been replaced, loaded, written to or cast since. See `unchanging`."""
-        run = _RUN.token
-        if run is not None and self._seen_in is run:
+        run = _THREAD.run
+        if run is not None and self._seen_in is run and not run.over:
             return False
         now, before = self._owned_now(), self._owned
         same = len(now) == len(before) and all(map(operator.is_, now, before)) and self._state_now() == self._state

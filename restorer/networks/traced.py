@@ -82,7 +82,8 @@ class Traced:
         except RuntimeError:  # another PyTorch's interpreter, or too little memory, of which the network will tell
             self._forget()
             self.works = False
-            return network.at(x, times)
+        del known, weights, operations  # they hold memory
+        return network.at(x, times)
 
     def _written_down(self, shape: tuple[Any, ...], x: Tensor, times: Sequence[Tensor]) -> Tensor:
         """The answer, and from now on its operations are known."""
@@ -118,7 +119,10 @@ def trace(function: Operations, inputs: Sequence[Tensor]) -> tuple[Tensor, Opera
     recorder = _Recorder(inputs)
     with recorder:
         answer = function(*inputs)
-    return answer, recorder.finished(answer)
+    try:
+        return answer, recorder.finished(answer)
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:  # none of it is promised by PyTorch
+        raise UntraceableError("PyTorch's interpreter does not take it") from error
 
 
 @dataclass(frozen=True)
@@ -303,9 +307,7 @@ class _Graph:
             if isinstance(value, Tensor) and value.is_mkldnn:
                 node = self._node("prim::ConstantMKLDNNTensor", [], 1)
                 self._values[key] = node.t_("value", value).output()
-                return self._values[key]
-            try:
-                self._values[key] = self._graph.insertConstant(value.detach() if isinstance(value, Tensor) else value)
-            except (TypeError, RuntimeError) as error:
-                raise UntraceableError(f"what an operation is given cannot be written down: {value!r}") from error
+            else:
+                held = value.detach() if isinstance(value, Tensor) else value
+                self._values[key] = self._graph.insertConstant(held)
         return self._values[key]
