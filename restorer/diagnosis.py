@@ -44,6 +44,8 @@ def examine() -> dict[str, Any]:
 
 
 def _version(name: str) -> str | None:
+    if name == "torch":  # with its build, which the metadata may not tell
+        return str(torch.__version__)
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -985,11 +985,14 @@ def test_restoring_does_not_import_pytorchs_compiler() -> None:
     script = """
 import sys
 from restorer.cli.app import run
+import torch
 for model in ("photo", "model"):
     for scale in ([], ["--scale", "2"]):
         verb = "upscale" if scale else "denoise"
         assert run([verb, "img.png", *scale, "--model", model, "--steps", "1", "--overwrite"]) == 0
-compiler = {"torch._dynamo", "torch._inductor", "sympy"}
+compiler = {"torch._dynamo", "torch._inductor"}
+if torch.__version__ >= (2, 13):  # before it, what is drawn on no device has its shape looked at by parts of it
+    compiler.add("sympy")
 assert not compiler & set(sys.modules), compiler & set(sys.modules)
 """
     outcome = finished("-c", script)

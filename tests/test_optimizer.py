@@ -14,6 +14,7 @@ from restorer.networks.residual_unet import ResidualUNetConfig
 from restorer.networks.unet import UNetConfig
 from restorer.optimizer import MuonAndAdamW, make_optimizer
 
+needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has no Muon")
 RESIDUAL = ResidualUNetConfig(3, 3, (8, 16))
 PLAIN = UNetConfig(
     block_out_channels=(8, 16),
@@ -40,6 +41,7 @@ def pushed(network: nn.Module) -> dict[str, torch.Tensor]:
     return before
 
 
+@needs_muon
 @pytest.mark.parametrize("config", [RESIDUAL, PLAIN])
 def test_every_weight_moves_and_by_adamw_where_it_is_no_hidden_layer(config: NetworkConfig) -> None:
     """The first step of AdamW is the learning rate times the sign, less the decay."""
@@ -59,6 +61,7 @@ def test_every_weight_moves_and_by_adamw_where_it_is_no_hidden_layer(config: Net
         assert torch.allclose(moved, expected[firm], atol=2e-4)
 
 
+@needs_muon
 def test_a_hidden_layer_moves_by_an_orthogonal_matrix() -> None:
     """Against the singular value decomposition: the same singular vectors, and values that are about 1.
 
@@ -80,6 +83,7 @@ def test_a_hidden_layer_moves_by_an_orthogonal_matrix() -> None:
     assert float((inside - torch.diag(values)).abs().max()) < 0.05
 
 
+@needs_muon
 def test_a_step_after_a_restart_is_the_step_without() -> None:
     networks = [network_of(RESIDUAL), network_of(RESIDUAL)]
     first, second = (MuonAndAdamW(network, 1e-3) for network in networks)
@@ -103,7 +107,7 @@ def test_weights_that_lie_otherwise_are_refused() -> None:
 
 
 def test_a_pytorch_without_muon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(torch.optim, "Muon")
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
     assert isinstance(make_optimizer("adamw", network_of(RESIDUAL), 1e-3), torch.optim.AdamW)
     with pytest.raises(UsageError, match="no Muon"):
         make_optimizer("muon", network_of(RESIDUAL), 1e-3)

@@ -310,6 +310,7 @@ def test_a_balanced_loss_reads_one(tmp_path: Path, flat: Path, monkeypatch: pyte
     assert heard[-1].loss == pytest.approx(heard[0].loss, rel=0.2) and abs(heard[-1].loss - 1) > 0.15
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has no Muon")
 @pytest.mark.parametrize("more", [{"optimizer": "muon"}, {"optimizer": "muon", "balance": True}])
 def test_muon_and_balance_go_on_as_they_stopped(tmp_path: Path, pictures: Path, more: dict[str, Any]) -> None:
     recipe = replace(RECIPE, steps=5, **more)

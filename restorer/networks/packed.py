@@ -179,9 +179,9 @@ class PackedConv2d(_PackedConvolution):
             count, shape = weight.numel(), (*self._shape, 1, list(x.shape))
             packed = self._packed_as(state, lambda: reorder(weight, *shape), count)
         operations = torch.ops.mkldnn
-        if plus is None:
+        if plus is None or plus.shape[2] == plus.shape[3] == 1:  # of single pixels older PyTorches add none
             convolve = operations._convolution_pointwise.default
-            return convolve(x, packed, bias, padding, stride, dilation, 1, "none", [], "")
+            return _sum(convolve(x, packed, bias, padding, stride, dilation, 1, "none", [], ""), plus, overwrite)
         rest: Any = packed, bias, padding, stride, dilation, 1, "add", 1.0, None, [], None
         if overwrite:
             return operations._convolution_pointwise_.binary(plus, x, *rest)
