@@ -1,6 +1,6 @@
 """Several small restorations at once: each runs its own reverse process, and their networks' evaluations share a batch.
 
-Small pictures leave a processor idle: eight of 64 pixels together take a CPU 4.7 times as long as one, not eight times.
+Small pictures leave a processor idle: eight of 64 pixels together take a CPU 4.8 times as long as one, not eight times.
 Every job runs in a thread of its own, with its own levels and noise, and knows nothing of the others. When all that
 still run have asked the network something, the questions of one shape are answered by one evaluation, in the thread
 that called. So what shares a batch follows from the jobs alone, never from which thread was faster.

@@ -27,6 +27,7 @@ __all__ = ["AFTER", "POSITIONS", "Traced", "UntraceableError", "trace"]
 AFTER = 8  # evaluations of one shape in a row: writing down takes about what as many win by it
 WORTH = 2 * AFTER  # more, and it was well worth it
 POSITIONS = 1 << 14  # of a batch's maps: in larger ones arithmetic takes so long that nothing else counts
+INTERPRETED = hasattr(torch._C, "Graph") and hasattr(torch._C, "_create_function_from_graph")
 
 Operations = Callable[..., Tensor]
 
@@ -54,7 +55,7 @@ class Traced:
         self._shape: tuple[Any, ...] = ()
         self._alike = 0  # evaluations of this shape in a row
         self._known: tuple[tuple[Any, ...], Weights, Operations] | None = None
-        self.works = _KNOWN
+        self.works = INTERPRETED
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """The network's answer to x (B, C, H, W) at timesteps t (B,), or (1,) for all."""
@@ -237,7 +238,6 @@ class _Recorder(TorchDispatchMode):
         return graph.finished(self._told(answer, set()))
 
 
-_KNOWN = hasattr(torch._C, "Graph") and hasattr(torch._C, "_create_function_from_graph")
 _FORMATS = {  # c10/core/MemoryFormat.h
     torch.contiguous_format: 0,
     torch.preserve_format: 1,
