@@ -42,7 +42,7 @@ $(HUB_MIN)/.tested: pyproject.toml
 	touch $@
 
 test-hub-min: $(HUB_MIN)/.tested
-	$(HUB_MIN)/bin/python -m pytest tests/test_hub.py tests/test_cli_models.py tests/test_hostile.py
+	$(HUB_MIN)/bin/python -m pytest tests/models/hub tests/cli/test_cli_models.py tests/models/test_hostile.py
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check restorer tests

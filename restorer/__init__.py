@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from restorer.api import denoise, inpaint, upscale
-    from restorer.generation import generate
-    from restorer.priors.catalog import load_prior
+    from restorer.models.load import load_prior
+    from restorer.tasks.generate import generate
 
 __all__ = ["denoise", "generate", "inpaint", "load_prior", "upscale"]
 
-_HOMES = {"load_prior": "restorer.priors.catalog", "generate": "restorer.generation"}
+_HOMES = {"load_prior": "restorer.models.load", "generate": "restorer.tasks.generate"}
 
 try:
     __version__ = version("restorer")

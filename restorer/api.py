@@ -19,8 +19,10 @@ from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import Step
 from restorer.errors import UsageError
 from restorer.images.files import from_pil, to_pil, to_tensor, with_result
-from restorer.job import Job
-from restorer.tasks import prepare_denoise, prepare_inpaint, prepare_upscale
+from restorer.tasks.denoise import prepare_denoise
+from restorer.tasks.inpaint import prepare_inpaint
+from restorer.tasks.job import Job
+from restorer.tasks.upscale import prepare_upscale
 
 __all__ = ["denoise", "inpaint", "upscale"]
 

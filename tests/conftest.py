@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from restorer.vision import import_torchvision
+from restorer.training.torchvision import import_torchvision
 
 CACHE = tempfile.TemporaryDirectory(prefix="restorer-tests-")
 

@@ -18,7 +18,7 @@ from hub_broken import CONFIG, PICKLED, WEIGHTS, system_call
 from hub_server import COMMIT, Hub
 from huggingface_hub import constants
 
-from restorer.priors import download
+from restorer.models.hub import download
 
 __all__ = ["SERVER", "Setup"]
 

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from restorer.cli.app import run
 from restorer.diffusion.schedule import Schedule
+from restorer.models.checkpoints import save_model
+from restorer.models.hub import download
 from restorer.networks.unet import UNetConfig
-from restorer.priors import download
-from restorer.priors.checkpoints import save_model
 from restorer.priors.unet_prior import ModelSpec
 
 TINY = ModelSpec(

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from autoencoders import random_weights
 from safetensors.torch import save_file
-from test_autoencoder import random_weights
 
 from restorer.networks.autoencoder import AUTOENCODERS
 from restorer.networks.unet import UNet, UNetConfig

@@ -278,7 +278,7 @@ def test_the_default_scale_is_4() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_the_embedded_prior_is_the_default(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Spy(Smooth())
-    monkeypatch.setattr("restorer.tasks.load_prior", lambda: spy)
+    monkeypatch.setattr("restorer.tasks.common.load_prior", lambda: spy)
     restore(task, pil(), prior=None)
     assert len(spy.calls) == 3
 

@@ -15,18 +15,18 @@ from gaussian import GaussianPrior
 from PIL import Image
 from torch import Tensor
 
-from restorer.degradations import Bicubic, Degradation, Identity, Mask
+from restorer.diffusion.degradations import Bicubic, Degradation, Identity, Mask
 from restorer.diffusion.plan import Plan, make_plan
 from restorer.diffusion.reverse import reverse
 from restorer.diffusion.schedule import Schedule
 from restorer.networks import Network, NetworkConfig
-from restorer.networks.graphed import Graphed, can_record
+from restorer.networks.fast.graphed import Graphed, can_record
 from restorer.networks.residual_unet import ResidualUNetConfig
 from restorer.networks.unet import UNetConfig
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
-from restorer.recipe import Recipe
-from restorer.training import Machine, train
+from restorer.training.loop import Machine, train
+from restorer.training.recipe import Recipe
 
 pytestmark = pytest.mark.gpu
 
@@ -116,7 +116,7 @@ def test_what_waits_for_the_gpu_is_not_recorded() -> None:
     """In a process of its own, which a recording that failed may leave in a bad state."""
     script = """
 import torch
-from restorer.networks.graphed import Graphed
+from restorer.networks.fast.graphed import Graphed
 graphed, x = Graphed(lambda x: x * float(x.sum())), torch.ones(3, device="cuda")
 before = torch.cuda.current_stream()
 with torch.no_grad():

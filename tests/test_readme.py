@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from stubs import Smooth
 
-from restorer.cli import console
 from restorer.cli.app import run
-from restorer.priors import catalog
+from restorer.cli.terminal import reporter
+from restorer.models import load as models_load
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 ALWAYS = {"schema", "event"}
@@ -31,7 +31,7 @@ def documented(row: str) -> set[str]:
 def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     """All that is printed of a folder with one good, one bad and one skipped picture, and of its plan."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(catalog, "load_prior", lambda *arguments: Smooth())
+    monkeypatch.setattr(models_load, "load_prior", lambda *arguments: Smooth())
     Path("in").mkdir()
     for name in ("a", "b"):
         Image.fromarray(np.full((9, 9, 3), 90, np.uint8)).save(f"in/{name}.png")
@@ -70,7 +70,7 @@ def test_other_events_have_the_fields_that_are_written_down(event: str, lines: l
 def test_every_exit_code_is_written_down() -> None:
     (line,) = re.findall(r"Exit codes: (.*?)\n\n", README, flags=re.DOTALL)
     said = {int(number) for number in re.findall(r"\b(\d+) ", line)}
-    assert said == {0, 1, 3, 130, 143} | set(console.EXIT_CODES.values())
+    assert said == {0, 1, 3, 130, 143} | set(reporter.EXIT_CODES.values())
 
 
 def test_every_verb_is_shown() -> None:

@@ -1,1 +1,1 @@
-"""The terminal. Nothing here touches a tensor, and PyTorch is imported inside commands only."""
+"""The terminal: the command line, its verbs, and what they show."""

@@ -13,13 +13,13 @@ from typing import Annotated
 
 import typer
 
-from restorer.cli import bench, evaluate, generate, inspect, models, restore, train
-from restorer.cli.help import Command, Group
-from restorer.cli.interruption import Terminated, leave_in_peace, raise_on_signals
-from restorer.cli.pages import keep_pages
-from restorer.cli.streams import NO_ROOM, flush_streams, open_streams
-from restorer.cli.threads import keep_to_quota, wait_briefly
+from restorer.cli.commands import bench, compare, doctor, evaluate, generate, models, restore, train
+from restorer.cli.terminal.help import Command, Group
+from restorer.cli.terminal.signals import Terminated, leave_in_peace, raise_on_signals
+from restorer.cli.terminal.streams import NO_ROOM, flush_streams, open_streams
 from restorer.errors import OutputError, RestorerError
+from restorer.machine.malloc import keep_pages
+from restorer.machine.threads import keep_to_quota, wait_briefly
 
 __all__ = ["app", "main", "run"]
 
@@ -38,7 +38,8 @@ train.register(app)
 evaluate.register(app)
 generate.register(app)
 models.register(app)
-inspect.register(app)
+compare.register(app)
+doctor.register(app)
 bench.register(app)
 for info in (*app.registered_commands, *models.models.registered_commands):
     if info.cls is None or not issubclass(info.cls, Command):
@@ -66,7 +67,7 @@ def _root(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
-    from restorer.cli.console import code_of, report_error
+    from restorer.cli.terminal.reporter import code_of, report_error
 
     try:
         code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from restorer.errors import UsageError
-from restorer.limits import MAX_PIXELS, METHODS, check
+from restorer.folders.options import Options
+from restorer.limits import METHODS, check
 
 INPUT, OUTPUT, SAMPLING, DEVICE, INTERFACE = "Input", "Output", "Sampling", "Model and device", "Interface"
 
@@ -89,50 +89,6 @@ Tile = Annotated[str, typer.Option("--tile", metavar="PX", help="auto, off or pi
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a picture on stdout", rich_help_panel=INTERFACE)]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only the results' paths", rich_help_panel=INTERFACE)]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more", rich_help_panel=INTERFACE)]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the three verbs have in common."""
-
-    command: str
-    inputs: list[str]
-    output: str | None
-    overwrite: bool
-    skip_existing: bool
-    recursive: bool
-    steps: int | None
-    detail: float | None
-    method: str
-    seed: int
-    sigma: float | None
-    model: str
-    device: str
-    precision: str
-    tile: int | str
-    json: bool
-    quiet: bool
-    verbose: bool
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    limit: int | None = None
-    fail_fast: bool = False
-    max_pixels: int = MAX_PIXELS
-    resume: bool = False
-    manifest: Path | None = None
-    dry_run: bool = False
-    show: bool = False
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """The arguments that every `prepare_...` of `restorer.tasks` takes."""
-        return {
-            "sigma": self.sigma,
-            "steps": self.steps,
-            "detail": self.detail,
-            "method": self.method,
-            "seed": self.seed,
-        }
 
 
 def _sigma(text: str) -> float | None:

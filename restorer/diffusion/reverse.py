@@ -27,7 +27,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from restorer.degradations import Degradation
+from restorer.diffusion.degradations import Degradation
 from restorer.diffusion.objective import fixed_log_variance
 from restorer.diffusion.plan import Plan
 from restorer.diffusion.prior import Prior

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from restorer.images.bleed import push_pull
 from restorer.images.masks import Mask, load_mask
 from restorer.images.metadata import fitting_profile
 from restorer.images.picture import Picture, reduced, to_pil, to_tensor, with_record, with_result
+from restorer.images.push_pull import push_pull
 from restorer.images.reading import MAX_PIXELS, from_pil, load
 
 __all__ = [

@@ -4,8 +4,8 @@ A `Picture` keeps the numbers of the file beside everything needed to write it b
 EXIF, XMP and resolution. Two rules hold throughout:
 
 - the network sees colour only. Alpha is carried around it, and the colour hidden under full transparency, which may
-  be anything, is replaced on the way in by colour bled from the visible pixels (`bleed.py`) and is put back untouched
-  on the way out;
+  be anything, is replaced on the way in by colour bled from the visible pixels (`push_pull.py`) and is put back
+  untouched on the way out;
 - what a format cannot hold is said and never lost in silence; `writing.py` puts a picture back into a file.
 """
 
@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from restorer.images.bleed import push_pull
 from restorer.images.metadata import adapted_exif, fitting_profile
+from restorer.images.push_pull import push_pull
 
 __all__ = ["COMMENT", "WHOLE_RANGE", "Picture", "reduced", "to_pil", "to_tensor", "with_result"]
 

@@ -19,10 +19,10 @@ from typing import Any, BinaryIO
 from PIL import ExifTags, Image
 
 from restorer.errors import PictureError
-from restorer.images.deep import TIFF_MAGIC, check_strips, tiff_bands
+from restorer.images.high_depth import TIFF_MAGIC, check_strips, tiff_bands
 from restorer.images.metadata import adapted_exif, fitting_profile, record_in, resolution, without_orientation
-from restorer.images.modes import Bands, bands_of, ranged, split, turned
 from restorer.images.picture import COMMENT, RECORD, Picture
+from restorer.images.pillow_modes import Bands, bands_of, ranged, split, turned
 from restorer.limits import MAX_PIXELS
 
 __all__ = ["MAX_PIXELS", "from_pil", "load", "name_of", "size_of"]

@@ -20,7 +20,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from restorer.errors import OutputError, UsageError
-from restorer.images.encoding import png_bytes, tiff_bytes
+from restorer.images.encoders import png_bytes, tiff_bytes
 from restorer.images.metadata import exif_with_dpi, exif_with_record, fitting_profile, record_in
 from restorer.images.picture import COMMENT, RECORD, Picture, reduced, to_pil
 

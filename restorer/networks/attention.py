@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restorer.networks.changes import parameter_state
+from restorer.networks.fast.prepacked import Packed
+from restorer.networks.fast.weight_versions import parameter_state
 from restorer.networks.layers import Together, normalized
-from restorer.networks.packed import Packed
 
 __all__ = ["Attention", "PackedAttention"]
 

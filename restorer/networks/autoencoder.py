@@ -9,9 +9,10 @@ either a codebook, looked up after the diffusion as the first layer of the decod
 slightly towards N(0, I), the variational autoencoder of Kingma & Welling 2014 (https://arxiv.org/abs/1312.6114).
 
 Modules carry the names that the Hub's checkpoints use, so a state dict loads without a converter. The order of
-operations follows that layout too: with equal weights the outputs are equal bit for bit (tests/test_autoencoder.py).
-Pictures are on [-1, 1], and what comes out is not clamped. Latents are those of the network itself: `scaling_factor`
-stands in the configuration for whoever runs a diffusion on them, and is applied there.
+operations follows that layout too: with equal weights the outputs are equal bit for bit
+(tests/networks/test_autoencoder.py). Pictures are on [-1, 1], and what comes out is not clamped. Latents are those of
+the network itself: `scaling_factor` stands in the configuration for whoever runs a diffusion on them, and is applied
+there.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from restorer.networks.attention import Attention
+from restorer.networks.fast.prepacked import convolved
 from restorer.networks.layers import activated
-from restorer.networks.packed import convolved
 from restorer.networks.unet import Downsample, Upsample
 
 __all__ = ["AUTOENCODERS", "Autoencoder", "AutoencoderConfig", "AutoencoderKL", "KLConfig", "VQConfig", "VQModel"]

@@ -1,4 +1,4 @@
-"""Layers that networks have in common. Some are several operations as written, and computed as one (`packed.py`)."""
+"""Layers that networks have in common. Some are several operations as written, and computed as one (`fast/`)."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restorer.networks.packed import convolved
-from restorer.networks.times import TimedBlock, TimedNetwork, TimeMLP, Times
+from restorer.networks.fast.prepacked import convolved
+from restorer.networks.time_embedding import TimedBlock, TimedNetwork, TimeMLP, Times
 
 __all__ = ["ResidualUNet", "ResidualUNetConfig"]
 

@@ -5,7 +5,7 @@
                       +------------- skip connections ------+  each up-resnet pops one and concatenates it
 
 Modules carry the names that the Hub's checkpoints use, so a state dict loads without a converter. The order of
-operations follows that layout too: with equal weights the outputs are equal bit for bit (tests/test_unet.py).
+operations follows that layout too: with equal weights the outputs are equal bit for bit (tests/networks/test_unet.py).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restorer.networks.attention import Attention, PackedAttention
+from restorer.networks.fast.prepacked import convolved
 from restorer.networks.layers import DoublingConv2d, activated, double_size, normalized
-from restorer.networks.packed import convolved
-from restorer.networks.times import TimedBlock, TimedNetwork, TimeMLP, Times
+from restorer.networks.time_embedding import TimedBlock, TimedNetwork, TimeMLP, Times
 
 __all__ = ["UNet", "UNetConfig", "to_channels_last"]
 

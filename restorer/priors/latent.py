@@ -25,7 +25,7 @@ from restorer.diffusion.reverse import NoiseField
 from restorer.diffusion.schedule import Schedule
 from restorer.networks import Network
 from restorer.networks.autoencoder import Autoencoder, VQModel
-from restorer.networks.packed import can_pack, left_to_pack, pack, unpack
+from restorer.networks.fast.prepacked import can_pack, left_to_pack, pack, unpack
 from restorer.networks.unet import to_channels_last
 from restorer.priors.tiled import Tiled, ramp, tile_starts
 from restorer.priors.unet_prior import MAPS, ModelSpec, UNetPrior

@@ -26,12 +26,12 @@ from restorer.diffusion.objective import PREDICTION_TYPES, range_log_variance
 from restorer.diffusion.prior import Prediction, Prior, pad_to_multiple, per_item
 from restorer.diffusion.schedule import Schedule, alpha_bar_of
 from restorer.networks import Network, NetworkConfig
-from restorer.networks.changes import unchanging
-from restorer.networks.graphed import Graphed
+from restorer.networks.fast.graphed import Graphed
+from restorer.networks.fast.prepacked import can_pack, left_to_pack, pack, unpack
+from restorer.networks.fast.replay import Traced
+from restorer.networks.fast.weight_versions import unchanging
 from restorer.networks.layers import shuffled, unshuffled
-from restorer.networks.packed import can_pack, left_to_pack, pack, unpack
-from restorer.networks.times import TimedNetwork
-from restorer.networks.traced import Traced
+from restorer.networks.time_embedding import TimedNetwork
 from restorer.networks.unet import to_channels_last
 
 __all__ = ["MAPS", "PREDICTION_TYPES", "ModelSpec", "UNetPrior", "pad_to_multiple"]
@@ -82,7 +82,7 @@ class UNetPrior(Prior):
         spec: what its configuration says.
         device: where to run.
         dtype: the precision of the network (float32, bfloat16 or float16). What goes in and comes out is float32.
-        graphs: on a GPU, record its kernels for a shape and launch them together (`networks/graphed.py`); not yet
+        graphs: on a GPU, record its kernels for a shape and launch them together (`networks/fast/graphed.py`); not yet
             measured, so off.
     """
 

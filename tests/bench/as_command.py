@@ -1,7 +1,7 @@
 """The process is told what `restore` tells its own about memory and threads. Import this before PyTorch."""
 
-from restorer.cli.pages import keep_pages
-from restorer.cli.threads import keep_to_quota, wait_briefly
+from restorer.machine.malloc import keep_pages
+from restorer.machine.threads import keep_to_quota, wait_briefly
 
 keep_to_quota()
 wait_briefly()

@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from restorer.priors.catalog import load_prior
+from restorer.models.load import load_prior
 
 SIDES, BATCHES, ROUNDS = (32, 64, 128, 256), (1, 2, 4, 8), 5
 

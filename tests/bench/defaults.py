@@ -22,10 +22,10 @@ from figures import noise, read
 from PIL import Image
 
 import restorer
-from restorer import tasks
-from restorer.defaults import Defaults
 from restorer.diffusion.plan import _t_levels, log_levels
-from restorer.metrics import high_energy, psnr
+from restorer.evaluation.metrics import high_energy, psnr
+from restorer.tasks import common, denoise, inpaint, upscale
+from restorer.tasks.defaults import Defaults
 
 SIDE = 192
 KINDS = ("scratch", "text", "random70", "box")
@@ -79,11 +79,12 @@ def table(title: str, base: Defaults, grid: dict[str, tuple], use: Callable[[Def
     print(f"\n### {title} ({len(cases)} pictures): {base}\n\n| | PSNR | texture |\n|---|---|---|", flush=True)
     for label, constants, spacing in variants(base, grid):
         use(constants)
-        tasks.log_levels = log_levels if spacing == "log" else lambda *a: _t_levels(*a, power=2.0)  # type: ignore[attr-defined]
+        levels = log_levels if spacing == "log" else lambda *a: _t_levels(*a, power=2.0)
+        common.log_levels = denoise.log_levels = levels  # type: ignore[attr-defined]
         score, energy, true = np.array([case() for case in cases]).mean(0)
         print(f"| {label} | {score:.2f} | {energy / true:.2f} |", flush=True)
     use(base)
-    tasks.log_levels = log_levels  # type: ignore[attr-defined]
+    common.log_levels = denoise.log_levels = log_levels  # type: ignore[attr-defined]
 
 
 def square(x: torch.Tensor, hole: torch.Tensor | None = None) -> tuple[slice, slice]:
@@ -155,34 +156,38 @@ def main() -> None:
     pictures = every[:: len(every) // options.limit][: options.limit]
 
     def denoising(d: Defaults) -> None:
-        tasks.DENOISE = d  # type: ignore[misc]
+        denoise.DENOISE = d  # type: ignore[misc]
 
     def filling(d: Defaults) -> None:
-        tasks.INPAINT = d  # type: ignore[misc]
+        inpaint.INPAINT = d  # type: ignore[misc]
 
     def filling_wide(d: Defaults) -> None:
-        tasks.INPAINT_WIDE = d  # type: ignore[misc]
+        inpaint.INPAINT_WIDE = d  # type: ignore[misc]
 
     with torch.inference_mode():
         for task in options.tasks:
             if task == "denoise":
                 for sigma in (15, 25, 50):
                     cases = denoise_cases(pictures, prior, sigma)
-                    table(f"denoise, sigma {sigma}", tasks.DENOISE, DENOISE, denoising, cases)
+                    table(f"denoise, sigma {sigma}", denoise.DENOISE, DENOISE, denoising, cases)
             elif task == "box":
                 cases = fill_cases(options.data, task, options.limit, prior)
-                table("inpaint, box", tasks.INPAINT_WIDE, FILL, filling_wide, cases)
+                table("inpaint, box", inpaint.INPAINT_WIDE, FILL, filling_wide, cases)
             elif task in KINDS:
                 cases = fill_cases(options.data, task, options.limit, prior)
-                table(f"inpaint, {task}", tasks.INPAINT, FILL, filling, cases)
+                table(f"inpaint, {task}", inpaint.INPAINT, FILL, filling, cases)
             else:
                 scale = int(task.removeprefix("x"))
 
                 def enlarging(d: Defaults, scale: int = scale) -> None:
-                    tasks.UPSCALE[scale] = d
+                    upscale.UPSCALE[scale] = d
 
                 table(
-                    f"upscale, {task}", tasks.UPSCALE[scale], ENLARGE, enlarging, enlarge_cases(pictures, scale, prior)
+                    f"upscale, {task}",
+                    upscale.UPSCALE[scale],
+                    ENLARGE,
+                    enlarging,
+                    enlarge_cases(pictures, scale, prior),
                 )
 
 

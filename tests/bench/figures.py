@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 import restorer
-from restorer.images.noise import estimate_sigma
-from restorer.metrics import high_energy, psnr, to_y
+from restorer.evaluation.metrics import high_energy, psnr, to_y
+from restorer.measurement.white_noise import estimate_sigma
 from restorer.priors.tiled import Tiled
 
 

@@ -21,8 +21,8 @@ import torch
 from defaults import KINDS, denoise_cases, enlarge_cases, fill_cases
 
 import restorer
-from restorer import tasks
-from restorer.defaults import Defaults
+from restorer.tasks import denoise, inpaint, upscale
+from restorer.tasks.defaults import Defaults
 
 TASKS = ("denoise 15", "denoise 25", "denoise 50", *KINDS, "x2", "x4")
 STEPS = {"denoise": (1, 2, 4, 6, 8, 12), "hole": (5, 8, 12, 16, 20, 30, 60), "x": (3, 4, 6, 8, 10, 12, 15, 30)}
@@ -34,12 +34,12 @@ Row = dict[str, float]
 def setting(task: str) -> tuple[Defaults, Use, tuple[int, ...]]:
     """The defaults of a task, how to replace them, and the numbers of steps to try."""
     if task.startswith("denoise"):
-        return tasks.DENOISE, lambda d: setattr(tasks, "DENOISE", d), STEPS["denoise"]
+        return denoise.DENOISE, lambda d: setattr(denoise, "DENOISE", d), STEPS["denoise"]
     if task in KINDS:
         name = "INPAINT_WIDE" if task == "box" else "INPAINT"
-        return getattr(tasks, name), lambda d: setattr(tasks, name, d), STEPS["hole"]
+        return getattr(inpaint, name), lambda d: setattr(inpaint, name, d), STEPS["hole"]
     scale = int(task.removeprefix("x"))
-    return tasks.UPSCALE[scale], lambda d: tasks.UPSCALE.update({scale: d}), STEPS["x"]
+    return upscale.UPSCALE[scale], lambda d: upscale.UPSCALE.update({scale: d}), STEPS["x"]
 
 
 def cases_of(task: str, data: Path, limit: int, prior: Any) -> list[Callable[[], tuple[float, float, float]]]:

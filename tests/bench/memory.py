@@ -3,7 +3,7 @@
     PYTHONPATH=. python tests/bench/memory.py [--most 100] [--real]
 
 One line a run: what the process held at its highest beyond what it held before, in MB and in bytes a pixel, beside what
-`restorer.memory` foresees. `--real`: with the embedded prior, whose share grows with the tile and not with the picture.
+`machine.memory` foresees. `--real`: with the embedded prior, whose share grows with the tile and not with the picture.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def measure(verb: str, megapixels: float, more: list[str], *, real: bool) -> Non
     from PIL import Image
 
     from restorer.cli.app import run
-    from restorer.memory import foreseen
-    from restorer.priors import catalog
+    from restorer.machine.memory import foreseen
+    from restorer.models import load as models_load
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from stubs import Smooth
 
     if not real:
-        catalog.load_prior = lambda *arguments: Smooth()
+        models_load.load_prior = lambda *arguments: Smooth()
     scale = int(more[more.index("--scale") + 1]) if verb == "upscale" else 1
     side = int((megapixels * 1e6) ** 0.5) // scale
     with tempfile.TemporaryDirectory() as folder:

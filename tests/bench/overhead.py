@@ -27,9 +27,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from restorer.job import Job
-from restorer.priors.catalog import load_prior
-from restorer.tasks import prepare_denoise, prepare_inpaint, prepare_upscale
+from restorer.models.load import load_prior
+from restorer.tasks.denoise import prepare_denoise
+from restorer.tasks.inpaint import prepare_inpaint
+from restorer.tasks.job import Job
+from restorer.tasks.upscale import prepare_upscale
 
 ROUNDS = 3
 PHOTOGRAPH = Path(__file__).resolve().parents[1] / "images" / "gates.jpg"

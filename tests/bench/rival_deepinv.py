@@ -18,7 +18,7 @@ from rival_networks import Setting, TheirNetwork
 from rival_race import Entrant, Runner, race
 from torch import Tensor
 
-from restorer.degradations import Bicubic, Degradation, Identity, Mask
+from restorer.diffusion.degradations import Bicubic, Degradation, Identity, Mask
 from restorer.diffusion.plan import make_plan
 from restorer.diffusion.reverse import reverse
 from restorer.diffusion.schedule import Schedule

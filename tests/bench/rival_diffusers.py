@@ -14,13 +14,13 @@ from rival_networks import CountingPrior, Setting, TheirNetwork, folded
 from rival_race import Entrant, Runner, race
 from torch import Tensor
 
-from restorer.degradations import Mask
+from restorer.diffusion.degradations import Mask
 from restorer.diffusion.plan import Plan, make_plan
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import reverse
-from restorer.job import tiled
 from restorer.priors.latent import ddim_plan, first_mean
 from restorer.priors.tiled import Tiled
+from restorer.tasks.job import tiled
 
 __all__ = ["against_ddim", "against_repaint", "blank_plan", "in_tiles", "picture_and_mask"]
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from restorer.diffusion.prior import Prediction
 from restorer.diffusion.schedule import Schedule, alpha_bar_of
-from restorer.networks.times import PackedTimes
+from restorer.models.load import PRECISIONS
+from restorer.networks.time_embedding import PackedTimes
 from restorer.networks.unet import UNet, UNetConfig
-from restorer.priors.catalog import PRECISIONS
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
 
 __all__ = ["NETWORKS", "CountingPrior", "Layout", "Setting", "TheirNetwork", "difference", "folded"]

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from restorer.cli import pages, threads
-from restorer.vision import import_torchvision
+from restorer.machine import malloc, threads
+from restorer.training.torchvision import import_torchvision
 
 __all__ = ["Entrant", "Runner", "header", "race", "table"]
 
@@ -148,7 +148,7 @@ def _environment(as_command: bool) -> Iterator[None]:
 def _serve(caller: Connection, entrant: Entrant) -> None:
     """What its process does: a run whenever it is asked for one."""
     if entrant.as_command:
-        pages.keep_pages()
+        malloc.keep_pages()
     else:
         import_torchvision()  # before their packages do, which cannot repair it
     runner = entrant.make()

@@ -81,7 +81,7 @@ def script() -> None:
     parser.add_argument("--precision", default="fp32")
     options = parser.parse_args()
 
-    from restorer.vision import import_torchvision
+    from restorer.training.torchvision import import_torchvision
 
     import_torchvision()  # before deepinv does, which cannot repair it
 
@@ -91,8 +91,8 @@ def script() -> None:
     from PIL import Image
     from rival_networks import TheirNetwork
 
-    from restorer.priors.catalog import PRECISIONS, weights_folder
-    from restorer.priors.checkpoints import load_model
+    from restorer.models.checkpoints import load_model
+    from restorer.models.load import PRECISIONS, weights_folder
 
     unet, spec = load_model(weights_folder())
     unet = unet.eval().requires_grad_(False).to(PRECISIONS[options.precision])

@@ -7,7 +7,7 @@ Needs diffusers; deepinv where it is installed. The networks have random weights
 nothing is downloaded. Each line is a library in a precision: the fastest of the rounds and their median, and how many
 times as fast as the first line it was, by the median of the rounds. The first is theirs in float32, as their pipelines
 run unless told otherwise. What takes another number of network evaluations is not compared. Each has a process of its
-own; ours is told about memory and threads what `restore` tells its own (`restorer/cli/pages.py`, `threads.py`).
+own; ours is told about memory and threads what `restore` tells its own (`restorer/machine/malloc.py`, `threads.py`).
 
 `--side` is for the network that takes any size (plain). Ours cuts large pictures into tiles, as the command does;
 theirs has none, and is left out where an evaluation of the whole picture would not fit into memory.
@@ -30,8 +30,8 @@ from rival_networks import NETWORKS, Setting, difference
 from rival_race import header
 from rival_whole import whole
 
-from restorer.memory import available, human_bytes
-from restorer.vision import import_torchvision
+from restorer.machine.memory import available, human_bytes
+from restorer.training.torchvision import import_torchvision
 
 AGAINST = {"ddim": against_ddim, "repaint": against_repaint, "deepinv": against_deepinv}
 ROOM = 2  # times `evaluation_bytes`; a UNet2DModel was measured at 1.4 to 2 with 1024 and 1536 pixels

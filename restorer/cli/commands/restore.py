@@ -1,0 +1,212 @@
+"""The three restoring verbs: `denoise`, `inpaint`, `upscale`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from restorer.cli.options import (
+    Detail,
+    Device,
+    DryRun,
+    Exclude,
+    FailFast,
+    Include,
+    Inputs,
+    Json,
+    Limit,
+    Log,
+    MaxPixels,
+    Method,
+    Model,
+    Output,
+    Overwrite,
+    Precision,
+    Quiet,
+    Recursive,
+    Resume,
+    Seed,
+    Show,
+    Sigma,
+    SkipExisting,
+    Steps,
+    Tile,
+    Verbose,
+    parse,
+)
+from restorer.cli.restoring.run import restore_all
+from restorer.errors import PictureError, UsageError
+from restorer.folders.paths import Item, find_mask
+from restorer.folders.picture import Verb
+from restorer.limits import MAX_PIXELS, SCALES, check
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from restorer.images.files import Picture
+    from restorer.priors.tiled import Tiled
+    from restorer.priors.unet_prior import UNetPrior
+    from restorer.tasks.job import Job
+
+    Prepared = tuple[Job, np.ndarray | None]
+
+__all__ = ["register"]
+
+
+def _denoise(
+    inputs: Inputs,
+    sigma: Sigma = "auto",
+    output: Output = None,
+    overwrite: Overwrite = False,
+    skip_existing: SkipExisting = False,
+    resume: Resume = False,
+    manifest: Log = None,
+    dry_run: DryRun = False,
+    recursive: Recursive = False,
+    include: Include = [],  # noqa: B006  (Typer makes a new one)
+    exclude: Exclude = [],  # noqa: B006
+    limit: Limit = None,
+    fail_fast: FailFast = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    steps: Steps = None,
+    detail: Detail = None,
+    method: Method = "auto",
+    seed: Seed = 0,
+    model: Model = "photo",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    tile: Tile = "auto",
+    show: Show = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Remove noise. Writes INPUT_denoised beside each input.
+
+    restore denoise img.png  ·  restore denoise scan.jpg --sigma 30  ·  restore denoise photos/ -r -o clean/
+    """
+    options = parse("denoise", **locals())
+    if options.steps == 1 and options.detail:
+        raise UsageError("one step gives no detail: it is the posterior mean", "use --steps 2 or more, or --detail 0")
+
+    def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
+        from restorer.tasks.denoise import prepare_denoise
+
+        return prepare_denoise(image, prior=prior, **options.sampling), None
+
+    restore_all(options, Verb("denoised", prepare))
+
+
+def _inpaint(
+    inputs: Inputs,
+    mask: Annotated[Path, typer.Option("--mask", metavar="FILE|FOLDER", help="White = fill", show_default=False)],
+    invert_mask: Annotated[bool, typer.Option("--invert-mask", help="Black = fill")] = False,
+    sigma: Sigma = "0",
+    output: Output = None,
+    overwrite: Overwrite = False,
+    skip_existing: SkipExisting = False,
+    resume: Resume = False,
+    manifest: Log = None,
+    dry_run: DryRun = False,
+    recursive: Recursive = False,
+    include: Include = [],  # noqa: B006  (Typer makes a new one)
+    exclude: Exclude = [],  # noqa: B006
+    limit: Limit = None,
+    fail_fast: FailFast = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    steps: Steps = None,
+    detail: Detail = None,
+    method: Method = "auto",
+    seed: Seed = 0,
+    model: Model = "photo",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    tile: Tile = "auto",
+    show: Show = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Fill holes: white in the mask is filled, every other pixel stays as it is. Writes INPUT_inpainted.
+
+    restore inpaint img.png --mask m.png  ·  restore inpaint photos/ -r --mask masks/ -o filled/
+    """
+    given = {name: value for name, value in locals().items() if name not in ("mask", "invert_mask")}
+    options = parse("inpaint", **given)
+    if not mask.exists():
+        raise PictureError(f"the mask {mask} does not exist", "check the path")
+
+    def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
+        import torch
+
+        from restorer.images.files import load_mask
+        from restorer.tasks.inpaint import prepare_inpaint
+
+        size = (picture.height, picture.width)
+        found = load_mask(find_mask(mask, item), size, invert=invert_mask, max_pixels=options.max_pixels)
+        job = prepare_inpaint(image, torch.from_numpy(found.fill), prior=prior, **options.sampling)
+        return job.noting(found.note), None if job.sigma else ~found.fill
+
+    own = (("mask", str(mask)), ("invert_mask", invert_mask))
+    restore_all(options, Verb("inpainted", prepare, own=own, mask=lambda item: find_mask(mask, item)))
+
+
+def _upscale(
+    inputs: Inputs,
+    scale: Annotated[int, typer.Option("--scale", metavar="N", help=" | ".join(map(str, SCALES)))] = 4,
+    sigma: Sigma = "0",
+    output: Output = None,
+    overwrite: Overwrite = False,
+    skip_existing: SkipExisting = False,
+    resume: Resume = False,
+    manifest: Log = None,
+    dry_run: DryRun = False,
+    recursive: Recursive = False,
+    include: Include = [],  # noqa: B006  (Typer makes a new one)
+    exclude: Exclude = [],  # noqa: B006
+    limit: Limit = None,
+    fail_fast: FailFast = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    steps: Steps = None,
+    detail: Detail = None,
+    method: Method = "auto",
+    seed: Seed = 0,
+    model: Model = "photo",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    tile: Tile = "auto",
+    show: Show = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Enlarge. Shrinking the result gives the input back. Writes INPUT_x4.
+
+    restore upscale img.png  ·  restore upscale img.png --scale 2  ·  restore upscale img.png --steps 100
+    """
+    options = parse("upscale", **{name: value for name, value in locals().items() if name != "scale"})
+    check(scale=scale)
+
+    def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
+        from restorer.tasks.upscale import prepare_upscale
+
+        return prepare_upscale(image, scale, prior=prior, **options.sampling), None
+
+    def suits(prior: UNetPrior | Tiled) -> None:
+        from restorer.priors.latent import latent_of
+        from restorer.tasks.upscale import check_latent
+
+        if (latent := latent_of(prior)) is not None:
+            given = {name: value for name, value in options.sampling.items() if name != "seed"}
+            check_latent(latent, scale, **given)
+
+    restore_all(options, Verb(f"x{scale}", prepare, suits, own=(("scale", scale),), scale=scale))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the application."""
+    for name, verb in (("denoise", _denoise), ("inpaint", _inpaint), ("upscale", _upscale)):
+        app.command(name, no_args_is_help=True)(verb)

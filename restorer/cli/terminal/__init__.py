@@ -1,0 +1,1 @@
+"""The terminal itself: reporter, forecast, downloads, tables, signals."""

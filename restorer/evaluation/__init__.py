@@ -1,0 +1,1 @@
+"""Measuring results: metrics, comparison with the truth, speed."""

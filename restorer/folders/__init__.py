@@ -1,0 +1,1 @@
+"""Runs over one picture or ten thousand: paths, log, records, overlapped reading and writing."""

@@ -1,0 +1,1 @@
+"""Estimates of what happened to a picture, from its pixels and its file."""

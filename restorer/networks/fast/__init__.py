@@ -1,0 +1,1 @@
+"""Faster modules that replace those of `restorer.networks` for evaluation."""

@@ -1,0 +1,1 @@
+"""Training a prior: data, recipe, loop, run folder."""

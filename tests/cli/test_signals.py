@@ -1,0 +1,90 @@
+"""Signals as exceptions: once, never lost, and harmless at the end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+
+BEGIN = """
+import os, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from restorer.cli.terminal.signals import Terminated, leave_in_peace, raise_on_signals
+raise_on_signals()
+"""
+
+
+def run(program: str, begin: str = BEGIN) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", begin + program]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(("number", "name"), [(2, "KeyboardInterrupt"), (15, "Terminated")])
+def test_the_second_signal_does_not_disturb_what_the_first_has_begun(number: int, name: str) -> None:
+    result = run(f"""
+try:
+    os.kill(os.getpid(), {number})
+    time.sleep(10)
+except {name}:
+    os.kill(os.getpid(), {number})
+    time.sleep(0.1)
+    print("tidied up")
+    time.sleep(1)
+    try:
+        os.kill(os.getpid(), {number})  # who waits and asks again is heard
+        time.sleep(10)
+    except {name}:
+        print("asked again")
+""")
+    assert result.stdout == "tidied up\nasked again\n" and result.stderr == ""
+
+
+@pytest.mark.parametrize(("number", "name"), [(2, "KeyboardInterrupt"), (15, "Terminated")])
+def test_a_signal_in_a_destructor_is_not_lost(number: int, name: str) -> None:
+    result = run(f"""
+class Thing:
+    def __del__(self):
+        os.kill(os.getpid(), {number})
+        time.sleep(0.01)
+        print("not reached")
+try:
+    Thing()
+    for _ in range(100):
+        time.sleep(0.1)
+except {name}:
+    print("heard")
+""")
+    assert result.stdout == "heard\n" and result.stderr == ""
+
+
+def test_nothing_changes_the_exit_code_at_the_end() -> None:
+    result = run("""
+import atexit
+leave_in_peace()
+atexit.register(lambda: [os.kill(os.getpid(), number) for number in (2, 15)])
+raise SystemExit(3)
+""")
+    assert result.returncode == 3 and result.stderr == ""
+
+
+def test_what_was_ignored_stays_ignored() -> None:
+    """A script's `restore … &` is not stopped by the Ctrl-C meant for another command."""
+    ignoring = BEGIN.replace("signal.default_int_handler", "signal.SIG_IGN")
+    result = run("os.kill(os.getpid(), 2); time.sleep(0.1); print('goes on')", ignoring)
+    assert result.stdout == "goes on\n"
+
+
+def test_an_ordinary_error_in_a_destructor_is_told_as_ever() -> None:
+    result = run("""
+class Thing:
+    def __del__(self):
+        raise ValueError("in a destructor")
+Thing()
+""")
+    assert "ValueError: in a destructor" in result.stderr

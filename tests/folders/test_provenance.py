@@ -1,0 +1,83 @@
+"""The record of a result: text and back, and a command line that says the same."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from restorer.folders.provenance import Record, parse
+
+RECORD = Record(
+    "0.1.0",
+    "denoise",
+    "a photo's.png",
+    "a" * 64,
+    "photo",
+    "b" * 64,
+    {"sigma": 24.7, "steps": 6, "detail": 0.7, "method": "auto", "seed": 3, "scale": None},
+    "cpu",
+    "bf16",
+    2,
+)
+
+
+def test_text_and_back() -> None:
+    assert parse(RECORD.text()) == RECORD and RECORD.text().isascii()
+    assert RECORD.text() == replace(RECORD, options=dict(reversed(RECORD.options.items()))).text()
+
+
+@given(st.floats(0, 255), st.text(min_size=1))
+def test_numbers_and_names_survive(sigma: float, name: str) -> None:
+    """What is printed is read by a shell as the very same file and the very same number."""
+    record = replace(RECORD, source=name, options={"sigma": sigma})
+    assert parse(record.text()) == record
+    words = record.arguments()
+    assert words[1] == name and float(words[words.index("--sigma") + 1]) == sigma
+    if "\x00" not in name:
+        assert shlex.split(record.command_line()) == ["OMP_NUM_THREADS=2", "restore", *words]
+
+
+def test_the_command_line() -> None:
+    assert RECORD.command_line() == (
+        "OMP_NUM_THREADS=2 restore denoise 'a photo'\"'\"'s.png' --sigma 24.7 --steps 6 --detail 0.7 --method auto "
+        "--seed 3 --model photo --device cpu --precision bf16"
+    )
+    holes = replace(RECORD, command="inpaint", options={"mask": "m.png", "invert_mask": True}, device="cuda")
+    assert holes.command_line() == (
+        "restore inpaint 'a photo'\"'\"'s.png' --mask m.png --invert-mask --model photo --device cuda --precision bf16"
+    )
+    assert "--invert-mask" not in replace(holes, options={"invert_mask": False}).command_line()
+
+
+def changed(**more: object) -> str:
+    return json.dumps({**json.loads(RECORD.text()), **more})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[1]",
+        "{",
+        "[" * 100_000,
+        "{}",
+        changed(restorer=2),
+        changed(source=3),
+        changed(options=[1]),
+        changed(options={"sigma": {"a": 1}}),
+        changed(threads="two"),
+        json.dumps({"restorer": 1, "version": "0.1.0"}),
+    ],
+)
+def test_other_texts_are_none(text: str) -> None:
+    assert parse(text) is None
+
+
+def test_a_later_versions_fields_are_left_out() -> None:
+    assert parse(changed(new_field=[1, 2])) == RECORD

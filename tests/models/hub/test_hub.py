@@ -1,0 +1,396 @@
+"""Models of the Hub, through the real client and a Hub on the loopback device: what is asked, kept and said.
+
+The request logs are what huggingface_hub 1.20 and 2.4 both send. `make test-hub-min` runs this file with the former.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hub_fixtures import PICKLED, hub, model_files  # noqa: F401
+from hub_server import COMMIT, Hub
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
+
+from restorer.errors import ModelError
+from restorer.models import catalogue
+from restorer.models.catalogue import Card
+from restorer.models.hub import download
+from restorer.models.hub.errors import Unreachable, clean
+from restorer.models.hub.references import Plan, Reference, cached, choose, parse, plan, revision_of, weights_of
+from restorer.models.load import find_model, load_prior, weights_sha256
+
+TESTS = Path(__file__).resolve().parents[2]
+PINNED = f"org/model@{COMMIT}"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+NEEDED = ["config.json", "scheduler_config.json", WEIGHTS]
+RESOLVE = f"/org/model/resolve/{COMMIT}"
+API = f"GET /api/models/org/model/revision/{COMMIT}"
+
+
+def cache_files() -> list[str]:
+    """Every file in the cache that is a model's content or could be taken for it."""
+    folder = Path(constants.HF_HUB_CACHE)
+    kept = [p for p in folder.rglob("*") if p.is_file() and not {".locks", "refs", ".no_exist"} & set(p.parts)]
+    return sorted(p.name for p in kept if p.name not in ("CACHEDIR.TAG", ".gitignore"))
+
+
+def refusal(text: str) -> ModelError:
+    """The error of a fetch: one line and a hint that can both be printed."""
+    with pytest.raises(ModelError) as caught:
+        find_model(text)
+    for line in (str(caught.value), caught.value.hint):
+        assert line.isprintable() and "Traceback" not in line and len(line) < 400
+    return caught.value
+
+
+# --- what a model is called
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("org/model", Reference("org/model")),
+        ("org/model@main", Reference("org/model", "main")),
+        ("org/model@refs/pr/3", Reference("org/model", "refs/pr/3")),
+        (f"org/model@{COMMIT}:a/b.pt", Reference("org/model", COMMIT, "a/b.pt")),
+        ("org/model:b.pt", Reference("org/model", None, "b.pt")),
+        ("name", None),
+        ("./a/b", None),
+        ("/a/b", None),
+        ("a/b/c", None),
+        ("~/a", None),
+        ("", None),
+    ],
+)
+def test_references(text: str, expected: Reference | None) -> None:
+    assert parse(text) == expected
+
+
+def test_a_path_into_a_folder_that_is_here_is_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    assert parse("runs/last") is None
+    with pytest.raises(ModelError, match="neither a folder nor a known name"):
+        find_model("runs/last")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a/b:../c.pt",
+        "a/b:/etc/passwd",
+        "a/b:x/../../c.pt",
+        "a/b@../../x",
+        "a/b:c\\..\\d.pt",
+        "a/b:c//d",
+        "a/b:x\x1b[2J",
+    ],
+)
+def test_names_that_lead_out_of_the_cache_are_refused(text: str) -> None:
+    with pytest.raises(ModelError, match="names no file of a repository") as caught:
+        parse(text)
+    assert str(caught.value).isprintable()
+
+
+def test_a_name_of_the_catalogue_is_its_commit() -> None:
+    card = catalogue.cards()[0]
+    assert parse(card.name) == parse(card.repo) == Reference(card.repo, card.revision)
+    assert parse(f"{card.repo}@main") == Reference(card.repo, "main")
+    adm = parse("adm-256")
+    assert adm == parse("deepinv/diffunet:diffusion_openai.pt") and adm is not None and adm.pinned
+    assert parse("deepinv/diffunet") == Reference("deepinv/diffunet")
+
+
+def test_cards_are_whole() -> None:
+    names = [card.name for card in catalogue.cards()]
+    assert len(names) == len(set(names)) >= 8
+    for card in catalogue.cards():
+        assert Reference(card.repo, card.revision).pinned
+        assert len(card.known_answer) in (0, 8) and card.licence and "/" not in card.name
+
+
+def test_what_makes_a_model() -> None:
+    def of(*names: str, file: str | None = None) -> list[str] | None:
+        return choose(set(names).__contains__, file)
+
+    both = (WEIGHTS, PICKLED)
+    assert of("config.json", "scheduler_config.json", "model_index.json", *both, "run.py") == [
+        "model_index.json",
+        "config.json",
+        "scheduler_config.json",
+        WEIGHTS,
+    ]
+    parts = [
+        "unet/config.json",
+        "scheduler/scheduler_config.json",
+        "vqvae/config.json",
+        f"vqvae/{PICKLED}",
+        f"unet/{PICKLED}",
+    ]
+    assert of(*parts) == parts
+    assert of(*(name for name in parts if name != f"vqvae/{PICKLED}")) is None
+    assert of("config.json", "pytorch_model.bin") is None
+    assert of("x/a.pt", "x/a.pt.json", "config.json", file="x/a.pt") == ["x/a.pt.json", "x/a.pt"]
+    assert of("a.pt", file="b.pt") is None
+
+
+# --- what is asked, and what is kept
+
+
+def test_first_use_of_a_commit_then_none_at_all(hub: Hub) -> None:  # noqa: F811
+    path = find_model(PINNED)
+    assert hub.forget() == [API, *(f"{verb} {RESOLVE}/{name}" for name in NEEDED for verb in ("HEAD", "GET"))]
+    assert sorted(p.name for p in path.iterdir()) == sorted(NEEDED)
+    assert revision_of(path) == COMMIT and weights_of(path) == path / WEIGHTS
+    assert weights_sha256(path) == hashlib.sha256(hub.files[WEIGHTS]).hexdigest()
+    download._fetched.clear()
+    assert find_model(PINNED) == path == cached(Reference("org/model", COMMIT))
+    assert hub.log == []
+
+
+def test_it_works_as_a_prior(hub: Hub) -> None:  # noqa: F811
+    prior = load_prior(PINNED, "cpu", "fp32")
+    x = torch.randn(1, 3, 8, 8, generator=torch.manual_seed(0))
+    assert prior.denoise(x, 0.5).shape == x.shape
+    count = len(hub.log)
+    assert load_prior(PINNED, "cpu", "fp32") is prior and len(hub.log) == count
+
+
+def test_large_files_from_another_origin_without_the_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    hub.redirects = True
+    find_model(PINNED)
+    assert hub.log[-2:] == [f"HEAD {RESOLVE}/{WEIGHTS}", f"GET cdn /cdn/{WEIGHTS}"]
+    assert {token for asked, token in hub.tokens if "cdn" not in asked} == {"Bearer hf_secret"}
+    assert [token for asked, token in hub.tokens if "cdn" in asked] == [None]
+
+
+def test_a_branch_is_looked_up_each_time_and_serves_without_a_network(hub: Hub) -> None:  # noqa: F811
+    path = find_model("org/model")
+    assert revision_of(path) == COMMIT
+    assert hub.forget()[0] == "GET /api/models/org/model"
+    assert find_model("org/model") == path and hub.log == []  # once a process
+    download._fetched.clear()
+    assert find_model("org/model") == path
+    assert hub.forget() == ["GET /api/models/org/model"]
+    download._fetched.clear()
+    hub.fault("", status=500)
+    assert find_model("org/model") == find_model("org/model@main") == path
+
+
+def test_a_branch_that_moves(hub: Hub) -> None:  # noqa: F811
+    before = find_model("org/model")
+    hub.branches["main"] = "1" * 40
+    hub.files["config.json"] += b"\n"
+    hub.forget()
+    download._fetched.clear()
+    after = find_model("org/model")
+    assert revision_of(after) == "1" * 40 and after != before
+    assert not [line for line in hub.log if line.startswith("GET") and WEIGHTS in line]  # the same weights, kept once
+    download._fetched.clear()
+    hub.fault("", status=503)
+    assert find_model("org/model") == after
+
+
+def test_a_single_file_and_what_stands_beside_it(hub: Hub) -> None:  # noqa: F811
+    hub.files = {"x/a.pt": hub.files[PICKLED], "x/a.pt.json": b"{}", "README.md": b""}
+    path = find_model(f"{PINNED}:x/a.pt")
+    assert path.name == "a.pt" and path.read_bytes() == hub.files["x/a.pt"]
+    assert [line.split("/")[-1] for line in hub.log if line.startswith("GET /org")] == ["a.pt.json", "a.pt"]
+    assert weights_of(path) == path and revision_of(path) == COMMIT
+    hub.forget()
+    assert cached(Reference("org/model", COMMIT, "x/a.pt")) == path and hub.log == []
+
+
+def test_folders_of_the_newer_layout(hub: Hub) -> None:  # noqa: F811
+    config, scheduler, weights = (hub.files[name] for name in NEEDED)
+    hub.files = {
+        "model_index.json": b'{"_class_name": "DDPMPipeline"}',
+        "unet/config.json": config,
+        "unet/diffusion_pytorch_model.safetensors": weights,
+        "scheduler/scheduler_config.json": scheduler,
+    }
+    path = find_model(PINNED)
+    assert weights_of(path) == path / "unet" / WEIGHTS
+    assert {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()} == set(hub.files)
+
+
+def test_no_safetensors_no_harm(hub: Hub) -> None:  # noqa: F811
+    del hub.files[WEIGHTS]
+    assert weights_of(find_model(PINNED)).name == PICKLED
+
+
+def test_progress_counts_every_byte_once_through_broken_connections(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(download, "CHUNK", 4096)
+    size = len(hub.files[WEIGHTS])
+    assert size > 30_000
+    hub.redirects = True
+    hub.fault(f"GET cdn .*{WEIGHTS}$", drop=20_000, times=1)
+    seen: list[tuple[int, int | None]] = []
+    find_model(PINNED, on_bytes=lambda name, done, total: seen.append((done, total)) if name == WEIGHTS else None)
+    assert hub.log[-2:] == [f"GET cdn /cdn/{WEIGHTS}", f"GET cdn /cdn/{WEIGHTS} bytes=16384-"]  # whole chunks are kept
+    assert seen[0][0] == 0 and seen[-1] == (size, size)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_a_plan_tells_sizes_and_licence_and_may_be_refused(hub: Hub) -> None:  # noqa: F811
+    wanted = plan(Reference("org/model"))
+    assert (wanted.commit, wanted.licence) == (COMMIT, "apache-2.0")
+    assert [file.name for file in wanted.files] == NEEDED and wanted.missing == wanted.files
+    assert wanted.bytes == sum(len(hub.files[name]) for name in NEEDED)
+
+    def no(wanted: Plan) -> None:
+        raise ModelError("no")
+
+    with pytest.raises(ModelError, match="no"):
+        find_model(PINNED, no)
+    assert cache_files() == []
+    find_model(PINNED)
+    assert plan(Reference("org/model")).missing == ()
+
+
+def test_an_interrupted_download_leaves_nothing_half_done(hub: Hub) -> None:  # noqa: F811
+    def interrupt(name: str, done: int, total: int | None) -> None:
+        if name == WEIGHTS and done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find_model(PINNED, on_bytes=interrupt)
+    assert not [name for name in cache_files() if "incomplete" in name]
+    assert cached(Reference("org/model", COMMIT)) is None
+    assert cached(Reference("org/model", COMMIT)) is None and find_model(PINNED)
+
+
+# --- what goes wrong, and what is said (test_hostile.py has every bad answer)
+
+
+def test_a_network_of_another_kind_is_refused_before_its_weights_come(hub: Hub) -> None:  # noqa: F811
+    hub.files["config.json"] = json.dumps({"_class_name": "UNet2DConditionModel"}).encode()
+    assert "is no model that can be used here" in str(refusal("org/model"))
+    assert not [line for line in hub.log if WEIGHTS in line]
+
+
+def test_it_is_told_what_there_is_instead(hub: Hub) -> None:  # noqa: F811
+    assert PICKLED in refusal(f"{PINNED}:nothing.pt").hint
+    hub.files = {"weird\x1b[31m.pt": b"", "README.md": b""}
+    assert "weird?[31m.pt" in refusal(PINNED).hint
+
+
+def test_what_another_program_did_not_find_is_not_there(hub: Hub) -> None:  # noqa: F811
+    """The client notes a 404 in the cache, as something that is neither a path nor None."""
+    del hub.files[WEIGHTS]
+    find_model(PINNED)
+    with pytest.raises(EntryNotFoundError):
+        hf_hub_download("org/model", WEIGHTS, revision=COMMIT)
+    assert not isinstance(try_to_load_from_cache("org/model", WEIGHTS, revision=COMMIT), (str, type(None)))
+    path = cached(Reference("org/model", COMMIT))
+    assert path is not None and weights_of(path).name == PICKLED
+
+
+def test_of_the_two_bars_of_xet_one_is_shown() -> None:
+    seen: list[tuple[str, int, int | None]] = []
+    meter = download._meter("a.bin", 30, lambda *told: seen.append(told))
+    with meter(total=30, desc="a.bin: downloading"), meter(total=30, desc="a.bin: Reconstructing") as second:
+        second.update(30)
+    assert set(seen) == {("a.bin", 0, 30)}
+
+
+def test_a_hash_of_the_card_is_held_against_the_file(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    card = Card("tiny", "org/model", COMMIT, "", 8, "", 1, 1, "MIT", sha256="0" * 64)
+    monkeypatch.setattr(catalogue, "cards", lambda: (card,))
+    error = refusal("tiny")
+    assert "not what it should be" in str(error) and "removed" in error.hint
+    assert WEIGHTS not in cache_files() and cached(Reference("org/model", COMMIT)) is None
+    good = replace(card, sha256=hashlib.sha256(hub.files[WEIGHTS]).hexdigest())
+    monkeypatch.setattr(catalogue, "cards", lambda: (good,))
+    assert revision_of(find_model("tiny")) == COMMIT
+
+
+def test_nobody_answers(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    error = refusal(PINNED)
+    assert isinstance(error, Unreachable) and "cannot be reached" in str(error)
+    assert f"hf download org/model --revision {COMMIT} --local-dir model" in error.hint
+
+
+def test_offline_by_choice(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    path = find_model("org/model")
+    download._fetched.clear()
+    hub.forget()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert find_model("org/model") == find_model(PINNED) == path
+    error = refusal("adm-256")
+    assert "not in the cache, and HF_HUB_OFFLINE is set" in str(error)
+    assert "hf download deepinv/diffunet diffusion_openai.pt --revision 6b0a2cf45d" in error.hint
+    assert "--model diffunet/diffusion_openai.pt" in error.hint
+    assert hub.log == []
+
+
+def test_strings_from_outside_cannot_steer_a_terminal() -> None:
+    assert clean("a\x1b[31m\u202eb\r\n") == "a?[31m?b??"
+    assert len(clean("x" * 1000)) == 120
+
+
+# --- the variables of the Hub, read by a real process
+
+
+Child = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def child(hub: Hub, tmp_path: Path) -> Child:  # noqa: F811
+    """Run Python in a process of its own that sees the Hub through its variables and can reach nothing else."""
+
+    def call(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+        environment = {
+            **kept,
+            "PYTHONPATH": os.pathsep.join([*sys.path, str(TESTS)]),
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_ENDPOINT": hub.endpoint,
+            **variables,
+        }
+        code = f"import hub_server; hub_server.loopback_only()\n{code}"
+        return subprocess.run(
+            [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+
+    return call
+
+
+FETCH = f"""
+import sys
+from restorer.models.hub.download import fetch
+from restorer.models.hub.references import parse
+print(fetch(parse("{PINNED}")))
+"""
+
+
+def test_home_endpoint_and_token_are_the_hubs_own(hub: Hub, child: Child, tmp_path: Path) -> None:  # noqa: F811
+    first = child(FETCH, HF_TOKEN="hf_mine", HF_HUB_DISABLE_TELEMETRY="1")
+    assert first.returncode == 0, first.stderr
+    assert Path(first.stdout.strip()).is_relative_to(tmp_path / "home" / "hub")
+    assert {token for _, token in hub.tokens} == {"Bearer hf_mine"}
+    hub.forget()
+    again = child(FETCH + "assert 'torch' not in sys.modules")  # telemetry and all else on, as it is by default
+    assert again.stdout == first.stdout and hub.log == []
+
+
+def test_offline_is_told_at_once_and_without_torch(hub: Hub, child: Child) -> None:  # noqa: F811
+    code = "import sys; from restorer.cli.app import run\n"
+    code += "code = run(['denoise', 'img.png', '--model', 'adm-256'])\nassert 'torch' not in sys.modules\n"
+    code = "from PIL import Image; Image.new('RGB', (8, 8)).save('img.png')\n" + code
+    done = child(code + "sys.exit(code)", HF_HUB_OFFLINE="1")
+    assert done.returncode == 5, done.stderr
+    assert "HF_HUB_OFFLINE is set" in done.stderr and "hf download deepinv/diffunet" in done.stderr
+    assert hub.log == []

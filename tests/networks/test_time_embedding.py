@@ -1,0 +1,169 @@
+"""What blocks see of the time, and what a packed network remembers of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import nn
+
+from restorer.diffusion.plan import Plan
+from restorer.diffusion.reverse import reverse
+from restorer.diffusion.schedule import Schedule
+from restorer.networks import ResidualUNet, ResidualUNetConfig, time_embedding
+from restorer.networks.fast.prepacked import can_pack, pack, unpack
+from restorer.networks.time_embedding import PackedTimes, TimedBlock, Times
+from restorer.priors.tiled import Tiled
+from restorer.priors.unet_prior import ModelSpec, UNetPrior
+
+SMALL = ResidualUNetConfig(block_out_channels=(8, 16))
+pytestmark = pytest.mark.skipif(
+    not can_pack(torch.device("cpu"), torch.float32), reason="this processor has no packed layers"
+)
+
+
+def built() -> ResidualUNet:
+    """Packed, with projections that are not zero, as fresh ones are."""
+    torch.manual_seed(0)
+    network = SMALL.build().eval()
+    for block in network.modules():
+        if isinstance(block, TimedBlock):
+            nn.init.normal_(block.time_emb_proj.weight)
+    pack(network.requires_grad_(False))
+    assert isinstance(network.times, PackedTimes)
+    return network
+
+
+class Counted:
+    """How often the first of the two linear layers was asked, packed or not."""
+
+    def __init__(self, network: ResidualUNet) -> None:
+        self.count = 0
+        network.times.linear_1.register_forward_hook(self)
+        network.time_embedding.register_forward_hook(self)
+
+    def __call__(self, *_: object) -> None:
+        self.count += 1
+
+
+def afresh(network: ResidualUNet, t: torch.Tensor, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """By the layers as they are written."""
+    return list(Times(network, network.time_embedding, flip=True, shift=0)(t, dtype))
+
+
+def same(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:
+    """To rounding."""
+    return all(torch.allclose(x, y, rtol=1e-4, atol=1e-5) for x, y in zip(a, b, strict=True))
+
+
+@torch.no_grad()
+def test_a_timestep_is_computed_once() -> None:
+    network, early, late = built(), torch.tensor([3.5]), torch.tensor([700.0])
+    expected = {t: afresh(network, t) for t in (early, late)}
+    counted = Counted(network)
+    for turn in range(3):
+        for t in (early, late):
+            assert same(network.times(t.clone(), torch.float32), expected[t]), turn
+    assert counted.count == 2
+    assert not same(expected[early], expected[late])
+    several = network.times(torch.cat([early, late]), torch.float32)
+    assert counted.count == 3
+    for i, t in enumerate((early, late)):
+        assert same([part[i : i + 1] for part in several], expected[t])
+
+
+@torch.no_grad()
+def test_other_weights_are_other_answers() -> None:
+    """Loaded, written to, or cast."""
+    network, t = built(), torch.tensor([20.0])
+    before = network.times(t, torch.float32)
+    network.load_state_dict({name: 2 * weight for name, weight in network.state_dict().items()})
+    loaded = network.times(t, torch.float32)
+    assert same(loaded, afresh(network, t)) and not same(loaded, before)
+    network.time_embedding.linear_2.bias.add_(1)
+    written = network.times(t, torch.float32)
+    assert same(written, afresh(network, t)) and not same(written, loaded)
+    network.bfloat16().float()
+    cast = network.times(t, torch.float32)
+    assert same(cast, afresh(network, t)) and not any(map(torch.equal, cast, written))
+
+
+def test_where_it_is_not_for_evaluation_nothing_is_remembered() -> None:
+    """With gradients, under autocast, traced; nor once it is unpacked, when an optimizer may write unnoticed."""
+    network, t = built(), torch.tensor([20.0])
+    with torch.no_grad():
+        known = network.times(t, torch.float32)
+    counted = Counted(network)
+    network.requires_grad_(True)
+    for _ in range(2):
+        computed = network.times(t, torch.float32)
+        assert same(computed, known) and all(part.requires_grad for part in computed)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert network.times(t, torch.float32)[0].dtype == torch.bfloat16
+    assert counted.count == 3
+    with torch.no_grad():
+        assert network.times(t, torch.float32) is known
+        assert network.times(t[:0], torch.float32)[0].shape[0] == 0
+    unpack(network)
+    assert type(network.times) is Times
+    optimizer = torch.optim.AdamW(network.time_embedding.parameters(), lr=1.0, fused=True)
+    sum(part.sum() for part in network.times(t, torch.float32)).backward()
+    with torch.no_grad():
+        before = network.times(t, torch.float32)
+        optimizer.step()
+        assert not same(network.times(t, torch.float32), before)
+
+
+@torch.no_grad()
+def test_it_does_not_remember_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = built()
+    one = sum(part.numel() for part in network.times(torch.tensor([0.0]), torch.float32))
+    monkeypatch.setattr(time_embedding, "REMEMBERED", 3 * one)
+    expected = {i: afresh(network, torch.tensor([float(i)])) for i in range(8)}
+    for i in (*range(8), *range(8)):
+        assert same(network.times(torch.tensor([float(i)]), torch.float32), expected[i])
+        assert len(network.times._known) <= 3
+
+
+@torch.no_grad()
+def test_what_is_expected_is_computed_several_at_a_time() -> None:
+    """The numbers of each are its own, whatever is computed beside it."""
+    network, timesteps = built(), [float(37 * i) for i in range(time_embedding.AHEAD + 4)]
+    expected = {t: afresh(network, torch.tensor([t])) for t in (*timesteps, 5.5)}
+    counted, alone = Counted(network), built()
+    network.times.expect([*timesteps, *timesteps[::-1]])
+    counts = []
+    for t in (*timesteps, *timesteps, 5.5):
+        given = network.times(torch.tensor([t]), torch.float32)
+        assert same(given, expected[t]) and [part.shape[0] for part in given] == [1] * len(given)
+        assert all(map(torch.equal, given, alone.times(torch.tensor([t]), torch.float32)))
+        counts.append(counted.count)
+    assert counts == [1] * time_embedding.AHEAD + [2] * (4 + len(timesteps)) + [3]
+    network.times.expect(timesteps[:3])
+    network.times.forget()
+    for t, count in ((timesteps[1], 4), (timesteps[2], 4), (timesteps[0], 5), (timesteps[3], 6)):
+        assert same(network.times(torch.tensor([t]), torch.float32), expected[t])
+        assert counted.count == count
+
+
+@torch.no_grad()
+def test_another_thread_may_have_been_faster() -> None:
+    network, t = built(), torch.tensor([3.0])
+    network.times.expect([3.0, 4.0])
+    known = network.times(t, torch.float32)
+    again = network.times._learned(3.0, torch.float32, network.times._known)
+    assert all(map(torch.equal, known, again))
+
+
+def test_a_run_says_which_levels_it_will_ask_for() -> None:
+    """Through whatever stands between it and the network."""
+    config = ResidualUNetConfig(3, 3, (8, 16))
+    prior = UNetPrior(config.build(), ModelSpec(config, Schedule(), mirrors=True))
+    counted, plan = Counted(prior.network), Plan((3.0, 2.0, 2.5, 1.0, 0.5, 0.1, 0.0), (0.0,) * 6, mirrored=True)
+    reverse(Tiled(prior, 16, overlap=4), None, None, plan, torch.zeros(1, 3, 24, 20))
+    assert counted.count == 1
+    reverse(prior, None, None, plan, torch.zeros(1, 3, 24, 20))
+    assert counted.count == 1
+    prior.predict(torch.zeros(1, 3, 24, 20), 0.7)
+    assert counted.count == 2
