@@ -168,7 +168,11 @@ def test_pickles_of_every_age(google: Path, networks: dict[str, nn.Module], lega
     state["conv_out.weight"] = state["conv_out.weight"].to(memory_format=torch.channels_last)
     (google / SAFETENSORS).unlink()
     torch.save(state, google / PICKLED, _use_new_zipfile_serialization=not legacy_format)
-    assert torch.equal(picture(load_model(google)[0]), picture(networks["google"]))
+    loaded = load_model(google)[0]
+    expected = networks["google"].state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
+    # Weights that lie in memory in another order may be summed in another order: equal to rounding, not bit for bit.
+    torch.testing.assert_close(picture(loaded), picture(networks["google"]), rtol=0, atol=1e-5)
 
 
 # -- names -------------------------------------------------------------------------------------------------------------
