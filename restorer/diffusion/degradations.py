@@ -1,20 +1,33 @@
-"""What happened to a picture, as a linear operator, and the exact way back to the data.
+r"""Degradations of an image as linear operators, and the exact correction of an estimate towards the data.
 
     y = A x + n,   n ~ N(0, s_y^2 I)
 
-`x` is a clean picture (B, C, H, W) on [-1, 1]; A keeps it (denoise), hides pixels (inpaint) or shrinks it (upscale).
-Given a network's estimate x0 with variance r^2, the most probable picture is the proximal point
+Here x is a clean image (B, C, H, W) on [-1, 1], and y are the data: what was measured. The operator A keeps the image
+(denoise), hides pixels (inpaint) or shrinks the image (upscale):
+
+    class       A                                    A^T                              A A^T
+    Identity    I                                    I                                I
+    Mask        diag(m), m in {0, 1}                 diag(m)                          diag(m)
+    Bicubic     R_h (x) R_w, Pillow's resampling     R_h^T (x) R_w^T                  R_h R_h^T (x) R_w R_w^T
+
+If a network estimates x as x0 with variance r^2, the most probable image given the data is the proximal point
 
     correct(x0) = argmin_x |y - A x|^2 / s_y^2 + |x - x0|^2 / r^2
                 = x0 + r^2 A^T (s_y^2 I + r^2 A A^T)^-1 (y - A x0)
                 = x0 + A^T w (w A A^T + (1 - w) I)^-1 (y - A x0),   w = r^2 / (r^2 + s_y^2).
 
-The last form has no corner: w = 1 (no noise, or r^2 = inf) is the projection x0 + A^+ (y - A x0) that keeps what A does
-not see; w = 0 (no trust in the data) is x0. A noise of sigma levels on the 0..255 scale is s_y = 2 sigma / 255 here.
+The data weight w keeps the last form finite in both limits. For w = 1 (no noise, or r^2 = inf) it is the projection
+x0 + A^+ (y - A x0), which keeps the part of x0 that A does not see. For w = 0 (data that carry no weight) it is x0.
 
-Sources: Wang et al. 2022, "Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model" (DDNM, arXiv
-2212.00490) for the range/null decomposition; Zhu et al. 2023, "Denoising Diffusion Models for Plug-and-Play Image
-Restoration" (DiffPIR, arXiv 2305.08995) for the proximal point.
+A noise of sigma on the 0..255 scale is s_y = 2 sigma / 255 on the [-1, 1] scale of this module.
+
+Sources:
+    Wang et al. 2023, "Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model" (DDNM),
+        https://arxiv.org/abs/2212.00490: the decomposition into the range and the null space of A.
+    Zhu et al. 2023, "Denoising Diffusion Models for Plug-and-Play Image Restoration" (DiffPIR),
+        https://arxiv.org/abs/2305.08995: the proximal point.
+    Keys 1981, "Cubic Convolution Interpolation for Digital Image Processing", IEEE Transactions on Acoustics, Speech,
+        and Signal Processing 29(6): the kernel of `Bicubic`.
 """
 
 from __future__ import annotations
@@ -27,192 +40,286 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-LEVEL = 2 / 255
-"""One step of an 8-bit picture on [-1, 1]."""
+__all__ = ["Bicubic", "Degradation", "Identity", "Mask"]
+
+EIGHT_BIT_STEP = 2 / 255
+"""Distance between two neighbouring 8-bit values on the [-1, 1] scale."""
 MOMENTUM = 0.9
-"""Of the last touch of an enlargement. From .85 to .95 it takes about as many steps."""
+"""Momentum of the projected gradient steps in `Bicubic.finish`. Values from .85 to .95 take about as many steps."""
 
 
 class Degradation(ABC):
-    """A linear operator A with its transpose, its proximal point and its last touch."""
+    """A linear operator A with its transpose, its proximal point, and the exact restoration of noise-free data."""
 
     @abstractmethod
     def measure(self, x: Tensor) -> Tensor:
-        """A x: what is left of a clean picture (B, C, H, W)."""
+        """Return A x, the data without noise.
+
+        Args:
+            x: Clean images, (B, C, H, W).
+        """
 
     @abstractmethod
     def transpose(self, y: Tensor) -> Tensor:
-        """A^T y, of the clean picture's shape."""
+        """Return A^T y.
+
+        Args:
+            y: Data, shaped like the result of `measure`.
+
+        Returns:
+            Images shaped like the argument of `measure`.
+        """
 
     @abstractmethod
     def correct(self, x0: Tensor, y: Tensor, noise_variance: float | Tensor, prior_variance: float | Tensor) -> Tensor:
-        """The proximal point of x0 for the data y (module docstring).
+        """Return the proximal point of x0 for the data y, as the module docstring defines it.
 
-        Variances are s_y^2 and r^2 on the [-1, 1] scale: floats or (B, 1, 1, 1), for `Identity` and `Mask` also maps
-        that broadcast to y. Either may be 0 or inf; no noise, or r^2 = inf, is the projection onto the data.
+        A noise variance of 0 or a prior variance of inf gives the projection of x0 onto the data.
+
+        Args:
+            x0: Estimates of the clean images, (B, C, H, W) on [-1, 1].
+            y: Data, shaped like the result of `measure`.
+            noise_variance: s_y^2 on the [-1, 1] scale, from 0 to inf: a float or (B, 1, 1, 1). `Identity` and `Mask`
+                also accept a map that broadcasts to y.
+            prior_variance: r^2 on the [-1, 1] scale, in the same form.
+
+        Returns:
+            Corrected images, shaped like x0.
         """
 
     @abstractmethod
     def finish(self, x: Tensor, y: Tensor) -> Tensor:
-        """The last touch when y is free of noise: x with the data put back as the written file will hold it."""
+        """Return x with noise-free data put back as the written file will hold them.
+
+        Args:
+            x: The result of the reverse process, (B, C, H, W) on [-1, 1].
+            y: Data without noise, shaped like the result of `measure`.
+        """
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
-        """A^+ y: the smallest picture that gives y."""
+        """Return A^+ y, the image of least norm that A maps to y."""
         return self.correct(torch.zeros_like(self.transpose(y)), y, 0.0, 1.0)
 
 
 class Identity(Degradation):
-    """A = I: the picture is all there, under noise. DiffPIR's proximal point is the precision-weighted mean."""
+    """The identity, A = I: the data are the image itself with noise added.
+
+    The proximal point is the mean of x0 and y, weighted by their precisions 1 / r^2 and 1 / s_y^2 (DiffPIR):
+
+        correct(x0) = x0 + w (y - x0)
+    """
 
     def measure(self, x: Tensor) -> Tensor:
-        """The picture itself."""
+        """Return x unchanged."""
         return x
 
     def transpose(self, y: Tensor) -> Tensor:
-        """The picture itself."""
+        """Return y unchanged."""
         return y
 
     def correct(self, x0: Tensor, y: Tensor, noise_variance: float | Tensor, prior_variance: float | Tensor) -> Tensor:
-        """x0 + w (y - x0)."""
-        return torch.lerp(x0, y, _trust(noise_variance, prior_variance, like=x0))
+        """Return x0 + w (y - x0). See `Degradation.correct`."""
+        return torch.lerp(x0, y, _data_weight(noise_variance, prior_variance, like=x0))
 
     def finish(self, x: Tensor, y: Tensor) -> Tensor:
-        """x: there is nothing to put back."""
+        """Return x unchanged, because no pixel is known exactly."""
         return x
 
 
 class Mask(Degradation):
-    """A = diag(known): the known pixels, 0 elsewhere. DDNM's inpainting; with noise DiffPIR's pixelwise proximal point.
+    """The selection of known pixels, A = diag(m) with m = 1 at known pixels and m = 0 elsewhere.
 
-    `known` broadcasts from (1 or B, 1 or C, H, W); true, or above 0.5, is known. What y holds at unknown pixels is
-    never read.
+    A is symmetric and idempotent, hence A = A^T = A^+ = A A^T, and every pixel is corrected on its own:
+
+        correct(x0) = x0 + m w (y - x0)
+
+    Without noise (w = 1) this is the inpainting of DDNM; with noise it is the pixelwise proximal point of DiffPIR.
+
+    Args:
+        known: The mask m, (1 or B, 1 or C, H, W). True, or a number above 0.5, marks a known pixel. The values of y at
+            unknown pixels are never read.
     """
 
     def __init__(self, known: Tensor) -> None:
         self.known = known if known.dtype == torch.bool else known > 0.5
 
     def measure(self, x: Tensor) -> Tensor:
-        """The known pixels of x, 0 elsewhere."""
+        """Return x at the known pixels and 0 elsewhere."""
         return torch.where(self.known, x, 0.0)
 
     def transpose(self, y: Tensor) -> Tensor:
-        """The same: a mask is its own transpose and its own pseudo-inverse."""
+        """Return y at the known pixels and 0 elsewhere, because A is its own transpose."""
         return self.measure(y)
 
     def correct(self, x0: Tensor, y: Tensor, noise_variance: float | Tensor, prior_variance: float | Tensor) -> Tensor:
-        """x0 + w (y - x0) at the known pixels, x0 elsewhere."""
-        return torch.where(self.known, torch.lerp(x0, y, _trust(noise_variance, prior_variance, like=x0)), x0)
+        """Return x0 + w (y - x0) at the known pixels and x0 elsewhere. See `Degradation.correct`."""
+        return torch.where(self.known, torch.lerp(x0, y, _data_weight(noise_variance, prior_variance, like=x0)), x0)
 
     def finish(self, x: Tensor, y: Tensor) -> Tensor:
-        """The known pixels of y, bit for bit, x elsewhere."""
+        """Return y at the known pixels, bit for bit, and x elsewhere."""
         return torch.where(self.known, y, x)
 
 
 class Bicubic(Degradation):
-    """A = Pillow's `resize((W / scale, H / scale), BICUBIC)`, with its antialiasing and its borders: R_h (x) R_w.
+    r"""Shrinking by an integer factor s: A = R_h (x) R_w is Pillow's `resize((W / s, H / s), BICUBIC)`.
 
-    Row j of R holds the cubic kernel (Keys 1981, a = -1/2) stretched by the integer `scale` about (j + 1/2) scale; taps
-    beyond the border are dropped and the others renormalized. So all rows have the same taps and R = diag(1/n) S, S
-    a zero-padded strided convolution and n = S 1. A A^T = (R_h R_h^T) (x) (R_w R_w^T) is banded, seven diagonals per
-    axis, and well conditioned (at most 2.2 per axis). The eigenvectors of either axis solve the proximal point in four
-    products of matrices; where an axis is too long for them, conjugate gradients do, to rounding, in some 15 steps.
+    Along an axis of n pixels, row j of R, (n / s, n), is the cubic convolution kernel k (Keys 1981, a = -1/2). It is
+    stretched by s for antialiasing, centred at (j + 1/2) s, and normalized to the sum 1:
 
-    Sums are written out and not left to a convolution: TF32 and autocast would cost exactness, and the transpose its
-    repeatability. H and W must be multiples of `scale`. Half precision is computed in float32.
+        R_ji = k( (i + 1/2) / s - (j + 1/2) ) / n_j,    n_j = sum_{0 <= i < n} k( (i + 1/2) / s - (j + 1/2) )
+
+        k(t) =  3/2 |t|^3 - 5/2 |t|^2 + 1               for |t| < 1
+               -1/2 |t|^3 + 5/2 |t|^2 - 4 |t| + 2       for 1 <= |t| < 2
+                0                                       otherwise
+
+    Taps beyond the border are dropped, and the remaining taps of the row are renormalized. Without the normalization
+    all rows have the same taps: R = diag(1 / n_j) S, where S is a strided convolution with zero padding.
+
+    A A^T = R_h R_h^T (x) R_w R_w^T is banded, with seven diagonals per axis, and well conditioned (a condition number
+    of at most 2.2 per axis). With R_h R_h^T = V_h diag(k_h) V_h^T and likewise for R_w, the system of the proximal
+    point has the solution
+
+        (w A A^T + 1 - w)^-1 b = V_h [ (V_h^T b V_w) / (w k_h k_w^T + 1 - w) ] V_w^T,
+
+    which costs four matrix products. If an axis is too long for its eigenvectors, conjugate gradients solve the system
+    to rounding in about 15 steps.
+
+    R and R^T are computed as sums of slices and not by convolutions. TF32 and autocast would reduce the precision of a
+    convolution, and a transposed convolution would not be reproducible. Half precision is computed in float32.
+
+    Args:
+        scale: The factor s, a positive integer. H and W must be multiples of it.
+
+    Raises:
+        ValueError: The scale is below 1.
     """
 
-    DENSE = 512  # longest axis of a small picture whose eigenvectors are kept; at twice that they gain nothing
+    # Longest axis of the shrunk image for which eigenvectors are used. At twice this length they gain nothing.
+    MAX_DENSE_LENGTH = 512
 
     def __init__(self, scale: int) -> None:
         if scale < 1:
-            raise ValueError(f"The scale must be a positive integer, not {scale}.")
+            raise ValueError(f"the scale must be a positive integer, not {scale}")
         self.scale = scale
 
     def measure(self, x: Tensor) -> Tensor:
-        """A x: (B, C, H, W) -> (B, C, H / scale, W / scale)."""
+        """Return A x.
+
+        Args:
+            x: Images, (B, C, H, W).
+
+        Returns:
+            Shrunk images, (B, C, H / s, W / s), in the precision of x.
+
+        Raises:
+            ValueError: H or W is not a multiple of the scale.
+        """
         if x.shape[-1] % self.scale or x.shape[-2] % self.scale:
-            raise ValueError(f"{x.shape[-1]}x{x.shape[-2]} pixels cannot be shrunk by {self.scale}: not a multiple.")
-        return _shrink(_shrink(_full(x), self.scale, -2), self.scale, -1).to(x.dtype)
+            raise ValueError(f"{x.shape[-1]}x{x.shape[-2]} pixels are not a multiple of the scale {self.scale}")
+        return _shrink(_shrink(_at_least_float32(x), self.scale, -2), self.scale, -1).to(x.dtype)
 
     def transpose(self, y: Tensor) -> Tensor:
-        """A^T y: (B, C, h, w) -> (B, C, h scale, w scale)."""
-        return _spread(_spread(_full(y), self.scale, -1), self.scale, -2).to(y.dtype)
+        """Return A^T y.
+
+        Args:
+            y: Shrunk images, (B, C, h, w).
+
+        Returns:
+            Images, (B, C, h s, w s), in the precision of y.
+        """
+        return _shrink_transpose(_shrink_transpose(_at_least_float32(y), self.scale, -1), self.scale, -2).to(y.dtype)
 
     def correct(self, x0: Tensor, y: Tensor, noise_variance: float | Tensor, prior_variance: float | Tensor) -> Tensor:
-        """x0 + A^T w (w A A^T + 1 - w)^-1 (y - A x0); variances are floats or (B, 1, 1, 1)."""
-        start, target = _full(x0), _full(y)
-        missing = target - self.measure(start)
-        trust = _trust(noise_variance, prior_variance, like=missing)
-        if isinstance(trust, Tensor) and trust.numel() > 1 and trust.shape[1:] != (1, 1, 1):
-            raise ValueError(f"Shrinking takes one variance per picture, not a map of shape {tuple(trust.shape)}.")
+        """Return x0 + A^T w (w A A^T + 1 - w)^-1 (y - A x0). See `Degradation.correct`.
 
-        if max(missing.shape[-2:]) <= self.DENSE and _products_are_exact():
-            u = self._solved(missing, trust)
+        Raises:
+            ValueError: A variance is a map, or H or W is not a multiple of the scale.
+        """
+        estimate, data = _at_least_float32(x0), _at_least_float32(y)
+        residual = data - self.measure(estimate)
+        weight = _data_weight(noise_variance, prior_variance, like=residual)
+        if isinstance(weight, Tensor) and weight.numel() > 1 and weight.shape[1:] != (1, 1, 1):
+            raise ValueError(f"Bicubic takes one variance per image, not a map of shape {tuple(weight.shape)}")
+
+        if max(residual.shape[-2:]) <= self.MAX_DENSE_LENGTH and _is_matmul_exact():
+            u = self._solve_by_eigenvectors(residual, weight)
         else:
             u = _conjugate_gradients(
-                lambda u: torch.lerp(u, _gram(_gram(u, self.scale, -1), self.scale, -2), trust), missing
+                lambda u: torch.lerp(u, _gram(_gram(u, self.scale, -1), self.scale, -2), weight), residual
             )
-        sums = start.expand(len(u), *start.shape[1:]).clone(memory_format=torch.contiguous_format)
-        return self._given(u.mul_(trust), sums).to(x0.dtype)
+        x = estimate.expand(len(u), *estimate.shape[1:]).clone(memory_format=torch.contiguous_format)
+        return self._add_transpose(u.mul_(weight), x).to(x0.dtype)
 
-    def _solved(self, b: Tensor, trust: float | Tensor) -> Tensor:
-        """(w A A^T + 1 - w)^-1 b by the eigenvectors of either axis."""
-        (rows, down), (columns, across) = (_modes(n, self.scale, b.dtype, b.device) for n in b.shape[-2:])
+    def _solve_by_eigenvectors(self, b: Tensor, weight: float | Tensor) -> Tensor:
+        """Return (w A A^T + 1 - w)^-1 b by the eigenvectors of both axes."""
+        (k_h, v_h), (k_w, v_w) = (_gram_eigenvectors(n, self.scale, b.dtype, b.device) for n in b.shape[-2:])
         with torch.autocast(b.device.type, enabled=False):
-            modes = down.T @ b @ across
-            modes /= torch.lerp(torch.ones_like(b[:1, :1, :1, :1]), rows[:, None] * columns, trust)
-            return down @ modes @ across.T
+            coefficients = v_h.T @ b @ v_w
+            coefficients /= torch.lerp(torch.ones_like(b[:1, :1, :1, :1]), k_h[:, None] * k_w, weight)
+            return v_h @ coefficients @ v_w.T
 
     def finish(self, x: Tensor, y: Tensor) -> Tensor:
-        """The 8-bit picture near x that Pillow's 8-bit resize shrinks to y, or to the nearest it can where none exists.
+        """Return an 8-bit image near x that Pillow's 8-bit resize shrinks to y.
 
-        The projection onto the data may leave [-1, 1], and what clipping takes away has to be given elsewhere:
-        accelerated projected gradients on |y - A x|^2 over the box (Nesterov 1983), with a momentum that does not
-        change: one that grows (FISTA, Beck and Teboulle 2009) takes half as many steps again on photographs. A is
-        clipped after each axis, as Pillow does with 8 bits, so an overshoot beyond black or white costs nothing. Not
-        every y has such a picture (one-pixel black lines on white, say, that no shrinking could have drawn): then this
-        is close to the least-squares answer. On a batch the number of steps is the slowest picture's.
+        The projection of x onto the data may leave [-1, 1], and clipping it violates the data. The violation is removed
+        by minimizing |y - A x|^2 over the box [-1, 1] with projected gradient steps and momentum (Nesterov 1983):
+
+            x_{i+1} = clip( z_i + rate A^T (y - A z_i) ),    z_{i+1} = clip( x_{i+1} + MOMENTUM (x_{i+1} - x_i) )
+
+        The momentum is constant: the growing momentum of FISTA (Beck and Teboulle 2009) takes half as many steps again
+        on photographs. A z is clipped after each axis, as Pillow clips 8-bit images, so that an overshoot beyond black
+        or white costs nothing.
+
+        For some y no such image exists, for example for one-pixel black lines on white, which no shrinking can produce.
+        The result is then close to the least-squares solution. In a batch all images take as many steps as the slowest.
+
+        Args:
+            x: The result of the reverse process, (B, C, H, W) on [-1, 1].
+            y: Shrunk images without noise, (B, C, H / s, W / s).
+
+        Returns:
+            Images of 8-bit values on [-1, 1], shaped like x.
         """
-        target, start = _full(y), _full(x).clamp(-1, 1)
+        data, start = _at_least_float32(y), _at_least_float32(x).clamp(-1, 1)
         rate = self.scale**2 / 1.1  # the largest eigenvalue of A A^T is at most 1.08 / scale^2, borders included
-        missing = target - self._clipped(start)
-        best = self.correct(start, self.measure(start) + missing, 0.0, 1.0).clamp_(-1, 1)
+        residual = data - self._measure_clipped(start)
+        best = self.correct(start, self.measure(start) + residual, 0.0, 1.0).clamp_(-1, 1)
         ahead = best.clone(memory_format=torch.contiguous_format)
         for _ in range(32):
-            missing = target - self._clipped(ahead)
-            if missing.abs().max() <= LEVEL / 4:
+            residual = data - self._measure_clipped(ahead)
+            if residual.abs().max() <= EIGHT_BIT_STEP / 4:
                 best = ahead
                 break
-            previous, best = best, self._given(missing.mul_(rate), ahead).clamp_(-1, 1)
+            previous, best = best, self._add_transpose(residual.mul_(rate), ahead).clamp_(-1, 1)
             ahead = torch.lerp(previous, best, 1 + MOMENTUM).clamp_(-1, 1)
-        return (best + 1).div_(LEVEL).round_().mul_(LEVEL).sub_(1).clamp_(-1, 1).to(x.dtype)
+        return (best + 1).div_(EIGHT_BIT_STEP).round_().mul_(EIGHT_BIT_STEP).sub_(1).clamp_(-1, 1).to(x.dtype)
 
-    def _given(self, y: Tensor, x: Tensor) -> Tensor:
-        """x + A^T y, in the place of x, which is contiguous."""
-        return _spread(_spread(y, self.scale, -1), self.scale, -2, onto=x)
+    def _add_transpose(self, y: Tensor, x: Tensor) -> Tensor:
+        """Add A^T y to x, a contiguous tensor, in place."""
+        return _shrink_transpose(_shrink_transpose(y, self.scale, -1), self.scale, -2, onto=x)
 
-    def _clipped(self, x: Tensor) -> Tensor:
-        """A x as Pillow takes it from an 8-bit picture, which is clipped after either axis, but for its rounding."""
+    def _measure_clipped(self, x: Tensor) -> Tensor:
+        """Return A x clipped after each axis, as Pillow shrinks an 8-bit image, but without rounding."""
         return _shrink(_shrink(x, self.scale, -1).clamp_(-1, 1), self.scale, -2).clamp_(-1, 1)
 
 
-def _trust(noise_variance: float | Tensor, prior_variance: float | Tensor, like: Tensor) -> float | Tensor:
-    """w = r^2 / (r^2 + s_y^2), 1 where there is no noise or no prior."""
+def _data_weight(noise_variance: float | Tensor, prior_variance: float | Tensor, like: Tensor) -> float | Tensor:
+    """Return w = r^2 / (r^2 + s_y^2), which is 1 if s_y^2 is 0 or r^2 is inf."""
     if not isinstance(noise_variance, Tensor) and not isinstance(prior_variance, Tensor):
-        alone = noise_variance == 0 or math.isinf(prior_variance)
-        return 1.0 if alone else prior_variance / (prior_variance + noise_variance)
+        is_projection = noise_variance == 0 or math.isinf(prior_variance)
+        return 1.0 if is_projection else prior_variance / (prior_variance + noise_variance)
     noise, prior = (torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in (noise_variance, prior_variance))
     return torch.where((noise == 0) | prior.isinf(), 1.0, 1 / (1 + noise / prior))
 
 
-def _full(x: Tensor) -> Tensor:
-    """At least single precision."""
+def _at_least_float32(x: Tensor) -> Tensor:
+    """Return x in float32, or in float64 if it is float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 @lru_cache(maxsize=32)
-def _taps(scale: int) -> tuple[tuple[float, ...], int]:
-    """One row's taps before renormalization, and how many of them reach beyond the first pixel of its block."""
+def _cubic_taps(scale: int) -> tuple[tuple[float, ...], int]:
+    """Return the taps of a row of S, and how many of them lie before the first of the row's own `scale` pixels."""
     reach = 3 * scale // 2
     count = scale + 2 * reach
     t = (torch.arange(count, dtype=torch.float64) - (count - 1) / 2).abs() / scale
@@ -221,10 +328,16 @@ def _taps(scale: int) -> tuple[tuple[float, ...], int]:
 
 
 @lru_cache(maxsize=32)
-def _axis(length: int, scale: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """For a small axis of `length` pixels: the sums n of its rows' taps, and R R^T's upper diagonals, in float64."""
-    with torch.inference_mode(False):  # what is kept outlives whoever asks first
-        taps, reach = _taps(scale)
+def _row_sums_and_gram(length: int, scale: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the sums n_j of the rows of S, and the main and upper diagonals of R R^T, in float64.
+
+    Args:
+        length: Number of rows: the length of the shrunk axis.
+        scale: The factor of the shrinking.
+    """
+    # Cached tensors outlive the inference mode of the first caller, and must serve gradients outside it.
+    with torch.inference_mode(False):
+        taps, reach = _cubic_taps(scale)
         offsets = torch.arange(len(taps)) - reach
         position = torch.arange(length)[:, None] * scale + offsets
         rows = torch.tensor(taps, dtype=torch.float64) * ((position >= 0) & (position < length * scale))
@@ -236,11 +349,11 @@ def _axis(length: int, scale: int) -> tuple[Tensor, tuple[Tensor, ...]]:
         return sums, tuple(bands)
 
 
-@lru_cache(maxsize=64)  # pictures of several sizes take turns (tasks/batching.py)
-def _modes(length: int, scale: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """R R^T = V diag(k) V^T along a small axis: k, (n,), and V, (n, n)."""
-    with torch.inference_mode(False):  # as in `_axis`
-        main, *upper = _axis(length, scale)[1]
+@lru_cache(maxsize=64)  # tasks/batching.py alternates between images of several sizes
+def _gram_eigenvectors(length: int, scale: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return k, (length,), and V, (length, length), of R R^T = V diag(k) V^T for a shrunk axis of this length."""
+    with torch.inference_mode(False):  # as in `_row_sums_and_gram`
+        main, *upper = _row_sums_and_gram(length, scale)[1]
         gram = torch.diag(main)
         for d, band in enumerate(upper, 1):
             gram += torch.diag(band, d) + torch.diag(band, -d)
@@ -248,18 +361,23 @@ def _modes(length: int, scale: int, dtype: torch.dtype, device: torch.device) ->
         return values.to(device, dtype), vectors.to(device, dtype)
 
 
-def _products_are_exact() -> bool:
-    """Whether PyTorch multiplies float32 matrices in float32, and not in TF32 or bf16."""
+def _is_matmul_exact() -> bool:
+    """Return whether PyTorch multiplies float32 matrices in float32, and not in TF32 or bf16."""
     try:
         return torch.get_float32_matmul_precision() == "highest"
-    except RuntimeError:  # somebody has set it by the newer `torch.backends...fp32_precision`
+    except RuntimeError:  # the precision has been set by the newer `torch.backends...fp32_precision`
         return False
 
 
 @lru_cache(maxsize=32)
-def _rows(length: int, scale: int) -> tuple[tuple[float, int, slice, slice], ...]:
-    """R as sums of slices: each tap with its pixel in a block of `scale`, the rows it serves, the blocks they read."""
-    taps, reach = _taps(scale)
+def _slices(length: int, scale: int) -> tuple[tuple[float, int, slice, slice], ...]:
+    """Return S as a sum of slices, for a shrunk axis of this length.
+
+    Returns:
+        For each tap: its value, the index of the pixel that it reads within a block of `scale` pixels, the rows of S in
+        which it lies inside the image, and the blocks that these rows read.
+    """
+    taps, reach = _cubic_taps(scale)
     table = []
     for i, tap in enumerate(taps):
         shift, pixel = divmod(i - reach, scale)
@@ -269,45 +387,52 @@ def _rows(length: int, scale: int) -> tuple[tuple[float, int, slice, slice], ...
     return tuple(table)
 
 
-def _column(v: Tensor, like: Tensor) -> Tensor:
-    """A vector over the first axis of `like`."""
+def _along_first_axis(v: Tensor, like: Tensor) -> Tensor:
+    """Return the vector v shaped to broadcast along the first axis of `like`, in its precision and on its device."""
     return v.to(like).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _shrink(x: Tensor, scale: int, dim: int) -> Tensor:
-    """R x along `dim`, -2 or -1."""
+    """Return R x along `dim`, which is -2 or -1."""
     parts = x.unflatten(dim, (-1, scale))
-    if dim == -1:  # every scale-th column: side by side they are read three times as fast
+    if dim == -1:  # a column is read three times as fast if its values are adjacent in memory
         parts = parts.mT.contiguous().mT
-    blocks = _first(parts, dim)
+    blocks = _blocks_first(parts, dim)
     y = torch.zeros_like(blocks[:, 0])
-    for tap, pixel, rows, read in _rows(len(y), scale):
+    for tap, pixel, rows, read in _slices(len(y), scale):
         y[rows].add_(blocks[read, pixel], alpha=tap)
-    return y.div_(_column(_axis(len(y), scale)[0], y)).movedim(0, dim)
+    return y.div_(_along_first_axis(_row_sums_and_gram(len(y), scale)[0], y)).movedim(0, dim)
 
 
-def _spread(y: Tensor, scale: int, dim: int, onto: Tensor | None = None) -> Tensor:
-    """R^T y along `dim`, -2 or -1; where that is -2, onto x if it is given, contiguous."""
+def _shrink_transpose(y: Tensor, scale: int, dim: int, onto: Tensor | None = None) -> Tensor:
+    """Return R^T y along `dim`, which is -2 or -1.
+
+    Args:
+        y: Shrunk images.
+        scale: The factor of the shrinking.
+        dim: The axis to enlarge.
+        onto: A contiguous tensor to which R^T y is added in place, for `dim` = -2 only.
+    """
     shape = (*y.shape[:-1], scale, y.shape[-1])
     parts = y.new_zeros(shape) if onto is None else onto.view(shape)
     if dim == -1:  # as in `_shrink`
         parts = parts.mT
-    blocks, y = _first(parts, dim), y.movedim(dim, 0)
-    y = y / _column(_axis(len(y), scale)[0], y)
-    for tap, pixel, rows, written in _rows(len(y), scale):
+    blocks, y = _blocks_first(parts, dim), y.movedim(dim, 0)
+    y = y / _along_first_axis(_row_sums_and_gram(len(y), scale)[0], y)
+    for tap, pixel, rows, written in _slices(len(y), scale):
         blocks[written, pixel].add_(y[rows], alpha=tap)
     return parts.flatten(dim - 1, dim)
 
 
-def _first(parts: Tensor, dim: int) -> Tensor:
-    """What was `dim` before it was split into blocks and pixels of a block, in front, a view."""
+def _blocks_first(parts: Tensor, dim: int) -> Tensor:
+    """Return a view whose first two axes are the blocks, and the pixels of a block, into which `dim` was split."""
     return parts.movedim((dim - 1, dim), (0, 1))
 
 
 def _gram(u: Tensor, scale: int, dim: int) -> Tensor:
-    """R R^T u along `dim`."""
+    """Return R R^T u along `dim`."""
     u = u.movedim(dim, 0)
-    main, *upper = (_column(band, u) for band in _axis(len(u), scale)[1])
+    main, *upper = (_along_first_axis(band, u) for band in _row_sums_and_gram(len(u), scale)[1])
     v = main * u
     for d, band in enumerate(upper, 1):
         v[:-d].addcmul_(band, u[d:])
@@ -316,9 +441,17 @@ def _gram(u: Tensor, scale: int, dim: int) -> Tensor:
 
 
 def _conjugate_gradients(system: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
-    """Solve system(u) = b, symmetric positive definite, for each picture of the batch on its own, to rounding.
+    """Solve system(u) = b to rounding by conjugate gradients (Hestenes and Stiefel 1952).
 
-    Where b is small that is the rounding of the pictures on [-1, 1] which u is added to.
+    Each image of the batch has its own step sizes and its own end. The residual is reduced to the rounding of b, or, if
+    b is small, to the rounding of the image on [-1, 1] to which u is added.
+
+    Args:
+        system: A symmetric positive definite linear map of tensors shaped like b.
+        b: The right-hand side, (B, C, h, w).
+
+    Returns:
+        The solution u, shaped like b.
     """
     tolerance = 1e-12 if b.dtype == torch.float64 else 1e-7
 

@@ -1,4 +1,4 @@
-r"""What a diffusion network is trained on, and the variational bound that says how good it is.
+r"""The training losses of a diffusion network, and the variational bound on its negative log-likelihood.
 
     L_simple = E || target - network(x_t, t) ||^2                                    (Ho et al. 2020, eq. 14)
     L_vlb    = L_T + sum_{t >= 1} L_t + L_0                                          (Ho et al. 2020, eq. 5)
@@ -7,9 +7,9 @@ r"""What a diffusion network is trained on, and the variational bound that says 
         L_0    = -log p(x_0 | x_1), a discretized Gaussian (eq. 13)                  `vlb_term`, t = 0
     L_hybrid = L_simple + 0.001 L_vlb                                                (Nichol & Dhariwal 2021, eq. 16)
 
-Timesteps count from 0 as in `schedule.py`: L_t belongs to the reverse step that leaves x_t, and is L_{t-1} in papers
-that count from 1. L_vlb bounds the negative log-likelihood of an 8-bit picture from above; it is given in bits per
-dimension, a dimension being one channel of one pixel.
+Timesteps are counted from 0, as in `schedule.py`. L_t belongs to the reverse step that leaves x_t; papers that count
+from 1 call it L_{t-1}. L_vlb is an upper bound on the negative log-likelihood of an 8-bit image. All terms are in bits
+per dimension, where a dimension is one channel of one pixel.
 
 Ho et al.: https://arxiv.org/abs/2006.11239. Nichol & Dhariwal: https://arxiv.org/abs/2102.09672.
 """
@@ -43,33 +43,41 @@ __all__ = [
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
-# Half the distance between neighbouring 8-bit values on [-1, 1].
+# Half the distance between two neighbouring 8-bit values on the [-1, 1] scale.
 HALF_BIN = 1 / 255
 
 # The weight of the bound in the hybrid loss (Nichol & Dhariwal 2021, section 3.1).
 VLB_WEIGHT = 0.001
 
 
-def _unknown(prediction_type: str) -> ValueError:
-    return ValueError(f"unknown prediction_type {prediction_type!r}: one of {', '.join(PREDICTION_TYPES)}")
+def _unknown_prediction_type(prediction_type: str) -> ValueError:
+    """Return the error for a prediction type that does not exist."""
+    return ValueError(f"unknown prediction_type {prediction_type!r}: it must be one of {', '.join(PREDICTION_TYPES)}")
 
 
-# -- what the network is trained on ------------------------------------------------------------------------------------
+# -- training targets and losses ---------------------------------------------------------------------------------------
 
 
 def target(prediction_type: str, x0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
-    """What the network is trained to say of x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps.
+    """Return the value that the network is trained to predict from x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps.
 
-    "epsilon" is the noise (Ho et al. 2020, eq. 14), "v_prediction" is v = sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans
-    & Ho 2022, https://arxiv.org/abs/2202.00512, appendix D), "sample" the clean picture.
+        epsilon         eps                                         Ho et al. 2020, eq. 14
+        v_prediction    v = sqrt(abar) eps - sqrt(1 - abar) x_0     Salimans & Ho 2022, appendix D
+        sample          x_0
+
+    Salimans & Ho: https://arxiv.org/abs/2202.00512.
 
     Args:
-        prediction_type: one of PREDICTION_TYPES.
-        x0, eps: clean pictures and the noise put on them, (B, C, H, W).
-        alpha_bar: abar_t, broadcastable to them: (B, 1, 1, 1).
+        prediction_type: One of PREDICTION_TYPES.
+        x0: Clean images, (B, C, H, W).
+        eps: The noise added to them, (B, C, H, W).
+        alpha_bar: abar_t, broadcastable to the images: (B, 1, 1, 1).
+
+    Returns:
+        The target, (B, C, H, W).
 
     Raises:
-        ValueError: the prediction type is unknown.
+        ValueError: The prediction type is unknown.
     """
     match prediction_type:
         case "epsilon":
@@ -78,23 +86,29 @@ def target(prediction_type: str, x0: Tensor, eps: Tensor, alpha_bar: Tensor) -> 
             return alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * x0
         case "sample":
             return x0
-    raise _unknown(prediction_type)
+    raise _unknown_prediction_type(prediction_type)
 
 
 def to_x0(prediction_type: str, output: Tensor, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
-    """The clean picture that a network's output stands for: the inverse of `target`, given x_t.
+    """Return the estimate of x_0 that a network's output implies: the inverse of `target` for a given x_t.
 
-    epsilon: (x_t - sqrt(1 - abar) output) / sqrt(abar), Ho et al. 2020, eq. 4 solved for x_0. v_prediction: sqrt(abar)
-    x_t - sqrt(1 - abar) output, Salimans & Ho 2022, appendix D. Nothing is clipped.
+        epsilon         (x_t - sqrt(1 - abar) output) / sqrt(abar)    Ho et al. 2020, eq. 4 solved for x_0
+        v_prediction    sqrt(abar) x_t - sqrt(1 - abar) output        Salimans & Ho 2022, appendix D
+        sample          output
+
+    The estimate is not clipped.
 
     Args:
-        prediction_type: one of PREDICTION_TYPES.
-        output: of the network, without the half that holds the variance, (B, C, H, W).
-        x_t: the noisy picture that it saw, (B, C, H, W).
-        alpha_bar: abar_t, broadcastable to them: (B, 1, 1, 1).
+        prediction_type: One of PREDICTION_TYPES.
+        output: The network's output, without the half that holds the variance, (B, C, H, W).
+        x_t: The noisy images that the network received, (B, C, H, W).
+        alpha_bar: abar_t, broadcastable to the images: (B, 1, 1, 1).
+
+    Returns:
+        The estimate of x_0, (B, C, H, W).
 
     Raises:
-        ValueError: the prediction type is unknown.
+        ValueError: The prediction type is unknown.
     """
     match prediction_type:
         case "epsilon":
@@ -103,40 +117,54 @@ def to_x0(prediction_type: str, output: Tensor, x_t: Tensor, alpha_bar: Tensor) 
             return alpha_bar.sqrt() * x_t - (1 - alpha_bar).sqrt() * output
         case "sample":
             return output
-    raise _unknown(prediction_type)
+    raise _unknown_prediction_type(prediction_type)
 
 
 def simple_loss(output: Tensor, target: Tensor) -> Tensor:
-    """L_simple of each picture: the mean square over everything but the batch, (B,). Ho et al. 2020, eq. 14."""
+    """Return L_simple of each image, the mean square over all axes but the batch (Ho et al. 2020, eq. 14).
+
+    Args:
+        output: The network's output, without the half that holds the variance, (B, C, H, W).
+        target: The result of `target`, (B, C, H, W).
+
+    Returns:
+        Losses, (B,).
+    """
     return (output - target).square().flatten(1).mean(1)
 
 
 def min_snr_weight(prediction_type: str, alpha_bar: Tensor, gamma: float | None) -> Tensor:
-    """Min-SNR-gamma: the weight of L_simple at each timestep (Hang et al. 2023, https://arxiv.org/abs/2303.09556).
+    """Return the Min-SNR-gamma weight of L_simple at each timestep.
 
-    In terms of an error in x_0 the weight is min(SNR, gamma), with SNR = abar / (1 - abar). An error in eps is one in
-    x_0 times sqrt(SNR), an error in v one times sqrt(SNR + 1), hence min(SNR, gamma) / SNR and min(SNR, gamma) /
-    (SNR + 1) for them. The paper uses gamma = 5.
+    A squared error in x_0 has the weight min(SNR, gamma), where SNR = abar / (1 - abar) is the signal-to-noise ratio.
+    An error in x_0 corresponds to an error in eps that is sqrt(SNR) times as large, and to an error in v that is
+    sqrt(SNR + 1) times as large. The weights of the squared errors are therefore
+
+        sample          min(SNR, gamma)
+        epsilon         min(SNR, gamma) / SNR
+        v_prediction    min(SNR, gamma) / (SNR + 1)
+
+    Source: Hang et al. 2023, https://arxiv.org/abs/2303.09556, who use gamma = 5.
 
     Args:
-        prediction_type: one of PREDICTION_TYPES.
+        prediction_type: One of PREDICTION_TYPES.
         alpha_bar: abar_t in [0, 1), (B,) or (B, 1, 1, 1).
-        gamma: where the signal-to-noise ratio is cut off; None weighs every timestep by 1.
+        gamma: The signal-to-noise ratio at which the weight stops growing; None gives every timestep the weight 1.
 
     Returns:
         Weights, (B,).
 
     Raises:
-        ValueError: the prediction type is unknown.
+        ValueError: The prediction type is unknown.
     """
     if prediction_type not in PREDICTION_TYPES:
-        raise _unknown(prediction_type)
+        raise _unknown_prediction_type(prediction_type)
     if gamma is None:
         return torch.ones_like(alpha_bar).flatten()
     snr = (alpha_bar / (1 - alpha_bar)).flatten()
     match prediction_type:
         case "epsilon":
-            return (gamma / snr).clamp(max=1)  # written so that pure noise, SNR = 0, has the weight 1
+            return (gamma / snr).clamp(max=1)  # this form gives pure noise, SNR = 0, the weight 1 instead of nan
         case "v_prediction":
             return snr.clamp(max=gamma) / (snr + 1)
     return snr.clamp(max=gamma)
@@ -146,44 +174,48 @@ def min_snr_weight(prediction_type: str, alpha_bar: Tensor, gamma: float | None)
 
 
 def fixed_log_variance(schedule: Schedule, t: Tensor, kind: str) -> Tensor:
-    """The log variance of the reverse step where it is not learned (Ho et al. 2020, section 3.2).
+    """Return the log variance of a reverse step whose variance is not learned (Ho et al. 2020, section 3.2).
 
-    "small" is beta~_t, eq. 7, the least that the step can have (data that are one point); "large" is beta_t, the
-    optimum for data that are white noise. beta~_0 is 0; beta~_1 stands in its place, as the papers' code has it.
+    "small" is beta~_t of eq. 7, the lowest variance that the step can have; it is optimal if all data are one point.
+    "large" is beta_t, which is optimal if the data are white noise. Because beta~_0 is 0 and has no logarithm, beta~_1
+    takes its place, as in the papers' code.
 
     Args:
-        schedule: the noise schedule.
-        t: timesteps, int64 (B,) in [0, T).
+        schedule: The noise schedule.
+        t: Timesteps, int64 (B,) in [0, T).
         kind: "small" or "large".
 
     Returns:
-        float64 (B, 1, 1, 1), where t is.
+        Log variances, float64 (B, 1, 1, 1), on the device of t.
 
     Raises:
-        ValueError: the kind is unknown.
+        ValueError: The kind is unknown.
     """
-    at = t.cpu()
+    index = t.cpu()
     if kind == "small":
-        # A posterior's variance does not depend on the pictures.
-        nothing = torch.zeros(len(at), 1, 1, 1, dtype=torch.float64)
-        variance = schedule.posterior(nothing, nothing, at.clamp(min=1)).variance
+        # The variance of the posterior does not depend on the images.
+        zeros = torch.zeros(len(index), 1, 1, 1, dtype=torch.float64)
+        variance = schedule.posterior(zeros, zeros, index.clamp(min=1)).variance
     elif kind == "large":
-        variance = schedule.betas[at].view(-1, 1, 1, 1)
+        variance = schedule.betas[index].view(-1, 1, 1, 1)
     else:
-        raise ValueError(f"unknown variance {kind!r}: one of small, large")
+        raise ValueError(f"unknown variance {kind!r}: it must be one of small, large")
     return variance.log().to(t.device)
 
 
 def range_log_variance(schedule: Schedule, t: Tensor, fraction: Tensor) -> Tensor:
-    """The learned log variance, between log beta~ (fraction 0) and log beta (1). Nichol & Dhariwal 2021, eq. 15.
+    """Return the learned log variance, interpolated between log beta~_t and log beta_t.
+
+    Source: Nichol & Dhariwal 2021, eq. 15.
 
     Args:
-        schedule: the noise schedule.
-        t: timesteps, int64 (B,) in [0, T).
-        fraction: (v + 1) / 2 with v the second half of the network's output, (B, C, H, W); it may leave [0, 1].
+        schedule: The noise schedule.
+        t: Timesteps, int64 (B,) in [0, T).
+        fraction: (v + 1) / 2, where v is the second half of the network's output, (B, C, H, W). 0 stands for
+            log beta~_t and 1 for log beta_t; the network may leave this range.
 
     Returns:
-        (B, C, H, W), in fraction's precision.
+        Log variances, (B, C, H, W), in the precision of `fraction`.
     """
     low, high = (fixed_log_variance(schedule, t, kind).to(fraction) for kind in ("small", "large"))
     return low + fraction * (high - low)
@@ -192,21 +224,24 @@ def range_log_variance(schedule: Schedule, t: Tensor, fraction: Tensor) -> Tenso
 # -- the terms of the bound --------------------------------------------------------------------------------------------
 
 
-def _bits(nats: Tensor) -> Tensor:
-    """Nats, one for each value of a picture, to bits per dimension: (B, ...) to (B,)."""
+def _bits_per_dimension(nats: Tensor) -> Tensor:
+    """Average nats per value, (B, C, H, W), to bits per dimension, (B,)."""
     return nats.flatten(1).mean(1) / math.log(2)
 
 
-def _log_bin(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """The log probability of x0's bin of 2/255 under a Gaussian; the bins at -1 and 1 are open outwards (eq. 13).
+def _log_bin_probability(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Return the log probability that a Gaussian assigns to the 8-bit value x0 (Ho et al. 2020, eq. 13).
 
-    In float64: in float32 the gradient of log_ndtr is wrong beyond some hundred standard deviations, and soon infinite.
+    The value stands for the interval of width 2/255 around it. The intervals of -1 and 1 extend to infinity.
+
+    The result is float64. In float32 the gradient of log_ndtr is wrong beyond some hundred standard deviations, and
+    infinite soon after.
     """
     x0, mean, inverse_std = x0.double(), mean.double(), torch.exp(-log_variance.double() / 2)
     low, high = (x0 - HALF_BIN - mean) * inverse_std, (x0 + HALF_BIN - mean) * inverse_std
-    # Phi(high) - Phi(low) = Phi(-low) - Phi(-high): of the two take the one in the left tail, where log Phi is exact.
-    right = low + high > 0
-    below, above = torch.where(right, -high, low), torch.where(right, -low, high)
+    # Phi(high) - Phi(low) = Phi(-low) - Phi(-high). The difference in the left tail is used, where log Phi is exact.
+    is_right = low + high > 0
+    below, above = torch.where(is_right, -high, low), torch.where(is_right, -low, high)
     log_above = torch.special.log_ndtr(above)
     inside = log_above + torch.log(-torch.expm1(torch.special.log_ndtr(below) - log_above))
     outside = torch.where(x0 < 0, torch.special.log_ndtr(high), torch.special.log_ndtr(-low))
@@ -214,37 +249,47 @@ def _log_bin(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def vlb_term(schedule: Schedule, x0: Tensor, x_t: Tensor, t: Tensor, x0_hat: Tensor, log_variance: Tensor) -> Tensor:
-    """One term of the bound for each picture, in bits per dimension: L_{t-1} of Ho et al. 2020, eq. 5 and 8.
+    """Return the term L_t of the variational bound for each image.
 
-    For t > 0 it is KL( q(x_{t-1} | x_t, x_0) || N(mu(x_t, x0_hat), exp(log_variance)) ), with mu the mean of eq. 7. For
-    t = 0 it is -log p(x_0 | x_1), the probability of x_0's own bin under N(x0_hat, exp(log_variance)), eq. 13.
+        t > 0    KL( q(x_{t-1} | x_t, x_0) || N(mu(x_t, x0_hat), exp(log_variance)) ), with mu of eq. 7
+        t = 0    -log p(x_0 | x_1), where p assigns to the 8-bit value x_0 its mass under N(x0_hat, exp(log_variance))
+
+    Source: Ho et al. 2020, eq. 5 and 8 (L_{t-1} there) for t > 0, and eq. 13 for t = 0.
 
     Args:
-        schedule: the noise schedule.
-        x0: pictures of 8-bit values on [-1, 1], (B, C, H, W); its precision is that of the result.
-        x_t: a draw from q(x_t | x_0), (B, C, H, W).
-        t: timesteps, int64 (B,) in [0, T).
-        x0_hat: the network's estimate of x0 given x_t, (B, C, H, W).
-        log_variance: of the reverse step, broadcastable to x0.
+        schedule: The noise schedule.
+        x0: Images of 8-bit values on [-1, 1], (B, C, H, W).
+        x_t: A sample from q(x_t | x_0), (B, C, H, W).
+        t: Timesteps, int64 (B,) in [0, T).
+        x0_hat: The network's estimate of x_0 given x_t, (B, C, H, W).
+        log_variance: The log variance of the reverse step, broadcastable to x0.
 
     Returns:
-        (B,)
+        Bits per dimension, (B,), in the precision of x0.
     """
     log_variance = log_variance.to(x0)
     actual, model = schedule.posterior(x0, x_t, t), schedule.posterior(x0_hat, x_t, t)
-    # At t = 0 this stand-in for log 0 keeps the divergence, which is not used there, and its gradient finite.
+    # `fixed_log_variance` avoids log 0 at t = 0. The divergence is discarded there, but its gradient must be finite.
     log_ratio = fixed_log_variance(schedule, t, "small").to(x0) - log_variance
     distance = (actual.mean - model.mean).square() * torch.exp(-log_variance)
     divergence = 0.5 * (torch.expm1(log_ratio) - log_ratio + distance)
-    decoder = -_log_bin(x0, model.mean, log_variance).to(x0)
-    first = (t == 0).to(x0.device).view(-1, *[1] * (x0.ndim - 1))
-    return _bits(torch.where(first, decoder, divergence))
+    decoder = -_log_bin_probability(x0, model.mean, log_variance).to(x0)
+    is_first = (t == 0).to(x0.device).view(-1, *[1] * (x0.ndim - 1))
+    return _bits_per_dimension(torch.where(is_first, decoder, divergence))
 
 
 def prior_term(schedule: Schedule, x0: Tensor) -> Tensor:
-    """KL( q(x_T | x_0) || N(0, I) ) at the last step: L_T of Ho et al. 2020, eq. 5, in bits per dimension, (B,)."""
+    """Return L_T = KL( q(x_T | x_0) || N(0, I) ), the divergence at the last step (Ho et al. 2020, eq. 5).
+
+    Args:
+        schedule: The noise schedule.
+        x0: Clean images on [-1, 1], (B, C, H, W).
+
+    Returns:
+        Bits per dimension, (B,).
+    """
     end = schedule.marginal(x0, torch.full((len(x0),), schedule.steps - 1))
-    return _bits(0.5 * (end.mean.square() + end.variance - 1 - end.variance.log()))
+    return _bits_per_dimension(0.5 * (end.mean.square() + end.variance - 1 - end.variance.log()))
 
 
 def hybrid_loss(
@@ -258,40 +303,44 @@ def hybrid_loss(
     gamma: float | None = None,
     probability: Tensor | None = None,
 ) -> Tensor:
-    """L_hybrid = w_t L_simple + 0.001 L_vlb, each from the one t drawn for a picture. Nichol & Dhariwal 2021, eq. 16.
+    """Return L_hybrid = w_t L_simple + 0.001 L_vlb, estimated from one timestep per image.
 
-    Within the bound the mean is detached: L_simple alone trains the first half of the output, L_vlb the variance.
+    Source: Nichol & Dhariwal 2021, eq. 16.
 
-    L_vlb is a sum over T terms, of which one is drawn. It enters as L_t / p(t), so that its expectation is the sum
-    L_0 + ... + L_{T-1} in bits per dimension (without L_T, which holds nothing to learn). With the uniform p(t) = 1 / T
-    the weight of L_t is 0.001 T: the T / 1000 of the papers' code. L_simple is not reweighted by p(t): how t is drawn
-    is part of its definition.
+    The mean is detached within the bound: L_simple alone trains the first half of the output, and L_vlb alone trains
+    the variance.
+
+    L_vlb is a sum over T terms, and t selects one of them. The term enters as L_t / p(t), whose expectation is the sum
+    L_0 + ... + L_{T-1} in bits per dimension (L_T has no trainable parameters and is left out). With the uniform
+    p(t) = 1 / T the weight of L_t is 0.001 T, which is the factor T / 1000 of the papers' code. L_simple is not divided
+    by p(t), because the distribution of t is part of its definition.
 
     Args:
-        schedule: the noise schedule.
-        prediction_type: one of PREDICTION_TYPES.
-        output: of the network, (B, 2 C, H, W): the prediction, then v of the learned range (`range_log_variance`).
-        x0: pictures of 8-bit values on [-1, 1], (B, C, H, W).
-        eps: the noise put on them, (B, C, H, W).
-        t: timesteps, int64 (B,) in [0, T).
-        gamma: of `min_snr_weight`; None weighs L_simple by w_t = 1.
-        probability: p(t), that with which each t was drawn among 0 .. T - 1, (B,); None where that is uniform.
+        schedule: The noise schedule.
+        prediction_type: One of PREDICTION_TYPES.
+        output: The network's output, (B, 2 C, H, W): the prediction, followed by v of the learned variance
+            (`range_log_variance`).
+        x0: Images of 8-bit values on [-1, 1], (B, C, H, W).
+        eps: The noise added to them, (B, C, H, W).
+        t: Timesteps, int64 (B,) in [0, T).
+        gamma: As in `min_snr_weight`; None gives L_simple the weight w_t = 1.
+        probability: The probability p(t) with which each t was drawn from 0 .. T - 1, (B,); None if it is uniform.
 
     Returns:
-        (B,)
+        Losses, (B,).
 
     Raises:
-        ValueError: the prediction type is unknown.
+        ValueError: The prediction type is unknown.
     """
     prediction, v = output.chunk(2, dim=1)
     alpha_bar = schedule.alpha_bars[t.cpu()].to(x0).view(-1, 1, 1, 1)
-    noised = schedule.marginal(x0, t)
-    x_t = noised.mean + noised.variance.sqrt() * eps
+    marginal = schedule.marginal(x0, t)
+    x_t = marginal.mean + marginal.variance.sqrt() * eps
     simple = simple_loss(prediction, target(prediction_type, x0, eps, alpha_bar))
     x0_hat = to_x0(prediction_type, prediction.detach(), x_t, alpha_bar)
     term = vlb_term(schedule, x0, x_t, t, x0_hat, range_log_variance(schedule, t, (v + 1) / 2))
-    terms = schedule.steps if probability is None else 1 / probability.to(x0)
-    return min_snr_weight(prediction_type, alpha_bar, gamma) * simple + VLB_WEIGHT * terms * term
+    inverse_probability = schedule.steps if probability is None else 1 / probability.to(x0)
+    return min_snr_weight(prediction_type, alpha_bar, gamma) * simple + VLB_WEIGHT * inverse_probability * term
 
 
 # -- the bound ---------------------------------------------------------------------------------------------------------
@@ -299,11 +348,13 @@ def hybrid_loss(
 
 @dataclass(frozen=True)
 class Bound:
-    """The variational bound of a set of pictures, term by term, in bits per dimension (Ho et al. 2020, eq. 5).
+    """The terms of the variational bound, averaged over a set of images, in bits per dimension.
+
+    Source: Ho et al. 2020, eq. 5.
 
     Args:
-        prior: L_T, the mean over the pictures.
-        steps: L_0 .. L_{T-1}, each the mean over the pictures, float64 (T,). The first is the decoder's.
+        prior: L_T.
+        steps: L_0 .. L_{T-1}, float64 (T,). L_0 is the decoder term.
     """
 
     prior: float
@@ -311,7 +362,7 @@ class Bound:
 
     @property
     def decoder(self) -> float:
-        """L_0, the cost of the 8-bit values given x_1."""
+        """L_0, the cost of coding the 8-bit values given x_1."""
         return float(self.steps[0])
 
     @property
@@ -321,15 +372,16 @@ class Bound:
 
     @property
     def total(self) -> float:
-        """The bound on the negative log-likelihood."""
+        """The upper bound on the negative log-likelihood, L_0 + ... + L_T."""
         return self.prior + self.kl + self.decoder
 
 
 def _strata(steps: int, count: int) -> list[int]:
-    """Bounds of `count` ranges that make up 0 .. steps - 1: the first holds 0 alone, the later ones widen.
+    """Return the `count` + 1 edges of the ranges that partition 0 .. steps - 1 for stratified sampling.
 
-    The terms of pictures fall off about as 1 / t. For Gaussian pixels, 50 ranges of 1000 steps and one picture, this
-    spacing leaves a standard error of 0.05 bits where equal ranges leave 3.7.
+    The first range holds 0 alone, and the following ranges widen. The terms of natural images decrease about as 1 / t.
+    For one image of Gaussian pixels and 50 ranges of 1000 steps, the standard error is 0.05 bits with this spacing and
+    3.7 bits with ranges of equal width.
     """
     return [0] + [max(round(1 + (steps - 1) * (i / (count - 1)) ** 3), i + 1) for i in range(count)]
 
@@ -344,33 +396,39 @@ def variational_bound(
     timesteps: int | None = None,
     on_term: Callable[[int, int], None] | None = None,
 ) -> Bound:
-    """L_vlb of Ho et al. 2020, eq. 5, by one draw of x_t for each picture and timestep.
+    """Estimate L_vlb of Ho et al. 2020, eq. 5, from one sample of x_t for each image and timestep.
 
-    Where `timesteps` is smaller than T, 1 .. T - 1 is cut into timesteps - 1 ranges, short ones where t is small. Each
-    picture draws one t from each range, uniformly, and the term found stands for every t of the range: `kl` and `total`
-    stay unbiased, and an entry of `steps` is an estimate of its range's mean. t = 0 is always evaluated itself.
+    If `timesteps` is smaller than T, the timesteps 1 .. T - 1 are divided into `timesteps` - 1 ranges, which are
+    shorter where t is small. For each image one t is drawn uniformly from each range, and its term stands for every t
+    of the range. The estimates `kl` and `total` remain unbiased, and each entry of `steps` estimates the mean of its
+    range. The timestep 0 is always evaluated.
 
     Args:
-        predict: (x_t, t) to (x0_hat, log variance of the reverse step), with x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t)
-            eps shaped like x0, t int64 (B,) beside it, and the log variance broadcastable to x0.
-        schedule: the noise schedule.
-        x0: pictures of 8-bit values on [-1, 1], float (B, C, H, W).
-        generator: of the noise and the timesteps.
-        timesteps: how many are evaluated, 2 .. T; None for all.
-        on_term: called with (evaluations done, evaluations in all) after each; what it raises ends the run.
+        predict: Maps (x_t, t) to (x0_hat, log variance of the reverse step). It receives
+            x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, shaped like x0, and t, int64 (B,), on the device of x0. The
+            log variance must broadcast to x0.
+        schedule: The noise schedule.
+        x0: Images of 8-bit values on [-1, 1], float (B, C, H, W).
+        generator: Source of the noise and of the timesteps.
+        timesteps: Number of timesteps to evaluate, 2 .. T; None evaluates all.
+        on_term: Called with (evaluations so far, evaluations in all) after each evaluation. An exception that it raises
+            ends the estimate.
+
+    Returns:
+        The terms of the bound.
 
     Raises:
         ValueError: `timesteps` lies outside 2 .. T.
     """
     count = schedule.steps if timesteps is None else timesteps
     if not 2 <= count <= schedule.steps:
-        raise ValueError(f"between 2 and {schedule.steps} timesteps can be evaluated, not {count}")
+        raise ValueError(f"the number of timesteps must lie between 2 and {schedule.steps}, not {count}")
     steps = torch.zeros(schedule.steps, dtype=torch.float64)
     for done, (first, end) in enumerate(pairwise(_strata(schedule.steps, count)), start=1):
         t = torch.randint(first, end, (len(x0),), generator=generator, device=generator.device).to(x0.device)
         eps = torch.randn(x0.shape, generator=generator, device=generator.device, dtype=x0.dtype).to(x0.device)
-        noised = schedule.marginal(x0, t)
-        x_t = noised.mean + noised.variance.sqrt() * eps
+        marginal = schedule.marginal(x0, t)
+        x_t = marginal.mean + marginal.variance.sqrt() * eps
         x0_hat, log_variance = predict(x_t, t)
         steps[first:end] = vlb_term(schedule, x0, x_t, t, x0_hat, log_variance).double().mean().cpu()
         if on_term is not None:

@@ -22,7 +22,7 @@ HEIGHT, WIDTH = 24, 36
 class Iterated(Bicubic):
     """As for pictures that are too large for eigenvectors: by conjugate gradients."""
 
-    DENSE = 0
+    MAX_DENSE_LENGTH = 0
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -128,7 +128,7 @@ def test_correct_takes_maps_of_variance_where_it_is_pixelwise(name: str):
 
 def test_bicubic_refuses_a_map_of_variance():
     x0, y = random(2, 3, 8, 8), random(2, 3, 4, 4)
-    with pytest.raises(ValueError, match="one variance per picture"):
+    with pytest.raises(ValueError, match="one variance per image"):
         Bicubic(2).correct(x0, y, torch.ones(2, 1, 4, 4), 1.0)
 
 
@@ -276,7 +276,7 @@ def test_products_of_lower_precision_are_not_used(monkeypatch: pytest.MonkeyPatc
 
     x, y = random(1, 3, 64, 64, dtype=torch.float32), random(1, 3, 16, 16, seed=1, dtype=torch.float32)
     expected = Bicubic(4).correct(x, y, 1e-4, 0.5)
-    monkeypatch.setattr(Bicubic, "_solved", refused)
+    monkeypatch.setattr(Bicubic, "_solve_by_eigenvectors", refused)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from restorer.diffusion.plan import METHODS, Plan, log_levels, make_plan, stay, travel
+from restorer.diffusion.plan import METHODS, Plan, add_corrector_steps, add_jumps, log_levels, make_plan
 from restorer.diffusion.schedule import Schedule
 
 PUBLISHED = [name for name in METHODS if name != "auto"]
@@ -55,8 +55,8 @@ def test_repaint_travels() -> None:
 
 def test_travel_by_hand() -> None:
     """Algorithm 1 of RePaint written out: each stretch of three gone over twice, while the jumps last."""
-    assert travel([9, 8, 7, 6, 5, 4, 3, 2, 1], 2, 3) == [9, 8, 7, 6, 9, 8, 7, 6, 5, 4, 3, 6, 5, 4, 3, 2, 1]
-    assert travel([5, 4, 3, 2, 1], 0, 2) == [5, 4, 3, 2, 1]
+    assert add_jumps([9, 8, 7, 6, 5, 4, 3, 2, 1], 2, 3) == [9, 8, 7, 6, 9, 8, 7, 6, 5, 4, 3, 6, 5, 4, 3, 2, 1]
+    assert add_jumps([5, 4, 3, 2, 1], 0, 2) == [5, 4, 3, 2, 1]
 
 
 def test_langevin_stays() -> None:
@@ -68,9 +68,9 @@ def test_langevin_stays() -> None:
 
 
 def test_stay_by_hand() -> None:
-    assert stay([5, 4, 3], 2, 1) == [5, 4, 4, 3, 3]
-    assert stay([5, 4, 3], 3, 2) == [5, 4, 4, 3, 3, 3]
-    assert stay([5, 4, 3], 0, 2) == [5, 4, 3]
+    assert add_corrector_steps([5, 4, 3], 2, 1) == [5, 4, 4, 3, 3]
+    assert add_corrector_steps([5, 4, 3], 3, 2) == [5, 4, 4, 3, 3, 3]
+    assert add_corrector_steps([5, 4, 3], 0, 2) == [5, 4, 3]
 
 
 @pytest.mark.parametrize("name", ["linear", "squaredcos_cap_v2"])
