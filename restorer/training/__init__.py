@@ -1,1 +1,1 @@
-"""Training a prior: data, recipe, loop, run folder."""
+"""Training of a prior: data, recipe, loop and run folder."""

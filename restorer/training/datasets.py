@@ -1,9 +1,9 @@
-"""Pictures for training: found in folders and .tar shards, decoded as far as memory allows, cut into crops.
+"""Training pictures: found in folders and .tar shards, decoded as far as memory allows, and cut into crops.
 
-Batch k is a function of the pictures, the recipe, the memory and (seed, k) alone, whatever the number of threads, so a
-run that was interrupted sees the same crops when it goes on. Pictures that do not fit into memory together are taken in
-rounds: a random share of them is decoded, serves for a fixed number of batches, and is replaced by the next share,
-which is decoded meanwhile.
+Batch k is a function of the pictures, the recipe, the memory limit and (seed, k) alone, whatever the number of threads,
+so a run that is interrupted sees the same crops when it resumes. Pictures that do not fit into memory together are used
+in rounds: a random share of the pictures is decoded, serves a fixed number of batches, and is then replaced by the next
+share, which is decoded in the meantime.
 """
 
 from __future__ import annotations
@@ -22,19 +22,27 @@ import numpy as np
 from PIL import Image
 
 from restorer.errors import PictureError
-from restorer.images.files import load, reduced
+from restorer.images.files import load, reduce_depth
 
-__all__ = ["Augmentation", "CropStream", "Dataset", "Source", "find_sources"]
+__all__ = ["Augmentation", "CropStream", "Dataset", "Inventory", "Source", "find_sources"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 LUMA = np.array([0.299, 0.587, 0.114])
-CROPS_A_PICTURE = 16  # crops taken of a decoded picture, on average, before another takes its place
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP")  # what a file may be, whatever its name says
+CROPS_PER_PICTURE = 16  # average number of crops cut from a decoded picture before another picture takes its place
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP")  # formats that are accepted, whatever a file's name says
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where one picture lies: a file, or `size` bytes from `offset` on inside a .tar shard; and how large it is."""
+    """Location and size of one picture, which is a file of its own or a member of a .tar shard.
+
+    Args:
+        path: the file, or the shard.
+        offset: first byte of the picture in that file.
+        size: number of bytes.
+        width: in pixels, before the picture is turned upright.
+        height: in pixels, before the picture is turned upright.
+    """
 
     path: Path
     offset: int
@@ -44,112 +52,128 @@ class Source:
 
     @property
     def pixels(self) -> int:
+        """Number of pixels."""
         return self.width * self.height
 
     def read(self) -> np.ndarray:
-        """uint8 (H, W, 3), turned upright, 16 bits reduced to 8.
+        """Decode the picture.
+
+        Returns:
+            uint8 (H, W, 3), turned upright; 16-bit values are reduced to 8 bits and gray is repeated in three channels.
 
         Raises:
-            PictureError, OSError: it cannot be decoded.
+            PictureError, OSError: the picture cannot be decoded.
         """
         with self.path.open("rb") as file:
             file.seek(self.offset)
-            pixels = reduced(load(io.BytesIO(file.read(self.size))), 8).pixels
+            pixels = reduce_depth(load(io.BytesIO(file.read(self.size))), 8).pixels
         return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 
 @dataclass(frozen=True)
-class Found:
-    """What `find_sources` found, and how many files it had to leave out."""
+class Inventory:
+    """The pictures that `find_sources` found, and the number of files that it left out.
+
+    Args:
+        sources: the pictures, in the order of their names.
+        unreadable: number of files whose header cannot be read.
+        too_small: number of pictures with a side shorter than a crop.
+    """
 
     sources: tuple[Source, ...]
     unreadable: int
     too_small: int
 
     @property
-    def described(self) -> str:
-        """One line for people."""
+    def summary(self) -> str:
+        """The inventory as one line of text for the user."""
         parts = [f"{len(self.sources):,} pictures, {sum(s.pixels for s in self.sources) / 1e6:,.0f} megapixels"]
         parts += [f"{self.unreadable:,} unreadable"] if self.unreadable else []
         parts += [f"{self.too_small:,} smaller than a crop"] if self.too_small else []
         return "; ".join(parts)
 
 
-def find_sources(places: Sequence[Path], least: int, without: Path | None = None) -> Found:
-    """Every picture in folders (all levels), .tar shards and single files, in the order of their names.
+def find_sources(paths: Sequence[Path], min_side: int, exclude: Path | None = None) -> Inventory:
+    """Find all pictures in folders, .tar shards and single files, in the order of their names.
 
-    Only headers are read. Pictures with a side below `least` pixels and files that are no pictures are counted. What
-    lies in the folder `without` is left out: a run may write its own pictures there.
+    Only the headers of the pictures are read. Files that are not pictures, and pictures that are too small, are
+    counted.
+
+    Args:
+        paths: folders, which are searched at all depths, .tar shards, and pictures.
+        min_side: shortest side in pixels that a picture may have.
+        exclude: a folder to ignore, because a run may write pictures of its own into it.
 
     Raises:
-        PictureError: a place does not exist, a shard cannot be read, or nothing is left.
+        PictureError: a path does not exist, a shard cannot be read, or no picture is left.
     """
     sources, unreadable, too_small = [], 0, 0
-    for place in places:
-        if not place.exists():
-            raise PictureError(f"{place} does not exist", "check the path")
-        if place.is_file() and place.suffix.lower() == ".tar":
-            _check_shard(place)
-    for path, offset, size in (entry for place in places for entry in _entries(place)):
-        if without is not None and path.resolve().is_relative_to(without.resolve()):
+    for path in paths:
+        if not path.exists():
+            raise PictureError(f"{path} does not exist", "check the path")
+        if path.is_file() and path.suffix.lower() == ".tar":
+            _check_shard(path)
+    for file_path, offset, size in (entry for path in paths for entry in _list_entries(path)):
+        if exclude is not None and file_path.resolve().is_relative_to(exclude.resolve()):
             continue
         try:
-            with path.open("rb") as file:
-                window = io.BufferedReader(_Window(file, offset, size))
-                with Image.open(window, formats=FORMATS) as image:
-                    source = Source(path, offset, size, *image.size)
-        except Exception:  # a decoder raises anything on malformed bytes
+            with file_path.open("rb") as file:
+                member = io.BufferedReader(_FileSlice(file, offset, size))
+                with Image.open(member, formats=FORMATS) as image:
+                    source = Source(file_path, offset, size, *image.size)
+        except Exception:  # decoders raise exceptions of any type on malformed bytes
             unreadable += 1
             continue
-        if min(source.width, source.height) < least:
+        if min(source.width, source.height) < min_side:
             too_small += 1
         else:
             sources.append(source)
     if not sources:
-        names = ", ".join(map(str, places))
+        names = ", ".join(map(str, paths))
         raise PictureError(
-            f"no picture to train on in {names}: {unreadable} unreadable, {too_small} smaller than {least} pixels",
-            "name folders or .tar files with photographs, or lower --crop",
+            f"no picture to train on in {names}: {unreadable} unreadable, {too_small} smaller than {min_side} pixels",
+            "name folders or .tar files that contain photographs, or lower --crop",
         )
-    return Found(tuple(sources), unreadable, too_small)
+    return Inventory(tuple(sources), unreadable, too_small)
 
 
-def _entries(place: Path) -> Iterator[tuple[Path, int, int]]:
-    """(file, offset, bytes) of everything in a place whose name looks like a picture's."""
-    if place.is_dir():
-        for path in sorted(place.rglob("*")):
-            if path.suffix.lower() in (*SUFFIXES, ".tar") and path.is_file():
-                yield from _entries(path)
-    elif place.suffix.lower() == ".tar":
+def _list_entries(path: Path) -> Iterator[tuple[Path, int, int]]:
+    """Yield (file, offset, bytes) for each entry of a folder, shard or file whose name looks like that of a picture."""
+    if path.is_dir():
+        for inner in sorted(path.rglob("*")):
+            if inner.suffix.lower() in (*SUFFIXES, ".tar") and inner.is_file():
+                yield from _list_entries(inner)
+    elif path.suffix.lower() == ".tar":
         try:
-            members = _members(place)
+            members = _list_members(path)
         except (tarfile.TarError, OSError):
-            members = [(0, 0)]  # nothing that could be a picture: it will be counted as one that cannot be read
+            members = [(0, 0)]  # an empty entry, so that the shard is counted as one unreadable file
         for offset, size in members:
-            yield place, offset, size
+            yield path, offset, size
     else:
-        yield place, 0, place.stat().st_size
+        yield path, 0, path.stat().st_size
 
 
-def _members(shard: Path) -> list[tuple[int, int]]:
-    """(offset, bytes) of the pictures in an uncompressed archive: they are read in place, in any order."""
+def _list_members(shard: Path) -> list[tuple[int, int]]:
+    """Return (offset, bytes) of each picture in an uncompressed archive, so that it can be read in place."""
     with tarfile.open(shard, "r:") as tar:
-        whole = (m for m in tar if m.isfile() and not m.issparse())
-        return [(m.offset_data, m.size) for m in whole if m.name.lower().endswith(SUFFIXES)]
+        files = (m for m in tar if m.isfile() and not m.issparse())
+        return [(m.offset_data, m.size) for m in files if m.name.lower().endswith(SUFFIXES)]
 
 
 def _check_shard(shard: Path) -> None:
+    """Raise a PictureError if a file is not an uncompressed .tar archive."""
     try:
-        _members(shard)
+        _list_members(shard)
     except (tarfile.TarError, OSError) as error:
         raise PictureError(f"{shard} cannot be read as a .tar file: {error}", "unpack it into a folder") from error
 
 
-class _Window(io.RawIOBase):
-    """A part of a file as a file of its own, so that a header is read without the rest."""
+class _FileSlice(io.RawIOBase):
+    """A part of a file that behaves like a file of its own, so that a header is read without the rest."""
 
     def __init__(self, file: io.BufferedReader, offset: int, size: int) -> None:
-        self._file, self._offset, self._size, self._place = file, offset, size, 0
+        self._file, self._offset, self._size, self._position = file, offset, size, 0
 
     def readable(self) -> bool:
         return True
@@ -158,29 +182,29 @@ class _Window(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        self._place = offset + (0, self._place, self._size)[whence]
-        return self._place
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def readinto(self, buffer: Any) -> int:
-        self._file.seek(self._offset + self._place)
-        data = self._file.read(max(0, min(len(buffer), self._size - self._place)))
+        self._file.seek(self._offset + self._position)
+        data = self._file.read(max(0, min(len(buffer), self._size - self._position)))
         buffer[: len(data)] = data
-        self._place += len(data)
+        self._position += len(data)
         return len(data)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to a crop.
+    """Random changes that are made to each crop.
 
     Args:
-        crop: side in pixels.
-        downscale: probability that it is shrunk from one up to twice as wide.
-        gray: probability that it loses its colour.
-        turn: whether it is turned by quarters and mirrored.
+        crop: side of a crop in pixels.
+        downscale: probability that a crop is cut up to twice as large and shrunk to `crop`.
+        gray: probability that a crop is converted to gray.
+        turn: whether crops are rotated by multiples of 90 degrees and mirrored.
     """
 
     crop: int
@@ -188,8 +212,16 @@ class Augmentation:
     gray: float = 0.0
     turn: bool = True
 
-    def crop_of(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """One crop of a picture (H, W, 3), uint8 (crop, crop, 3)."""
+    def random_crop(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Cut a random crop from a picture and augment it.
+
+        Args:
+            picture: uint8 (H, W, 3), both sides at least `crop`.
+            rng: source of all random choices.
+
+        Returns:
+            uint8 (crop, crop, 3).
+        """
         size, side = self.crop, self.crop
         if rng.random() < self.downscale:
             side = min(round(size * rng.uniform(1, 2)), *picture.shape[:2])
@@ -206,21 +238,32 @@ class Augmentation:
 
 
 class Dataset:
-    """Decoded pictures, at most `memory` bytes of them at a time.
+    """Decoded pictures that take at most `memory` bytes at a time.
 
     Args:
         sources: the pictures.
-        memory: bytes for decoded pictures; the largest picture must fit twice.
-        seed: of the order in which they take turns.
+        memory: bytes for decoded pictures. Where pictures are used in rounds, a picture that takes more than half of
+            the memory is left out.
+        seed: seed of the order in which the pictures take turns.
+
+    Attributes:
+        sources: all pictures, those that are too large included.
+        in_rounds: whether the pictures exceed the memory together and are therefore used in rounds.
+        too_large: number of pictures that are left out because they do not fit into the memory.
+        broken: pictures that could not be decoded so far.
+        closed: whether `close` was called.
+
+    Raises:
+        PictureError: no picture fits into the memory.
     """
 
     def __init__(self, sources: Sequence[Source], memory: int, seed: int) -> None:
         self.sources, self._seed = tuple(sources), seed
         sizes = np.array([3 * source.pixels for source in sources], dtype=np.int64)
-        self.rounds = int(sizes.sum()) > memory
-        # The next share is decoded while the present one is in use.
-        self._share = memory // 2 if self.rounds else int(sizes.sum())
-        usable = np.flatnonzero(sizes <= self._share)
+        self.in_rounds = int(sizes.sum()) > memory
+        # The next share is decoded while the present one is in use, so each may take half of the memory.
+        self._share_bytes = memory // 2 if self.in_rounds else int(sizes.sum())
+        usable = np.flatnonzero(sizes <= self._share_bytes)
         if not len(usable):
             raise PictureError("no picture fits into the memory for pictures", "raise --memory, or shrink the pictures")
         self._usable, self._sizes = usable, sizes
@@ -228,38 +271,44 @@ class Dataset:
         self.broken: set[Source] = set()
         self.closed = False
 
-    def batches_a_round(self, batch: int) -> int:
-        """How many batches one share of the pictures serves for."""
-        at_once = max(1, round(len(self._usable) * min(1.0, self._share / self._sizes[self._usable].sum())))
-        return max(1, math.ceil(CROPS_A_PICTURE * at_once / batch))
+    def batches_per_round(self, batch: int) -> int:
+        """Return the number of batches of `batch` crops that one share of the pictures serves."""
+        at_once = max(1, round(len(self._usable) * min(1.0, self._share_bytes / self._sizes[self._usable].sum())))
+        return max(1, math.ceil(CROPS_PER_PICTURE * at_once / batch))
 
-    def example(self) -> np.ndarray:
-        """One picture, always the same, uint8 (H, W, 3).
+    def read_example(self) -> np.ndarray:
+        """Decode the first picture that can be decoded, always the same one.
+
+        Returns:
+            uint8 (H, W, 3).
 
         Raises:
-            PictureError: not one of them can be decoded.
+            PictureError: none of the pictures can be decoded.
         """
         for index in self._usable:
             try:
                 return self.sources[index].read()
-            except Exception:  # a decoder raises anything on malformed bytes
+            except Exception:  # decoders raise exceptions of any type on malformed bytes
                 self.broken.add(self.sources[index])
-        raise PictureError("not one of the pictures can be decoded", "check the files")
+        raise PictureError("none of the pictures can be decoded", "check the files")
 
     def close(self) -> None:
-        """No more pictures are wanted: let whoever decodes them come to an end."""
+        """Make a thread that is decoding a share stop after the present picture."""
         self.closed = True
 
-    def share(self, number: int) -> list[np.ndarray]:
-        """The pictures of one round, uint8 (H, W, 3) each; files that cannot be decoded are left out and kept in mind.
+    def decode_share(self, number: int) -> list[np.ndarray]:
+        """Decode the pictures of round `number`; files that cannot be decoded are left out and added to `broken`.
+
+        Returns:
+            uint8 (H, W, 3) each.
 
         Raises:
-            PictureError: not one of them can be decoded.
+            PictureError: none of the pictures can be decoded.
         """
         order = self._usable
-        if self.rounds:
+        if self.in_rounds:
             order = np.random.default_rng([self._seed, 1, number]).permutation(order)
-        pictures, room = [], self._share
+        pictures, room = [], self._share_bytes
         for index in order:
             if self.closed:
                 break
@@ -268,24 +317,24 @@ class Dataset:
             try:
                 pictures.append(self.sources[index].read())
                 room -= int(self._sizes[index])
-            except Exception:  # a decoder raises anything on malformed bytes
+            except Exception:  # decoders raise exceptions of any type on malformed bytes
                 self.broken.add(self.sources[index])
         if not pictures and not self.closed:
-            raise PictureError("not one of the pictures can be decoded", "check the files")
+            raise PictureError("none of the pictures can be decoded", "check the files")
         return pictures
 
 
 class CropStream:
-    """Batches of random crops, made ahead by threads that keep to NumPy and Pillow.
+    """Batches of random crops, made in advance by threads that use NumPy and Pillow only.
 
-    (A thread with PyTorch in it would bring a second pool of workers that fights the first.)
+    (Threads that use PyTorch would start a second pool of workers, which would compete with the first.)
 
     Args:
-        dataset: the pictures, drawn by their area.
-        augmentation: of every crop.
-        batch: crops a batch.
-        seed: batch k depends on it and on k alone.
-        threads: how many make batches.
+        dataset: the pictures; each is drawn with a probability proportional to its area.
+        augmentation: changes made to each crop.
+        batch: number of crops in a batch.
+        seed: batch k depends on the seed and on k alone.
+        threads: number of threads that make batches.
     """
 
     def __init__(self, dataset: Dataset, augmentation: Augmentation, batch: int, seed: int, threads: int = 1) -> None:
@@ -293,16 +342,20 @@ class CropStream:
             dataset, augmentation, batch, seed, threads
         )  # fmt: skip
 
-    def make(self, number: int, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """Batch `number`, uint8 (B, S, S, 3), of these pictures."""
+    def make_batch(self, number: int, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Cut the crops of batch `number` from pictures, uint8 (H, W, 3) each, and return them as (B, S, S, 3)."""
         rng = np.random.default_rng([self.seed, 0, number])
         areas = np.array([p.shape[0] * p.shape[1] for p in pictures], dtype=np.float64)
         chosen = rng.choice(len(pictures), size=self.batch, p=areas / areas.sum())
-        return np.stack([self.augmentation.crop_of(pictures[i], rng) for i in chosen])
+        return np.stack([self.augmentation.random_crop(pictures[i], rng) for i in chosen])
 
     def batches(self, first: int = 0) -> Generator[np.ndarray]:
-        """Batch `first` and all that follow, without end."""
-        a_round = self.dataset.batches_a_round(self.batch) if self.dataset.rounds else 0
+        """Yield batch `first` and all later batches, uint8 (B, S, S, 3) each, without end.
+
+        Raises:
+            PictureError: none of the pictures of a round can be decoded.
+        """
+        round_length = self.dataset.batches_per_round(self.batch) if self.dataset.in_rounds else 0
         shares: dict[int, Future[list[np.ndarray]]] = {}
         pending: deque[Future[np.ndarray]] = deque()
         with ThreadPoolExecutor(1) as decoder, ThreadPoolExecutor(self.threads) as cutters:
@@ -310,13 +363,13 @@ class CropStream:
             try:
                 while True:
                     while len(pending) < 2 + 2 * self.threads:
-                        turn = number // a_round if a_round else 0
-                        for wanted in (turn, turn + 1) if a_round else (turn,):
-                            if wanted not in shares:
-                                shares[wanted] = decoder.submit(self.dataset.share, wanted)
-                        for old in [key for key in shares if key < turn]:
+                        current = number // round_length if round_length else 0
+                        for needed in (current, current + 1) if round_length else (current,):
+                            if needed not in shares:
+                                shares[needed] = decoder.submit(self.dataset.decode_share, needed)
+                        for old in [key for key in shares if key < current]:
                             del shares[old]
-                        pending.append(cutters.submit(self._when_decoded, number, shares[turn]))
+                        pending.append(cutters.submit(self._make_when_decoded, number, shares[current]))
                         number += 1
                     yield pending.popleft().result()
             finally:
@@ -326,5 +379,6 @@ class CropStream:
                 for share in shares.values():
                     share.cancel()
 
-    def _when_decoded(self, number: int, share: Future[list[np.ndarray]]) -> np.ndarray:
-        return self.make(number, share.result())
+    def _make_when_decoded(self, number: int, share: Future[list[np.ndarray]]) -> np.ndarray:
+        """Wait until a share of the pictures is decoded, and make batch `number` from it."""
+        return self.make_batch(number, share.result())

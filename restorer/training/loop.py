@@ -1,13 +1,13 @@
-"""Training a denoising diffusion model: data, loop, checkpoints.
+"""The training loop of a denoising diffusion model, with its losses and checkpoints.
 
     L_simple = E_{x_0, eps, t} || target - network(x_t, t) ||^2,   x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps
 
 (Ho et al. 2020, eq. 14; the other objectives are in `diffusion/objective.py`). t is drawn more often where the noise is
-low, because that is where pictures are restored. The weights kept are an exponential moving average.
+low, because restoration takes place there. The weights that are saved as a model are an exponential moving average.
 
-What step k sees (crops, timesteps, noise) is a function of the recipe, the pictures and k, so a run that was stopped in
-any way and goes on from its checkpoint ends with the same bytes as one that was not: on a CPU, with as many threads of
-PyTorch, and with as much memory for pictures.
+The crops, timesteps and noise of step k are a function of the recipe, the pictures and k. A run that is stopped in any
+way and resumed from its checkpoint therefore ends with the same bytes as one that is never stopped, on a CPU, with the
+same number of PyTorch threads, and with the same memory for pictures.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from restorer.errors import DeviceError, ModelError, OutputError, UsageError
 from restorer.models.checkpoints import load_model
 from restorer.models.layout import CONFIG, SAFETENSORS
 from restorer.models.load import resolve_device, resolve_dtype
-from restorer.networks.layers import shuffled, unshuffled
+from restorer.networks.fast.pixel_shuffle import pixel_shuffle, pixel_unshuffle
 from restorer.priors.unet_prior import ModelSpec
-from restorer.training.datasets import CropStream, Dataset, Found, find_sources
+from restorer.training.datasets import CropStream, Dataset, Inventory, find_sources
 from restorer.training.meter import Meter, Progress
 from restorer.training.optimizer import make_optimizer
 from restorer.training.recipe import Recipe, read_recipe
@@ -43,13 +43,18 @@ __all__ = ["Machine", "Outcome", "Progress", "Start", "train"]
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run works with. None of it is in the recipe; on one machine the device and precision change the rounding.
+    """The resources of a training run. They are not part of the recipe.
+
+    On one machine, the device and the precision change the rounding of the result.
 
     Args:
-        device, precision: as `load_prior` takes them; low precision is autocast, the weights stay float32.
-        compile: run the network through torch.compile.
-        memory: bytes for decoded pictures. threads: how many cut crops.
-        save_every: seconds between checkpoints. log_every: steps between lines of metrics.
+        device: as in `load_prior`.
+        precision: as in `load_prior`; low precision means autocast, and the weights stay in float32.
+        compile: whether the network runs through torch.compile.
+        memory: bytes for decoded pictures.
+        threads: number of threads that cut crops.
+        save_every: seconds between checkpoints.
+        log_every: steps between lines of metrics.
     """
 
     device: str = "auto"
@@ -63,14 +68,17 @@ class Machine:
 
 @dataclass(frozen=True)
 class Start:
-    """What a run begins with.
+    """The facts that are known when a training run starts.
 
     Args:
-        found: the pictures; too_large: how many of them are too large for the memory, and are left out.
-        step: it goes on from. device, dtype: where and in which precision it computes.
+        inventory: the pictures.
+        too_large: number of pictures that are left out because they do not fit into the memory.
+        step: number of steps already done, 0 for a new run.
+        device: where the network runs.
+        dtype: data type in which the network computes.
     """
 
-    found: Found
+    inventory: Inventory
     too_large: int
     step: int
     device: torch.device
@@ -79,7 +87,13 @@ class Start:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: the step it reached, whether that was the last, and how many files could not be read."""
+    """The end of a training run.
+
+    Args:
+        step: number of steps done.
+        finished: whether these are all steps of the recipe.
+        unreadable: number of files that could not be read.
+    """
 
     step: int
     finished: bool
@@ -87,16 +101,16 @@ class Outcome:
 
 
 class _State:
-    """Everything that changes during a run, and that a checkpoint holds."""
+    """Everything that changes during a run and that a checkpoint therefore contains."""
 
     def __init__(self, spec: ModelSpec, recipe: Recipe, device: torch.device, init: Path | None) -> None:
         torch.manual_seed(recipe.seed)
         network = spec.network.build()
         if init is not None:
-            start, start_spec = load_model(init)
-            if not same_kind(start_spec, spec):
+            initial, initial_spec = load_model(init)
+            if not is_compatible(initial_spec, spec):
                 raise ModelError(f"{init} is not the kind of network that the recipe describes", "leave out --recipe")
-            network.load_state_dict(start.state_dict())
+            network.load_state_dict(initial.state_dict())
         network = network.to(device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = deepcopy(self.network).requires_grad_(False)
@@ -104,11 +118,11 @@ class _State:
         self.levels = LevelMeans(spec.schedule.steps, device)
         self.step = 0
 
-    def restore(self, path: Path, device: torch.device) -> None:
-        """Go on from a checkpoint.
+    def load_checkpoint(self, path: Path, device: torch.device) -> None:
+        """Take over the state of a checkpoint.
 
         Raises:
-            ModelError: it is damaged, or belongs to another network.
+            ModelError: the checkpoint is damaged, or belongs to another network.
         """
         try:
             content = torch.load(path, map_location=device, weights_only=True)
@@ -120,11 +134,11 @@ class _State:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # torch.load has no exception class of its own
-            hint = "begin anew in another folder, or with --overwrite"
+            hint = "start a new run in another folder, or use --overwrite"
             raise ModelError(f"{path} does not fit this recipe, or is damaged: {str(error)[:200]}", hint) from error
 
-    def content(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the content of a checkpoint."""
         networks = {"network": self.network.state_dict(), "average": self.average.state_dict()}
         return {
             **networks,
@@ -133,14 +147,14 @@ class _State:
             "step": self.step,
         }
 
-    def is_sound(self) -> bool:
-        """Whether all weights are finite, and those of the average in 16 bits as well."""
-        kept = all(bool(p.half().isfinite().all()) for p in self.average.parameters())
-        return kept and all(bool(p.isfinite().all()) for p in self.network.parameters())
+    def is_finite(self) -> bool:
+        """Return whether all weights are finite, those of the average in 16 bits as well."""
+        can_be_saved = all(bool(p.half().isfinite().all()) for p in self.average.parameters())
+        return can_be_saved and all(bool(p.isfinite().all()) for p in self.network.parameters())
 
     @torch.no_grad()
-    def average_in(self, decay: float) -> None:
-        """One step of the moving average; its decay grows from the first steps on."""
+    def update_average(self, decay: float) -> None:
+        """Update the moving average of the weights; the decay is smaller during the first steps."""
         decay = min(decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
 
@@ -148,36 +162,62 @@ class _State:
 class LevelMeans:
     """The running mean of the loss at each of a hundred noise levels.
 
-    Divided by it, the loss of every level weighs alike, and so does a tenth of a decibel: the weights of least variance
-    for errors of unequal size, and what the learned ones of Karras et al. 2024 (https://arxiv.org/abs/2312.02696, eq.
-    14) tend to. Undivided, the lowest levels weigh most, where noise cannot be told from the rounding of the picture.
+    The loss divided by this mean gives all levels the same weight, so that a tenth of a decibel counts the same at each
+    of them. These are the weights of least variance for errors of unequal size, and the values towards which the
+    learned weights of Karras et al. 2024 (https://arxiv.org/abs/2312.02696, eq. 14) tend. Without the division, the
+    lowest levels weigh most, where noise cannot be distinguished from the rounding of the picture.
+
+    Args:
+        steps: number of timesteps T of the schedule.
+        device: where the losses are.
     """
 
-    COUNT, MEMORY = 100, 0.99  # levels; what is left of a visit's weight after the next
+    COUNT = 100  # number of levels
+    DECAY = 0.99  # factor by which each visit of a level reduces the weight of the earlier visits
 
     def __init__(self, steps: int, device: torch.device) -> None:
         self._steps = steps
-        self.sums = torch.zeros(self.COUNT, 2, dtype=torch.float64, device=device)  # of losses, and of visits
+        # Weighted sums of the losses and of the number of visits at each level.
+        self.sums = torch.zeros(self.COUNT, 2, dtype=torch.float64, device=device)
 
     def __call__(self, t: Tensor, errors: Tensor) -> Tensor:
-        """The means at timesteps t (B,), before these errors (B,) count; where none is known, the errors themselves."""
+        """Return the mean of each crop's level before the call, and add the new losses to the means.
+
+        Args:
+            t: timesteps, (B,).
+            errors: losses, (B,).
+
+        Returns:
+            (B,); for a level that has no mean yet, the loss itself.
+        """
         level = (t / self._steps * self.COUNT).long().clamp(max=self.COUNT - 1).to(errors.device)
-        seen, said = self.sums[level], errors.detach().double()
-        means = torch.where(seen[:, 1] > 0, seen[:, 0] / seen[:, 1], said).clamp(min=1e-8)
-        now = torch.zeros_like(self.sums).index_add_(0, level, torch.stack([said, torch.ones_like(said)], dim=1))
-        self.sums = self.sums * self.MEMORY ** now[:, 1:] + now
+        sums, values = self.sums[level], errors.detach().double()
+        means = torch.where(sums[:, 1] > 0, sums[:, 0] / sums[:, 1], values).clamp(min=1e-8)
+        added = torch.zeros_like(self.sums)
+        added.index_add_(0, level, torch.stack([values, torch.ones_like(values)], dim=1))
+        self.sums = self.sums * self.DECAY ** added[:, 1:] + added
         return means.to(errors.dtype)
 
 
-def same_kind(a: ModelSpec, b: ModelSpec) -> bool:
-    """Whether two specs describe networks that mean the same: all but what is done with their output."""
+def is_compatible(a: ModelSpec, b: ModelSpec) -> bool:
+    """Return whether two specs have the same architecture and the same meaning of the network's output."""
     plain_a, plain_b = (replace(spec, clip=True, native_size=None, mirrors=False) for spec in (a, b))
     return plain_a == plain_b
 
 
 def draw_t(count: int, recipe: Recipe, steps: int, generator: torch.Generator) -> Tensor:
-    """Timesteps (B,) float64: real-valued in [0, T - 1], or whole numbers from 0 to T - 1 where the recipe says so."""
-    low_t, low_share = _low(recipe, steps)
+    """Draw random timesteps.
+
+    Args:
+        count: number B of timesteps.
+        recipe: says how often the lower timesteps are drawn, and whether timesteps are integers.
+        steps: number of timesteps T of the schedule.
+        generator: source of the random numbers.
+
+    Returns:
+        float64 (B,): integers from 0 to T - 1 if the recipe is discrete, otherwise real numbers in [0, T - 1].
+    """
+    low_t, low_share = _low_range(recipe, steps)
     last = steps if recipe.discrete else steps - 1
     share = torch.rand(count, generator=generator)
     u = torch.rand(count, dtype=torch.float64, generator=generator)
@@ -186,33 +226,48 @@ def draw_t(count: int, recipe: Recipe, steps: int, generator: torch.Generator) -
 
 
 def probability(t: Tensor, recipe: Recipe, steps: int) -> Tensor:
-    """How likely `draw_t` was to draw whole numbers t."""
-    low_t, low_share = _low(recipe, steps)
+    """Return the probability with which `draw_t` draws each of the integer timesteps t."""
+    low_t, low_share = _low_range(recipe, steps)
     low, high = low_share / max(low_t, 1), (1 - low_share) / (steps - low_t)
     return torch.where(t < low_t, low, high)
 
 
-def _low(recipe: Recipe, steps: int) -> tuple[int, float]:
-    """Where the lower timesteps end and how often they are drawn; with nothing below or above, all alike."""
+def _low_range(recipe: Recipe, steps: int) -> tuple[int, float]:
+    """Return the end of the lower timesteps and the share of draws among them.
+
+    If no timesteps are below or none above, the result is (0, 0.0), so that all timesteps are equally likely.
+    """
     return (recipe.low_t, recipe.low_share) if 0 < recipe.low_t < steps - 1 else (0, 0.0)
 
 
 def losses(
     network: Callable[..., Tensor], spec: ModelSpec, recipe: Recipe, x0: Tensor, t: Tensor, eps: Tensor
 ) -> Tensor:
-    """The loss of every picture, (B,). x0, eps: (B, C, H, W) where the network is; t: float64 (B,) on the CPU."""
+    """Compute the loss of each crop.
+
+    Args:
+        network: (folded x_t, t) -> output.
+        spec: schedule, prediction type and patch size of the network.
+        recipe: gamma of the min-SNR weights, and the distribution from which t is drawn.
+        x0: clean crops on [-1, 1], (B, C, H, W), on the device of the network.
+        t: timesteps, float64 (B,), on the CPU.
+        eps: standard normal noise, shaped like x0 and on the same device.
+
+    Returns:
+        (B,).
+    """
     schedule, gamma = spec.schedule, recipe.min_snr or None
     alpha_bar = alpha_bar_of(schedule.sigma_at(t)).view(-1, 1, 1, 1).to(x0.device, x0.dtype)
     x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
-    folded = unshuffled(x_t, spec.patch_size, x_t.dtype)
-    output = shuffled(network(folded, t.to(x0.device, torch.float32)).float(), spec.patch_size)
+    folded = pixel_unshuffle(x_t, spec.patch_size, x_t.dtype)
+    output = pixel_shuffle(network(folded, t.to(x0.device, torch.float32)).float(), spec.patch_size)
     if output.shape[1] == x0.shape[1]:
-        wanted = target(spec.prediction_type, x0, eps, alpha_bar)
-        return min_snr_weight(spec.prediction_type, alpha_bar, gamma) * simple_loss(output, wanted)
-    drawn = probability(t, recipe, schedule.steps)
-    whole = t.long().to(x0.device)
+        expected = target(spec.prediction_type, x0, eps, alpha_bar)
+        return min_snr_weight(spec.prediction_type, alpha_bar, gamma) * simple_loss(output, expected)
+    t_probability = probability(t, recipe, schedule.steps).to(x0.device)
+    integer_t = t.long().to(x0.device)
     return hybrid_loss(
-        schedule, spec.prediction_type, output, x0, eps, whole, gamma=gamma, probability=drawn.to(x0.device)
+        schedule, spec.prediction_type, output, x0, eps, integer_t, gamma=gamma, probability=t_probability
     )
 
 
@@ -231,106 +286,115 @@ def train(
     on_save: Callable[[int], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Train a prior. `out` is a model folder within the first minute, and better after every checkpoint.
+    """Train a prior. `out` is a model folder within the first minute, and a better one after each checkpoint.
 
     Args:
-        spec, recipe: what is trained and how.
-        data: folders, .tar shards, pictures.
-        out: the folder; see `run_folder`.
-        machine: what the run works with.
-        init: a model folder to begin with, in place of random weights.
-        resume: go on where `out` has a checkpoint; begin where it has none. overwrite: begin anew all the same.
-        on_start, on_progress, on_save: told what was found, how it goes, and the step of each save.
-        stop: asked after every step; where it says True the state is saved and the run ends.
+        spec: the network, its schedule and its prediction type.
+        recipe: all other numbers that shape the result.
+        data: folders, .tar shards and pictures.
+        out: the folder to write; see `run_folder`.
+        machine: the resources of the run.
+        init: a model folder whose weights replace the random initial weights.
+        resume: continue from the checkpoint in `out` if there is one, and start a new run otherwise.
+        overwrite: start a new run even if `out` contains one.
+        on_start: called once, before the first step.
+        on_progress: called with each report of the progress.
+        on_save: called with the number of steps done after each checkpoint.
+        stop: called after each step; if it returns True, the state is saved and the run ends.
 
     Raises:
-        OutputError: `out` holds a run already, and neither `resume` nor `overwrite` was said; or it cannot be written.
+        OutputError: `out` already contains a run and neither `resume` nor `overwrite` is set, or it cannot be written.
         ModelError: the checkpoint or `init` does not fit, or the loss is not finite (the last good state is kept).
-        PictureError: nothing to train on.
-        UsageError: the recipe asks for what does not go together.
+        PictureError: there is nothing to train on.
+        UsageError: the settings cannot be combined.
     """
     machine = machine or Machine()
     if spec.network.attends:
         spec = replace(spec, native_size=recipe.crop)
     spec = replace(spec, mirrors=recipe.augmentation.turn)
-    goes_on = _check(spec, recipe, machine, out, resume, overwrite)
+    is_resumed = _check(spec, recipe, machine, out, resume, overwrite)
     checkpoint = out / CHECKPOINT
     device = resolve_device(machine.device)
     dtype = resolve_dtype(machine.precision, device)
-    found = find_sources(data, recipe.crop, without=out)
-    dataset = Dataset(found.sources, machine.memory, recipe.seed)
-    state = _State(spec, recipe, device, None if goes_on else init)
-    if goes_on:
-        state.restore(checkpoint, device)
-    facts = {"pictures": found.described, **({"begun from": init.name} if init else {})}
-    folder = RunFolder(out, spec, recipe, facts, dataset.example())
+    inventory = find_sources(data, recipe.crop, exclude=out)
+    dataset = Dataset(inventory.sources, machine.memory, recipe.seed)
+    state = _State(spec, recipe, device, None if is_resumed else init)
+    if is_resumed:
+        state.load_checkpoint(checkpoint, device)
+    facts = {"pictures": inventory.summary, **({"initial weights": init.name} if init else {})}
+    folder = RunFolder(out, spec, recipe, facts, dataset.read_example())
     folder.begin(state.step)
     if on_start is not None:
-        on_start(Start(found, dataset.too_large, state.step, device, dtype))
-    if not goes_on:  # so that the folder is a model from now on, and one that can be loaded
-        folder.save(state.average, state.content())
+        on_start(Start(inventory, dataset.too_large, state.step, device, dtype))
+    if not is_resumed:  # from now on the folder is a model, and loading it shows at once whether it is a valid one
+        folder.save(state.average, state.state_dict())
         load_model(out)
     stream = CropStream(dataset, recipe.augmentation, recipe.batch, recipe.seed, machine.threads)
     batches = stream.batches(state.step * recipe.accumulate)
-    step = _Stepper(state, spec, recipe, device, dtype, machine.compile)
-    meter, clock = Meter(device, state.step), _Clock(machine.save_every)
+    take_step = _Stepper(state, spec, recipe, device, dtype, machine.compile)
+    meter, timer = Meter(device, state.step), _SaveTimer(machine.save_every)
     try:
         while state.step < recipe.steps:
-            step(batches, meter)
-            stopped = stop()
-            ended = stopped or state.step == recipe.steps
-            if not ended and state.step % machine.log_every and not clock.due():
+            take_step(batches, meter)
+            is_stopped = stop()
+            is_last = is_stopped or state.step == recipe.steps
+            if not is_last and state.step % machine.log_every and not timer.is_due():
                 continue
             progress = meter.report(state.step, recipe)
-            if not (math.isfinite(progress.loss) and math.isfinite(progress.gradient) and state.is_sound()):
-                said = f"the loss or a weight is not finite at step {state.step}; the last good state is {checkpoint}"
-                raise ModelError(said, "lower --learning-rate")
-            folder.record(asdict(progress))
+            if not (math.isfinite(progress.loss) and math.isfinite(progress.gradient) and state.is_finite()):
+                raise ModelError(
+                    f"the loss or a weight is not finite at step {state.step}; the last good state is {checkpoint}",
+                    "lower --learning-rate",
+                )
+            folder.append_metrics(asdict(progress))
             if on_progress is not None:
                 on_progress(progress)
-            if ended or clock.due():
-                folder.save(state.average, state.content(), pictures=not stopped)
-                clock.reset()
+            if is_last or timer.is_due():
+                folder.save(state.average, state.state_dict(), with_images=not is_stopped)
+                timer.reset()
                 if on_save is not None:
                     on_save(state.step)
             meter = Meter(device, state.step)
-            if ended:
+            if is_last:
                 break
     except torch.OutOfMemoryError as error:
         hint = "lower --batch and raise --accumulate, or lower --crop"
         raise DeviceError(f"not enough memory on {device} for a batch of {recipe.batch}", hint) from error
     finally:
         batches.close()
-    return Outcome(state.step, state.step >= recipe.steps, found.unreadable + len(dataset.broken))
+    return Outcome(state.step, state.step >= recipe.steps, inventory.unreadable + len(dataset.broken))
 
 
 def _check(spec: ModelSpec, recipe: Recipe, machine: Machine, out: Path, resume: bool, overwrite: bool) -> bool:
-    """Refuse what does not go together, before anything is read. Whether a run is to go on."""
+    """Check the settings before anything is read, and return whether an earlier run is resumed."""
     if resume and overwrite:
-        raise UsageError("--resume and --overwrite exclude each other")
+        raise UsageError("--resume and --overwrite cannot be combined")
     if machine.precision == "fp16":
         raise UsageError("gradients are too small for fp16", "train in bf16 or fp32")
-    goes_on = resume and (out / CHECKPOINT).exists()
-    if goes_on and (out / RECIPE).exists() and not same_kind(read_recipe(out / RECIPE)[0], spec):
-        raise ModelError(f"{out} holds a run of another kind of network", "--overwrite begins anew")
-    if not goes_on and not overwrite and (out / CHECKPOINT).exists():
-        raise OutputError(f"{out} holds a run already", "--resume goes on with it, --overwrite begins anew")
+    is_resumed = resume and (out / CHECKPOINT).exists()
+    if is_resumed and (out / RECIPE).exists() and not is_compatible(read_recipe(out / RECIPE)[0], spec):
+        raise ModelError(f"{out} contains a run of another kind of network", "use --overwrite to start a new run")
+    if not is_resumed and not overwrite and (out / CHECKPOINT).exists():
+        raise OutputError(f"{out} already contains a run", "use --resume to continue it, or --overwrite to replace it")
     others = [name for name in (CONFIG, SAFETENSORS, "README.md") if (out / name).exists()]
-    if others and not goes_on and not overwrite:
-        raise OutputError(f"{out} holds other files: {', '.join(others)}", "name another folder, or say --overwrite")
+    if others and not is_resumed and not overwrite:
+        raise OutputError(f"{out} contains other files: {', '.join(others)}", "name another folder, or use --overwrite")
     multiple = spec.patch_size * 2 ** (len(spec.network.block_out_channels) - 1)
     if recipe.crop % multiple:
-        raise UsageError(f"a crop of {recipe.crop} pixels is no multiple of {multiple}, as this network needs")
-    learned = spec.network.out_channels != spec.network.in_channels
-    if learned and not recipe.discrete:
-        raise UsageError("a learned variance needs whole timesteps", "set discrete = true in the recipe")
+        raise UsageError(
+            f"this network needs crops whose side is a multiple of {multiple}, not {recipe.crop} pixels",
+            "choose another --crop",
+        )
+    has_learned_variance = spec.network.out_channels != spec.network.in_channels
+    if has_learned_variance and not recipe.discrete:
+        raise UsageError("a learned variance needs integer timesteps", "set discrete = true in the recipe")
     if spec.network.in_channels != 3 * spec.patch_size**2:
-        raise UsageError("this trainer makes priors of colour pictures: in_channels is 3 * patch_size ** 2")
-    return goes_on
+        raise UsageError("only priors for colour pictures can be trained: in_channels must be 3 * patch_size ** 2")
+    return is_resumed
 
 
 class _Stepper:
-    """One optimizer step: `accumulate` forward and backward passes, the gradient clipped, the average moved on."""
+    """One optimizer step: `accumulate` forward and backward passes, gradient clipping, and the weight average."""
 
     def __init__(
         self,
@@ -345,42 +409,46 @@ class _Stepper:
         self._network = torch.compile(state.network) if compiled else state.network
 
     def __call__(self, batches: Iterator[np.ndarray], meter: Meter) -> None:
+        """Take one step on the next batches, and add its figures to the meter."""
         state, recipe = self._state, self._recipe
         for group in state.optimizer.param_groups:
             group["lr"] = recipe.rate_at(state.step)
         for part in range(recipe.accumulate):
-            began = time.monotonic()
+            start = time.monotonic()
             crops = torch.from_numpy(next(batches))
-            meter.waited += time.monotonic() - began
+            meter.wait_seconds += time.monotonic() - start
             x0 = crops.to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1
             t, eps = self._draw(x0, part)
             with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
                 errors = losses(self._network, self._spec, recipe, x0, t, eps)
             weighted = errors / state.levels(t, errors) if recipe.balance else errors
             (weighted.mean() / recipe.accumulate).backward()
-            meter.add(t, errors, self._spec.schedule.steps)
-        meter.gradient(torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip_gradient))
+            meter.add_losses(t, errors, self._spec.schedule.steps)
+        meter.add_gradient(torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip_gradient))
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.step += 1
-        state.average_in(recipe.ema)
+        state.update_average(recipe.ema)
 
     def _draw(self, x0: Tensor, part: int) -> tuple[Tensor, Tensor]:
-        """Timesteps (B,) and noise like x0: a function of the seed, the step and the pass."""
+        """Draw timesteps (B,) and noise shaped like x0 as a function of the seed, the step and the pass."""
         seed = ((self._recipe.seed * 1_000_003 + self._state.step) * 1_009 + part) % 2**63
         t = draw_t(len(x0), self._recipe, self._spec.schedule.steps, torch.Generator().manual_seed(seed))
-        generator = torch.Generator(self._device).manual_seed(seed ^ 0x5EED_0000)  # another stream than that of t
+        # The noise needs a random stream other than that of t.
+        generator = torch.Generator(self._device).manual_seed(seed ^ 0x5EED_0000)
         return t, torch.randn(x0.shape, generator=generator, device=self._device)
 
 
-class _Clock:
-    """When to save."""
+class _SaveTimer:
+    """A timer that is due when `interval` seconds have passed since its last reset."""
 
     def __init__(self, interval: float) -> None:
-        self._interval, self._at = interval, time.monotonic() + interval
+        self._interval, self._due_time = interval, time.monotonic() + interval
 
-    def due(self) -> bool:
-        return time.monotonic() >= self._at
+    def is_due(self) -> bool:
+        """Return whether it is time to save."""
+        return time.monotonic() >= self._due_time
 
     def reset(self) -> None:
-        self._at = time.monotonic() + self._interval
+        """Start the interval again."""
+        self._due_time = time.monotonic() + self._interval

@@ -1,4 +1,4 @@
-"""How a training run goes: sums over its steps, read out now and then."""
+"""Figures of a training run: sums over its steps, from which a report is made now and then."""
 
 from __future__ import annotations
 
@@ -13,17 +13,25 @@ from restorer.training.recipe import Recipe
 
 __all__ = ["LEVELS", "Meter", "Progress"]
 
-LEVELS = 10  # intervals of t over which the loss is told apart
+LEVELS = 10  # number of intervals of t for which the loss is reported separately
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, over the steps since the last report.
+    """The progress of a training run, averaged over the steps since the last report.
+
+    The names of the fields are the keys of a line of metrics.jsonl.
 
     Args:
-        step, steps: done, and in all. loss: mean. levels: mean loss of each tenth of t, nan where none was drawn.
-        rate: crops a second. waiting: share of the time spent waiting for crops. left: seconds.
-        learning_rate: of the last step. gradient: largest norm before clipping.
+        step: number of steps done.
+        steps: number of steps in all.
+        loss: mean loss.
+        levels: mean loss of each tenth of t, nan for a tenth of which no t was drawn.
+        rate: crops per second.
+        waiting: share of the time that is spent waiting for crops, 0 to 1.
+        left: estimated time left, in seconds.
+        learning_rate: learning rate of the last step.
+        gradient: largest norm of the gradient before clipping.
     """
 
     step: int
@@ -38,24 +46,35 @@ class Progress:
 
 
 class Meter:
-    """Sums since the last report; on the device, so that nothing waits for a GPU."""
+    """Sums since the last report. They stay on the device, so that no step waits for a GPU.
+
+    Args:
+        device: where the losses are.
+        step: number of steps done before the first step that is added.
+
+    Attributes:
+        wait_seconds: time spent waiting for crops; whoever waits adds to it.
+    """
 
     def __init__(self, device: torch.device, step: int) -> None:
         self._sums = torch.zeros(LEVELS, 2, dtype=torch.float64, device=device)
         self._gradient = torch.zeros((), device=device)
-        self.waited, self._began, self._first = 0.0, time.monotonic(), step
+        self.wait_seconds, self._start, self._first = 0.0, time.monotonic(), step
 
-    def add(self, t: Tensor, errors: Tensor, steps: int) -> None:
+    def add_losses(self, t: Tensor, errors: Tensor, steps: int) -> None:
+        """Add the losses (B,) of crops at timesteps t (B,) of a schedule of `steps` timesteps."""
         level = (t.to(errors.device) / steps * LEVELS).long()
         self._sums[:, 0].index_add_(0, level, errors.detach().double())
         self._sums[:, 1].index_add_(0, level, torch.ones_like(errors, dtype=torch.float64))
 
-    def gradient(self, norm: Tensor) -> None:
+    def add_gradient(self, norm: Tensor) -> None:
+        """Add the norm of a gradient, a scalar, of which the report gives the largest."""
         self._gradient.copy_(torch.maximum(self._gradient, norm.to(self._gradient.dtype)))
 
     def report(self, step: int, recipe: Recipe) -> Progress:
+        """Return the progress when `step` steps of the recipe are done."""
         totals, counts = self._sums.T.tolist()
-        seconds = max(time.monotonic() - self._began, 1e-9)
+        seconds = max(time.monotonic() - self._start, 1e-9)
         steps = max(step - self._first, 1)
         return Progress(
             step=step,
@@ -63,7 +82,7 @@ class Meter:
             loss=sum(totals) / max(sum(counts), 1),
             levels=tuple(s / n if n else math.nan for s, n in zip(totals, counts, strict=True)),
             rate=steps * recipe.batch * recipe.accumulate / seconds,
-            waiting=self.waited / seconds,
+            waiting=self.wait_seconds / seconds,
             left=(recipe.steps - step) * seconds / steps,
             learning_rate=recipe.rate_at(step - 1),
             gradient=float(self._gradient),

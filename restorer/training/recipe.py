@@ -1,8 +1,8 @@
-"""What shapes a training run: a recipe file, read and written, and the model card that goes with the weights.
+"""The recipe of a training run, its file format, and the model card that accompanies the weights.
 
 A recipe is a TOML file with the tables [network] (its `class` and the fields of that configuration), [schedule],
-[prior] (prediction_type, patch_size, clip) and [training]. Together with the pictures it says everything that the
-result depends on, apart from rounding.
+[prior] (prediction_type, patch_size, clip) and [training]. Together with the pictures, it determines the result apart
+from rounding.
 """
 
 from __future__ import annotations
@@ -30,25 +30,34 @@ KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a prior is trained.
+    """All numbers that determine how a prior is trained.
 
     Args:
-        steps: optimizer steps in all; batch: crops a forward pass; accumulate: passes a step; crop: side in pixels.
-        learning_rate: its peak, after `warmup` steps; hold: the share of the steps that it stays there, before half a
-            cosine takes it to zero at `steps`.
-        low_t, low_share: the share of crops whose t is drawn below low_t; the others are drawn above.
-        discrete: t are whole numbers, as the variational bound needs where the variance is learned; else real-valued.
+        steps: number of optimizer steps in all.
+        batch: number of crops in a forward pass.
+        accumulate: number of forward passes in a step.
+        crop: side of a crop in pixels.
+        learning_rate: peak of the learning rate.
+        warmup: number of steps during which the learning rate rises to its peak.
+        hold: share of the steps, 0 to 1, for which the learning rate stays at its peak before half a cosine takes it to
+            zero at `steps`.
+        low_t: end of the lower timesteps.
+        low_share: share of the crops, 0 to 1, whose t is drawn below `low_t`; for the others, t is drawn above.
+        discrete: whether t are integers, which the variational bound of a learned variance needs, or real numbers.
         min_snr: gamma of the min-SNR weights (Hang et al. 2023), 0 for none.
-        balance: whether the loss at every noise level is divided by its running mean, so that all weigh alike.
-        optimizer: "adamw", or "muon" for the hidden layers.
-        ema: decay of the weight average.
+        balance: whether the loss at each noise level is divided by its running mean, which gives all levels the same
+            weight.
+        optimizer: "adamw", or "muon" for Muon on the hidden layers and AdamW on the rest.
+        ema: decay of the moving average of the weights.
         clip_gradient: largest norm of the gradient.
-        downscale: probability that a crop is shrunk from one up to twice as wide; gray: that it loses its colour.
-        turn: whether crops are turned by quarters and mirrored; the model then knows mirrored pictures (`mirrors`).
-        seed: of weights, crops, timesteps and noise.
+        downscale: probability that a crop is cut up to twice as large and shrunk.
+        gray: probability that a crop is converted to gray.
+        turn: whether crops are rotated by multiples of 90 degrees and mirrored; the model then knows mirrored pictures
+            (`mirrors`).
+        seed: seed of the weights, crops, timesteps and noise.
 
     Raises:
-        UsageError: a number out of its range.
+        UsageError: a value has the wrong type, or a number is out of range.
     """
 
     steps: int = 20_000
@@ -88,22 +97,25 @@ class Recipe:
             raise UsageError(f"unknown optimizer {self.optimizer!r}", ", ".join(OPTIMIZERS))
 
     def rate_at(self, step: int) -> float:
-        """The learning rate: linear warm-up, times half a cosine down to zero (Loshchilov & Hutter 2017).
+        """Return the learning rate of a step, counted from 0.
 
-        Held before it falls, it is the schedule of Hu et al. 2024 (https://arxiv.org/abs/2404.06395), whose end can be
-        put off while the rate still stays.
+        A linear warm-up is multiplied by half a cosine that ends at zero (Loshchilov & Hutter 2017). With `hold`, the
+        rate stays at its peak before it falls, which is the schedule of Hu et al. 2024
+        (https://arxiv.org/abs/2404.06395): as long as the rate has not begun to fall, the end can be postponed.
         """
-        warm = min(1.0, (step + 1) / self.warmup)
-        held = self.hold * self.steps
-        fallen = min(1.0, max(0.0, step - held) / max(1.0, self.steps - held))
-        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * fallen))
+        warmup = min(1.0, (step + 1) / self.warmup)
+        decay_start = self.hold * self.steps
+        decay = min(1.0, max(0.0, step - decay_start) / max(1.0, self.steps - decay_start))
+        return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * decay))
 
     @property
     def augmentation(self) -> Augmentation:
+        """Changes that are made to each crop."""
         return Augmentation(self.crop, self.downscale, self.gray, self.turn)
 
 
 def _check_types(recipe: Recipe) -> None:
+    """Raise a UsageError if a field does not have the type of its default; an integer may stand for a float."""
     for field in fields(recipe):
         value, kind = getattr(recipe, field.name), type(field.default)
         kinds = (int, float) if kind is float else kind
@@ -112,39 +124,53 @@ def _check_types(recipe: Recipe) -> None:
 
 
 def read_recipe(path: Path, base: ModelSpec | None = None) -> tuple[ModelSpec, Recipe]:
-    """A recipe file. Where it has no [network], it is about the network of `base`, if there is one.
+    """Read a recipe file.
+
+    Args:
+        path: the file.
+        base: the model that the recipe trains if it has none of the tables [network], [schedule] and [prior].
+
+    Returns:
+        The network with its schedule and prediction type, and the numbers of the training.
 
     Raises:
-        UsageError: the file is absent or is no TOML, or a field is unknown or has an impossible value.
+        UsageError: the file does not exist or is not TOML, or a field is unknown or has an impossible value.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"the recipe {path} cannot be read: {error}") from error
     try:
-        content = {table: {k: _value(v) for k, v in entries.items()} for table, entries in content.items()}
+        content = {table: {k: _from_toml(v) for k, v in entries.items()} for table, entries in content.items()}
         if unknown := content.keys() - {"network", "schedule", "prior", "training"}:
             raise ValueError(f"unknown tables: {', '.join(sorted(unknown))}")
         recipe = Recipe(**content.get("training", {}))
         if base is not None and not content.keys() & {"network", "schedule", "prior"}:
             return base, recipe
-        shape = content.get("network", {})
-        network = NETWORKS[shape.pop("class", "UNet2DModel")](**shape)
+        network_fields = content.get("network", {})
+        network = NETWORKS[network_fields.pop("class", "UNet2DModel")](**network_fields)
         prior = {"mirrors": recipe.augmentation.turn, **content.get("prior", {})}
         spec = ModelSpec(network, Schedule(**content.get("schedule", {})), **prior)
         if spec.patch_size < 1:
-            raise ValueError("patch_size is at least 1")
+            raise ValueError("patch_size must be at least 1")
         return spec, recipe
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"the recipe {path} does not describe a run: {error}") from error
+        raise UsageError(f"the recipe {path} is not valid: {error}") from error
 
 
-def _value(value: Any) -> Any:
+def _from_toml(value: Any) -> Any:
+    """Convert a value of a recipe file: lists become tuples, and "none" becomes None."""
     return tuple(value) if isinstance(value, list) else None if value == "none" else value
 
 
 def recipe_text(spec: ModelSpec, recipe: Recipe, head: str = "") -> str:
-    """The recipe as a file that `read_recipe` reads: every field, defaults included."""
+    """Return the text of a file that `read_recipe` reads, with all fields, defaults included.
+
+    Args:
+        spec: the network with its schedule and prediction type.
+        recipe: the numbers of the training.
+        head: a comment for the first line; empty for none.
+    """
     name = next(name for name, kind in NETWORKS.items() if isinstance(spec.network, kind))
     prior = {f.name: getattr(spec, f.name) for f in fields(spec) if f.name not in ("network", "schedule", "mirrors")}
     tables: dict[str, Mapping[str, Any]] = {
@@ -155,11 +181,12 @@ def recipe_text(spec: ModelSpec, recipe: Recipe, head: str = "") -> str:
     }
     lines = [f"# {head}"] if head else []
     for table, entries in tables.items():
-        lines += ["", f"[{table}]", *(f"{k} = {_toml(v)}" for k, v in entries.items())]
+        lines += ["", f"[{table}]", *(f"{k} = {_to_toml(v)}" for k, v in entries.items())]
     return "\n".join(lines).lstrip() + "\n"
 
 
-def _toml(value: Any) -> str:
+def _to_toml(value: Any) -> str:
+    """Return a value as text in TOML."""
     if value is None:
         return '"none"'  # TOML has no null
     if isinstance(value, bool):
@@ -167,12 +194,18 @@ def _toml(value: Any) -> str:
     if isinstance(value, str):
         return f'"{value}"'
     if isinstance(value, (tuple, list)):
-        return f"[{', '.join(map(_toml, value))}]"
+        return f"[{', '.join(map(_to_toml, value))}]"
     return repr(value)
 
 
 def model_card(spec: ModelSpec, recipe: Recipe, facts: Mapping[str, str]) -> str:
-    """A README.md for a model folder, in the form the Hub reads. `facts` are rows of what was measured."""
+    """Return the text of a model folder's README.md, a model card in the form that the Hub reads.
+
+    Args:
+        spec: the network with its schedule and prediction type.
+        recipe: the numbers of the training.
+        facts: further rows of the table, value by name.
+    """
     with torch.device("meta"):
         network = spec.network.build()
     parameters = sum(p.numel() for p in network.parameters())
@@ -181,7 +214,7 @@ def model_card(spec: ModelSpec, recipe: Recipe, facts: Mapping[str, str]) -> str
         "network": f"{type(network).__name__}, widths {', '.join(map(str, spec.network.block_out_channels))}, "
         f"patch size {spec.patch_size}",
         "size": f"{parameters:,} parameters",
-        "optimizer": "Muon for hidden layers, AdamW for the rest" if recipe.optimizer == "muon" else "AdamW",
+        "optimizer": "Muon for the hidden layers, AdamW for the rest" if recipe.optimizer == "muon" else "AdamW",
         "diffusion": f"{spec.schedule.name}, T = {spec.schedule.steps}, predicts {spec.prediction_type}, "
         "pictures on [-1, 1]",
         "planned": f"{recipe.steps:,} steps of {recipe.batch * recipe.accumulate} crops of {recipe.crop} pixels "
@@ -196,7 +229,7 @@ tags: [ddpm, unconditional-image-generation, image-restoration]
 
 # A diffusion prior
 
-Trained with `restore train` (weight decay .01); `recipe.toml` beside this file holds the numbers of the run.
+Trained with `restore train` (weight decay .01). The file `recipe.toml` in this folder contains all numbers of the run.
 
 | | |
 |---|---|
@@ -208,8 +241,9 @@ Trained with `restore train` (weight decay .01); `recipe.toml` beside this file 
     restore generate --model THIS_FOLDER
     restore evaluate PICTURES --model THIS_FOLDER
 
-## To be filled in by its maker
+## To be completed by the author
 
-Where the pictures come from and under which licences; figures on pictures that were not trained on (`restore
-evaluate`); what it is bad at.
+- where the training pictures come from, and their licences
+- figures on pictures that are not in the training data (`restore evaluate`)
+- known weaknesses
 """

@@ -1,10 +1,10 @@
-"""The folder of a training run: a model from the first minute on, and beside it how the run is going.
+"""The folder of a training run: a model from the first minute on, and figures and images of its progress.
 
     config.json, scheduler_config.json, diffusion_pytorch_model.safetensors, README.md      the model
-    recipe.toml, checkpoint.pt                                                              to repeat it, to go on
-    metrics.jsonl, samples.png, denoised.png                                                to look at
+    recipe.toml, checkpoint.pt                                                              to repeat or resume the run
+    metrics.jsonl, samples.png, denoised.png                                                to follow its progress
 
-Every file appears whole or not at all.
+Each file is replaced in one operation, so that it is never incomplete; only metrics.jsonl is extended line by line.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ STRIP_SIGMAS, STRIP_SIDE = (15, 25, 50, 100), 128
 
 
 class RunFolder:
-    """Where a run writes.
+    """The writer of a run's folder.
 
     Args:
-        path: the folder; made if need be.
-        spec, recipe: what is trained and how.
-        facts: rows of the model card.
-        example: one of the pictures, uint8 (H, W, 3), on which the state is shown.
+        path: the folder, which `begin` creates if it does not exist.
+        spec: the network with its schedule and prediction type.
+        recipe: the numbers of the training.
+        facts: rows of the model card, value by name.
+        example: one of the pictures, uint8 (H, W, 3), whose middle is denoised to show the state of the network.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class RunFolder:
         self._example = torch.from_numpy(crop.copy()).permute(2, 0, 1).float()[None] / 127.5 - 1
 
     def begin(self, step: int) -> None:
-        """Write the recipe, and drop the metrics of steps that will be taken again.
+        """Write the recipe, and remove the metrics of the steps after `step`, which will be repeated.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -69,25 +70,31 @@ class RunFolder:
             self._write(RECIPE, recipe_text(self._spec, self._recipe, command).encode())
             metrics = self.path / METRICS
             lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() and step else []
-            self._write(METRICS, "".join(f"{line}\n" for line in lines if _step_of(line) <= step).encode())
+            self._write(METRICS, "".join(f"{line}\n" for line in lines if _parse_step(line) <= step).encode())
         except OSError as error:
             raise OutputError(f"{self.path} cannot be written: {error}", "name another folder with --out") from error
 
-    def record(self, metrics: Mapping[str, Any]) -> None:
-        """One more line of metrics.jsonl.
+    def append_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl; nan, which JSON does not have, becomes null.
 
         Raises:
             OutputError: the folder cannot be written, or the disk is full.
         """
-        known = {k: [v if v == v else None for v in w] if isinstance(w, tuple) else w for k, w in metrics.items()}
+        content = {k: [v if v == v else None for v in w] if isinstance(w, tuple) else w for k, w in metrics.items()}
         try:
             with (self.path / METRICS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(known) + "\n")  # nan, which is no JSON, has become null
+                file.write(json.dumps(content) + "\n")
         except OSError as error:
-            raise OutputError(f"{self.path} cannot be written: {error}", "free some space; --resume goes on") from error
+            hint = "free some disk space, then continue with --resume"
+            raise OutputError(f"{self.path} cannot be written: {error}", hint) from error
 
-    def save(self, average: Network, state: Mapping[str, Any], *, pictures: bool = True) -> None:
-        """The averaged weights as a model, the state as a checkpoint, the card; and, if there is time, the pictures.
+    def save(self, average: Network, state: Mapping[str, Any], *, with_images: bool = True) -> None:
+        """Write the model, the checkpoint and the model card.
+
+        Args:
+            average: the network with the averaged weights.
+            state: the content of the checkpoint.
+            with_images: whether samples.png and denoised.png are written too.
 
         Raises:
             OutputError: the folder cannot be written, or the disk is full.
@@ -99,36 +106,39 @@ class RunFolder:
             partial.replace(self.path / CHECKPOINT)
             facts = {"done": f"{state['step']:,} steps", **self._facts}
             self._write("README.md", model_card(self._spec, self._recipe, facts).encode())
-        except (OSError, SafetensorError, RuntimeError) as error:  # a full disk is told in any of the three ways
+        except (OSError, SafetensorError, RuntimeError) as error:  # a full disk raises any of the three
             for path in self.path.glob(".*.partial"):
                 path.unlink(missing_ok=True)
-            said = str(error).splitlines()[0][:200]
-            raise OutputError(f"{self.path} cannot be written: {said}", "free some space; --resume goes on") from error
-        if pictures:
-            self._draw(average)
+            reason = str(error).splitlines()[0][:200]
+            hint = "free some disk space, then continue with --resume"
+            raise OutputError(f"{self.path} cannot be written: {reason}", hint) from error
+        if with_images:
+            self._write_images(average)
 
-    def _draw(self, average: Network) -> None:
-        """What the state looks like. No run ends because that cannot be shown."""
+    def _write_images(self, average: Network) -> None:
+        """Write samples.png and denoised.png. A failure is ignored, because no run should end for lack of images."""
         prior = UNetPrior(average, self._spec, device=next(average.parameters()).device)
         with suppress(ArithmeticError, ImportError, OSError, RestorerError, RuntimeError):
             self._write("samples.png", _png(sample_grid(prior)))
             self._write("denoised.png", _png(denoising_strip(prior, self._example)))
 
     def _write(self, name: str, content: bytes) -> None:
+        """Replace a file of the folder in one operation."""
         partial = self.path / f".{name}.partial"
         partial.write_bytes(content)
         partial.replace(self.path / name)
 
 
-def _step_of(line: str) -> int:
+def _parse_step(line: str) -> int:
+    """Return the step of a line of metrics.jsonl, or a huge number if the line is damaged."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # a line torn by a crash
+    except (ValueError, KeyError, TypeError):  # a crash may leave an incomplete line
         return 1 << 62
 
 
 def _png(picture: Tensor) -> bytes:
-    """(3, H, W) in [0, 1] as a PNG file."""
+    """Encode a picture (3, H, W) in [0, 1] as a PNG file."""
     pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
@@ -136,7 +146,7 @@ def _png(picture: Tensor) -> bytes:
 
 
 def _grid(pictures: Tensor, columns: int) -> Tensor:
-    """(B, 3, H, W) on [-1, 1] -> one picture (3, H', W') in [0, 1]."""
+    """Arrange pictures (B, 3, H, W) on [-1, 1] in one picture (3, H', W') in [0, 1]."""
     import_torchvision()
     from torchvision.utils import make_grid
 
@@ -144,12 +154,25 @@ def _grid(pictures: Tensor, columns: int) -> Tensor:
 
 
 def sample_grid(prior: Prior) -> Tensor:
-    """Eight samples of 64 pixels, always from the same noise, by DDIM (Song et al. 2021, arXiv:2010.02502)."""
+    """Draw eight samples of 64 pixels, always from the same noise, with DDIM (Song et al. 2021, arXiv:2010.02502).
+
+    Returns:
+        One picture (3, H, W) in [0, 1], two rows of four samples.
+    """
     return _grid(2 * generate(SAMPLES, SAMPLE_SIDE, method="ddim", steps=SAMPLE_STEPS, prior=prior) - 1, columns=4)
 
 
 def denoising_strip(prior: Prior, example: Tensor) -> Tensor:
-    """A picture (1, 3, H, W) on [-1, 1] with noise of 15, 25, 50 and 100 of 255; below, one evaluation each."""
+    """Denoise a picture with four strengths of noise, by one evaluation each.
+
+    Args:
+        prior: the model.
+        example: a clean picture (1, 3, H, W) on [-1, 1].
+
+    Returns:
+        One picture (3, H', W') in [0, 1]: the upper row has noise of 15, 25, 50 and 100 on the 0..255 scale, the lower
+        row the results.
+    """
     sigma = torch.tensor(STRIP_SIGMAS, dtype=torch.float64) * 2 / 255
     noise = torch.randn(len(sigma), *example.shape[1:], generator=torch.Generator().manual_seed(0))
     noisy = (example + sigma.view(-1, 1, 1, 1).float() * noise).to(prior.device)

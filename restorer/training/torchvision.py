@@ -1,9 +1,9 @@
-"""torchvision, even where its compiled operators do not fit the installed PyTorch.
+"""Import of torchvision, even where its compiled operators do not fit the installed PyTorch.
 
-A torchvision built for CUDA cannot be imported beside a CPU build of PyTorch: it registers a fake for an operator that
-its own library, which failed to load, was to define. Declaring the two operators lets everything that is plain Python
-(transforms, datasets, make_grid) work; the compiled ones still raise when called. Nothing on the way of restoring a
-picture uses this: it serves training and the tests.
+A torchvision built for CUDA cannot be imported beside a CPU build of PyTorch: it registers a fake implementation of an
+operator that its own library would define, but that library failed to load. Once the two operators are declared,
+everything that is plain Python works (transforms, datasets, make_grid); the compiled operators still raise an error
+when they are called. Restoring a picture never uses this module: it serves training and the tests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ NMS = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 def import_torchvision() -> ModuleType:
-    """The torchvision module, repaired if need be. Call it before importing any package that imports torchvision.
+    """Import torchvision, repaired if necessary, and return the module.
+
+    Call this function before importing any package that imports torchvision.
 
     Raises:
         ImportError: torchvision is not installed.
@@ -27,7 +29,7 @@ def import_torchvision() -> ModuleType:
     try:
         import torchvision
     except RuntimeError:
-        # Only after the failure: where the library does load, it defines the operators itself.
+        # The operators are declared only after the failure, because a library that does load defines them itself.
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
         for operator in ("nms", "qnms"):

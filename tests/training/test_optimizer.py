@@ -1,4 +1,4 @@
-"""Muon beside AdamW: what moves by which, how far, and that the matrices are the weights."""
+"""Muon together with AdamW: which weights each of them moves, how far, and that the matrices share their memory."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ PLAIN = UNetConfig(
 )
 
 
-def network_of(config: NetworkConfig) -> nn.Module:
+def build_network(config: NetworkConfig) -> nn.Module:
+    """Build a network with random weights, laid out as channels_last."""
     torch.manual_seed(0)
     network = config.build()
-    for parameter in network.parameters():  # no gradient is zero because a layer begins at zero
+    for parameter in network.parameters():  # layers initialized to zero would have gradients of zero
         nn.init.normal_(parameter, std=0.1)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def pushed(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Give the network gradients, and return its weights as they are."""
+def compute_gradients(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Compute gradients of the network's weights, and return a copy of the weights."""
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     network(x, torch.tensor([3.0, 700.0])).square().mean().backward()
@@ -44,31 +45,32 @@ def pushed(network: nn.Module) -> dict[str, torch.Tensor]:
 @needs_muon
 @pytest.mark.parametrize("config", [RESIDUAL, PLAIN])
 def test_every_weight_moves_and_by_adamw_where_it_is_no_hidden_layer(config: NetworkConfig) -> None:
-    """The first step of AdamW is the learning rate times the sign, less the decay."""
-    network = network_of(config)
-    before = pushed(network)
+    """The first step of AdamW is the learning rate times the sign of the gradient, minus the weight decay."""
+    network = build_network(config)
+    before = compute_gradients(network)
     gradients = {name: parameter.grad.clone() for name, parameter in network.named_parameters()}  # type: ignore[union-attr]
     optimizer = MuonAndAdamW(network, 1e-2)
     optimizer.step()
     for name, parameter in network.named_parameters():
-        # Where gradients are near nothing (a bias before a normalization) the sign is that of rounding errors.
-        firm = gradients[name].abs() > 1e-6
-        moved = (parameter.detach() - before[name])[firm]
+        # The sign of a gradient near zero (of a bias before a normalization) is that of rounding errors.
+        is_certain = gradients[name].abs() > 1e-6
+        moved = (parameter.detach() - before[name])[is_certain]
         if parameter.ndim == 4 and name not in ("conv_in.weight", "conv_out.weight"):
             assert len(moved) and float(moved.abs().max()) > 1e-5
             continue
         expected = -1e-2 * gradients[name].sign() - 1e-4 * before[name]
-        assert torch.allclose(moved, expected[firm], atol=2e-4)
+        assert torch.allclose(moved, expected[is_certain], atol=2e-4)
 
 
 @needs_muon
 def test_a_hidden_layer_moves_by_an_orthogonal_matrix() -> None:
-    """Against the singular value decomposition: the same singular vectors, and values that are about 1.
+    """The update has the singular vectors of the gradient, and singular values of about 1.
 
-    (Newton-Schulz iterations with the coefficients of the paper end between .68 and 1.13, in bfloat16 a little wider.)
+    (Newton-Schulz iterations with the coefficients of the paper end between .68 and 1.13, in bfloat16 in a slightly
+    wider range.)
     """
-    network = network_of(RESIDUAL)
-    before = pushed(network)
+    network = build_network(RESIDUAL)
+    before = compute_gradients(network)
     name = "up_blocks.0.0.conv1.weight"
     weight = dict(network.named_parameters())[name]
     assert weight.grad is not None
@@ -85,29 +87,31 @@ def test_a_hidden_layer_moves_by_an_orthogonal_matrix() -> None:
 
 @needs_muon
 def test_a_step_after_a_restart_is_the_step_without() -> None:
-    networks = [network_of(RESIDUAL), network_of(RESIDUAL)]
+    """A step after the state was saved and loaded changes the weights exactly as a step without a restart."""
+    networks = [build_network(RESIDUAL), build_network(RESIDUAL)]
     first, second = (MuonAndAdamW(network, 1e-3) for network in networks)
     for network, optimizer in zip(networks, (first, second), strict=True):
-        pushed(network)
+        compute_gradients(network)
         optimizer.step()
         optimizer.zero_grad()
         assert all(parameter.grad is None for parameter in network.parameters())
     second = MuonAndAdamW(networks[1], 1e-3)
-    second.load_state_dict(deepcopy(first.state_dict()))  # as through a file
+    second.load_state_dict(deepcopy(first.state_dict()))  # a copy, as if read from a file
     for network, optimizer in zip(networks, (first, second), strict=True):
-        pushed(network)
+        compute_gradients(network)
         optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(*(n.parameters() for n in networks), strict=True))
 
 
 def test_weights_that_lie_otherwise_are_refused() -> None:
-    """A copy of them would be moved, and they would not."""
+    """Weights in another memory layout are refused, because only a copy of them would be updated."""
     with pytest.raises(ValueError, match="channels_last"):
         MuonAndAdamW(RESIDUAL.build(), 1e-3)
 
 
 def test_a_pytorch_without_muon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamW works with a PyTorch that has no Muon, and asking for Muon is a usage error."""
     monkeypatch.delattr(torch.optim, "Muon", raising=False)
-    assert isinstance(make_optimizer("adamw", network_of(RESIDUAL), 1e-3), torch.optim.AdamW)
+    assert isinstance(make_optimizer("adamw", build_network(RESIDUAL), 1e-3), torch.optim.AdamW)
     with pytest.raises(UsageError, match="no Muon"):
-        make_optimizer("muon", network_of(RESIDUAL), 1e-3)
+        make_optimizer("muon", build_network(RESIDUAL), 1e-3)

@@ -1,4 +1,4 @@
-"""Recipes: read, written, refused; and the model card."""
+"""Recipes, which are read, written and refused, and the model card."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PLAIN = ModelSpec(
     Schedule("squaredcos_cap_v2"),
     "v_prediction",
     patch_size=2,
-    mirrors=True,  # as crops are by default
+    mirrors=True,  # because crops are mirrored by default
 )
 RESIDUAL = ModelSpec(
     ResidualUNetConfig(3, 6, (8,), 2), Schedule("linear", 100, 1e-3, 0.1), "sample", clip=False, mirrors=True
@@ -39,6 +39,7 @@ RESIDUAL = ModelSpec(
 
 
 def test_a_recipe_is_read(tmp_path: Path) -> None:
+    """A recipe file gives the network, its schedule and the training; missing fields have their defaults."""
     path = tmp_path / "recipe.toml"
     path.write_text(
         """
@@ -67,6 +68,7 @@ def test_a_recipe_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spec", [PLAIN, replace(RESIDUAL, mirrors=False)])
 def test_round_trip(tmp_path: Path, spec: ModelSpec) -> None:
+    """A recipe that is written and read again is unchanged."""
     recipe = Recipe(
         steps=7, discrete=True, min_snr=5.0, low_share=0.25, learning_rate=1.5e-4, optimizer="muon", balance=True,
         hold=0.5, turn=spec.mirrors,
@@ -102,6 +104,7 @@ def test_round_trip(tmp_path: Path, spec: ModelSpec) -> None:
     ],
 )
 def test_what_describes_no_run(tmp_path: Path, text: str) -> None:
+    """An invalid recipe is a usage error with a message of one line."""
     path = tmp_path / "recipe.toml"
     path.write_text(text)
     with pytest.raises(UsageError) as caught:
@@ -110,11 +113,13 @@ def test_what_describes_no_run(tmp_path: Path, text: str) -> None:
 
 
 def test_a_missing_recipe(tmp_path: Path) -> None:
+    """A recipe file that does not exist is a usage error."""
     with pytest.raises(UsageError, match="cannot be read"):
         read_recipe(tmp_path / "nowhere.toml")
 
 
 def test_the_model_card() -> None:
+    """The model card has front matter, the size of the network, the number of crops, and the given facts."""
     card = model_card(RESIDUAL, Recipe(steps=50, batch=4, accumulate=2), {"pictures": "12 pictures"})
     parameters = sum(p.numel() for p in RESIDUAL.network.build().parameters())
     assert card.startswith("---\n") and f"{parameters:,} parameters" in card
@@ -122,7 +127,7 @@ def test_the_model_card() -> None:
 
 
 def test_the_recipe_of_the_embedded_prior() -> None:
-    """It describes the network that ships: a folder that load_model accepts, and at most 25 MB in 16 bits."""
+    """The recipe describes the embedded network, which loads and takes less than 25 MB in 16 bits."""
     folder = Path(__file__).parents[2] / "weights" / "photo"
     spec, recipe = read_recipe(folder / "recipe.toml")
     with torch.device("meta"):
