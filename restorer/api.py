@@ -1,7 +1,10 @@
-"""The Python API: the three tasks on Pillow images and tensors.
+"""The Python API: denoise, inpaint and upscale Pillow images and tensors.
 
-from restorer import load_prior, denoise, inpaint, upscale
-clean = denoise(Image.open("noisy.png"))
+Example:
+    from PIL import Image
+    from restorer import denoise
+
+    clean = denoise(Image.open("noisy.png"))
 """
 
 from __future__ import annotations
@@ -35,22 +38,34 @@ def _restore(
     on_step: Callable[[Step], None] | None,
     keep: np.ndarray | None = None,
 ) -> AnyPicture:
-    """Run a job on a Pillow image or a tensor, and give back the same kind."""
+    """Run a job on a Pillow image or a tensor, and return the result as the same type.
+
+    Args:
+        picture: As in `denoise`.
+        prepare: Makes the job of a float32 tensor (C, H, W) in [0, 1] on the CPU.
+        on_step: As in `denoise`.
+        keep: bool (H, W), True at the pixels that the result copies from the input; None copies none.
+
+    Raises:
+        UsageError: The picture is neither a Pillow image nor a float tensor.
+    """
     if isinstance(picture, Tensor):
         if not picture.is_floating_point():
-            raise UsageError(f"a tensor holds floats in [0, 1], not {picture.dtype}", "divide by 255")
+            raise UsageError(
+                f"a tensor must hold floats in [0, 1], not {picture.dtype}", "convert it to float and divide it by 255"
+            )
         job = prepare(picture.detach().float().cpu())
         if job.plan is None:
             return picture.clone()
         result = job.run(on_step).image.to(picture.device, picture.dtype)
         return result if keep is None else torch.where(torch.from_numpy(keep).to(picture.device), picture, result)
     if not isinstance(picture, Image.Image):
-        raise UsageError(f"a picture is a PIL image or a float tensor, not {type(picture).__name__}")
-    held = from_pil(picture)
-    job = prepare(to_tensor(held))
+        raise UsageError(f"the picture must be a PIL image or a float tensor, not {type(picture).__name__}")
+    source = from_pil(picture)
+    job = prepare(to_tensor(source))
     if job.plan is None:
-        return to_pil(held)
-    return to_pil(with_result(held, job.run(on_step).image, keep=keep))
+        return to_pil(source)
+    return to_pil(with_result(source, job.run(on_step).image, keep=keep))
 
 
 def denoise(
@@ -67,20 +82,24 @@ def denoise(
     """Remove noise.
 
     Args:
-        picture: a PIL image, or a float tensor (C, H, W) in [0, 1] with C = 1 or 3, which is not clamped.
-        sigma: standard deviation of its noise on the 0..255 scale; None to have it estimated; 0 gives it back.
-        steps: network evaluations; `steps=1` alone, or `detail=0`, is the posterior mean.
-        detail: 0 (faithful, smooth) .. 1 (natural texture); None for the measured default.
-        method: a preset of the reverse process, one of `restorer.diffusion.plan.METHODS`.
-        seed: of the noise field.
-        prior: what `load_prior` gave; None for the embedded one.
-        on_step: called with a `restorer.diffusion.reverse.Step` after every evaluation.
+        picture: A PIL image, or a float tensor (C, H, W) in [0, 1] with C = 1 or 3. Values of a tensor outside this
+            range are not clamped.
+        sigma: Standard deviation of the noise on the 0..255 scale. None estimates it; 0 returns the picture unchanged.
+        steps: Number of network evaluations; None selects the default. `steps=1` alone, like `detail=0`, returns the
+            posterior mean.
+        detail: 0 (faithful and smooth) .. 1 (natural texture); None selects the default.
+        method: Preset of the reverse process, one of `restorer.diffusion.plan.METHODS`.
+        seed: Seed of the noise field, an integer from 0.
+        prior: The result of `load_prior`; None selects the embedded prior.
+        on_step: Called with a `restorer.diffusion.reverse.Step` after every network evaluation.
 
     Returns:
-        The same kind, the same size.
+        The restored picture, of the same type and size as the input.
 
     Raises:
-        UsageError: a value out of range.
+        UsageError: A value is out of range.
+        ModelError: The prior cannot denoise, or its network returns values that are not finite.
+        DeviceError: The device has too little memory.
     """
 
     def prepare(image: Tensor) -> Job:
@@ -101,19 +120,28 @@ def inpaint(
     prior: Prior | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> AnyPicture:
-    """Fill holes; with sigma 0 every other pixel stays as it is, bit for bit.
+    """Fill holes. If sigma is 0, all other pixels stay as they are, bit for bit.
 
     Args:
-        picture: as in `denoise`; what it holds under the mask does not matter.
-        mask: a PIL image, array or tensor (H, W) of the picture's size; non-zero = fill.
-        sigma: noise of the known pixels, 0..255 scale; above 0 they are restored too.
-        steps, detail, method, seed, prior, on_step: as in `denoise`; detail is the noise carried from step to step.
+        picture: As in `denoise`. The values under the mask are ignored.
+        mask: A PIL image, array or tensor (H, W) of the size of the picture. Non-zero values mark the pixels to fill.
+        sigma: Standard deviation of the noise of the known pixels on the 0..255 scale. If it is above 0, the known
+            pixels are restored too.
+        steps: Number of network evaluations; None selects the default.
+        detail: Share of the noise that is carried from step to step, 0 (faithful and smooth) .. 1 (natural texture);
+            None selects the default.
+        method: As in `denoise`.
+        seed: As in `denoise`.
+        prior: As in `denoise`.
+        on_step: As in `denoise`.
 
     Returns:
-        The same kind, the same size.
+        The filled picture, of the same type and size as the input.
 
     Raises:
-        UsageError: a value out of range, or a mask of another size.
+        UsageError: A value is out of range, or the mask has another size than the picture.
+        ModelError: The prior cannot inpaint, or its network returns values that are not finite.
+        DeviceError: The device has too little memory.
     """
     fill = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask) != 0
     fill = fill.reshape(fill.shape[-2:]) if fill.ndim > 2 and fill.size == math.prod(fill.shape[-2:]) else fill
@@ -139,22 +167,29 @@ def upscale(
     prior: Prior | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> AnyPicture:
-    """Enlarge; with sigma 0, shrinking the result by Pillow's bicubic filter gives the input back.
+    """Enlarge. If sigma is 0, shrinking the result by Pillow's bicubic filter gives the input back.
 
-    With a prior of latent super-resolution it does not; the scale is then the model's own, and sigma, detail and most
-    methods mean nothing.
+    A prior of latent super-resolution does not give the input back. It fixes the scale, does not use `sigma` and
+    `detail`, and accepts few methods.
 
     Args:
-        picture: as in `denoise`.
-        scale: 2, 3, 4 or 8.
-        sigma: noise of the small picture, 0..255 scale.
-        steps, detail, method, seed, prior, on_step: as in `inpaint`.
+        picture: As in `denoise`.
+        scale: Enlargement factor: 2, 3, 4 or 8.
+        sigma: Standard deviation of the noise of the small picture on the 0..255 scale.
+        steps: Number of network evaluations; None selects the default.
+        detail: As in `inpaint`.
+        method: As in `denoise`.
+        seed: As in `denoise`.
+        prior: As in `denoise`.
+        on_step: As in `denoise`.
 
     Returns:
-        The same kind, `scale` times as high and as wide.
+        The enlarged picture, of the same type as the input and `scale` times as high and as wide.
 
     Raises:
-        UsageError: a value out of range.
+        UsageError: A value is out of range.
+        ModelError: The prior cannot upscale, or its network returns values that are not finite.
+        DeviceError: The device has too little memory.
     """
 
     def prepare(image: Tensor) -> Job:

@@ -1,4 +1,4 @@
-"""What can go wrong, by whose hands it is mended. The terminal maps each class to an exit code."""
+"""Exception classes for expected failures, one for each kind of remedy. The command line maps each to an exit code."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = [
 
 
 class RestorerError(Exception):
-    """An expected failure: one line that says what happened, and a hint that says what to do next.
+    """An expected failure, described by a message and a hint.
 
     Args:
-        message: what happened, naming the file or option concerned; one line.
-        hint: what the user can do about it; one line, may be empty.
+        message: One line that says what happened and names the file or option concerned.
+        hint: One line that says what the user can do about it; may be empty.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -26,20 +26,20 @@ class RestorerError(Exception):
 
 
 class UsageError(RestorerError, ValueError):
-    """An option is missing, out of range, or does not fit the others."""
+    """An option is missing, is out of range, or cannot be combined with the others."""
 
 
 class PictureError(RestorerError):
-    """A named picture or mask is absent, unreadable, unsupported or too large."""
+    """A named image or mask is absent, unreadable, unsupported or too large."""
 
 
 class ModelError(RestorerError):
-    """A model is missing, wrong, or refused."""
+    """A model is missing, invalid or refused."""
 
 
 class DeviceError(RestorerError):
-    """The device asked for is absent, or has too little memory."""
+    """The requested device is absent or has too little memory."""
 
 
 class OutputError(RestorerError):
-    """The result cannot be written: it exists already, equals the input, or the place is not writable."""
+    """The result cannot be written: it already exists, is the input itself, or its folder is not writable."""

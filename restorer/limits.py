@@ -1,4 +1,7 @@
-"""What the options may be. Free of PyTorch, so that a command line is checked before anything heavy is loaded."""
+"""The values that options may take, and functions that check them.
+
+This module does not import PyTorch, so that a command line is checked before anything heavy is loaded.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,14 @@ __all__ = [
 ]
 
 METHODS = ("auto", "ddpm", "ddim", "repaint", "ddnm", "diffpir", "langevin")
-SAMPLERS = ("ddpm", "ddim", "langevin")  # those that need nothing measured
+SAMPLERS = ("ddpm", "ddim", "langevin")  # the methods that can generate images without any data
 VARIANCES = ("small", "large", "learned")
 SCALES = (2, 3, 4, 8)
-MAX_PIXELS = 178_956_970  # of a picture that is read, unless told otherwise: what Pillow refuses by default
-SAMPLING_STEPS = 100  # of `generate`: with ddpm, more contrast and less grain than ddim has at any number
-MOST_STEPS = 10_000
-MOST_PICTURES = 10_000
-MOST_PIXELS = 8192  # a side of a generated picture
+MAX_PIXELS = 178_956_970  # default limit of an input image; Pillow refuses larger images by default
+SAMPLING_STEPS = 100  # default of `generate`; ddpm then has more contrast and less grain than ddim with any number
+MAX_STEPS = 10_000
+MAX_IMAGES = 10_000
+MAX_SIDE = 8192  # in pixels, of a generated image
 
 
 def check(
@@ -36,23 +39,33 @@ def check(
     seed: int = 0,
     scale: int = 4,
 ) -> None:
-    """Refuse a value out of range; None stands for a default.
+    """Check that the options of a restoration are in range.
+
+    Args:
+        sigma: Standard deviation of the noise on the 0..255 scale; None stands for the default.
+        steps: Number of network evaluations, 1 .. MAX_STEPS; None stands for the default.
+        detail: 0 (faithful and smooth) .. 1 (natural); None stands for the default.
+        method: One of METHODS.
+        seed: Seed of the noise field, 0 .. 2^63 - 1.
+        scale: One of SCALES.
 
     Raises:
-        UsageError: naming the option and its range.
+        UsageError: A value is out of range. The message names the option and its range.
     """
     if sigma is not None and not 0 <= sigma <= 255:
         raise UsageError(
-            f"sigma must lie between 0 and 255, not {sigma:g}", "it is the standard deviation of the noise"
+            f"sigma must lie between 0 and 255, not {sigma:g}", "sigma is the standard deviation of the noise"
         )
-    if steps is not None and not 1 <= steps <= MOST_STEPS:
-        raise UsageError(f"steps must lie between 1 and {MOST_STEPS}, not {steps}")
+    if steps is not None and not 1 <= steps <= MAX_STEPS:
+        raise UsageError(f"steps must lie between 1 and {MAX_STEPS}, not {steps}")
     if detail is not None and not 0 <= detail <= 1:
-        raise UsageError(f"detail must lie between 0 and 1, not {detail:g}", "0 is faithful and smooth, 1 natural")
+        raise UsageError(
+            f"detail must lie between 0 and 1, not {detail:g}", "0 is faithful and smooth, 1 is natural texture"
+        )
     if method not in METHODS:
-        raise UsageError(f"unknown method {method!r}", f"one of {', '.join(METHODS)}")
+        raise UsageError(f"unknown method {method!r}", f"use one of {', '.join(METHODS)}")
     if not 0 <= seed < 2**63:
-        raise UsageError(f"the seed must be a whole number from 0 up, not {seed}")
+        raise UsageError(f"the seed must be a whole number between 0 and 2^63 - 1, not {seed}")
     if scale not in SCALES:
         raise UsageError(f"the scale must be one of {', '.join(map(str, SCALES))}, not {scale}")
 
@@ -68,40 +81,52 @@ def check_generation(
     seed: int = 0,
     batch: int | None = None,
 ) -> None:
-    """Refuse a value out of range for sampling without a measurement; None stands for a default.
+    """Check that the options of `generate` are in range.
+
+    Args:
+        count: Number of images, 1 .. MAX_IMAGES.
+        width: Width of an image in pixels, 1 .. MAX_SIDE.
+        height: Height of an image in pixels, 1 .. MAX_SIDE.
+        steps: Number of network evaluations, 1 .. MAX_STEPS.
+        method: One of SAMPLERS.
+        variance: One of VARIANCES, for the method "ddpm" only; None stands for the default.
+        seed: Seed of the noise field, 0 .. 2^63 - 1.
+        batch: Number of images in a batch, at least 1; None stands for the default.
 
     Raises:
-        UsageError: naming the option and its range.
+        UsageError: A value is out of range. The message names the option and its range.
     """
-    if not 1 <= count <= MOST_PICTURES:
-        raise UsageError(f"the number of pictures must lie between 1 and {MOST_PICTURES}, not {count}")
-    if not (1 <= width <= MOST_PIXELS and 1 <= height <= MOST_PIXELS):
-        raise UsageError(f"the size must lie between 1 and {MOST_PIXELS} pixels a side, not {width}x{height}")
+    if not 1 <= count <= MAX_IMAGES:
+        raise UsageError(f"the number of images must lie between 1 and {MAX_IMAGES}, not {count}")
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise UsageError(f"width and height must lie between 1 and {MAX_SIDE} pixels, not {width}x{height}")
     if method not in SAMPLERS:
-        raise UsageError(f"unknown method {method!r}", f"one of {', '.join(SAMPLERS)}")
+        raise UsageError(f"unknown method {method!r}", f"use one of {', '.join(SAMPLERS)}")
     if variance is not None and variance not in VARIANCES:
-        raise UsageError(f"unknown variance {variance!r}", f"one of {', '.join(VARIANCES)}")
+        raise UsageError(f"unknown variance {variance!r}", f"use one of {', '.join(VARIANCES)}")
     if variance is not None and method != "ddpm":
-        raise UsageError(f"{method} has no variance to choose", "--variance belongs to --method ddpm")
+        raise UsageError(f"the method {method} has no variance option", "use --variance with --method ddpm only")
     if batch is not None and batch < 1:
-        raise UsageError(f"a batch holds at least one picture, not {batch}")
+        raise UsageError(f"a batch must hold at least one image, not {batch}")
     check(steps=steps, seed=seed)
 
 
 def check_task(task: str, serves: str | None, model: str = "the model") -> None:
-    """Refuse a model that works on latents where it cannot serve.
+    """Check that a model can serve a task.
+
+    A model of pixels serves every task. A model that works on latents serves only the task that it was made for.
 
     Args:
-        task: what is to be done with it.
-        serves: the one verb that it is for; None for a model of pictures, which serves all.
-        model: its name.
+        task: The task, named by its command.
+        serves: The only command that the model serves; None for a model of pixels.
+        model: The name of the model.
 
     Raises:
-        ModelError: saying why, and what it is for.
+        ModelError: The model cannot serve the task. The message says why, and the hint names the task that it serves.
     """
     if serves is None or serves == task:
         return
     reason = "works on latents, where white noise on pixels is not white"
     if task == "generate":
-        reason = "makes a picture larger, and none from noise alone"
-    raise ModelError(f"{model} {reason}: {task} cannot use it", f"it is for restore {serves}")
+        reason = "enlarges images and generates none from noise alone"
+    raise ModelError(f"{model} {reason}: {task} cannot use it", f"use it with restore {serves}")
