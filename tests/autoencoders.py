@@ -1,4 +1,4 @@
-"""Small autoencoders in diffusers' words, and pairs of ours and theirs with the same random weights."""
+"""Small autoencoders in diffusers' terms, and pairs of ours and diffusers' with the same random weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ VQ: dict[str, Any] = {**TINY, "num_vq_embeddings": 64}
 
 
 def random_weights(network: nn.Module) -> dict[str, Tensor]:
-    """As wide as an initialization's, norms around 1; the codebook is N(0, 1), so that the codes lie far apart."""
+    """Return random weights by name.
+
+    The weights are as large as after an initialization, those of norms lie around 1, and the codebook is drawn from
+    N(0, 1), so that the codes lie far apart.
+    """
     generator = torch.Generator().manual_seed(0)
     state = {}
     for key, value in network.state_dict().items():
@@ -36,7 +40,13 @@ def random_weights(network: nn.Module) -> dict[str, Tensor]:
 
 
 def pair(diffusers: ModuleType, kind: str, fields: dict[str, Any]) -> tuple[Any, Any]:
-    """Ours and theirs with the same weights; a missing or unexpected name or another shape is an error."""
+    """Return our network and diffusers' with the same weights, and check that names and shapes agree.
+
+    Args:
+        diffusers: The module.
+        kind: The class name, which both packages share.
+        fields: The fields of the configuration.
+    """
     with torch.device("meta"):
         ours = AUTOENCODERS[kind](**fields).build().eval()
         theirs = getattr(diffusers, kind)(**fields).eval()
@@ -48,4 +58,5 @@ def pair(diffusers: ModuleType, kind: str, fields: dict[str, Any]) -> tuple[Any,
 
 
 def normal(*shape: int, seed: int = 1) -> Tensor:
+    """Return standard normal noise of the given shape."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of models: a tiny one, the loopback Hub with it, a client that knows no other, commands."""
+"""Fixtures for the tests of models: a tiny model, a loopback Hub that serves it to the client, and the command line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PICKLED = "diffusion_pytorch_model.bin"
 
 @pytest.fixture(scope="session")
 def model_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """A tiny model in diffusers' layout, its weights in both formats."""
+    """Return the files of a tiny model in diffusers' layout, with its weights in both formats."""
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
     save_model(folder, TINY.network.build(), TINY, torch.float32)
@@ -52,12 +52,12 @@ def model_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture
 def hub(model_files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A Hub with the tiny model as org/model, the client pointed at it, an empty cache, nothing else in reach."""
+    """Serve the tiny model as org/model to the client, with an empty cache and without any other network."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     loopback_only(monkeypatch.setattr)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits up to 23 s between its attempts
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits up to 23 s between attempts
     with serving(Hub(dict(model_files))) as hub:
         for name, value in {
             "ENDPOINT": hub.endpoint,
@@ -78,12 +78,15 @@ def hub(model_files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.Monke
 
 
 class Outcome(NamedTuple):
+    """The exit code and the output of one command."""
+
     code: int
     out: str
     err: str
 
     @property
     def records(self) -> list[dict[str, Any]]:
+        """The JSON objects on stdout, one per line."""
         return [json.loads(line) for line in self.out.splitlines()]
 
 
@@ -92,7 +95,7 @@ Restore = Callable[..., Outcome]
 
 @pytest.fixture
 def restore(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Restore:
-    """Run a command line in this process, in an empty folder."""
+    """Return a function that runs a command line in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     for name in ("RESTORER_DEBUG", "FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)

@@ -1,7 +1,8 @@
-"""A Hub on the loopback device: what huggingface_hub asks of the real one, and every way of answering it badly.
+"""A Hub on the loopback device, which answers huggingface_hub as the real one does, or badly on request.
 
-The surface is the one that the client of versions 1.20 to 2.x uses for single files: `/api/models/REPO[/revision/REV]`
-and `/REPO/resolve/REV/FILE`, the latter with a redirect to another origin for large files, as the real one does.
+The server has the endpoints that the client, in versions 1.20 to 2.x, uses for single files:
+`/api/models/REPO[/revision/REV]` and `/REPO/resolve/REV/FILE`. Like the real Hub, the latter redirects to another
+origin for large files.
 """
 
 from __future__ import annotations
@@ -26,11 +27,16 @@ LOOPBACK = ("127.", "localhost", "::1")
 
 @dataclass
 class Fault:
-    """One bad answer to the requests that a pattern finds in "METHOD /path"; after `times` of them all is well again.
+    """One bad answer to the requests that match a pattern.
 
     Args:
-        status, headers, body: the answer; None for the right status or body.
-        drop: send so many bytes of the body, then hang up. stall: the same, then say nothing more.
+        pattern: A regular expression that is searched for in "METHOD /path".
+        status: The status of the answer; None for the right status.
+        headers: Headers that are added to the right ones, or replace them.
+        body: The body of the answer; None for the right body.
+        drop: The number of bytes of the body after which the server closes the connection.
+        stall: The number of bytes of the body after which the server sends nothing more.
+        times: The number of requests that are answered badly; later ones get the right answer.
     """
 
     pattern: str
@@ -43,10 +49,10 @@ class Fault:
 
 
 class Hub:
-    """The content of the server, its log, and its faults.
+    """The content of the server, its request log and its faults.
 
     Args:
-        files: names and bytes of one repository, `org/model`.
+        files: The names and bytes of the files of one repository, `org/model`.
     """
 
     def __init__(self, files: dict[str, bytes]) -> None:
@@ -62,15 +68,16 @@ class Hub:
         self.endpoint = self.cdn = ""
 
     def fault(self, pattern: str, **answer: Any) -> None:
+        """Add a fault; the arguments are those of `Fault`."""
         self.faults.append(Fault(pattern, **answer))
 
     def forget(self) -> list[str]:
-        """The log so far; a new one begins."""
+        """Return the log so far and start a new one."""
         log, self.log = self.log, []
         return log
 
     def listing(self, commit: str) -> dict[str, Any]:
-        """What `/api/models/…?blobs=true` answers."""
+        """Return the answer to `/api/models/…?blobs=true`."""
         siblings = []
         for name, content in self.files.items():
             entry: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": _sha1(content)}
@@ -103,12 +110,12 @@ class _Answer(BaseHTTPRequestHandler):
 
     def _answer(self, method: str) -> None:
         path = unquote(urlsplit(self.path).path)
-        asked = f"{method} {'cdn ' if self.is_cdn else ''}{path}"
-        asked += f" {self.headers['Range']}" if "Range" in self.headers else ""
-        self.hub.log.append(asked)
-        self.hub.tokens.append((asked, self.headers.get("Authorization")))
-        status, headers, body = self._right(path)
-        fault = next((f for f in self.hub.faults if f.times > 0 and re.search(f.pattern, asked)), None)
+        request = f"{method} {'cdn ' if self.is_cdn else ''}{path}"
+        request += f" {self.headers['Range']}" if "Range" in self.headers else ""
+        self.hub.log.append(request)
+        self.hub.tokens.append((request, self.headers.get("Authorization")))
+        status, headers, body = self._right_answer(path)
+        fault = next((f for f in self.hub.faults if f.times > 0 and re.search(f.pattern, request)), None)
         if fault is not None:
             fault.times -= 1
             status = fault.status or status
@@ -131,10 +138,10 @@ class _Answer(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 self.hub.released.wait(20)
         except OSError:
-            pass  # the client has hung up
+            pass  # the client has closed the connection
 
-    def _right(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """What an honest Hub answers."""
+    def _right_answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        """Return the status, headers and body that a correct Hub answers with."""
         hub = self.hub
         if self.is_cdn:
             if (content := hub.files.get(path.removeprefix("/cdn/"))) is None:
@@ -170,7 +177,7 @@ class _Answer(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(hub: Hub) -> Iterator[Hub]:
-    """Serve it on two ports of 127.0.0.1, which are two origins: the Hub and where its large files lie."""
+    """Serve a Hub on two ports of 127.0.0.1, which are two origins: one for the Hub and one for its large files."""
     handlers = (type("Front", (_Answer,), {"hub": hub}), type("Cdn", (_Answer,), {"hub": hub, "is_cdn": True}))
     servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for handler in handlers]
     for server in servers:
@@ -187,8 +194,12 @@ def serving(hub: Hub) -> Iterator[Hub]:
 
 
 def loopback_only(replace: Callable[[Any, str, Any], None] = setattr) -> None:
-    """From here on this process can connect to nothing but itself; whatever tries is an AssertionError."""
-    look_up = socket.getaddrinfo
+    """Forbid all connections of this process except to this machine; any other attempt raises an AssertionError.
+
+    Args:
+        replace: Sets an attribute, such as `setattr` or `monkeypatch.setattr`.
+    """
+    real_getaddrinfo = socket.getaddrinfo
 
     def connect(self: socket.socket, address: Any) -> None:
         assert self.family == socket.AF_UNIX or str(address[0]).startswith(LOOPBACK), f"a connection to {address}"
@@ -196,7 +207,7 @@ def loopback_only(replace: Callable[[Any, str, Any], None] = setattr) -> None:
 
     def getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
         assert host is None or str(host).startswith(LOOPBACK), f"a look-up of {host}"
-        return look_up(host, *arguments, **options)
+        return real_getaddrinfo(host, *arguments, **options)
 
     replace(socket.socket, "connect", connect)
     replace(socket, "getaddrinfo", getaddrinfo)

@@ -1,4 +1,4 @@
-"""Tiny models of latent diffusion with random weights, in the layout and with the fields of the published ones."""
+"""Tiny latent diffusion models with random weights, in the layout and with the fields of the published models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from restorer.networks.unet import UNet, UNetConfig
 __all__ = ["UNET", "VQ", "write_config", "write_model", "write_part"]
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
-# As CompVis/ldm-super-resolution-4x-openimages and CompVis/ldm-celebahq-256 (notes/hub.md 1.1), narrow and shallow.
+# Narrow and shallow versions of CompVis/ldm-super-resolution-4x-openimages and CompVis/ldm-celebahq-256
+# (notes/hub.md 1.1).
 UNET: dict[str, Any] = {
     "_class_name": "UNet2DModel",
     "sample_size": 16,
@@ -51,12 +52,13 @@ CELEBA = {**SCHEDULER, "beta_end": 0.0195}
 
 
 def write_config(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, creating its folder if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
 
 
 def write_part(folder: Path, config: dict[str, Any]) -> None:
-    """A network of a pipeline: its configuration, and random weights that fit it."""
+    """Write a network of a pipeline: its configuration, and random weights that fit the configuration."""
     shape = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     kind = shape.pop("_class_name")
     with torch.device("meta"):
@@ -70,12 +72,13 @@ def write_part(folder: Path, config: dict[str, Any]) -> None:
 
 
 def write_model(folder: Path, *, super_resolution: bool) -> Path:
-    """A pipeline: super-resolution by four, or one that makes pictures from noise."""
+    """Write a pipeline for 4x super-resolution, or one that generates images from noise, and return its folder."""
     kind = "LDMSuperResolutionPipeline" if super_resolution else "LDMPipeline"
     parts = {"scheduler": "DDIMScheduler", "unet": "UNet2DModel", "vqvae": "VQModel"}
     write_config(folder / "model_index.json", {"_class_name": kind, **{k: ["diffusers", v] for k, v in parts.items()}})
     write_config(folder / "scheduler" / "scheduler_config.json", SUPER if super_resolution else CELEBA)
     write_part(folder / "unet", {**UNET, "in_channels": 6 if super_resolution else 3})
-    # Published without the factor, or with that of a revision that mends it; diffusers takes .18215 where it is absent.
+    # The published models have no scaling_factor, for which diffusers assumes 0.18215, or the right factor in a later
+    # revision.
     write_part(folder / "vqvae", VQ if super_resolution else {**VQ, "scaling_factor": 1.0})
     return folder

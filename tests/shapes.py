@@ -1,4 +1,4 @@
-"""Shapes of U-Nets in diffusers' words, from what tells them apart; and its networks with random weights."""
+"""Configurations of U-Nets in diffusers' terms, and networks of diffusers with random weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 __all__ = ["GUIDED", "SIX", "blocks", "theirs_of"]
 
-# guided-diffusion with resblock_updown, use_scale_shift_norm and learn_sigma (Dhariwal & Nichol 2021).
+# The fields of guided-diffusion with resblock_updown, use_scale_shift_norm and learn_sigma (Dhariwal & Nichol 2021).
 GUIDED: dict[str, Any] = {
     "out_channels": 6,
     "resnet_time_scale_shift": "scale_shift",
@@ -19,11 +19,18 @@ GUIDED: dict[str, Any] = {
     "downsample_type": "resnet",
     "upsample_type": "resnet",
 }
-SIX = (1, 1, 2, 2, 4, 4)  # multiples of the width at each level, of most networks of 256 pixels
+SIX = (1, 1, 2, 2, 4, 4)  # the multiples of the width at each level in most networks for 256 pixels
 
 
 def blocks(width: int, mult: tuple[float, ...], attends: tuple[int, ...], *, resnets: bool = False) -> dict[str, Any]:
-    """Levels of so many times `width` features, some of which attend; `resnets` change the size of the others."""
+    """Return the fields that describe the levels of a U-Net.
+
+    Args:
+        width: The base number of features.
+        mult: The multiple of `width` at each level.
+        attends: The levels with attention.
+        resnets: Whether resnets, not convolutions, change the size at the levels without attention.
+    """
     others = "ResnetDownsampleBlock2D" if resnets else "DownBlock2D"
     down = tuple("AttnDownBlock2D" if level in attends else others for level in range(len(mult)))
     return {
@@ -34,10 +41,10 @@ def blocks(width: int, mult: tuple[float, ...], attends: tuple[int, ...], *, res
 
 
 def theirs_of(diffusers: ModuleType, fields: dict[str, Any], seed: int = 0) -> nn.Module:
-    """A network of diffusers with random weights."""
+    """Return a network of diffusers with random weights."""
     torch.manual_seed(seed)
     network = diffusers.UNet2DModel(**fields).eval()
-    for name, value in network.named_parameters():  # norms start at one and zero, which hides what they do
+    for name, value in network.named_parameters():  # Norms start at one and zero, which hides their effect.
         if "norm" in name:
             nn.init.normal_(value, mean=float(name.endswith("weight")), std=0.2)
     return network

@@ -1,1 +1,1 @@
-"""Model files: finding, downloading, checking and loading them."""
+"""Model files: how they are found, downloaded, checked and loaded."""

@@ -1,5 +1,7 @@
-"""What is known of models without loading them: the catalogue of the Hub, a data file (`catalogue.toml`), and what the
-folder of the embedded prior tells of itself. PyTorch is not imported.
+"""Facts about models that are known without loading them. PyTorch is not imported.
+
+The facts about models of the Hub come from a data file, `catalogue.toml`. The facts about the embedded prior are read
+from its own folder.
 """
 
 from __future__ import annotations
@@ -16,14 +18,14 @@ from typing import Any
 
 from restorer.errors import ModelError
 
-__all__ = ["EMBEDDED", "Card", "card_of", "cards", "facts_of", "weights_folder"]
+__all__ = ["EMBEDDED", "Card", "cards", "find_card", "read_facts", "weights_folder"]
 
-EMBEDDED = "photo"
+EMBEDDED = "photo"  # the name of the embedded prior
 
 
 @dataclass(frozen=True)
 class Card:
-    """One model. The fields are those of `catalogue.toml`, which says what they mean."""
+    """The facts about one model. The fields are those of `catalogue.toml`, which explains them."""
 
     name: str
     repo: str
@@ -44,34 +46,52 @@ class Card:
 
 @cache
 def cards() -> tuple[Card, ...]:
-    """Every card of the catalogue."""
+    """Return every card of the catalogue."""
     content = tomllib.loads(files("restorer.models").joinpath("catalogue.toml").read_text(encoding="utf-8"))
     return tuple(Card(**{**card, "known_answer": tuple(card.get("known_answer", ()))}) for card in content["card"])
 
 
-def card_of(name: str, file: str | None = None) -> Card | None:
-    """The card of a model by its name, or by its repository (and file, where it is one of several)."""
+def find_card(name: str, file: str | None = None) -> Card | None:
+    """Return the card of a model, or None if the catalogue does not have the model.
+
+    Args:
+        name: The name of the model in the catalogue, or its repository ("organization/name").
+        file: The file of the repository that is the model; None for a model in diffusers' layout, and for a name of
+            the catalogue.
+    """
     return next((c for c in cards() if (name == c.name and file is None) or (name, file) == (c.repo, c.file)), None)
 
 
 def weights_folder(name: str = EMBEDDED) -> Path:
-    """The folder of a prior that ships with the program: inside the package, or beside it in a checkout.
+    """Return the folder of a prior that ships with the program.
+
+    The folder lies inside an installed package, and beside the package in a checkout.
+
+    Args:
+        name: The name of the prior.
 
     Raises:
-        ModelError: it is not there.
+        ModelError: The installation has no such folder.
     """
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "_weights" / name, package.parent / "weights" / name):
         if folder.is_dir():
             return folder
-    raise ModelError(f"the embedded prior {name!r} is missing from this installation", "install restorer again")
+    raise ModelError(f"the embedded prior {name!r} is missing from this installation", "reinstall restorer")
 
 
-def facts_of(folder: Path) -> dict[str, Any]:
-    """What a folder of ours tells of its model, under the names of a `Card`; what it does not tell is left out.
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Return the facts about a model that ships with the program, read from its folder.
 
-    Size and parameters are those of the weights, the side of the pictures is that of the configuration, and the licence
-    and the cost of an evaluation stand in its model card.
+    The number of parameters and the bytes are those of the weights file. The side of the training images comes from
+    config.json (None if the model has no native size). The licence and the cost of one evaluation come from the model
+    card, README.md.
+
+    Args:
+        folder: A folder with config.json, diffusion_pytorch_model.safetensors and, optionally, README.md.
+
+    Returns:
+        The facts under the names of the fields of `Card`; a fact that the folder does not state is left out.
     """
     from safetensors import safe_open
 
@@ -83,6 +103,6 @@ def facts_of(folder: Path) -> dict[str, Any]:
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     if licence := re.search(r"^license: *(\S+)$", text, re.MULTILINE):
         facts["licence"] = licence[1]
-    if gflop := re.search(r"([\d.]+) GFLOP an evaluation of 256x256", text):
+    if gflop := re.search(r"([\d.]+) GFLOP (?:an|per) evaluation of 256x256", text):
         facts["gflop"] = float(gflop[1])
     return facts

@@ -2,15 +2,15 @@
 
     FOLDER/config.json           or FOLDER/unet/config.json
     FOLDER/diffusion_pytorch_model.safetensors, or .bin, beside config.json
-    FOLDER/scheduler_config.json or FOLDER/scheduler/scheduler_config.json; beside config.json wins (layout.py)
-    FILE.pt, FILE.pt.json        guided-diffusion: weights, and what they do not tell (guided_diffusion.py)
+    FOLDER/scheduler_config.json or FOLDER/scheduler/scheduler_config.json; the one beside config.json wins (layout.py)
+    FILE.pt, FILE.pt.json        guided-diffusion: weights, and the options they do not contain (guided_diffusion.py)
 
-A folder with an autoencoder beside `unet/` works on latents, not on pictures: latent_pipelines.py reads it.
+A folder with an autoencoder beside `unet/` holds a model of latents, not of images: latent_pipelines.py reads it.
 
-What is written has diffusers' own names and fields, so that `UNet2DModel.from_pretrained` reads the same folder;
-`patch_size` (pixel-unshuffle) and `mirrors` are two fields more in config.json. Whatever a model says is checked before
-memory is taken for it: the configuration is bounded (configs.py), the file is mapped (weight_files.py), and the network
-is built without memory and compared with the file's names and shapes.
+Folders are written with diffusers' own names and fields, so that `UNet2DModel.from_pretrained` reads them too;
+config.json has two additional fields, `patch_size` (pixel-unshuffle) and `mirrors`. Everything that a model states is
+checked before memory is allocated for it: the configuration is bounded (configs.py), the file is mapped
+(weight_files.py), and the network is built without memory and compared with the names and shapes in the file.
 """
 
 from __future__ import annotations
@@ -31,39 +31,48 @@ from restorer.models.configs import (
     LATENT,
     TrainedBetas,
     check_pipeline,
-    decoder_of,
+    decoder_in_index,
     model_spec,
     network_config,
     read_json,
 )
 from restorer.models.layout import CONFIG, DECODERS, INDEX, PICKLED, SAFETENSORS, SCHEDULER, SCHEDULER_PLACES
-from restorer.models.weight_files import check_finite, plain, read_weights
+from restorer.models.weight_files import check_finite, printable, read_weights
 from restorer.networks import NETWORKS, Network, NetworkConfig, UNetConfig
 from restorer.priors.unet_prior import ModelSpec
 
 __all__ = [
-    "decoder_folder",
-    "fitted",
+    "build_with_weights",
+    "find_decoder",
+    "find_weights",
     "load_model",
     "load_unet",
-    "places",
-    "renamed",
+    "locate_parts",
+    "modernize_names",
     "save_model",
-    "weights_in",
 ]
 
 MAX_PARAMETERS = 1_500_000_000
-LATENT_HINT = "it serves restore generate, or restore upscale where it was made for that"
+LATENT_HINT = "it serves restore generate, or restore upscale if it was made for super-resolution"
 
 AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
-# The attention of files written before diffusers 0.15.
+# The names of the attention layers before diffusers 0.15, and their names today.
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-OWN_FIELDS = ("attention_heads", "time_features")  # not of diffusers' layout: written only where they say something
+OWN_FIELDS = ("attention_heads", "time_features")  # Diffusers' layout lacks these, so they are written only if set.
 
 
 def save_model(folder: Path, network: Network, spec: ModelSpec, dtype: torch.dtype = torch.float16) -> None:
-    """Write network and spec as a model folder; the files appear whole, and none before all are written."""
+    """Write a network and its spec as a model folder.
+
+    Each file appears complete, and no file appears before all of them are written.
+
+    Args:
+        folder: The folder, which is created if necessary; existing files are replaced.
+        network: The network whose weights are written.
+        spec: The spec of the network.
+        dtype: The data type of the written weights.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     shape = {k: v for k, v in asdict(spec.network).items() if k not in OWN_FIELDS or v is not None}
     config = {
@@ -75,14 +84,14 @@ def save_model(folder: Path, network: Network, spec: ModelSpec, dtype: torch.dty
         **({"mirrors": True} if spec.mirrors else {}),
     }
     schedule = spec.schedule
-    given = isinstance(schedule, TrainedBetas)
+    has_trained_betas = isinstance(schedule, TrainedBetas)
     scheduler = {
         "_class_name": "DDPMScheduler",
         "num_train_timesteps": schedule.steps,
-        "beta_schedule": "linear" if given else schedule.name,
+        "beta_schedule": "linear" if has_trained_betas else schedule.name,
         "beta_start": schedule.beta_start,
         "beta_end": schedule.beta_end,
-        **({"trained_betas": schedule.betas.tolist()} if given else {}),
+        **({"trained_betas": schedule.betas.tolist()} if has_trained_betas else {}),
         "prediction_type": spec.prediction_type,
         "clip_sample": spec.clip,
         "variance_type": "learned_range" if spec.network.out_channels > spec.network.in_channels else "fixed_small",
@@ -92,52 +101,62 @@ def save_model(folder: Path, network: Network, spec: ModelSpec, dtype: torch.dty
     state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in network.state_dict().items()}
     partial = folder / f".{SAFETENSORS}.partial"
     save_file(state, partial, metadata={"format": "pt"})
-    partial.chmod(0o644)  # safetensors makes it readable by its owner alone
+    partial.chmod(0o644)  # safetensors makes the file readable only by its owner
     for name in (CONFIG, SCHEDULER, SAFETENSORS):
         (folder / f".{name}.partial").replace(folder / name)
 
 
 def load_model(path: Path) -> tuple[Network, ModelSpec]:
-    """Read a model: the network on the CPU in the precision of the file, and its spec.
+    """Read a model of images.
 
     Args:
-        path: a folder, or a weights file: of guided-diffusion, or one that lies in a folder.
+        path: A model folder, a weights file in such a folder, or a raw file of guided-diffusion.
+
+    Returns:
+        The network, on the CPU and in the precision of the file, and its spec.
 
     Raises:
-        ModelError: a file is missing or damaged, a field has a value that this program does not know, the weights do
-            not fit the configuration, or it is no unconditional DDPM of pictures.
+        ModelError: A file is missing or damaged, a field has an unknown value, the weights do not fit the
+            configuration, or the model is not an unconditional DDPM of images.
     """
     path = Path(path)
     if path.is_file() and path.suffix != ".json":
         state = read_weights(path)
-        if guided_diffusion.is_guided(state):
-            return _load_guided(path, state)
-    root, folder, weights = places(path)
-    if part := decoder_folder(root):
+        if guided_diffusion.is_guided_diffusion(state):
+            return _load_guided_diffusion(path, state)
+    root, folder, weights = locate_parts(path)
+    if part := find_decoder(root):
         where = index if (index := root / INDEX).is_file() else root / part
-        raise ModelError(f"{where} is no model of pictures: {LATENT}", LATENT_HINT)
+        raise ModelError(f"{where} is not a model of images: {LATENT}", LATENT_HINT)
     return load_unet(folder, weights)
 
 
-def places(path: Path) -> tuple[Path, Path, Path | None]:
-    """The root of a model, the folder of its network, and the weights file where the path names one."""
+def locate_parts(path: Path) -> tuple[Path, Path, Path | None]:
+    """Return the root of a model, the folder of its network, and the weights file if the path names one.
+
+    Args:
+        path: A model folder, its `unet` folder, or a file in either: weights, or config.json.
+    """
     folder, weights = (path.parent, path if path.suffix != ".json" else None) if path.is_file() else (path, None)
     return folder.parent if folder.name == "unet" else folder, folder, weights
 
 
-def decoder_folder(root: Path) -> str | None:
-    """The folder below `root` of the autoencoder on whose latents a model works; None where it works on pictures.
+def find_decoder(root: Path) -> str | None:
+    """Return the name of the folder of a model's autoencoder, or None for a model of images.
+
+    Args:
+        root: The root folder of the model.
 
     Raises:
-        ModelError: model_index.json tells of a model of another kind.
+        ModelError: The model_index.json is damaged, or describes an unsupported kind of model.
     """
     if (index := root / INDEX).is_file():
         content = read_json(index)
         try:
             check_pipeline(content)
         except ValueError as error:
-            raise ModelError(f"{index} is no model for this program: {error}") from error
-        if part := decoder_of(content):
+            raise ModelError(f"{index} describes a model that this program cannot use: {error}") from error
+        if part := decoder_in_index(content):
             return part
     if not (root / "unet").is_dir():
         return None
@@ -145,81 +164,94 @@ def decoder_folder(root: Path) -> str | None:
 
 
 def load_unet(folder: Path, weights: Path | None = None, channels: int | None = None) -> tuple[Network, ModelSpec]:
-    """The U-Net of a model folder, whatever the pipeline works on.
+    """Read the U-Net of a model folder, whether the pipeline works on images or on latents.
 
     Args:
-        folder: what holds config.json, or unet/config.json.
-        weights: the file of weights, if it is not the usual one.
-        channels: what the diffusion runs on, where the network may take a condition beside it: then `spec.network` is
-            without that condition, and the network's own `config` with it. None for all that it takes.
+        folder: A folder with config.json or unet/config.json.
+        weights: The weights file; None for the usual one.
+        channels: The number of channels that the diffusion runs on, if the network also takes a condition. The
+            condition is then left out of the channels of `spec.network`, and included in those of the network's own
+            `config`. None if the diffusion runs on all channels.
+
+    Returns:
+        The network, on the CPU and in the precision of the file, and its spec.
 
     Raises:
-        ModelError: as `load_model`.
+        ModelError: As in `load_model`.
     """
     root = folder.parent if folder.name == "unet" else folder
-    place = _first([folder / CONFIG, folder / "unet" / CONFIG]).parent
+    place = _first_existing([folder / CONFIG, folder / "unet" / CONFIG]).parent
     config = read_json(place / CONFIG)
     try:
         shape = network_config(config)
     except (ValueError, TypeError, OverflowError) as error:
-        raise ModelError(f"{place / CONFIG} describes no network that can be used: {error}") from error
-    scheduler = _first(root / name for name in SCHEDULER_PLACES["unet/" if place.name == "unet" else ""])
+        raise ModelError(f"{place / CONFIG} describes a network that cannot be used: {error}") from error
+    scheduler = _first_existing(root / name for name in SCHEDULER_PLACES["unet/" if place.name == "unet" else ""])
     fields = read_json(scheduler)
     try:
         spec = model_spec(shape, config, fields, channels)
     except (ValueError, TypeError, OverflowError) as error:
-        raise ModelError(f"{scheduler}, with {CONFIG}, describes no model that can be used: {error}") from error
-    path = weights or weights_in(place)
-    state = renamed(read_weights(path))
+        raise ModelError(f"{scheduler} and {CONFIG} describe a model that cannot be used: {error}") from error
+    path = weights or find_weights(place)
+    state = modernize_names(read_weights(path))
     try:
         shape = _with_middle_norm(shape, state)
         if config.get("attention_legacy_order", False):
-            state = _reordered(state, shape)
+            state = _reorder_attention(state, shape)
     except ValueError as error:
         raise ModelError(f"{path} does not fit its {CONFIG}: {error}") from error
     build: Callable[[], Network] = shape.build
-    seen = replace(shape, in_channels=spec.network.in_channels)  # without the condition
-    return fitted(path, build, state), replace(spec, network=seen)
+    without_condition = replace(shape, in_channels=spec.network.in_channels)
+    return build_with_weights(path, build, state), replace(spec, network=without_condition)
 
 
-def weights_in(folder: Path) -> Path:
-    """The weights file of a folder, in the safe format where there is one."""
-    return _first([folder / SAFETENSORS, folder / PICKLED])
+def find_weights(folder: Path) -> Path:
+    """Return the weights file of a folder, preferring the safe format."""
+    return _first_existing([folder / SAFETENSORS, folder / PICKLED])
 
 
-def _first(places: Iterable[Path]) -> Path:
-    """The first path that is there, else the first of all: whoever opens it says that it is missing."""
-    places = list(places)
-    return next((place for place in places if place.is_file()), places[0])
+def _first_existing(paths: Iterable[Path]) -> Path:
+    """Return the first path that is a file, or the first of all, so that opening it reports it as missing."""
+    paths = list(paths)
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
-def _load_guided(path: Path, state: Mapping[str, Tensor]) -> tuple[Network, ModelSpec]:
-    beside = _first([path.with_name(f"{path.name}.json"), path.with_suffix(".json")])
-    options = read_json(beside) if beside.is_file() else None
+def _load_guided_diffusion(path: Path, state: Mapping[str, Tensor]) -> tuple[Network, ModelSpec]:
+    options_path = _first_existing([path.with_name(f"{path.name}.json"), path.with_suffix(".json")])
+    options = read_json(options_path) if options_path.is_file() else None
     try:
         spec, converted = guided_diffusion.convert(path, state, options)
     except (ValueError, TypeError) as error:
-        hint = f"what its weights do not tell (num_heads, num_head_channels, image_size ...) stands in {path.name}.json"
+        hint = (
+            "put the options that the weights do not contain (num_heads, num_head_channels, image_size ...) "
+            f"into {path.name}.json"
+        )
         raise ModelError(f"{path} cannot be used: {error}", hint) from error
     build: Callable[[], Network] = spec.network.build
-    return fitted(path, build, converted), spec
+    return build_with_weights(path, build, converted), spec
 
 
-def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The names of today for those of the attention before diffusers 0.15, where layers could be 1x1 convolutions."""
-    today = {}
+def modernize_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the attention weights of files from before diffusers 0.15 to their names today.
+
+    In those files the attention layers could be 1x1 convolutions; their weights become matrices.
+    """
+    modern = {}
     for name, value in state.items():
         parent, _, last = name.rpartition(".")
         block, _, layer = parent.rpartition(".")
         if "attentions." in block and layer in OLD_NAMES:
             name = f"{block}.{OLD_NAMES[layer]}.{last}"
             value = value.flatten(1) if value.ndim > 2 else value
-        today[name] = value
-    return today
+        modern[name] = value
+    return modern
 
 
 def _with_middle_norm(network: NetworkConfig, state: Mapping[str, Tensor]) -> NetworkConfig:
-    """With scale_shift the middle attention has no normalization, unless the weights hold one (forks of diffusers)."""
+    """Add the normalization of the middle attention to a configuration if the weights hold one.
+
+    With scale_shift the middle attention has no normalization, except in forks of diffusers.
+    """
     if not isinstance(network, UNetConfig) or network.resnet_time_scale_shift == "default":
         return network
     if network.attn_norm_num_groups is None and "mid_block.attentions.0.group_norm.weight" in state:
@@ -227,8 +259,14 @@ def _with_middle_norm(network: NetworkConfig, state: Mapping[str, Tensor]) -> Ne
     return network
 
 
-def _reordered(state: Mapping[str, Tensor], network: NetworkConfig) -> dict[str, Tensor]:
-    """Queries, keys and values of forks that cut guided-diffusion's joint weights into thirds as they lay."""
+def _reorder_attention(state: Mapping[str, Tensor], network: NetworkConfig) -> dict[str, Tensor]:
+    """Restore the order of queries, keys and values in the files of some forks of diffusers.
+
+    These forks cut the joint weights of guided-diffusion into thirds without sorting the rows first.
+
+    Raises:
+        ValueError: A query, key or value is missing, or the rows do not divide into heads.
+    """
     head_dim = network.attention_head_dim if isinstance(network, UNetConfig) else None
     ordered = dict(state)
     for name in state:
@@ -237,37 +275,37 @@ def _reordered(state: Mapping[str, Tensor], network: NetworkConfig) -> dict[str,
             continue
         names = [f"{place}.to_{letter}.{kind}" for letter in "qkv"]
         if missing := [name for name in names if name not in state]:
-            raise ValueError(f"{plain(missing[0])} is missing")
+            raise ValueError(f"{printable(missing[0])} is missing")
         joint = torch.cat([state[name] for name in names])
         heads = max(len(joint) // 3 // head_dim, 1) if head_dim else 1
         ordered.update(zip(names, guided_diffusion.split_qkv(joint, heads, by_head=True), strict=True))
     return ordered
 
 
-def fitted(path: Path, build: Callable[[], AnyNetwork], state: dict[str, Tensor]) -> AnyNetwork:
-    """The network with these weights, which are compared with it before it takes memory.
+def build_with_weights(path: Path, build: Callable[[], AnyNetwork], state: dict[str, Tensor]) -> AnyNetwork:
+    """Build a network and load its weights, after comparing both before any memory is allocated.
 
     Args:
-        path: of the weights, for messages.
-        build: makes the network.
-        state: the weights by name.
+        path: The weights file, for messages.
+        build: Returns the network.
+        state: The weights by name.
 
     Raises:
-        ModelError: there is no such network, it is too large, or the weights do not fit it or are not finite.
+        ModelError: The network cannot be built or is too large, or the weights do not fit it or are not finite.
     """
     try:
         with torch.device("meta"):
             network = build()
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
-        raise ModelError(f"{path} belongs to a network that cannot be built: {plain(error, 200)}") from error
+        raise ModelError(f"{path} belongs to a network that cannot be built: {printable(error, 200)}") from error
     if sum(p.numel() for p in network.parameters()) > MAX_PARAMETERS:
         raise ModelError(f"{path} belongs to a network of more than {MAX_PARAMETERS:,} parameters")
     expected = {key: value.shape for key, value in network.state_dict().items()}
     found = {key: value.shape for key, value in state.items()}
     if expected != found:
         wrong = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
-        some = ", ".join(plain(name) for name in wrong[:5])
-        raise ModelError(f"{path} does not fit its {CONFIG}: {some} and others, {len(wrong)} in all")
+        names = ", ".join(printable(name) for name in wrong[:5])
+        raise ModelError(f"{path} does not fit its {CONFIG}: {names} ({len(wrong)} in all)")
     check_finite(path, state)
     network.load_state_dict(state, assign=True)
     return network

@@ -6,13 +6,14 @@
     input_blocks.k.0[.op]       down_blocks.l.downsamplers.0[.conv]          k = (l + 1) (n + 1)
     middle_block.{0,1,2}        mid_block.resnets.0, .attentions.0, .resnets.1
     output_blocks.k.0, .1       up_blocks.l.resnets.j, .attentions.j         k = l (n + 1) + j,       j < n + 1
-    output_blocks.k.last[.conv] up_blocks.l.upsamplers.0[.conv]              of a level's last k
+    output_blocks.k.last[.conv] up_blocks.l.upsamplers.0[.conv]              for the last k of a level
     out.{0,2}                   conv_norm_out, conv_out
 
-n is the number of resnets of a level. A raw file is a table of weights without a configuration. Most of it can be read
-off the names and shapes. What cannot are the heads of the attention, the order of their features, the size of the
-pictures and the noise schedule: these come from a JSON file beside it, with the names of guided-diffusion's own
-options, from what is known of a published network, or from that program's habits.
+n is the number of resnets per level. A raw file is a table of weights without a configuration. Most of the
+configuration follows from the names and shapes of the weights. The heads of the attention, the order of their features,
+the size of the images and the noise schedule do not. They come from a JSON file beside the weights, which uses the
+names of guided-diffusion's own options; from the known options of a published network; or from guided-diffusion's
+usual values.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from torch import Tensor
 
 from restorer.diffusion.schedule import Schedule
 from restorer.models.configs import CONDITIONAL, MAX_SIDE, TEXT
-from restorer.models.weight_files import plain
+from restorer.models.weight_files import printable
 from restorer.networks.unet import UNetConfig
 from restorer.priors.unet_prior import ModelSpec
 
-__all__ = ["convert", "is_guided", "split_qkv", "unet_config"]
+__all__ = ["convert", "is_guided_diffusion", "split_qkv", "unet_config"]
 
 log = logging.getLogger(__name__)
 
-# What the weights do not tell, under guided-diffusion's names; -1 stands for "not used" there.
+# Options that the weights do not determine, under guided-diffusion's names; there, -1 means "not used".
 DEFAULTS: dict[str, Any] = {
     "num_heads": None,
     "num_head_channels": 64,
@@ -46,17 +47,25 @@ DEFAULTS: dict[str, Any] = {
     "diffusion_steps": 1000,
     "predict_xstart": False,
 }
-# Published networks by their number of parameters. Those of 256 pixels are ImageNet, LSUN, and RePaint's CelebA-HQ and
-# Places; the next is trained on FFHQ (DPS, DiffPIR), and the last is ImageNet of 512 pixels, freed of its classes.
-KNOWN = {552_814_086: {"image_size": 256}, 93_563_910: {"image_size": 256}, 557_973_638: {"image_size": 512}}
-# Options that the weights tell, and that a JSON file may repeat.
-TOLD = ("num_channels", "num_res_blocks", "learn_sigma", "class_cond", "use_scale_shift_norm", "resblock_updown")
-# Options that change nothing here: of training, of another sampler, or told by the weights in another form.
-WITHOUT_EFFECT = (
+# Options of published networks by their number of parameters. The first are the networks for 256 pixels trained on
+# ImageNet and LSUN, and RePaint's on CelebA-HQ and Places; the second is trained on FFHQ (DPS, DiffPIR); the last is
+# the network for ImageNet at 512 pixels, fine-tuned without classes.
+PUBLISHED = {552_814_086: {"image_size": 256}, 93_563_910: {"image_size": 256}, 557_973_638: {"image_size": 512}}
+# Options that the weights determine, and that a JSON file may repeat.
+DERIVED_OPTIONS = (
+    "num_channels",
+    "num_res_blocks",
+    "learn_sigma",
+    "class_cond",
+    "use_scale_shift_norm",
+    "resblock_updown",
+)
+# Options without effect here: they concern training or another sampler, or the weights determine them in another form.
+IGNORED_OPTIONS = (
     *("attention_resolutions", "channel_mult", "dropout", "use_checkpoint", "use_fp16", "timestep_respacing"),
     *("use_kl", "rescale_learned_sigmas", "model_path", "num_classes"),
 )
-GROUPS = 32  # of every normalization
+GROUPS = 32  # the groups of every normalization
 
 RESNET = {
     "in_layers.0": "norm1",
@@ -69,72 +78,76 @@ RESNET = {
 ATTENTION = {"norm": "group_norm", "qkv": "qkv", "proj_out": "to_out.0"}
 
 
-def is_guided(state: Mapping[str, Tensor]) -> bool:
-    """Whether weights carry the names of guided-diffusion."""
+def is_guided_diffusion(state: Mapping[str, Tensor]) -> bool:
+    """Return whether weights have the names of guided-diffusion."""
     return "input_blocks.0.0.weight" in state and "time_embed.0.weight" in state
 
 
-def _size(state: Mapping[str, Tensor], name: str, axis: int = 0) -> int:
+def _dimension(state: Mapping[str, Tensor], name: str, axis: int = 0) -> int:
     if name not in state or state[name].ndim <= axis:
-        raise ValueError(f"it is no U-Net of guided-diffusion: {name} is missing")
+        raise ValueError(f"it is not a U-Net of guided-diffusion: {name} is missing")
     return state[name].shape[axis]
 
 
-def _count(state: Mapping[str, Tensor], part: str) -> int:
-    """How many blocks a part has, such as input_blocks."""
+def _count_blocks(state: Mapping[str, Tensor], part: str) -> int:
+    """Return the number of blocks of a part, such as input_blocks."""
     numbers = {name.split(".")[1] for name in state if name.startswith(f"{part}.")}
     if numbers != {str(k) for k in range(len(numbers))}:
-        raise ValueError(f"it is no U-Net of guided-diffusion: {part} are not numbered in a row")
+        raise ValueError(f"it is not a U-Net of guided-diffusion: {part} are not numbered consecutively")
     return len(numbers)
 
 
 def unet_config(state: Mapping[str, Tensor]) -> UNetConfig:
-    """The shape of a network from the names and shapes of its weights, with one head of attention.
+    """Return the configuration of a network from the names and shapes of its weights, with one attention head.
+
+    Args:
+        state: The weights by guided-diffusion's names.
 
     Raises:
-        ValueError: a network of another kind.
+        ValueError: The network is not an unconditional U-Net of guided-diffusion.
     """
     if "label_emb.weight" in state:
         raise ValueError(CONDITIONAL)
     if any("transformer" in name or "encoder_kv" in name for name in state):
         raise ValueError(TEXT)
-    channels, inputs = _size(state, "time_embed.0.weight", 1), _size(state, "input_blocks.0.0.weight", 1)
+    channels, inputs = _dimension(state, "time_embed.0.weight", 1), _dimension(state, "input_blocks.0.0.weight", 1)
     if inputs not in (1, 3):
-        raise ValueError(f"it takes {inputs} channels, so it is conditioned on a picture; a prior takes 3, or 1")
-    n_in, n_out = _count(state, "input_blocks"), _count(state, "output_blocks")
-    rises = [k for k in range(n_out) if _sampler(state, k) is not None]
-    levels, n = len(rises) + 1, rises[0] if rises else n_out - 1
+        raise ValueError(f"it takes {inputs} channels, so it is conditioned on an image; a prior takes 3, or 1")
+    n_in, n_out = _count_blocks(state, "input_blocks"), _count_blocks(state, "output_blocks")
+    upsampling = [k for k in range(n_out) if _find_upsampler(state, k) is not None]  # one per level but the last
+    levels, n = len(upsampling) + 1, upsampling[0] if upsampling else n_out - 1
     if n < 1 or not n_in == n_out == levels * (n + 1):
-        raise ValueError(f"it is no U-Net of guided-diffusion: {n_in} and {n_out} blocks on {levels} levels")
+        found = f"{n_in} input and {n_out} output blocks on {levels} levels"
+        raise ValueError(f"it is not a U-Net of guided-diffusion: {found}")
     first = [1 + level * (n + 1) for level in range(levels)]
-    widths = tuple(_size(state, f"input_blocks.{k}.0.out_layers.3.weight") for k in first)
-    attends = [f"input_blocks.{k}.1.qkv.weight" in state for k in first]
-    resnet = bool(rises) and not str(_sampler(state, rises[0])).endswith("conv")
-    shifts = _size(state, "input_blocks.1.0.emb_layers.1.weight") == 2 * widths[0]
+    widths = tuple(_dimension(state, f"input_blocks.{k}.0.out_layers.3.weight") for k in first)
+    has_attention = [f"input_blocks.{k}.1.qkv.weight" in state for k in first]
+    resamples_by_resnet = bool(upsampling) and not str(_find_upsampler(state, upsampling[0])).endswith("conv")
+    has_scale_shift = _dimension(state, "input_blocks.1.0.emb_layers.1.weight") == 2 * widths[0]
     plain_down, plain_up = (
-        ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if resnet else ("DownBlock2D", "UpBlock2D")
+        ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if resamples_by_resnet else ("DownBlock2D", "UpBlock2D")
     )
     return UNetConfig(
         in_channels=inputs,
-        out_channels=_size(state, "out.2.weight"),
+        out_channels=_dimension(state, "out.2.weight"),
         block_out_channels=widths,
-        down_block_types=tuple("AttnDownBlock2D" if a else plain_down for a in attends),
-        up_block_types=tuple("AttnUpBlock2D" if a else plain_up for a in reversed(attends)),
+        down_block_types=tuple("AttnDownBlock2D" if a else plain_down for a in has_attention),
+        up_block_types=tuple("AttnUpBlock2D" if a else plain_up for a in reversed(has_attention)),
         layers_per_block=n,
         norm_num_groups=GROUPS,
         attn_norm_num_groups=GROUPS,
         attention_head_dim=None,
-        resnet_time_scale_shift="scale_shift" if shifts else "default",
-        downsample_type="resnet" if resnet else "conv",
-        upsample_type="resnet" if resnet else "conv",
-        # The first level may have half the channels that all else is a multiple of (512 pixels).
+        resnet_time_scale_shift="scale_shift" if has_scale_shift else "default",
+        downsample_type="resnet" if resamples_by_resnet else "conv",
+        upsample_type="resnet" if resamples_by_resnet else "conv",
+        # In the network for 512 pixels, the first level has half the base number of channels.
         time_embedding_dim=None if channels == widths[0] else 4 * channels,
         time_features=None if channels == widths[0] else channels,
     )
 
 
-def _sampler(state: Mapping[str, Tensor], k: int) -> str | None:
-    """The name of what doubles the size at the end of an output block, if it has that: a convolution, or a resnet."""
+def _find_upsampler(state: Mapping[str, Tensor], k: int) -> str | None:
+    """Return the name of the convolution or resnet that doubles the size in output block k, or None without one."""
     for place in (f"output_blocks.{k}.1", f"output_blocks.{k}.2"):
         if f"{place}.conv.weight" in state:
             return f"{place}.conv"
@@ -143,8 +156,8 @@ def _sampler(state: Mapping[str, Tensor], k: int) -> str | None:
     return None
 
 
-def _modules(config: UNetConfig) -> dict[str, str]:
-    """The name in our layout of every module with weights, by its name in guided-diffusion's."""
+def _module_names(config: UNetConfig) -> dict[str, str]:
+    """Return the name in diffusers' layout of every module with weights, by its name in guided-diffusion's."""
     names = {
         "time_embed.0": "time_embedding.linear_1",
         "time_embed.2": "time_embedding.linear_2",
@@ -168,7 +181,7 @@ def _modules(config: UNetConfig) -> dict[str, str]:
             place = f"output_blocks.{level * (n + 1) + j}"
             add(f"{place}.0", f"up_blocks.{level}.resnets.{j}", RESNET)
             add(f"{place}.1", f"up_blocks.{level}.attentions.{j}", ATTENTION)
-        # What doubles the size comes last, behind the attention where there is one.
+        # The upsampler comes last, after the attention if the level has one.
         last = 2 if config.up_block_types[level] == "AttnUpBlock2D" else 1
         add(f"{place}.{last}", f"up_blocks.{level}.upsamplers.0", {**RESNET, "conv": "conv"})
     add("middle_block.0", "mid_block.resnets.0", RESNET)
@@ -178,23 +191,32 @@ def _modules(config: UNetConfig) -> dict[str, str]:
 
 
 def split_qkv(qkv: Tensor, heads: int, *, by_head: bool) -> tuple[Tensor, ...]:
-    """Queries, keys and values, (C, ...) each, of joint weights (3 C, ...).
+    """Split joint attention weights into queries, keys and values.
 
-    `by_head`: the older order, where each head has its queries, keys and values together.
+    Args:
+        qkv: The joint weights, (3 C, ...).
+        heads: The number of attention heads.
+        by_head: Whether the rows have the older order, in which the queries, keys and values of each head are adjacent.
+
+    Returns:
+        The queries, keys and values, (C, ...) each.
 
     Raises:
-        ValueError: the rows are no three of as many heads.
+        ValueError: The number of rows is not a multiple of 3 * heads.
     """
     if qkv.shape[0] % (3 * heads):
-        raise ValueError(f"the attention has {qkv.shape[0]} rows, which are no {heads} heads of three")
+        raise ValueError(f"the attention has {qkv.shape[0]} rows, which is not a multiple of 3 x {heads} heads")
     if by_head:
         qkv = qkv.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
     return qkv.chunk(3)
 
 
-def _renamed(state: Mapping[str, Tensor], config: UNetConfig, by_head: bool) -> dict[str, Tensor]:
-    """Weights under the names of our layout; unknown ones keep theirs, and are refused later."""
-    names, renamed = _modules(config), {}
+def _rename_weights(state: Mapping[str, Tensor], config: UNetConfig, by_head: bool) -> dict[str, Tensor]:
+    """Return the weights under the names of diffusers' layout.
+
+    Unknown names stay as they are; they are refused later, when the weights are compared with the network.
+    """
+    names, renamed = _module_names(config), {}
     for name, value in state.items():
         module, _, kind = name.rpartition(".")
         place = names.get(module)
@@ -205,7 +227,7 @@ def _renamed(state: Mapping[str, Tensor], config: UNetConfig, by_head: bool) -> 
         if last not in ("qkv", "0") or "attentions" not in place:
             renamed[f"{place}.{kind}"] = value
             continue
-        value = value.flatten(1) if kind == "weight" else value  # convolutions of width 1
+        value = value.flatten(1) if kind == "weight" else value  # 1x1 convolutions become matrices
         if last == "0":
             renamed[f"{place}.{kind}"] = value
             continue
@@ -216,12 +238,12 @@ def _renamed(state: Mapping[str, Tensor], config: UNetConfig, by_head: bool) -> 
     return renamed
 
 
-def _check_told(options: Mapping[str, Any], config: UNetConfig) -> None:
-    """What a JSON file repeats must be what the weights tell; anything unknown in it is a slip of the pen."""
-    known = {*DEFAULTS, *TOLD, *WITHOUT_EFFECT, "num_heads_upsample", "rescale_timesteps"}
+def _check_options(options: Mapping[str, Any], config: UNetConfig) -> None:
+    """Check that a JSON file has no unknown options, and that repeated options agree with the weights."""
+    known = {*DEFAULTS, *DERIVED_OPTIONS, *IGNORED_OPTIONS, "num_heads_upsample", "rescale_timesteps"}
     if unknown := sorted(set(options) - known):
-        raise ValueError(f"unknown options {', '.join(plain(name, 40) for name in unknown[:5])}")
-    told = (
+        raise ValueError(f"unknown options {', '.join(printable(name, 40) for name in unknown[:5])}")
+    derived = (
         config.time_features or config.block_out_channels[0],
         config.layers_per_block,
         config.out_channels == 2 * config.in_channels,
@@ -229,75 +251,84 @@ def _check_told(options: Mapping[str, Any], config: UNetConfig) -> None:
         config.resnet_time_scale_shift == "scale_shift",
         config.downsample_type == "resnet",
     )
-    for name, value in zip(TOLD, told, strict=True):
+    for name, value in zip(DERIVED_OPTIONS, derived, strict=True):
         if name in options and options[name] != value:
-            raise ValueError(f"{name} is {plain(options[name], 40)}, but the weights say {value}")
+            raise ValueError(f"{name} is {printable(options[name], 40)}, but according to the weights it is {value}")
     if options.get("num_heads_upsample", -1) not in (-1, options.get("num_heads", -1)):
-        raise ValueError("num_heads_upsample other than num_heads is not supported")
+        raise ValueError("a num_heads_upsample other than num_heads is not supported")
     if options.get("rescale_timesteps") and options.get("diffusion_steps", 1000) != 1000:
         raise ValueError("rescale_timesteps with a diffusion_steps other than 1000 is not supported")
 
 
-def _whole(options: Mapping[str, Any], name: str, low: int, high: int) -> int:
+def _integer_option(options: Mapping[str, Any], name: str, low: int, high: int) -> int:
     value = options[name]
     if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{name} must lie between {low} and {high}, not {plain(repr(value), 40)}")
+        raise ValueError(f"{name} must lie between {low} and {high}, not {printable(repr(value), 40)}")
     return value
 
 
-def _flag(options: Mapping[str, Any], name: str) -> bool:
+def _flag_option(options: Mapping[str, Any], name: str) -> bool:
     if not isinstance(options[name], bool):
-        raise ValueError(f"{name} must be true or false, not {plain(repr(options[name]), 40)}")
+        raise ValueError(f"{name} must be true or false, not {printable(repr(options[name]), 40)}")
     return options[name]
 
 
 def _schedule(options: Mapping[str, Any]) -> Schedule:
-    """guided-diffusion's schedules; its linear one keeps the noise of the whole chain the same at any T."""
-    steps = _whole(options, "diffusion_steps", 2, 4096)
+    """Return a schedule of guided-diffusion, whose linear one has the same total noise for any number of steps T."""
+    steps = _integer_option(options, "diffusion_steps", 2, 4096)
     if (name := options["noise_schedule"]) == "linear":
         return Schedule("linear", steps, 1e-4 * 1000 / steps, 0.02 * 1000 / steps)
     if name == "cosine":
         return Schedule("squaredcos_cap_v2", steps)
-    raise ValueError(f"noise_schedule {plain(name, 40)} is not supported, only linear and cosine")
+    raise ValueError(f"noise_schedule {printable(name, 40)} is not supported, only linear and cosine")
 
 
 def _with_heads(config: UNetConfig, options: Mapping[str, Any]) -> UNetConfig:
-    """The network with its heads: of `num_head_channels` features each, else `num_heads` at every width."""
+    """Return the configuration with its attention heads.
+
+    The heads have `num_head_channels` features each if that option is set; else there are `num_heads` at every width.
+    """
     if options["num_head_channels"] not in (None, -1):
-        return replace(config, attention_head_dim=_whole(options, "num_head_channels", 1, 2048))
-    heads, last = _whole(options, "num_heads", 1, 2048), config.block_out_channels[-1]
+        return replace(config, attention_head_dim=_integer_option(options, "num_head_channels", 1, 2048))
+    heads, last = _integer_option(options, "num_heads", 1, 2048), config.block_out_channels[-1]
     with_heads = replace(config, attention_heads=heads)
     levels = zip(config.block_out_channels, config.down_block_types, strict=True)
     if all(width == last for width, kind in levels if kind == "AttnDownBlock2D"):
-        return replace(config, attention_head_dim=last // heads)  # one width attends: in the words of the layout
+        # Only one width attends, so the number of heads can be expressed by diffusers' own field.
+        return replace(config, attention_head_dim=last // heads)
     return with_heads
 
 
 def convert(
-    path: Path, state: Mapping[str, Tensor], given: Mapping[str, Any] | None
+    path: Path, state: Mapping[str, Tensor], file_options: Mapping[str, Any] | None
 ) -> tuple[ModelSpec, dict[str, Tensor]]:
-    """The spec and the renamed weights of a raw file; `given` is what stands in the JSON file beside it.
+    """Return the spec and the renamed weights of a raw file.
+
+    Args:
+        path: The file, for the warning about assumed options.
+        state: The weights by guided-diffusion's names.
+        file_options: The options in the JSON file beside the weights; None without such a file.
 
     Raises:
-        ValueError: a network of another kind, or options that it cannot have.
+        ValueError: The network is of an unsupported kind, or the options do not fit it.
     """
     config = unet_config(state)
-    given = dict(given or {})
-    _check_told(given, config)
-    known = KNOWN.get(sum(value.numel() for value in state.values()))
-    options = {**DEFAULTS, **(known or {}), **given}
-    if given.get("num_heads", -1) != -1 and "num_head_channels" not in given:
+    file_options = dict(file_options or {})
+    _check_options(file_options, config)
+    known = PUBLISHED.get(sum(value.numel() for value in state.values()))
+    options = {**DEFAULTS, **(known or {}), **file_options}
+    if file_options.get("num_heads", -1) != -1 and "num_head_channels" not in file_options:
         options["num_head_channels"] = -1
-    if options["image_size"] is None:  # guided-diffusion's own networks all go down to 8 pixels
+    if options["image_size"] is None:  # all of guided-diffusion's own networks go down to 8 pixels
         options["image_size"] = 8 * 2 ** (len(config.block_out_channels) - 1)
     spec = ModelSpec(
         network=_with_heads(config, options),
         schedule=_schedule(options),
-        prediction_type="sample" if _flag(options, "predict_xstart") else "epsilon",
-        native_size=_whole(options, "image_size", 1, MAX_SIDE),
+        prediction_type="sample" if _flag_option(options, "predict_xstart") else "epsilon",
+        native_size=_integer_option(options, "image_size", 1, MAX_SIDE),
     )
-    by_head = not _flag(options, "use_new_attention_order")
-    if known is None and "num_heads" not in given and "num_head_channels" not in given:
-        assumed = {k: v for k, v in options.items() if k not in given and v is not None and k != "predict_xstart"}
-        log.warning("%s does not say how it was trained; taken for granted: %s", path, json.dumps(assumed))
-    return spec, _renamed(state, spec.network, by_head)  # type: ignore[arg-type]
+    by_head = not _flag_option(options, "use_new_attention_order")
+    if known is None and "num_heads" not in file_options and "num_head_channels" not in file_options:
+        assumed = {k: v for k, v in options.items() if k not in file_options and v is not None and k != "predict_xstart"}
+        log.warning("%s does not state how it was trained; assumed: %s", path, json.dumps(assumed))
+    return spec, _rename_weights(state, spec.network, by_head)  # type: ignore[arg-type]

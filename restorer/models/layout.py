@@ -1,4 +1,4 @@
-"""What the files and folders of a model are called in diffusers' layout. Importing this costs nothing."""
+"""The names of the files and folders of a model in diffusers' layout. This module has no imports that cost time."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ __all__ = ["CONFIG", "DECODERS", "INDEX", "PICKLED", "SAFETENSORS", "SCHEDULER",
 
 CONFIG, SCHEDULER, INDEX = "config.json", "scheduler_config.json", "model_index.json"
 SAFETENSORS, PICKLED = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
-DECODERS = ("vqvae", "vae", "movq")  # folders of a pipeline that hold an autoencoder
-USABLE_DECODERS = ("vqvae", "vae")  # the third is known, so that it can be refused
-SCHEDULER_PLACES = {  # where a network's schedule may stand, by the folder of the network, the first that is there
+DECODERS = ("vqvae", "vae", "movq")  # the folders of a pipeline that may hold an autoencoder
+USABLE_DECODERS = ("vqvae", "vae")  # movq is listed above only so that it can be recognized and refused
+# The places where the schedule of a network may lie, by the folder of the network. The first file that exists counts.
+SCHEDULER_PLACES = {
     "": (SCHEDULER, f"scheduler/{SCHEDULER}"),
     "unet/": (f"unet/{SCHEDULER}", f"scheduler/{SCHEDULER}", SCHEDULER),
 }

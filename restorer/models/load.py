@@ -1,4 +1,4 @@
-"""Which prior, on which device, in which precision: names to objects."""
+"""From the names of a model, a device and a precision to the objects that they stand for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from restorer.errors import DeviceError, ModelError, UsageError
 from restorer.models.catalogue import EMBEDDED, weights_folder
 from restorer.models.checkpoints import load_model
 from restorer.models.hub.download import OnBytes, fetch, sha256_of
-from restorer.models.hub.references import Plan, files_of, parse, revision_of, weights_of
+from restorer.models.hub.references import Snapshot, find_revision, model_files, parse_reference, weights_file
 from restorer.models.latent_pipelines import is_latent, load_latent
 from restorer.networks.fast.precision import faster_dtype
 from restorer.priors.latent import LatentPrior
@@ -37,17 +37,20 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """A device by its name: auto (the GPU where there is one), cpu, cuda, cuda:N.
+    """Return the device that a name stands for.
+
+    Args:
+        name: "auto" (the GPU if there is one, else the CPU), "cpu", "cuda" or "cuda:N".
 
     Raises:
-        DeviceError: it is not there. A run never falls back to the CPU in silence.
-        UsageError: no such name.
+        DeviceError: The machine does not have the device. A run never falls back to the CPU silently.
+        UsageError: The name is unknown.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdecimal()) or (kind == "cpu" and index):
-        raise UsageError(f"unknown device {name!r}", "auto, cpu, cuda or cuda:N")
+        raise UsageError(f"unknown device {name!r}", "use auto, cpu, cuda or cuda:N")
     if kind == "cuda" and not torch.cuda.is_available():
         raise DeviceError("there is no CUDA device, or this PyTorch was built without CUDA", "use --device cpu")
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
@@ -56,22 +59,27 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """A precision by its name: auto is bf16 where the device computes in it natively and faster, else fp32.
+    """Return the data type that the name of a precision stands for.
+
+    Args:
+        name: "auto", "fp32", "bf16" or "fp16". "auto" is bf16 if the device computes in bf16 natively and faster, else
+            fp32.
+        device: The device that computes.
 
     Raises:
-        UsageError: no such name.
+        UsageError: The name is unknown.
     """
     if name == "auto":
         if device.type == "cpu":
             return faster_dtype()
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     if name not in PRECISIONS:
-        raise UsageError(f"unknown precision {name!r}", f"auto, {', '.join(PRECISIONS)}")
+        raise UsageError(f"unknown precision {name!r}", f"use auto, {', '.join(PRECISIONS)}")
     return PRECISIONS[name]
 
 
 def precision_name(prior: Prior) -> str:
-    """ "fp32", "bf16" or "fp16": what a prior computes in."""
+    """Return the name of the precision that a prior computes in: "fp32", "bf16" or "fp16"."""
     inner = prior.prior if isinstance(prior, Tiled) else prior
     dtype = inner.dtype if isinstance(inner, UNetPrior) else torch.float32
     return next(name for name, known in PRECISIONS.items() if known == dtype)
@@ -87,64 +95,79 @@ def _load(model: Path, device: torch.device, dtype: torch.dtype) -> UNetPrior:
 
 
 def load_prior(model: str | Path = EMBEDDED, device: str = "auto", precision: str = "auto") -> UNetPrior:
-    """A prior, ready to use; the same one if asked again. Of a model that works on latents it is a `LatentPrior`.
+    """Return a prior that is ready to use.
+
+    Repeated calls with the same arguments return the same object. The result is a `LatentPrior` for a model that works
+    on latents.
 
     Args:
-        model: "photo" (the embedded one), the path of a model folder or file, a name of the catalogue, or
-            "org/repo[@rev][:file]" on the Hugging Face Hub. An existing path wins over a name.
-        device: auto, cpu, cuda or cuda:N.
-        precision: auto, fp32, bf16 or fp16.
+        model: "photo" (the embedded prior), the path of a model folder or file, a name of the catalogue, or
+            "org/repo[@rev][:file]" on the Hugging Face Hub. An existing path takes precedence over a name.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "auto", "fp32", "bf16" or "fp16".
 
     Raises:
-        ModelError: there is no such model, it cannot be fetched, or it is damaged.
-        DeviceError: the device is not there.
-        UsageError: an unknown device or precision.
+        ModelError: The model does not exist, cannot be fetched, or is damaged.
+        DeviceError: The machine does not have the device.
+        UsageError: The device or the precision is unknown.
     """
-    place = resolve_device(device)
-    return _load(find_model(model), place, resolve_dtype(precision, place))
+    resolved = resolve_device(device)
+    return _load(find_model(model), resolved, resolve_dtype(precision, resolved))
 
 
 def find_model(
-    model: str | Path = EMBEDDED, accept: Callable[[Plan], None] | None = None, on_bytes: OnBytes | None = None
+    model: str | Path = EMBEDDED, accept: Callable[[Snapshot], None] | None = None, on_bytes: OnBytes | None = None
 ) -> Path:
-    """The folder or file of a model by its path or name, fetched from the Hub if need be; an existing path wins.
+    """Return the folder or file of a model, downloading it from the Hub if necessary.
 
     Args:
-        model: as in `load_prior`.
-        accept, on_bytes: as in `restorer.models.hub.download.fetch`.
+        model: As in `load_prior`. An existing path takes precedence over a name.
+        accept: As in `restorer.models.hub.download.fetch`.
+        on_bytes: As in `restorer.models.hub.download.fetch`.
 
     Raises:
-        ModelError: there is no such model, or it cannot be fetched.
+        ModelError: The model does not exist, or cannot be fetched.
     """
     if Path(model).exists():
         return Path(model).resolve()
     if str(model) == EMBEDDED:
         return weights_folder()
-    if isinstance(model, str) and (reference := parse(model)):
+    if isinstance(model, str) and (reference := parse_reference(model)):
         return fetch(reference, accept, on_bytes)
     raise ModelError(
-        f"there is no model {str(model)!r}: neither a folder nor a known name",
-        f"the embedded prior is {EMBEDDED!r}; restore models list tells the others; on the Hub, ORGANIZATION/NAME",
+        f"there is no model {str(model)!r}: it is neither a path nor a known name",
+        f"the embedded prior is {EMBEDDED!r}; restore models list prints the others; "
+        "a repository of the Hub is ORGANIZATION/NAME",
     )
 
 
 @cache
 def weights_sha256(model: Path) -> str:
-    """The SHA-256 of the weights in a model's folder or file, in hexadecimal."""
-    return sha256_of(weights_of(model))
+    """Return the SHA-256 of the weights in the folder or file of a model, in hexadecimal."""
+    return sha256_of(weights_file(model))
 
 
 @cache
 def model_sha256(model: Path) -> str:
-    """One SHA-256 for all of a model, in hexadecimal: its weights, and the configurations that say what they mean."""
-    return sha256("".join(f"{path.name} {sha256_of(path)}\n" for path in files_of(model)).encode()).hexdigest()
+    """Return one SHA-256 for all files of a model, in hexadecimal.
+
+    The hash covers the weights and every configuration file that determines how the weights are read.
+    """
+    return sha256("".join(f"{path.name} {sha256_of(path)}\n" for path in model_files(model)).encode()).hexdigest()
 
 
 def identity(model: str) -> dict[str, Any]:
-    """Which weights a name or path stands for: as it was named, their SHA-256, and the commit of a model of the Hub.
+    """Return the identity of a model, as results record it.
+
+    Args:
+        model: A name or path, as in `load_prior`.
+
+    Returns:
+        `id`: The name or path as given. `sha256`: The SHA-256 of the weights. `revision`: The commit of a model of the
+        Hub; None for any other model.
 
     Raises:
-        ModelError: as `find_model`.
+        ModelError: As in `find_model`.
     """
-    place = find_model(model)
-    return {"id": model, "sha256": weights_sha256(place), "revision": revision_of(place)}
+    path = find_model(model)
+    return {"id": model, "sha256": weights_sha256(path), "revision": find_revision(path)}

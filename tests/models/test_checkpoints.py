@@ -1,4 +1,4 @@
-"""Model folders: written, read back, read by diffusers. test_hostile.py has those that are broken."""
+"""Model folders are written, read back, and read by diffusers. test_hostile.py tests broken folders."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def network_of(spec: ModelSpec, seed: int = 0) -> Network:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A good model folder."""
+    """Write a good model folder."""
     save_model(tmp_path / "model", network_of(SPECS["own"]), SPECS["own"])
     return tmp_path / "model"
 
@@ -124,7 +124,7 @@ def test_diffusers_reads_the_same_folder(diffusers: ModuleType, tmp_path: Path, 
 
 @torch.no_grad()
 def test_a_folder_of_diffusers_is_read(diffusers: ModuleType, tmp_path: Path) -> None:
-    """Written by diffusers, with every field that it writes; the prediction is its scheduler's."""
+    """A folder with every field that diffusers writes gives the prediction of diffusers' scheduler."""
     torch.manual_seed(0)
     theirs = diffusers.UNet2DModel(
         sample_size=16, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1,
@@ -144,7 +144,7 @@ def test_a_folder_of_diffusers_is_read(diffusers: ModuleType, tmp_path: Path) ->
 
 
 def test_fields_left_out_take_the_layouts_defaults(tmp_path: Path) -> None:
-    """As old files of the Hub rely on: no class name, no prediction type, no clip_sample."""
+    """Old files of the Hub rely on the defaults of the class name, the prediction type and clip_sample."""
     config = {
         "block_out_channels": [8, 16], "norm_num_groups": 4, "down_block_types": ["DownBlock2D"] * 2,
         "up_block_types": ["UpBlock2D"] * 2, "some_field_of_tomorrow": 1,
@@ -164,15 +164,15 @@ def test_fields_left_out_take_the_layouts_defaults(tmp_path: Path) -> None:
     assert load_model(tmp_path)[1] == spec
 
 
-# Fields of diffusers that are refused where they would count, and those that count only in training, in a pipeline of
-# theirs or in a sampler of theirs.
+# Fields of diffusers that are refused if they would change the output, and fields that matter only in training, in a
+# pipeline of diffusers or in a sampler of diffusers.
 REFUSED = {"act_fn", "class_embed_type", "mid_block_type", "num_class_embeds", "time_embedding_type"}
 WITHOUT_EFFECT = {"dropout", "num_train_timesteps"}
-OF_SAMPLERS = {"dynamic_thresholding_ratio", "set_alpha_to_one", "steps_offset", "timestep_spacing"}
+SAMPLER_FIELDS = {"dynamic_thresholding_ratio", "set_alpha_to_one", "steps_offset", "timestep_spacing"}
 
 
 def test_every_field_of_diffusers_is_known_or_refused_or_changes_nothing(diffusers: ModuleType) -> None:
-    """A field that a later diffusers adds shows up here."""
+    """Every field of diffusers is handled; the test fails when a later version adds a field."""
     with torch.device("meta"):
         network = diffusers.UNet2DModel()
     named = {name for name in network.config if not name.startswith("_")}
@@ -180,7 +180,7 @@ def test_every_field_of_diffusers_is_known_or_refused_or_changes_nothing(diffuse
     known = {*SCHEDULE_INTEGERS, *SCHEDULE_NUMBERS, *SCHEDULE_FLAGS, "beta_schedule", "trained_betas"}
     for kind in (diffusers.DDPMScheduler, diffusers.DDIMScheduler):
         named = {name for name in kind().config if not name.startswith("_")}
-        assert named <= {*known, "prediction_type", "variance_type", *OF_SAMPLERS}
+        assert named <= {*known, "prediction_type", "variance_type", *SAMPLER_FIELDS}
 
 
 @pytest.mark.parametrize(
@@ -199,15 +199,15 @@ def test_fields_that_change_nothing(tmp_path: Path, fields: dict[str, Any]) -> N
 
 
 def test_code_that_lies_beside_a_model_is_never_run(folder: Path) -> None:
-    """As of transformers' `auto_map`, and of diffusers' custom pipelines."""
+    """The fields that make transformers and diffusers import code from a repository have no effect."""
     (folder / "modeling.py").write_text(f"open({str(folder / 'trap')!r}, 'w')")
-    more = {"auto_map": {"AutoModel": "modeling.Model"}, "_name_or_path": "../..", "custom_pipeline": "modeling"}
-    (folder / CONFIG).write_text(json.dumps({**json.loads((folder / CONFIG).read_text()), **more}))
+    code_fields = {"auto_map": {"AutoModel": "modeling.Model"}, "_name_or_path": "../..", "custom_pipeline": "modeling"}
+    (folder / CONFIG).write_text(json.dumps({**json.loads((folder / CONFIG).read_text()), **code_fields}))
     assert load_model(folder)[1] == SPECS["own"] and not (folder / "trap").exists()
 
 
 def test_a_learned_variance_of_another_kind_is_refused(tmp_path: Path) -> None:
-    """Only where the network has the channels for it does the field count."""
+    """The variance type counts only if the network has output channels for a learned variance."""
     for name, refused in (("hub", True), ("own", False)):
         folder = tmp_path / name
         save_model(folder, network_of(SPECS[name]), SPECS[name])

@@ -1,4 +1,4 @@
-"""Files of guided-diffusion: made from diffusers' networks, in reverse, and read back to the same pictures."""
+"""Files of guided-diffusion, made from diffusers' networks by the reverse conversion, give the same output."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from restorer.diffusion.schedule import Schedule
 from restorer.errors import ModelError
 from restorer.models.checkpoints import load_model, save_model
-from restorer.models.guided_diffusion import KNOWN, convert, split_qkv, unet_config
+from restorer.models.guided_diffusion import PUBLISHED, convert, split_qkv, unet_config
 from restorer.networks.unet import UNet, UNetConfig
 from restorer.priors.unet_prior import UNetPrior
 
 ADM: dict[str, Any] = {**blocks(32, (1, 2, 2), (1, 2), resnets=True), **GUIDED, "attention_head_dim": 16}
 CONV: dict[str, Any] = {**ADM, **blocks(32, (1, 2, 2), (1, 2)), "downsample_type": "conv", "upsample_type": "conv"}
-# ffhq_10m: one resnet a level, attention at one level before the last
+# ffhq_10m has one resnet per level, and attention at one level before the last.
 FFHQ: dict[str, Any] = {**ADM, **blocks(32, (1, 1, 2, 3), (2,), resnets=True), "layers_per_block": 1}
 VARIANTS: dict[str, dict[str, Any]] = {
     "adm": ADM,
@@ -31,13 +31,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no scale and shift": {**CONV, "resnet_time_scale_shift": "default", "out_channels": 3},
     "resnets, no scale and shift": {**ADM, "resnet_time_scale_shift": "default"},
     "only the middle attends": {**FFHQ, **blocks(32, (1, 1, 2, 3), (), resnets=True)},
-    "one level": {**CONV, **blocks(32, (1,), ())},  # without a change of size nothing tells resnets from convolutions
+    # With a single level no size changes, so the weights do not show whether resnets or convolutions would change it.
+    "one level": {**CONV, **blocks(32, (1,), ())},
     "gray": {**CONV, "in_channels": 1, "out_channels": 2},
 }
 
 
 def joint_qkv(parts: list[Tensor], heads: int, new_order: bool) -> Tensor:
-    """Weights of queries, keys and values in one: all of each, or by head (the older order)."""
+    """Join the weights of queries, keys and values, one kind after another or by head (the older order)."""
     if new_order:
         return torch.cat(parts)
     rows = [part.chunk(heads) for part in parts]
@@ -45,14 +46,14 @@ def joint_qkv(parts: list[Tensor], heads: int, new_order: bool) -> Tensor:
 
 
 def raw_file(network: nn.Module, *, new_order: bool = False) -> dict[str, Tensor]:
-    """Weights under guided-diffusion's names, written block after block as its constructor appends them."""
+    """Return the weights of a network under guided-diffusion's names, in the order of its constructor."""
     state: dict[str, Tensor] = {}
-    ours = network.state_dict()
+    source = network.state_dict()
 
     def copy(old: str, new: str, shape: tuple[int, ...] = ()) -> None:
         for kind in ("weight", "bias"):
-            if f"{old}.{kind}" in ours:
-                value = ours[f"{old}.{kind}"]
+            if f"{old}.{kind}" in source:
+                value = source[f"{old}.{kind}"]
                 state[f"{new}.{kind}"] = value[..., None] if shape and kind == "weight" else value
 
     def resnet(old: str, new: str) -> None:
@@ -67,12 +68,12 @@ def raw_file(network: nn.Module, *, new_order: bool = False) -> dict[str, Tensor
         copy(f"{old}.to_out.0", f"{new}.proj_out", (1,))
         count = module.heads if hasattr(module, "heads") else module.to_q.in_features // module.head_dim
         for kind in ("weight", "bias"):
-            parts = [ours[f"{old}.to_{letter}.{kind}"] for letter in "qkv"]
+            parts = [source[f"{old}.to_{letter}.{kind}"] for letter in "qkv"]
             value = joint_qkv(parts, count, new_order)
             state[f"{new}.qkv.{kind}"] = value[..., None] if kind == "weight" else value
 
     def sampler(old: str, new: str, name: str) -> None:
-        if f"{old}.conv.weight" in ours:
+        if f"{old}.conv.weight" in source:
             copy(f"{old}.conv", f"{new}.{name}")
         else:
             resnet(old, new)
@@ -106,11 +107,11 @@ def raw_file(network: nn.Module, *, new_order: bool = False) -> dict[str, Tensor
             k += 1
     copy("conv_norm_out", "out.0")
     copy("conv_out", "out.2")
-    assert sum(v.numel() for v in state.values()) == sum(v.numel() for v in ours.values())
+    assert sum(v.numel() for v in state.values()) == sum(v.numel() for v in source.values())
     return state
 
 
-def written(folder: Path, state: Mapping[str, Any], **options: Any) -> Path:
+def write_file(folder: Path, state: Mapping[str, Any], **options: Any) -> Path:
     path = folder / "model.pt"
     torch.save(dict(state), path)
     if options:
@@ -138,7 +139,7 @@ def test_a_raw_file_is_the_network_it_was_made_from(
 ) -> None:
     theirs = theirs_of(diffusers, fields)
     options = {"num_head_channels": 16, "use_new_attention_order": new_order, "num_heads": 4}  # the last is ignored
-    network, spec = load_model(written(tmp_path, raw_file(theirs, new_order=new_order), **options))
+    network, spec = load_model(write_file(tmp_path, raw_file(theirs, new_order=new_order), **options))
     assert_same(network, theirs)
     for name, value in fields.items():
         assert getattr(spec.network, name) == value, name
@@ -148,24 +149,24 @@ def test_a_raw_file_is_the_network_it_was_made_from(
 
 @torch.no_grad()
 def test_what_is_not_in_the_weights_changes_the_picture(diffusers: ModuleType, tmp_path: Path) -> None:
-    """The order and the heads load either way: each must count."""
+    """A wrong order or number of heads loads without complaint, but changes the output."""
     state, (x, t) = raw_file(theirs_of(diffusers, ADM)), inputs()
-    right = load_model(written(tmp_path, state, num_head_channels=16))[0](x, t)
+    right = load_model(write_file(tmp_path, state, num_head_channels=16))[0](x, t)
     for wrong in ({"num_head_channels": 32}, {"num_head_channels": 16, "use_new_attention_order": True}):
-        found = load_model(written(tmp_path, state, **wrong))[0](x, t)
+        found = load_model(write_file(tmp_path, state, **wrong))[0](x, t)
         assert float((found - right).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("fields", [ADM, FFHQ], ids=["two widths", "the last width too"])
 def test_as_many_heads_at_every_width(diffusers: ModuleType, tmp_path: Path, fields: dict[str, Any]) -> None:
-    """guided-diffusion's own default: num_heads, with num_head_channels -1."""
+    """By default, guided-diffusion uses num_heads, with num_head_channels -1."""
     theirs = theirs_of(
         diffusers, {**fields, "block_out_channels": (32, 32, 64, 96)[: len(fields["block_out_channels"])]}
     )
     for module in theirs.modules():
         if hasattr(module, "to_q"):
             module.heads = 4
-    path = written(tmp_path, raw_file(theirs), num_heads=4, num_head_channels=-1)
+    path = write_file(tmp_path, raw_file(theirs), num_heads=4, num_head_channels=-1)
     network, spec = load_model(path)
     assert_same(network, theirs)
     assert spec.network.attention_heads == 4  # type: ignore[union-attr]
@@ -175,26 +176,26 @@ def test_as_many_heads_at_every_width(diffusers: ModuleType, tmp_path: Path, fie
     assert same == spec
 
 
-def test_one_width_with_heads_is_said_as_diffusers_does(diffusers: ModuleType, tmp_path: Path) -> None:
+def test_one_width_with_heads_is_stored_as_diffusers_does(diffusers: ModuleType, tmp_path: Path) -> None:
     theirs = theirs_of(diffusers, ADM)
-    network, spec = load_model(written(tmp_path, raw_file(theirs), num_heads=4))
+    network, spec = load_model(write_file(tmp_path, raw_file(theirs), num_heads=4))
     assert spec.network.attention_head_dim == 16 and spec.network.attention_heads is None  # type: ignore[union-attr]
     assert_same(network, theirs)
 
 
 def test_a_first_level_of_half_the_channels(diffusers: ModuleType, tmp_path: Path) -> None:
-    """channel_mult 0.5, 1, ...: the timestep has as many features as 1 stands for (the network of 512 pixels)."""
+    """With channel_mult 0.5, 1, ... (512 pixels), the timestep has as many features as a level with multiple 1."""
     from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 
     theirs = theirs_of(diffusers, {**FFHQ, "time_embedding_dim": 256})
     theirs.time_proj, theirs.time_embedding = Timesteps(64, True, 0), TimestepEmbedding(64, 256)
-    network, spec = load_model(written(tmp_path, raw_file(theirs), num_head_channels=16, num_channels=64))
+    network, spec = load_model(write_file(tmp_path, raw_file(theirs), num_head_channels=16, num_channels=64))
     assert (spec.network.time_features, spec.network.time_embedding_dim) == (64, 256)  # type: ignore[union-attr]
     assert_same(network, theirs)
 
 
 def test_the_order_of_joint_weights() -> None:
-    """Two heads of two features; rows are numbered 10 h + 100 kind + feature."""
+    """Two heads have two features each; the rows are numbered 10 h + 100 kind + feature."""
     row = {(h, kind, f): 10 * h + 100 * kind + f for h in range(2) for kind in range(3) for f in range(2)}
     by_head = [row[h, kind, f] for h in range(2) for kind in range(3) for f in range(2)]
     new = [row[h, kind, f] for kind in range(3) for h in range(2) for f in range(2)]
@@ -211,7 +212,7 @@ def test_the_order_of_joint_weights() -> None:
 
 
 def on_meta(mult: tuple[float, ...], channels: int, layers: int, attends: tuple[int, ...]) -> dict[str, Tensor]:
-    """A published network's file without its numbers; `attends` are the levels with attention."""
+    """Return the weights file of a published network without its numbers; `attends` lists the levels with attention."""
     time = {"time_embedding_dim": 4 * channels, "time_features": channels, "layers_per_block": layers}
     with torch.device("meta"):
         return raw_file(UNet(UNetConfig(**{**blocks(channels, mult, attends, resnets=True), **GUIDED, **time})))
@@ -230,7 +231,7 @@ def test_published_networks_need_no_options(
     caplog: pytest.LogCaptureFixture, shape: tuple[Any, ...], parameters: int, size: int
 ) -> None:
     state = on_meta(*shape)
-    assert sum(v.numel() for v in state.values()) == parameters and KNOWN[parameters]["image_size"] == size
+    assert sum(v.numel() for v in state.values()) == parameters and PUBLISHED[parameters]["image_size"] == size
     spec, renamed = convert(Path("x.pt"), state, None)
     with torch.device("meta"):
         expected = {k: v.shape for k, v in spec.network.build().state_dict().items()}
@@ -239,12 +240,12 @@ def test_published_networks_need_no_options(
     assert not caplog.records
 
 
-def test_of_an_unknown_network_it_says_what_it_takes_for_granted(
+def test_of_an_unknown_network_it_reports_what_it_assumes(
     diffusers: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fields = {**FFHQ, "block_out_channels": (32, 32, 64, 64), "attention_head_dim": 64}
     theirs = theirs_of(diffusers, fields)
-    network, spec = load_model(written(tmp_path, raw_file(theirs)))
+    network, spec = load_model(write_file(tmp_path, raw_file(theirs)))
     assert_same(network, theirs)
     (record,) = caplog.records
     message = record.getMessage()
@@ -252,7 +253,7 @@ def test_of_an_unknown_network_it_says_what_it_takes_for_granted(
     assert spec.native_size == 64
 
 
-# -- what stands beside the file ---------------------------------------------------------------------------------------
+# -- the JSON file beside the weights ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +263,7 @@ def small(diffusers: ModuleType) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", ["model.pt.json", "model.json"])
 def test_options_beside_the_file(tmp_path: Path, small: dict[str, Tensor], name: str) -> None:
-    path = written(tmp_path, small)
+    path = write_file(tmp_path, small)
     content = {
         "num_head_channels": 16, "image_size": 96, "noise_schedule": "cosine", "diffusion_steps": 500,
         "predict_xstart": True, "num_channels": 32, "num_res_blocks": 2, "learn_sigma": True, "class_cond": False,
@@ -275,8 +276,8 @@ def test_options_beside_the_file(tmp_path: Path, small: dict[str, Tensor], name:
 
 
 def test_the_linear_schedule_keeps_its_noise_at_any_number_of_steps(tmp_path: Path, small: dict[str, Tensor]) -> None:
-    """guided-diffusion divides both betas by T / 1000; without that, 4000 steps would end in far more than noise."""
-    spec = load_model(written(tmp_path, small, num_head_channels=16, diffusion_steps=4000))[1]
+    """guided-diffusion divides both betas by T / 1000; otherwise 4000 steps would end in far more noise."""
+    spec = load_model(write_file(tmp_path, small, num_head_channels=16, diffusion_steps=4000))[1]
     assert spec.schedule == Schedule("linear", 4000, 2.5e-5, 5e-3)
     assert spec.schedule.sigma_max == pytest.approx(Schedule("linear").sigma_max, rel=0.05)
 
@@ -309,14 +310,14 @@ def test_the_linear_schedule_keeps_its_noise_at_any_number_of_steps(tmp_path: Pa
 )
 def test_impossible_options(tmp_path: Path, small: dict[str, Tensor], options: dict[str, Any], word: str) -> None:
     with pytest.raises(ModelError, match=word) as caught:
-        load_model(written(tmp_path, small, **{"num_head_channels": 16, **options}))
+        load_model(write_file(tmp_path, small, **{"num_head_channels": 16, **options}))
     assert "\n" not in str(caught.value) and "model.pt" in str(caught.value) and "model.pt.json" in caught.value.hint
 
 
 def test_heads_that_cannot_be_guessed_are_asked_for(diffusers: ModuleType, tmp_path: Path) -> None:
-    """Sixty-four channels a head do not fit a middle of 96."""
+    """Heads of 64 channels do not fit a middle block of 96 channels."""
     with pytest.raises(ModelError, match="does not divide") as caught:
-        load_model(written(tmp_path, raw_file(theirs_of(diffusers, FFHQ))))
+        load_model(write_file(tmp_path, raw_file(theirs_of(diffusers, FFHQ))))
     assert "num_heads" in caught.value.hint
 
 
@@ -325,7 +326,7 @@ def test_wrapped_files(diffusers: ModuleType, tmp_path: Path, small: dict[str, T
     content: Any = {f"module.{k}": v for k, v in small.items()} if wrapper == "module" else small
     if wrapper in ("ema", "state_dict"):
         content = {"step": 3, wrapper: small, "optimizer": {"lr": 0.1}}
-    network, _ = load_model(written(tmp_path, content, num_head_channels=16))
+    network, _ = load_model(write_file(tmp_path, content, num_head_channels=16))
     assert_same(network, theirs_of(diffusers, ADM))
 
 
@@ -333,8 +334,8 @@ def test_wrapped_files(diffusers: ModuleType, tmp_path: Path, small: dict[str, T
 def test_the_first_three_of_six_channels_are_the_noise(
     diffusers: ModuleType, tmp_path: Path, small: dict[str, Tensor]
 ) -> None:
-    """The others are the learned variance, as in diffusers' scheduler."""
-    network, spec = load_model(written(tmp_path, small, num_head_channels=16))
+    """The last three channels are the learned variance, as in diffusers' scheduler."""
+    network, spec = load_model(write_file(tmp_path, small, num_head_channels=16))
     scheduler, x, t = diffusers.DDPMScheduler(variance_type="learned_range"), inputs()[0], 100
     x_t = x * scheduler.alphas_cumprod[t].sqrt()
     expected = scheduler.step(theirs_of(diffusers, ADM)(x_t, t).sample, t, x_t).pred_original_sample
@@ -344,7 +345,7 @@ def test_the_first_three_of_six_channels_are_the_noise(
 
 
 def test_sixteen_bits(tmp_path: Path, small: dict[str, Tensor]) -> None:
-    network, spec = load_model(written(tmp_path, {k: v.half() for k, v in small.items()}, num_head_channels=16))
+    network, spec = load_model(write_file(tmp_path, {k: v.half() for k, v in small.items()}, num_head_channels=16))
     assert {p.dtype for p in network.parameters()} == {torch.float16}
     prediction = UNetPrior(network, spec).predict(inputs()[0], 0.5)
     assert bool(prediction.x0.isfinite().all()) and prediction.log_variance is not None
@@ -377,7 +378,7 @@ def test_other_networks_are_refused(
 ) -> None:
     state = {k: v for k, v in {**small, **change}.items() if v is not None}
     with pytest.raises(ModelError, match=word) as caught:
-        load_model(written(tmp_path, state, num_head_channels=16))
+        load_model(write_file(tmp_path, state, num_head_channels=16))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
 
 

@@ -1,4 +1,4 @@
-"""Broken and hostile models through the command line: one clear line each, exit code 5, and nothing that stays.
+"""Broken and hostile models end with one clear message, exit code 5 and no leftover files.
 
 `make test-hub-min` runs this file with the oldest client that is allowed.
 """
@@ -26,8 +26,8 @@ from hub_broken import (
     folder_for,
     guided,
     moved,
-    put,
     shards,
+    write_file,
 )
 from hub_fixtures import Outcome, Restore, hub, model_files, restore  # noqa: F401
 from hub_server import COMMIT, Hub
@@ -39,13 +39,13 @@ from restorer.models.load import find_model, weights_sha256
 PINNED = f"org/model@{COMMIT}"
 
 
-def assert_refused(done: Outcome, said: str) -> None:
-    """Exit code 5; one line that says why, at most one hint, and none of it steers a terminal."""
+def assert_refused(done: Outcome, pattern: str) -> None:
+    """Check for exit code 5, one line with the reason and at most one hint, all without control characters."""
     lines = [line for line in done.err.splitlines() if not line.startswith("download org/")]
     assert done.code == 5 and done.out == "", done
     assert [line.partition(": ")[0] for line in lines] in (["error"], ["error", "hint"]), done.err
     assert all(line.isprintable() and len(line) < 700 for line in lines) and "Traceback" not in done.err
-    assert re.search(said, lines[0]), lines[0]
+    assert re.search(pattern, lines[0]), lines[0]
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -63,9 +63,9 @@ GARBAGE = {
     "100,000 deep": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
     "a number of 60,000 digits": b'{"in_channels": ' + b"9" * 60_000 + b"}",
 }
-# Fields of config.json, each with several values that no network has, and a word of the answer.
+# Fields of config.json with values that no network has, and a part of the expected message.
 NETWORKS: list[tuple[dict[str, Any], str]] = [
-    *(({"_class_name": name}, said) for name, said in (
+    *(({"_class_name": name}, pattern) for name, pattern in (
         ("UNet2DConditionModel", "text-conditional"), ("UNetUnconditionalModel", "newer revision"),
         ("DiTTransformer2DModel", "'DiTTransformer2DModel' is not one of"), (["UNet2DModel"], "is not one of"),
         ({"a": 1}, "is not one of"), ("\x1b[31mred\nline\u202e[bold]", r"x1b\[31mred\\nline"),
@@ -96,7 +96,7 @@ NETWORKS: list[tuple[dict[str, Any], str]] = [
         "norm_num_groups": (None, 0, -4), "attn_norm_num_groups": (0,), "layers_per_block": (10**6, "1", [1]),
         "in_channels": ("3", 3 * 4**15, -3, 10**4000), "out_channels": (0,), "patch_size": ("2", None, 0, -2, 1.0),
         "norm_eps": ("x", math.nan, -1e-5, math.inf), "mid_block_scale_factor": (0, "2"), "downsample_padding": (7,),
-        "freq_shift": ("a", 4),  # half the width: a division by zero, and every feature is nan
+        "freq_shift": ("a", 4),  # half of the width, which divides by zero and makes every feature nan
         "attention_head_dim": (True,),
     }.items() for value in values),
     ({"flip_sin_to_cos": "false"}, "flip_sin_to_cos must be true or false, not 'false'"),
@@ -116,7 +116,7 @@ NETWORKS: list[tuple[dict[str, Any], str]] = [
     *(({"mirrors": value}, "mirrors") for value in ("yes", 1, None)),
 ]  # fmt: skip
 SCHEDULES: list[tuple[dict[str, Any], str]] = [
-    *(({"_class_name": name}, said) for name, said in (
+    *(({"_class_name": name}, pattern) for name, pattern in (
         ("ScoreSdeVeScheduler", r"VE\), not a DDPM"), ("KarrasVeScheduler", r"VE\), not a DDPM"),
         ("CMStochasticIterativeScheduler", "consistency"), ("EDMEulerScheduler", "EDM"),
         ("FlowMatchEulerDiscreteScheduler", "flow-matching"), ("GaussianDDPMScheduler", "newer revision"),
@@ -147,27 +147,27 @@ PIPELINES: list[tuple[dict[str, Any], str]] = [
 ]
 FILES: dict[str, tuple[Break, str]] = {
     **{
-        f"{name}: {what}": (put(name, content), name)
+        f"{name}: {kind}": (write_file(name, content), name)
         for name in (CONFIG, SCHEDULER, INDEX)
-        for what, content in GARBAGE.items()
+        for kind, content in GARBAGE.items()
     },
     **{
-        f"{name}: {new}"[:90]: (fields(name, **new), said)
+        f"{name}: {new}"[:90]: (fields(name, **new), pattern)
         for name, table in ((CONFIG, NETWORKS), (SCHEDULER, SCHEDULES), (INDEX, PIPELINES))
-        for new, said in table
+        for new, pattern in table
     },
     **{f"no {name}": (moved(name, "elsewhere"), f"{name} is missing") for name in (CONFIG, SCHEDULER, WEIGHTS)},
     **{f"a folder for {name}": (folder_for(name), name) for name in (CONFIG, SCHEDULER, WEIGHTS)},
     "shards that lead out": (shards, f"{WEIGHTS} is missing"),
     "no model at all": (lambda folder: folder / "nowhere", "there is no model"),
     "options 100,000 deep": (guided({}, GARBAGE["100,000 deep"]), "model.pt.json is larger"),
-    "options that are a list": (guided({}, b"[]"), "model.pt.json is no JSON object"),
+    "options that are a list": (guided({}, b"[]"), "model.pt.json is not a JSON object"),
     **WEIGHT_FILES,
 }
 
 
 def broken(folder: Path, good: dict[str, bytes], change: Break) -> Path:
-    """A good model folder, then broken: the model to ask for."""
+    """Write a good model folder, break it, and return the path of the model to load."""
     folder.mkdir()
     for name in (CONFIG, SCHEDULER, WEIGHTS):
         (folder / name).write_bytes(good[name])
@@ -175,12 +175,12 @@ def broken(folder: Path, good: dict[str, bytes], change: Break) -> Path:
     return found if isinstance(found, Path) else folder
 
 
-@pytest.mark.parametrize(("change", "said"), FILES.values(), ids=FILES)
+@pytest.mark.parametrize(("change", "pattern"), FILES.values(), ids=FILES)
 @pytest.mark.filterwarnings("ignore")
-def test_files(restore: Restore, model_files: dict[str, bytes], tmp_path: Path, change: Break, said: str) -> None:  # noqa: F811
+def test_files(restore: Restore, model_files: dict[str, bytes], tmp_path: Path, change: Break, pattern: str) -> None:  # noqa: F811
     Image.new("RGB", (16, 16)).save("small.png")
     model = broken(tmp_path / "model", model_files, change)
-    assert_refused(restore("denoise", "small.png", "--model", model), said)
+    assert_refused(restore("denoise", "small.png", "--model", model), pattern)
     assert not (tmp_path / "model" / "trap").exists() and not list(tmp_path.glob("small_*"))
 
 
@@ -189,47 +189,47 @@ import pathlib, resource, sys
 import torch
 from restorer.cli.app import run
 
-def highest():
-    # Linux counts what the parent held before exec into ru_maxrss; VmHWM is this program's own.
+def peak_memory():
+    # On Linux, ru_maxrss includes the memory of the parent before exec; VmHWM counts only this program.
     status = pathlib.Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     own = [1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
     return own[0] if own else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-before = highest()
+before = peak_memory()
 codes = [run(["denoise", "small.png", "--model", model]) for model in sys.stdin.read().split("\\0")]
-print(codes.count(5), len(codes), highest() - before)
+print(codes.count(5), len(codes), peak_memory() - before)
 """
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_refusing_takes_little_memory(model_files: dict[str, bytes], tmp_path: Path) -> None:  # noqa: F811
-    """All of them in one process: at no time more than 1 GB above what PyTorch alone takes."""
+    """Refusing all models in one process never takes more than 1 GB above the memory of PyTorch itself."""
     Image.new("RGB", (16, 16)).save(tmp_path / "small.png")
     models = [broken(tmp_path / str(k), model_files, change) for k, (change, _) in enumerate(FILES.values())]
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         input="\0".join(map(str, models)), cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
-    refused, asked, more = map(int, run.stdout.split())
-    assert refused == asked == len(FILES) and more < 1e9
-    assert run.stderr.count("error: ") == asked and "Traceback" not in run.stderr
+    refused, total, growth = map(int, run.stdout.split())
+    assert refused == total == len(FILES) and growth < 1e9
+    assert run.stderr.count("error: ") == total and "Traceback" not in run.stderr
 
 
 # -- answers of a server -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("setup", "said"), SERVER.values(), ids=SERVER)
-def test_answers(hub: Hub, restore: Restore, tmp_path: Path, setup: Setup, said: str) -> None:  # noqa: F811
+@pytest.mark.parametrize(("setup", "pattern"), SERVER.values(), ids=SERVER)
+def test_answers(hub: Hub, restore: Restore, tmp_path: Path, setup: Setup, pattern: str) -> None:  # noqa: F811
     Image.new("RGB", (16, 16)).save("small.png")
     good = dict(hub.files)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
         setup(hub, patch)
-        assert_refused(restore("denoise", "small.png", "--model", PINNED), said)
+        assert_refused(restore("denoise", "small.png", "--model", PINNED), pattern)
     hub.forget()
     hub.faults.clear()
-    with pytest.MonkeyPatch.context() as patch:  # what was left serves nobody
+    with pytest.MonkeyPatch.context() as patch:  # no leftover file in the cache may serve as a model
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
         for name in (PINNED, "org/model"):
             assert_refused(restore("denoise", "small.png", "--model", name), "")
@@ -241,17 +241,17 @@ def test_answers(hub: Hub, restore: Restore, tmp_path: Path, setup: Setup, said:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "pattern"),
     [
         ("org/other", "no such repository"),
         ("org/model@v7", "no such revision"),
         (f"{PINNED}:nothing.pt", "no such file"),
-        (f"{PINNED}:../x.pt", "names no file of a repository"),
-        (f"{PINNED}:x\x1b[2J.pt", "names no file of a repository"),
-        ("org/mo--del", "no repository"),
+        (f"{PINNED}:../x.pt", "does not name a file of a repository"),
+        (f"{PINNED}:x\x1b[2J.pt", "does not name a file of a repository"),
+        ("org/mo--del", "not a repository"),
         ("\x1b[2Jmodel", "there is no model"),
     ],
 )
-def test_names(hub: Hub, restore: Restore, name: str, said: str) -> None:  # noqa: F811
+def test_names(hub: Hub, restore: Restore, name: str, pattern: str) -> None:  # noqa: F811
     Image.new("RGB", (16, 16)).save("small.png")
-    assert_refused(restore("denoise", "small.png", "--model", name), said)
+    assert_refused(restore("denoise", "small.png", "--model", name), pattern)

@@ -1,4 +1,4 @@
-"""Folders as they lie on the Hub, written by diffusers: every layout, old names, and fields with a silent effect."""
+"""Folders in every layout of the Hub, written by diffusers, with old names and fields with a silent effect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from restorer.errors import ModelError
 from restorer.models.checkpoints import load_model, load_unet, save_model
-from restorer.models.hub.references import choose
+from restorer.models.hub.references import choose_files
 from restorer.models.layout import CONFIG, INDEX, PICKLED, SAFETENSORS, SCHEDULER
 from restorer.priors.unet_prior import UNetPrior
 
@@ -54,7 +54,7 @@ FAMILIES = {"google": GOOGLE, "community": COMMUNITY, "adm": ADM}
 
 
 @torch.no_grad()
-def picture(network: nn.Module) -> Tensor:
+def output(network: nn.Module) -> Tensor:
     x = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(1))
     found = network.eval()(x, torch.tensor([10.0, 731.0]))
     return found if isinstance(found, Tensor) else found.sample
@@ -72,7 +72,7 @@ def networks(diffusers: ModuleType) -> dict[str, nn.Module]:
 
 @pytest.fixture
 def google(networks: dict[str, nn.Module], diffusers: ModuleType, tmp_path: Path) -> Path:
-    """A folder with everything at its root."""
+    """Write a model folder with all files at its root."""
     networks["google"].save_pretrained(tmp_path / "model")
     diffusers.DDPMScheduler().save_pretrained(tmp_path / "model")
     return tmp_path / "model"
@@ -86,14 +86,14 @@ def google(networks: dict[str, nn.Module], diffusers: ModuleType, tmp_path: Path
 def test_a_pipeline_of_diffusers(
     diffusers: ModuleType, networks: dict[str, nn.Module], tmp_path: Path, family: str, safe: bool
 ) -> None:
-    """unet/, scheduler/ and model_index.json, as DDPMPipeline writes them; the folder unet/ may be named too."""
+    """The layout that DDPMPipeline writes is read, by the path of the pipeline, of unet/ or of the weights."""
     diffusers.DDPMPipeline(networks[family], diffusers.DDPMScheduler()).save_pretrained(
         tmp_path, safe_serialization=safe
     )
     assert (tmp_path / "unet" / (SAFETENSORS if safe else PICKLED)).is_file() and (tmp_path / INDEX).is_file()
     for place in (tmp_path, tmp_path / "unet", tmp_path / "unet" / (SAFETENSORS if safe else PICKLED)):
         network, spec = load_model(place)
-        assert torch.equal(picture(network), picture(networks[family]))
+        assert torch.equal(output(network), output(networks[family]))
         assert spec.native_size == 16 and spec.schedule.steps == 1000
 
 
@@ -113,7 +113,7 @@ def test_where_the_scheduler_may_stand(google: Path, layout: str, place: str) ->
 
 @pytest.mark.parametrize("layout", ["", "unet"])
 def test_of_several_schedulers_the_one_that_would_be_fetched(google: Path, layout: str) -> None:
-    """Wherever a model comes from, a repository or a copy of all of it, it is the same."""
+    """A model is the same whether it comes from a repository or from a complete copy of that repository."""
     content = (google / SCHEDULER).read_bytes()
     if layout:
         (google / layout).mkdir()
@@ -125,7 +125,7 @@ def test_of_several_schedulers_the_one_that_would_be_fetched(google: Path, layou
         (folder / SCHEDULER).write_bytes(content)
         edit(folder / SCHEDULER, beta_end=0.03 + 0.01 * i)
     while schedulers := list(google.rglob(SCHEDULER)):
-        fetched = choose(lambda name: (google / name).is_file())
+        fetched = choose_files(lambda name: (google / name).is_file())
         assert fetched is not None
         (chosen,) = (google / name for name in fetched if name.endswith(SCHEDULER))
         assert load_model(google)[1].schedule.beta_end == json.loads(chosen.read_bytes())["beta_end"]
@@ -139,7 +139,7 @@ def test_safetensors_are_preferred(google: Path) -> None:
 
 
 def test_a_file_of_weights_in_a_folder(google: Path, networks: dict[str, nn.Module]) -> None:
-    """Named by its path: an average of the weights, say, beside the usual file."""
+    """A path can name a weights file beside the usual one, such as an average of the weights."""
     state = {k: 2 * v for k, v in load_file(google / SAFETENSORS).items()}
     save_file(state, google / "ema.safetensors")
     assert torch.equal(load_model(google / "ema.safetensors")[0].state_dict()["conv_in.bias"], state["conv_in.bias"])
@@ -154,12 +154,12 @@ def test_wrapped_weights(google: Path, networks: dict[str, nn.Module], prefix: s
     state: Any = {prefix + k: v for k, v in load_file(google / SAFETENSORS).items()}
     torch.save({table: state, "epoch": 3} if table else state, google / PICKLED)
     (google / SAFETENSORS).unlink()
-    assert torch.equal(picture(load_model(google)[0]), picture(networks["google"]))
+    assert torch.equal(output(load_model(google)[0]), output(networks["google"]))
 
 
 @pytest.mark.parametrize("legacy_format", [False, True])
 def test_pickles_of_every_age(google: Path, networks: dict[str, nn.Module], legacy_format: bool) -> None:
-    """torch.save of today and of before 1.6, holding tensors or parameters, whole or cut from one block of memory."""
+    """Files of torch.save today and before 1.6 are read, whether they hold tensors, parameters or views."""
     state = load_file(google / SAFETENSORS)
     qkv = torch.cat([state[f"mid_block.attentions.0.to_{letter}.weight"] for letter in "qkv"])
     for letter, part in zip("qkv", qkv.chunk(3), strict=True):
@@ -171,8 +171,8 @@ def test_pickles_of_every_age(google: Path, networks: dict[str, nn.Module], lega
     loaded = load_model(google)[0]
     expected = networks["google"].state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
-    # Weights that lie in memory in another order may be summed in another order: equal to rounding, not bit for bit.
-    torch.testing.assert_close(picture(loaded), picture(networks["google"]), rtol=0, atol=1e-5)
+    # Another memory layout of the weights may change the order of summation, so the outputs agree only up to rounding.
+    torch.testing.assert_close(output(loaded), output(networks["google"]), rtol=0, atol=1e-5)
 
 
 # -- names -------------------------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_pickles_of_every_age(google: Path, networks: dict[str, nn.Module], lega
 def test_names_of_before_diffusers_0_15(
     diffusers: ModuleType, google: Path, networks: dict[str, nn.Module], safe: bool, as_convolutions: bool
 ) -> None:
-    """All google/* files of 2022. That these are the old names, diffusers itself says: it reads the same folder."""
+    """All google/* files of 2022 have the old names. Diffusers reads the same folder, which confirms these names."""
     old = {}
     for name, value in load_file(google / SAFETENSORS).items():
         for new, legacy in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
@@ -191,17 +191,18 @@ def test_names_of_before_diffusers_0_15(
                 name = name.replace(f".{new}.", f".{legacy}.")
                 value = value[..., None, None] if as_convolutions and value.ndim == 2 else value
         old[name] = value
-    assert sum("query" in name for name in old) == 8  # three attentions and the middle, weight and bias each
+    # There are three attentions in the levels and one in the middle, each with a weight and a bias.
+    assert sum("query" in name for name in old) == 8
     (google / SAFETENSORS).unlink()
     save_file(old, google / SAFETENSORS) if safe else torch.save(old, google / PICKLED)
-    assert torch.equal(picture(load_model(google)[0]), picture(networks["google"]))
+    assert torch.equal(output(load_model(google)[0]), output(networks["google"]))
     if not as_convolutions:
         _, report = diffusers.UNet2DModel.from_pretrained(google, use_safetensors=safe, output_loading_info=True)
         assert not report["missing_keys"]
 
 
-def cut_as_it_lay(state: dict[str, Tensor], head_dim: int) -> dict[str, Tensor]:
-    """What forks did to guided-diffusion's joint weights, heads one after another: cut into thirds, unsorted."""
+def cut_without_sorting(state: dict[str, Tensor], head_dim: int) -> dict[str, Tensor]:
+    """Cut joint weights, in which the heads follow one another, into thirds without sorting, as some forks do."""
     cut = dict(state)
     for name in state:
         if ".to_q." not in name:
@@ -214,19 +215,23 @@ def cut_as_it_lay(state: dict[str, Tensor], head_dim: int) -> dict[str, Tensor]:
 
 
 def test_forks_of_guided_diffusion(diffusers: ModuleType, networks: dict[str, nn.Module], tmp_path: Path) -> None:
-    """xutongda/adm_*: another time embedding's name, thirds of joint weights, a wrong eps, no attn_norm_num_groups."""
+    """The files xutongda/adm_* give the right output in spite of their peculiarities.
+
+    Their time embedding has another name, their attention weights are thirds of joint weights, their eps is wrong, and
+    they lack attn_norm_num_groups.
+    """
     networks["adm"].save_pretrained(tmp_path)
     diffusers.DDPMScheduler(variance_type="learned_range").save_pretrained(tmp_path)
-    save_file(cut_as_it_lay(load_file(tmp_path / SAFETENSORS), 8), tmp_path / SAFETENSORS)
+    save_file(cut_without_sorting(load_file(tmp_path / SAFETENSORS), 8), tmp_path / SAFETENSORS)
     fork = {"time_embedding_type": "adm", "attention_legacy_order": True, "norm_eps": 1e-6}
-    # `adm` stands for cosines first and no shift, whatever else the file says.
+    # `adm` means cosines first and no shift, whatever the other fields state.
     edit(tmp_path / CONFIG, **fork, attn_norm_num_groups=..., freq_shift=1, flip_sin_to_cos=False)
     network, spec = load_model(tmp_path)
-    assert torch.equal(picture(network), picture(networks["adm"]))
+    assert torch.equal(output(network), output(networks["adm"]))
     save_model(tmp_path / "again", network, spec, torch.float32)
-    assert torch.equal(picture(load_model(tmp_path / "again")[0]), picture(networks["adm"]))
+    assert torch.equal(output(load_model(tmp_path / "again")[0]), output(networks["adm"]))
     edit(tmp_path / CONFIG, attention_legacy_order=False)
-    assert float((picture(load_model(tmp_path)[0]) - picture(networks["adm"])).abs().max()) > 1e-3
+    assert float((output(load_model(tmp_path)[0]) - output(networks["adm"])).abs().max()) > 1e-3
 
 
 # -- fields with a silent effect ---------------------------------------------------------------------------------------
@@ -239,7 +244,7 @@ def test_forks_of_guided_diffusion(diffusers: ModuleType, networks: dict[str, nn
         {"freq_shift": 0},
         {"flip_sin_to_cos": True},
         {"attention_head_dim": 8},
-        {"attention_head_dim": ...},  # left out it is 8, not null
+        {"attention_head_dim": ...},  # the default is 8, not null
         {"norm_eps": 1e-2},
         {"norm_num_groups": 4},
         {"attn_norm_num_groups": 4},
@@ -250,12 +255,12 @@ def test_forks_of_guided_diffusion(diffusers: ModuleType, networks: dict[str, nn
     ids=lambda fields: ", ".join(f"{k} {'left out' if v is ... else v}" for k, v in fields.items()),
 )
 def test_the_same_weights_another_picture(diffusers: ModuleType, google: Path, fields: dict[str, Any]) -> None:
-    """None of these shows in a name or a shape; each must change the picture, as it does in diffusers."""
-    before = picture(load_model(google)[0])
+    """None of these fields shows in a name or a shape; each must change the output, as it does in diffusers."""
+    before = output(load_model(google)[0])
     edit(google / CONFIG, **fields)
-    found, theirs = picture(load_model(google)[0]), diffusers.UNet2DModel.from_pretrained(google)
+    found, theirs = output(load_model(google)[0]), diffusers.UNet2DModel.from_pretrained(google)
     assert float((found - before).abs().max()) > 1e-3
-    assert torch.equal(found, picture(theirs))
+    assert torch.equal(found, output(theirs))
 
 
 @pytest.mark.parametrize(("size", "side"), [(64, 64), ([64, 64], 64), ([64, 96], 64), (None, None)])
@@ -279,7 +284,7 @@ BETAS = [1e-3 * (k + 1) for k in range(20)]
         {"prediction_type": "sample"},
         {"prediction_type": "v_prediction"},
         {"clip_sample": False},
-        {"clip_sample": False, "thresholding": True},  # with a sample_max_value of 1 this is clipping again
+        {"clip_sample": False, "thresholding": True},  # with a sample_max_value of 1, thresholding is clipping
         {"clip_sample": False, "clip_sample_range": 3.0},
         {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
         {"prediction_type": "sample", "rescale_betas_zero_snr": True, "beta_schedule": "scaled_linear"},
@@ -347,4 +352,4 @@ def test_pipelines_that_are_no_prior(google: Path, index: dict[str, Any], word: 
     with pytest.raises(ModelError, match=word) as caught:
         load_model(google)
     assert INDEX in str(caught.value)
-    load_unet(google)  # whoever has the autoencoder may still ask for the network
+    load_unet(google)  # the network can still be read by itself

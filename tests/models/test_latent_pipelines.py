@@ -1,4 +1,4 @@
-"""Models that work on latents: read from folders, used by the tasks, against diffusers' pipelines on the same files."""
+"""Models that work on latents, read from folders and used by the tasks, agree with diffusers' pipelines."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from restorer.models.latent_pipelines import is_latent, load_latent
 from restorer.models.load import load_prior, model_sha256, precision_name, weights_sha256
 from restorer.priors.latent import LatentPrior
 from restorer.priors.tiled import Tiled
+from restorer.priors.unet_prior import UNetResources
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.generate import generate, prepare_generate
 from restorer.tasks.inpaint import prepare_inpaint
@@ -44,17 +45,17 @@ OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.
 
 
 @pytest.fixture(scope="module")
-def enlarging(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def upscaler(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("super"), super_resolution=True)
 
 
 @pytest.fixture(scope="module")
-def making(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def celeba(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("celeba"), super_resolution=False)
 
 
 def load(folder: Path, precision: str = "fp32") -> LatentPrior:
-    """A prior of its own: the tests change it."""
+    """Return a separate prior, which a test may change."""
     prior = load_prior(folder, "cpu", precision)
     assert isinstance(prior, LatentPrior)
     return LatentPrior(prior.network, prior.spec, prior.autoencoder, dtype=prior.dtype)
@@ -64,8 +65,8 @@ def picture(channels: int, height: int, width: int, seed: int = 0) -> Tensor:
     return torch.rand(channels, height, width, generator=torch.Generator().manual_seed(seed))
 
 
-def recorded(prior: Any, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The latents that are decoded, ours or theirs."""
+def record_latents(prior: Any, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Return a list that collects the latents which our prior or diffusers' autoencoder decodes."""
     seen: list[Tensor] = []
     decode = prior.decode
 
@@ -78,7 +79,7 @@ def recorded(prior: Any, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
 
 def theirs(diffusers: ModuleType, folder: Path) -> tuple[Any, Any, Any]:
-    """Autoencoder, network and sampler as diffusers reads them from the same folder."""
+    """Return the autoencoder, network and sampler that diffusers reads from a folder."""
     vqvae, report = diffusers.VQModel.from_pretrained(folder / "vqvae", output_loading_info=True)
     assert not any(report.values()), report
     unet, report = diffusers.UNet2DModel.from_pretrained(folder / "unet", output_loading_info=True)
@@ -87,7 +88,8 @@ def theirs(diffusers: ModuleType, folder: Path) -> tuple[Any, Any, Any]:
 
 
 def super_resolution(diffusers: ModuleType, folder: Path) -> Any:
-    # By its module: diffusers offers it by name only beside transformers, which it does not use.
+    # The pipeline is imported from its module: diffusers exports its name only if transformers is installed, although
+    # the pipeline does not use it.
     module = import_module("diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion_superresolution")
     return module.LDMSuperResolutionPipeline(*theirs(diffusers, folder))
 
@@ -96,11 +98,11 @@ def super_resolution(diffusers: ModuleType, folder: Path) -> Any:
 
 
 @torch.no_grad()
-def test_super_resolution(diffusers: ModuleType, enlarging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latents before the codebook to 1e-4 after 4 steps, the decoding of the same latents to 1e-5."""
-    prior, pipeline = load(enlarging), super_resolution(diffusers, enlarging)
+def test_super_resolution(diffusers: ModuleType, upscaler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 4 steps the latents before the codebook agree to 1e-4, and the same latents decode equally to 1e-5."""
+    prior, pipeline = load(upscaler), super_resolution(diffusers, upscaler)
     pipeline.set_progress_bar_config(disable=True)
-    mine, reference = recorded(prior, monkeypatch), recorded(pipeline.vqvae, monkeypatch)
+    mine, reference = record_latents(prior, monkeypatch), record_latents(pipeline.vqvae, monkeypatch)
     small = picture(3, 8, 12)
     generator = torch.Generator().manual_seed(11)
     expected = pipeline(2 * small[None] - 1, num_inference_steps=4, generator=generator, output_type="pt").images[0]
@@ -116,11 +118,11 @@ def test_super_resolution(diffusers: ModuleType, enlarging: Path, monkeypatch: p
 
 
 @torch.no_grad()
-def test_generation(diffusers: ModuleType, making: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prior = load(making)
-    pipeline = diffusers.LDMPipeline(*theirs(diffusers, making))
+def test_generation(diffusers: ModuleType, celeba: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = load(celeba)
+    pipeline = diffusers.LDMPipeline(*theirs(diffusers, celeba))
     pipeline.set_progress_bar_config(disable=True)
-    mine, reference = recorded(prior, monkeypatch), recorded(pipeline.vqvae, monkeypatch)
+    mine, reference = record_latents(prior, monkeypatch), record_latents(pipeline.vqvae, monkeypatch)
     generator = torch.Generator().manual_seed(5)
     expected = pipeline(1, num_inference_steps=4, generator=generator, output_type="np").images
 
@@ -133,20 +135,20 @@ def test_generation(diffusers: ModuleType, making: Path, monkeypatch: pytest.Mon
 
 
 @torch.no_grad()
-def test_a_pipeline_that_diffusers_writes(diffusers: ModuleType, making: Path, tmp_path: Path) -> None:
-    """With every field that it writes."""
-    diffusers.LDMPipeline(*theirs(diffusers, making)).save_pretrained(tmp_path)
+def test_a_pipeline_that_diffusers_writes(diffusers: ModuleType, celeba: Path, tmp_path: Path) -> None:
+    """A folder with every field that diffusers writes gives the same model."""
+    diffusers.LDMPipeline(*theirs(diffusers, celeba)).save_pretrained(tmp_path)
     latents = torch.randn(1, 3, 5, 7, generator=torch.Generator().manual_seed(0))
-    written, expected = load(tmp_path), load(making)
+    written, expected = load(tmp_path), load(celeba)
     assert written.spec == expected.spec
     assert torch.equal(written.decode(latents), expected.decode(latents))
     assert torch.equal(written.predict(latents, 1.0).x0, expected.predict(latents, 1.0).x0)
 
 
 @pytest.mark.parametrize("kind", ["VQModel", "AutoencoderKL"])
-def test_either_autoencoder(making: Path, tmp_path: Path, kind: str) -> None:
-    """`vae` in place of `vqvae`, which the class of the autoencoder does not decide."""
-    shutil.copytree(making, tmp_path / "m")
+def test_either_autoencoder(celeba: Path, tmp_path: Path, kind: str) -> None:
+    """The folder `vae` may take the place of `vqvae` with either class of autoencoder."""
+    shutil.copytree(celeba, tmp_path / "m")
     shutil.rmtree(tmp_path / "m" / "vqvae")
     write_config(tmp_path / "m" / INDEX, {"_class_name": "MyPipeline", "vae": ["diffusers", kind]})
     shape = {k: list(v) if isinstance(v, tuple) else v for k, v in TINY.items()}
@@ -157,41 +159,41 @@ def test_either_autoencoder(making: Path, tmp_path: Path, kind: str) -> None:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_read(enlarging: Path, making: Path) -> None:
-    prior = load(enlarging)
+def test_what_is_read(upscaler: Path, celeba: Path) -> None:
+    prior = load(upscaler)
     assert (prior.channels, prior.condition_channels, prior.factor, prior.native_size) == (3, 3, 4, 16)
     assert prior.network.config.in_channels == 6 and prior.spec.network.in_channels == 3 and not prior.clip
-    assert (prior.serves, load(making).serves) == ("upscale", "generate")
-    assert load_prior(enlarging, "cpu", "bf16").dtype == torch.bfloat16
-    assert weights_sha256(enlarging) == sha256_of(enlarging / "unet" / WEIGHTS)
+    assert (prior.serves, load(celeba).serves) == ("upscale", "generate")
+    assert load_prior(upscaler, "cpu", "bf16").dtype == torch.bfloat16
+    assert weights_sha256(upscaler) == sha256_of(upscaler / "unet" / WEIGHTS)
 
 
-def test_whatever_a_result_depends_on_changes_what_a_model_is(enlarging: Path, tmp_path: Path) -> None:
-    """Every file of either network and of the scheduler; nothing else that lies there."""
-    seen = {model_sha256(enlarging)}
-    for i, name in enumerate(path.relative_to(enlarging) for path in sorted(enlarging.rglob("*")) if path.is_file()):
-        shutil.copytree(enlarging, changed := tmp_path / str(i))
+def test_whatever_a_result_depends_on_changes_what_a_model_is(upscaler: Path, tmp_path: Path) -> None:
+    """The hash covers every file of both networks and of the scheduler, and no other file of the folder."""
+    seen = {model_sha256(upscaler)}
+    for i, name in enumerate(path.relative_to(upscaler) for path in sorted(upscaler.rglob("*")) if path.is_file()):
+        shutil.copytree(upscaler, changed := tmp_path / str(i))
         assert model_sha256(changed) in seen, name
         model_sha256.cache_clear()
         with (changed / name).open("ab") as file:
             file.write(b" ")
         seen.add(model_sha256(changed))
         assert len(seen) == i + 2, name
-    # Named by a part of it, a model is still the whole: what lies beside its folder is read as well.
+    # A path to a part of a model stands for the whole model, because the files beside that part are read as well.
     forms = ("unet", f"unet/{WEIGHTS}", "unet/config.json")
     for place in ("scheduler/scheduler_config.json", "scheduler_config.json", f"unet/{WEIGHTS}"):
         for i, form in enumerate(forms):
-            shutil.copytree(enlarging, changed := tmp_path / f"{place.replace('/', '-')}{i}")
+            shutil.copytree(upscaler, changed := tmp_path / f"{place.replace('/', '-')}{i}")
             before = model_sha256(changed / form)
             model_sha256.cache_clear()
             with (changed / place).open("ab") as file:
                 file.write(b" ")
             assert model_sha256(changed / form) != before, (form, place)
-    assert weights_sha256(enlarging / "unet" / "config.json") == weights_sha256(enlarging)
-    shutil.copytree(enlarging, beside := tmp_path / "beside")
+    assert weights_sha256(upscaler / "unet" / "config.json") == weights_sha256(upscaler)
+    shutil.copytree(upscaler, beside := tmp_path / "beside")
     (beside / "README.md").write_text("a model")
-    assert model_sha256(beside) == model_sha256(enlarging)
-    assert {model_sha256(enlarging / form) for form in forms} == {model_sha256(enlarging)}
+    assert model_sha256(beside) == model_sha256(upscaler)
+    assert {model_sha256(upscaler / form) for form in forms} == {model_sha256(upscaler)}
 
 
 @pytest.mark.parametrize("beside", ["adm.pt.json", "adm.json"])
@@ -203,9 +205,9 @@ def test_what_a_raw_file_cannot_tell_is_part_of_what_it_is(tmp_path: Path, besid
     assert model_sha256(tmp_path / "adm.pt") != alone
 
 
-def test_files_of_2022(enlarging: Path, tmp_path: Path) -> None:
-    """Pickled, and with the names that attention had then, in both networks."""
-    shutil.copytree(enlarging, tmp_path / "old")
+def test_files_of_2022(upscaler: Path, tmp_path: Path) -> None:
+    """Pickled weights with the old names of the attention are read in both networks."""
+    shutil.copytree(upscaler, tmp_path / "old")
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     for part in ("unet", "vqvae"):
         state = load_file(tmp_path / "old" / part / WEIGHTS)
@@ -217,22 +219,22 @@ def test_files_of_2022(enlarging: Path, tmp_path: Path) -> None:
         assert named.keys() != state.keys()
         torch.save(named, tmp_path / "old" / part / PICKLED)
         (tmp_path / "old" / part / WEIGHTS).unlink()
-    found, expected = load(tmp_path / "old"), load(enlarging)
+    found, expected = load(tmp_path / "old"), load(upscaler)
     for mine, reference in ((found.network, expected.network), (found.autoencoder, expected.autoencoder)):
         state = reference.state_dict()
         assert all(torch.equal(value, state[name]) for name, value in mine.state_dict().items())
 
 
 @pytest.mark.parametrize("path", ["", "unet", f"unet/{WEIGHTS}", f"unet/{CONFIG}"])
-def test_paths_that_mean_the_pipeline(enlarging: Path, path: str) -> None:
-    assert is_latent(enlarging / path)
-    assert load_prior(enlarging / path, "cpu", "fp32").channels == 3
+def test_paths_that_mean_the_pipeline(upscaler: Path, path: str) -> None:
+    assert is_latent(upscaler / path)
+    assert load_prior(upscaler / path, "cpu", "fp32").channels == 3
 
 
 @pytest.mark.parametrize("index", [None, {"_class_name": "LDMPipeline"}, {"_class_name": "X", "vqvae": []}], ids=str)
-def test_an_autoencoder_is_never_passed_over(making: Path, tmp_path: Path, index: dict[str, Any] | None) -> None:
-    """Its network has three channels in and out: as a model of pictures it would load, and give garbage."""
-    shutil.copytree(making, tmp_path / "m")
+def test_an_autoencoder_is_never_passed_over(celeba: Path, tmp_path: Path, index: dict[str, Any] | None) -> None:
+    """The network has three channels in and out, so it would load as a model of images and give garbage."""
+    shutil.copytree(celeba, tmp_path / "m")
     (tmp_path / "m" / INDEX).unlink()
     if index is not None:
         write_config(tmp_path / "m" / INDEX, index)
@@ -240,16 +242,16 @@ def test_an_autoencoder_is_never_passed_over(making: Path, tmp_path: Path, index
     for path in (tmp_path / "m", tmp_path / "m" / "unet"):
         with pytest.raises(ModelError, match="latents"):
             load_model(path)
-    load_unet(tmp_path / "m")  # whoever wants the network alone
+    load_unet(tmp_path / "m")  # the network can still be read by itself
 
 
-def test_a_model_of_pictures_is_none_of_latents(making: Path, tmp_path: Path) -> None:
-    shutil.copytree(making / "unet", tmp_path / "unet")
-    shutil.copy(making / "scheduler" / "scheduler_config.json", tmp_path / "unet")
+def test_a_model_of_pictures_is_none_of_latents(celeba: Path, tmp_path: Path) -> None:
+    shutil.copytree(celeba / "unet", tmp_path / "unet")
+    shutil.copy(celeba / "scheduler" / "scheduler_config.json", tmp_path / "unet")
     assert not is_latent(tmp_path) and not isinstance(load_prior(tmp_path, "cpu", "fp32"), LatentPrior)
     with pytest.raises(ModelError, match="no autoencoder"):
         load_latent(tmp_path)
-    shutil.copy(making / INDEX, tmp_path)
+    shutil.copy(celeba / INDEX, tmp_path)
     (tmp_path / "raw.pt").write_bytes(b"")
     assert not is_latent(tmp_path / "raw.pt")
 
@@ -258,7 +260,7 @@ Damage = Callable[[Path], None]
 
 
 def edit(part: str, name: str = CONFIG, **fields: Any) -> Damage:
-    """Other fields in a configuration."""
+    """Return a function that changes fields of a configuration."""
 
     def damage(folder: Path) -> None:
         path = folder / part / name
@@ -272,7 +274,7 @@ def remove(name: str) -> Damage:
 
 
 def weights(part: str, change: Callable[[dict[str, Tensor]], None]) -> Damage:
-    """Other weights."""
+    """Return a function that changes weights."""
 
     def damage(folder: Path) -> None:
         state = load_file(folder / part / WEIGHTS)
@@ -282,8 +284,8 @@ def weights(part: str, change: Callable[[dict[str, Tensor]], None]) -> Damage:
     return damage
 
 
-def anew(part: str, config: dict[str, Any]) -> Damage:
-    """Another network."""
+def replace(part: str, config: dict[str, Any]) -> Damage:
+    """Return a function that replaces a network."""
     return lambda folder: write_part(folder / part, config)
 
 
@@ -326,9 +328,9 @@ BROKEN: dict[str, tuple[Damage, str]] = {
     "nan factor": (edit("vqvae", scaling_factor=float("nan")), "scaling_factor is a number"),
     "no list": (edit("vqvae", block_out_channels=8), "block_out_channels is a list"),
     "spatial norm": (edit("vqvae", norm_type="spatial"), "norm_type spatial is not supported"),
-    "gray": (edit("vqvae", out_channels=1), "pictures of 1 channels"),
-    "wider latents": (anew("vqvae", {**VQ, "vq_embed_dim": 4}), "3 channels in and 3 out, .* autoencoder have 4"),
-    "fewer latents": (anew("vqvae", {**VQ, "vq_embed_dim": 2}), "3 channels in and 3 out, .* autoencoder have 2"),
+    "gray": (edit("vqvae", out_channels=1), "must decode to 3 channels, not to 1"),
+    "wider latents": (replace("vqvae", {**VQ, "vq_embed_dim": 4}), "3 channels in and 3 out, .* autoencoder have 4"),
+    "fewer latents": (replace("vqvae", {**VQ, "vq_embed_dim": 2}), "3 channels in and 3 out, .* autoencoder have 2"),
     "nan": (weights("vqvae", _nan), "vqvae/.* not finite, in decoder.conv_out.bias"),
     "shape": (weights("vqvae", _transposed), "vqvae/.* does not fit its config.json: quantize.embedding.weight"),
     "name": (weights("vqvae", _incomplete), "vqvae/.* does not fit its config.json: quant_conv.bias"),
@@ -346,8 +348,8 @@ def _write(path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(("damage", "word"), BROKEN.values(), ids=BROKEN)
-def test_what_is_broken_is_refused(making: Path, tmp_path: Path, damage: Damage, word: str) -> None:
-    shutil.copytree(making, tmp_path / "m")
+def test_what_is_broken_is_refused(celeba: Path, tmp_path: Path, damage: Damage, word: str) -> None:
+    shutil.copytree(celeba, tmp_path / "m")
     damage(tmp_path / "m")
     with pytest.raises(ModelError, match=word) as caught:
         load_prior(tmp_path / "m", "cpu", "fp32")
@@ -355,18 +357,18 @@ def test_what_is_broken_is_refused(making: Path, tmp_path: Path, damage: Damage,
     assert text.isprintable() and len(text) < 600
 
 
-# -- up-scaling --------------------------------------------------------------------------------------------------------
+# -- upscaling ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("channels", "height", "width"), [(3, 5, 7), (1, 8, 8), (3, 1, 1), (1, 3, 2)])
-def test_any_size_is_enlarged_by_exactly_four(enlarging: Path, channels: int, height: int, width: int) -> None:
-    done = prepare_upscale(picture(channels, height, width), steps=1, prior=load(enlarging)).run()
+def test_any_size_is_enlarged_by_exactly_four(upscaler: Path, channels: int, height: int, width: int) -> None:
+    done = prepare_upscale(picture(channels, height, width), steps=1, prior=load(upscaler)).run()
     assert done.image.shape == (channels, 4 * height, 4 * width) and done.notes == ()
     assert 0 <= float(done.image.min()) and float(done.image.max()) <= 1
 
 
-def test_python_takes_it(enlarging: Path) -> None:
-    prior, image = load_prior(enlarging, "cpu", "fp32"), Image.new("RGB", (9, 6), (40, 90, 140))
+def test_python_takes_it(upscaler: Path) -> None:
+    prior, image = load_prior(upscaler, "cpu", "fp32"), Image.new("RGB", (9, 6), (40, 90, 140))
     steps: list[int] = []
     large = upscale(image, prior=prior, steps=2, seed=3, on_step=lambda step: steps.append(step.index))
     assert large.size == (36, 24) and large.mode == "RGB" and steps == [1, 2]
@@ -374,15 +376,15 @@ def test_python_takes_it(enlarging: Path) -> None:
     assert upscale(image, prior=prior, steps=2, seed=4).tobytes() != large.tobytes()
 
 
-def test_the_custom_is_a_hundred_steps(enlarging: Path) -> None:
-    job = prepare_upscale(picture(3, 8, 8), prior=load(enlarging))
+def test_the_custom_is_a_hundred_steps(upscaler: Path) -> None:
+    job = prepare_upscale(picture(3, 8, 8), prior=load(upscaler))
     assert job.plan is not None and job.plan.evaluations == 100 and not any(job.plan.zeta)
-    ancestral = prepare_upscale(picture(3, 8, 8), method="ddpm", prior=load(enlarging)).plan
+    ancestral = prepare_upscale(picture(3, 8, 8), method="ddpm", prior=load(upscaler)).plan
     assert ancestral is not None and ancestral.sigmas == job.plan.sigmas and all(ancestral.zeta)
 
 
-def test_large_pictures_are_tiled(enlarging: Path) -> None:
-    prior = load(enlarging)
+def test_large_pictures_are_tiled(upscaler: Path) -> None:
+    prior = load(upscaler)
     assert prepare_upscale(picture(3, LATENT_TILE, LATENT_TILE), prior=prior).tiles == 1
     assert prepare_upscale(picture(3, LATENT_TILE + 1, LATENT_TILE), prior=prior).tiles == 2
     seen: list[tuple[int, int]] = []
@@ -404,42 +406,42 @@ def test_large_pictures_are_tiled(enlarging: Path) -> None:
     ],
     ids=str,
 )
-def test_what_means_nothing_is_refused(enlarging: Path, given: dict[str, Any], word: str) -> None:
+def test_what_means_nothing_is_refused(upscaler: Path, given: dict[str, Any], word: str) -> None:
     with pytest.raises(UsageError, match=word):
-        prepare_upscale(picture(3, 8, 8), prior=load(enlarging), **given)
+        prepare_upscale(picture(3, 8, 8), prior=load(upscaler), **given)
 
 
 def limited(prior: LatentPrior, name: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Makes a method run out of memory on what is larger; gives the sizes it was asked for."""
-    inner, asked = getattr(prior, name), list[int]()
+    """Make a method run out of memory above a size, and return a list that collects the requested sizes."""
+    inner, sizes = getattr(prior, name), list[int]()
 
     def call(x: Tensor, *arguments: Any) -> Any:
-        asked.append(max(x.shape[-2:]))
-        if asked[-1] > limit:
+        sizes.append(max(x.shape[-2:]))
+        if sizes[-1] > limit:
             raise OUT_OF_MEMORY
         return inner(x, *arguments)
 
     monkeypatch.setattr(prior, name, call)
-    return asked
+    return sizes
 
 
-def test_out_of_memory_while_sampling(enlarging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prior = load(enlarging)
+def test_out_of_memory_while_sampling(upscaler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = load(upscaler)
     limited(prior, "predict", 30, monkeypatch)
     done = prepare_upscale(picture(3, 48, 40), steps=1, prior=prior).run()
     assert done.image.shape == (3, 192, 160) and done.prior.tile == 24
     assert done.notes == ("out of memory: repeated with 96-pixel tiles",)
-    limited(prior, "predict", 10, monkeypatch)  # in low precision it is another prior, without that limit
+    limited(prior, "predict", 10, monkeypatch)  # the low-precision prior is another object, without this limit
     done = prepare_upscale(picture(3, 48, 40), steps=1, prior=prior).run()
     assert done.notes[-1] == "out of memory: repeated in bf16" and precision_name(done.prior) == "bf16"
-    monkeypatch.setattr(prior, "low_precision", lambda: None)
+    monkeypatch.setattr(UNetResources, "low_precision", lambda self: None)
     with pytest.raises(DeviceError, match="even with 96-pixel tiles"):
         prepare_upscale(picture(3, 48, 40), steps=1, prior=prior).run()
 
 
-def test_out_of_memory_while_decoding(enlarging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is sampled is not sampled again."""
-    prior = load(enlarging)
+def test_out_of_memory_while_decoding(upscaler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the decoding is repeated, not the sampling."""
+    prior = load(upscaler)
     sampled = limited(prior, "predict", 1000, monkeypatch)
     decoded = limited(prior, "_decode", 30, monkeypatch)
     done = prepare_upscale(picture(3, 48, 40), steps=3, prior=prior).run()
@@ -447,25 +449,25 @@ def test_out_of_memory_while_decoding(enlarging: Path, monkeypatch: pytest.Monke
     assert done.notes == ("out of memory: decoded with 96-pixel tiles",) and done.image.shape == (3, 192, 160)
 
 
-def test_low_precision_that_fails(enlarging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prior = load(enlarging, "bf16")
+def test_low_precision_that_fails(upscaler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = load(upscaler, "bf16")
     monkeypatch.setattr(prior, "_evaluate", lambda x, sigma, condition: torch.full_like(x, torch.nan))
     done = prepare_upscale(picture(3, 8, 8), steps=1, prior=prior).run()
     assert done.notes == ("low precision gave values that are not finite: repeated in fp32",)
     assert bool(done.image.isfinite().all()) and precision_name(done.prior) == "fp32"
 
 
-def test_an_autoencoder_that_fails(enlarging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prior = load(enlarging)
+def test_an_autoencoder_that_fails(upscaler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = load(upscaler)
     monkeypatch.setattr(prior, "_decode", lambda z: torch.full((1, 3, 32, 32), torch.nan))
     with pytest.raises(ModelError, match="not finite"):
         prepare_upscale(picture(3, 8, 8), steps=1, prior=prior).run()
 
 
 @pytest.mark.gpu
-def test_on_a_gpu(enlarging: Path) -> None:
-    """The same latents; a code may fall the other way."""
-    there, here = load_prior(enlarging, "cuda", "fp32"), load(enlarging)
+def test_on_a_gpu(upscaler: Path) -> None:
+    """The latents agree with those of the CPU; a latent between two codes may fall either way."""
+    there, here = load_prior(upscaler, "cuda", "fp32"), load(upscaler)
     x, small = (torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
     found = there.predict(x.cuda(), 2.0, small.cuda()).x0.cpu()
     torch.testing.assert_close(found, here.predict(x, 2.0, small).x0, rtol=1e-3, atol=1e-3)
@@ -476,16 +478,16 @@ def test_on_a_gpu(enlarging: Path) -> None:
 # -- from noise --------------------------------------------------------------------------------------------------------
 
 
-def test_generated_pictures_have_the_size_asked_for(making: Path) -> None:
-    prior = load(making)
+def test_generated_pictures_have_the_size_asked_for(celeba: Path) -> None:
+    prior = load(celeba)
     for size, shape in ((None, (64, 64)), ((30, 17), (17, 30)), ((4, 4), (4, 4)), ((1, 1), (1, 1))):
         (job,) = prepare_generate([0], size, steps=1, prior=prior)
         assert job.run().image.shape == (1, 3, *shape)
     assert job.start.shape == (1, 3, 1, 1)
 
 
-def test_a_picture_depends_on_its_seed_alone(making: Path) -> None:
-    prior = load(making)
+def test_a_picture_depends_on_its_seed_alone(celeba: Path) -> None:
+    prior = load(celeba)
     several = generate(3, 32, steps=2, seed=7, prior=prior)
     alone = generate(1, 32, steps=2, seed=9, prior=prior)
     torch.testing.assert_close(several[2:], alone, rtol=0, atol=2e-2)  # a latent between two codes may fall either way
@@ -493,17 +495,17 @@ def test_a_picture_depends_on_its_seed_alone(making: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["ddpm", "ddim", "langevin"])
-def test_every_sampler_takes_it(making: Path, method: str) -> None:
-    assert bool(generate(1, 16, method=method, steps=3, prior=load(making)).isfinite().all())
+def test_every_sampler_takes_it(celeba: Path, method: str) -> None:
+    assert bool(generate(1, 16, method=method, steps=3, prior=load(celeba)).isfinite().all())
     if method == "ddim":
         with pytest.raises(UsageError, match="between 1 and 500"):
-            generate(1, 16, method=method, steps=501, prior=load(making))
+            generate(1, 16, method=method, steps=501, prior=load(celeba))
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
-def refused(task: str, prior: Any) -> Job | list[Job]:
+def run_task(task: str, prior: Any) -> Job | list[Job]:
     image = picture(3, 8, 8)
     match task:
         case "denoise":
@@ -517,20 +519,20 @@ def refused(task: str, prior: Any) -> Job | list[Job]:
 
 
 @pytest.mark.parametrize("tiles", [False, True])
-def test_tasks_that_cannot_use_latents(enlarging: Path, making: Path, tiles: bool) -> None:
-    cases = [(task, making) for task in ("denoise", "inpaint", "upscale")]
-    cases += [(task, enlarging) for task in ("denoise", "inpaint", "generate")]
+def test_tasks_that_cannot_use_latents(upscaler: Path, celeba: Path, tiles: bool) -> None:
+    cases = [(task, celeba) for task in ("denoise", "inpaint", "upscale")]
+    cases += [(task, upscaler) for task in ("denoise", "inpaint", "generate")]
     for task, folder in cases:
         prior = Tiled(load(folder), 8, overlap=2) if tiles else load(folder)
         word = "none from noise alone" if task == "generate" else "works on latents"
         with pytest.raises(ModelError, match=f"{word}.*: {task} cannot use it") as caught:
-            refused(task, prior)
-        assert caught.value.hint == f"it is for restore {'generate' if folder == making else 'upscale'}"
+            run_task(task, prior)
+        assert caught.value.hint == f"use it with restore {'generate' if folder == celeba else 'upscale'}"
     assert prepare_upscale(picture(3, 8, 8), 2, prior=Smooth()).latent is None
 
 
-def test_a_condition_that_is_no_picture(enlarging: Path, tmp_path: Path) -> None:
-    shutil.copytree(enlarging, tmp_path / "m")
+def test_a_condition_that_is_no_picture(upscaler: Path, tmp_path: Path) -> None:
+    shutil.copytree(upscaler, tmp_path / "m")
     write_part(tmp_path / "m" / "unet", {**UNET, "in_channels": 7})
     with pytest.raises(ModelError, match="condition of 4 channels"):
         prepare_upscale(picture(3, 8, 8), prior=load(tmp_path / "m"))

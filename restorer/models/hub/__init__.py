@@ -1,1 +1,1 @@
-"""Models of the Hugging Face Hub: references, downloads, errors."""
+"""Models on the Hugging Face Hub: references, downloads and errors."""

@@ -1,6 +1,7 @@
-"""Models of the Hub, through the real client and a Hub on the loopback device: what is asked, kept and said.
+"""Models of the Hub, with the real client and a Hub on the loopback device: requests, cached files and messages.
 
-The request logs are what huggingface_hub 1.20 and 2.4 both send. `make test-hub-min` runs this file with the former.
+huggingface_hub 1.20 and 2.4 both send exactly the requests in these logs. `make test-hub-min` runs this file with
+version 1.20.
 """
 
 from __future__ import annotations
@@ -26,7 +27,16 @@ from restorer.models import catalogue
 from restorer.models.catalogue import Card
 from restorer.models.hub import download
 from restorer.models.hub.errors import Unreachable, clean
-from restorer.models.hub.references import Plan, Reference, cached, choose, parse, plan, revision_of, weights_of
+from restorer.models.hub.references import (
+    Reference,
+    Snapshot,
+    choose_files,
+    find_cached,
+    find_revision,
+    parse_reference,
+    query_hub,
+    weights_file,
+)
 from restorer.models.load import find_model, load_prior, weights_sha256
 
 TESTS = Path(__file__).resolve().parents[2]
@@ -38,14 +48,14 @@ API = f"GET /api/models/org/model/revision/{COMMIT}"
 
 
 def cache_files() -> list[str]:
-    """Every file in the cache that is a model's content or could be taken for it."""
+    """Return the names of all cached files that hold the content of a model or could be mistaken for it."""
     folder = Path(constants.HF_HUB_CACHE)
     kept = [p for p in folder.rglob("*") if p.is_file() and not {".locks", "refs", ".no_exist"} & set(p.parts)]
     return sorted(p.name for p in kept if p.name not in ("CACHEDIR.TAG", ".gitignore"))
 
 
 def refusal(text: str) -> ModelError:
-    """The error of a fetch: one line and a hint that can both be printed."""
+    """Return the error of a failed fetch, and check that its message and its hint are single printable lines."""
     with pytest.raises(ModelError) as caught:
         find_model(text)
     for line in (str(caught.value), caught.value.hint):
@@ -53,7 +63,7 @@ def refusal(text: str) -> ModelError:
     return caught.value
 
 
-# --- what a model is called
+# --- references
 
 
 @pytest.mark.parametrize(
@@ -73,14 +83,14 @@ def refusal(text: str) -> ModelError:
     ],
 )
 def test_references(text: str, expected: Reference | None) -> None:
-    assert parse(text) == expected
+    assert parse_reference(text) == expected
 
 
 def test_a_path_into_a_folder_that_is_here_is_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
-    assert parse("runs/last") is None
-    with pytest.raises(ModelError, match="neither a folder nor a known name"):
+    assert parse_reference("runs/last") is None
+    with pytest.raises(ModelError, match="neither a path nor a known name"):
         find_model("runs/last")
 
 
@@ -97,18 +107,18 @@ def test_a_path_into_a_folder_that_is_here_is_no_repository(tmp_path: Path, monk
     ],
 )
 def test_names_that_lead_out_of_the_cache_are_refused(text: str) -> None:
-    with pytest.raises(ModelError, match="names no file of a repository") as caught:
-        parse(text)
+    with pytest.raises(ModelError, match="does not name a file of a repository") as caught:
+        parse_reference(text)
     assert str(caught.value).isprintable()
 
 
 def test_a_name_of_the_catalogue_is_its_commit() -> None:
     card = catalogue.cards()[0]
-    assert parse(card.name) == parse(card.repo) == Reference(card.repo, card.revision)
-    assert parse(f"{card.repo}@main") == Reference(card.repo, "main")
-    adm = parse("adm-256")
-    assert adm == parse("deepinv/diffunet:diffusion_openai.pt") and adm is not None and adm.pinned
-    assert parse("deepinv/diffunet") == Reference("deepinv/diffunet")
+    assert parse_reference(card.name) == parse_reference(card.repo) == Reference(card.repo, card.revision)
+    assert parse_reference(f"{card.repo}@main") == Reference(card.repo, "main")
+    adm = parse_reference("adm-256")
+    assert adm == parse_reference("deepinv/diffunet:diffusion_openai.pt") and adm is not None and adm.pinned
+    assert parse_reference("deepinv/diffunet") == Reference("deepinv/diffunet")
 
 
 def test_cards_are_whole() -> None:
@@ -120,11 +130,11 @@ def test_cards_are_whole() -> None:
 
 
 def test_what_makes_a_model() -> None:
-    def of(*names: str, file: str | None = None) -> list[str] | None:
-        return choose(set(names).__contains__, file)
+    def chosen(*names: str, file: str | None = None) -> list[str] | None:
+        return choose_files(set(names).__contains__, file)
 
     both = (WEIGHTS, PICKLED)
-    assert of("config.json", "scheduler_config.json", "model_index.json", *both, "run.py") == [
+    assert chosen("config.json", "scheduler_config.json", "model_index.json", *both, "run.py") == [
         "model_index.json",
         "config.json",
         "scheduler_config.json",
@@ -137,24 +147,24 @@ def test_what_makes_a_model() -> None:
         f"vqvae/{PICKLED}",
         f"unet/{PICKLED}",
     ]
-    assert of(*parts) == parts
-    assert of(*(name for name in parts if name != f"vqvae/{PICKLED}")) is None
-    assert of("config.json", "pytorch_model.bin") is None
-    assert of("x/a.pt", "x/a.pt.json", "config.json", file="x/a.pt") == ["x/a.pt.json", "x/a.pt"]
-    assert of("a.pt", file="b.pt") is None
+    assert chosen(*parts) == parts
+    assert chosen(*(name for name in parts if name != f"vqvae/{PICKLED}")) is None
+    assert chosen("config.json", "pytorch_model.bin") is None
+    assert chosen("x/a.pt", "x/a.pt.json", "config.json", file="x/a.pt") == ["x/a.pt.json", "x/a.pt"]
+    assert chosen("a.pt", file="b.pt") is None
 
 
-# --- what is asked, and what is kept
+# --- requests, and the files in the cache
 
 
 def test_first_use_of_a_commit_then_none_at_all(hub: Hub) -> None:  # noqa: F811
     path = find_model(PINNED)
     assert hub.forget() == [API, *(f"{verb} {RESOLVE}/{name}" for name in NEEDED for verb in ("HEAD", "GET"))]
     assert sorted(p.name for p in path.iterdir()) == sorted(NEEDED)
-    assert revision_of(path) == COMMIT and weights_of(path) == path / WEIGHTS
+    assert find_revision(path) == COMMIT and weights_file(path) == path / WEIGHTS
     assert weights_sha256(path) == hashlib.sha256(hub.files[WEIGHTS]).hexdigest()
     download._fetched.clear()
-    assert find_model(PINNED) == path == cached(Reference("org/model", COMMIT))
+    assert find_model(PINNED) == path == find_cached(Reference("org/model", COMMIT))
     assert hub.log == []
 
 
@@ -171,15 +181,15 @@ def test_large_files_from_another_origin_without_the_token(hub: Hub, monkeypatch
     hub.redirects = True
     find_model(PINNED)
     assert hub.log[-2:] == [f"HEAD {RESOLVE}/{WEIGHTS}", f"GET cdn /cdn/{WEIGHTS}"]
-    assert {token for asked, token in hub.tokens if "cdn" not in asked} == {"Bearer hf_secret"}
-    assert [token for asked, token in hub.tokens if "cdn" in asked] == [None]
+    assert {token for request, token in hub.tokens if "cdn" not in request} == {"Bearer hf_secret"}
+    assert [token for request, token in hub.tokens if "cdn" in request] == [None]
 
 
 def test_a_branch_is_looked_up_each_time_and_serves_without_a_network(hub: Hub) -> None:  # noqa: F811
     path = find_model("org/model")
-    assert revision_of(path) == COMMIT
+    assert find_revision(path) == COMMIT
     assert hub.forget()[0] == "GET /api/models/org/model"
-    assert find_model("org/model") == path and hub.log == []  # once a process
+    assert find_model("org/model") == path and hub.log == []  # one look-up per process
     download._fetched.clear()
     assert find_model("org/model") == path
     assert hub.forget() == ["GET /api/models/org/model"]
@@ -195,8 +205,9 @@ def test_a_branch_that_moves(hub: Hub) -> None:  # noqa: F811
     hub.forget()
     download._fetched.clear()
     after = find_model("org/model")
-    assert revision_of(after) == "1" * 40 and after != before
-    assert not [line for line in hub.log if line.startswith("GET") and WEIGHTS in line]  # the same weights, kept once
+    assert find_revision(after) == "1" * 40 and after != before
+    # The weights are the same at both commits, so they are stored once and not downloaded again.
+    assert not [line for line in hub.log if line.startswith("GET") and WEIGHTS in line]
     download._fetched.clear()
     hub.fault("", status=503)
     assert find_model("org/model") == after
@@ -207,9 +218,9 @@ def test_a_single_file_and_what_stands_beside_it(hub: Hub) -> None:  # noqa: F81
     path = find_model(f"{PINNED}:x/a.pt")
     assert path.name == "a.pt" and path.read_bytes() == hub.files["x/a.pt"]
     assert [line.split("/")[-1] for line in hub.log if line.startswith("GET /org")] == ["a.pt.json", "a.pt"]
-    assert weights_of(path) == path and revision_of(path) == COMMIT
+    assert weights_file(path) == path and find_revision(path) == COMMIT
     hub.forget()
-    assert cached(Reference("org/model", COMMIT, "x/a.pt")) == path and hub.log == []
+    assert find_cached(Reference("org/model", COMMIT, "x/a.pt")) == path and hub.log == []
 
 
 def test_folders_of_the_newer_layout(hub: Hub) -> None:  # noqa: F811
@@ -221,13 +232,13 @@ def test_folders_of_the_newer_layout(hub: Hub) -> None:  # noqa: F811
         "scheduler/scheduler_config.json": scheduler,
     }
     path = find_model(PINNED)
-    assert weights_of(path) == path / "unet" / WEIGHTS
+    assert weights_file(path) == path / "unet" / WEIGHTS
     assert {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()} == set(hub.files)
 
 
 def test_no_safetensors_no_harm(hub: Hub) -> None:  # noqa: F811
     del hub.files[WEIGHTS]
-    assert weights_of(find_model(PINNED)).name == PICKLED
+    assert weights_file(find_model(PINNED)).name == PICKLED
 
 
 def test_progress_counts_every_byte_once_through_broken_connections(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -238,25 +249,26 @@ def test_progress_counts_every_byte_once_through_broken_connections(hub: Hub, mo
     hub.fault(f"GET cdn .*{WEIGHTS}$", drop=20_000, times=1)
     seen: list[tuple[int, int | None]] = []
     find_model(PINNED, on_bytes=lambda name, done, total: seen.append((done, total)) if name == WEIGHTS else None)
-    assert hub.log[-2:] == [f"GET cdn /cdn/{WEIGHTS}", f"GET cdn /cdn/{WEIGHTS} bytes=16384-"]  # whole chunks are kept
+    # The client keeps only whole chunks, so it continues after four of them.
+    assert hub.log[-2:] == [f"GET cdn /cdn/{WEIGHTS}", f"GET cdn /cdn/{WEIGHTS} bytes=16384-"]
     assert seen[0][0] == 0 and seen[-1] == (size, size)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
-def test_a_plan_tells_sizes_and_licence_and_may_be_refused(hub: Hub) -> None:  # noqa: F811
-    wanted = plan(Reference("org/model"))
-    assert (wanted.commit, wanted.licence) == (COMMIT, "apache-2.0")
-    assert [file.name for file in wanted.files] == NEEDED and wanted.missing == wanted.files
-    assert wanted.bytes == sum(len(hub.files[name]) for name in NEEDED)
+def test_a_snapshot_has_sizes_and_licence_and_may_be_refused(hub: Hub) -> None:  # noqa: F811
+    snapshot = query_hub(Reference("org/model"))
+    assert (snapshot.commit, snapshot.licence) == (COMMIT, "apache-2.0")
+    assert [file.name for file in snapshot.files] == NEEDED and snapshot.missing == snapshot.files
+    assert snapshot.download_bytes == sum(len(hub.files[name]) for name in NEEDED)
 
-    def no(wanted: Plan) -> None:
+    def refuse(snapshot: Snapshot) -> None:
         raise ModelError("no")
 
     with pytest.raises(ModelError, match="no"):
-        find_model(PINNED, no)
+        find_model(PINNED, refuse)
     assert cache_files() == []
     find_model(PINNED)
-    assert plan(Reference("org/model")).missing == ()
+    assert query_hub(Reference("org/model")).missing == ()
 
 
 def test_an_interrupted_download_leaves_nothing_half_done(hub: Hub) -> None:  # noqa: F811
@@ -267,16 +279,16 @@ def test_an_interrupted_download_leaves_nothing_half_done(hub: Hub) -> None:  # 
     with pytest.raises(KeyboardInterrupt):
         find_model(PINNED, on_bytes=interrupt)
     assert not [name for name in cache_files() if "incomplete" in name]
-    assert cached(Reference("org/model", COMMIT)) is None
-    assert cached(Reference("org/model", COMMIT)) is None and find_model(PINNED)
+    assert find_cached(Reference("org/model", COMMIT)) is None
+    assert find_cached(Reference("org/model", COMMIT)) is None and find_model(PINNED)
 
 
-# --- what goes wrong, and what is said (test_hostile.py has every bad answer)
+# --- failures and their messages (test_hostile.py has every bad answer)
 
 
 def test_a_network_of_another_kind_is_refused_before_its_weights_come(hub: Hub) -> None:  # noqa: F811
     hub.files["config.json"] = json.dumps({"_class_name": "UNet2DConditionModel"}).encode()
-    assert "is no model that can be used here" in str(refusal("org/model"))
+    assert "is not a model that can be used here" in str(refusal("org/model"))
     assert not [line for line in hub.log if WEIGHTS in line]
 
 
@@ -287,20 +299,20 @@ def test_it_is_told_what_there_is_instead(hub: Hub) -> None:  # noqa: F811
 
 
 def test_what_another_program_did_not_find_is_not_there(hub: Hub) -> None:  # noqa: F811
-    """The client notes a 404 in the cache, as something that is neither a path nor None."""
+    """The client records a 404 in the cache as a value that is neither a path nor None."""
     del hub.files[WEIGHTS]
     find_model(PINNED)
     with pytest.raises(EntryNotFoundError):
         hf_hub_download("org/model", WEIGHTS, revision=COMMIT)
     assert not isinstance(try_to_load_from_cache("org/model", WEIGHTS, revision=COMMIT), (str, type(None)))
-    path = cached(Reference("org/model", COMMIT))
-    assert path is not None and weights_of(path).name == PICKLED
+    path = find_cached(Reference("org/model", COMMIT))
+    assert path is not None and weights_file(path).name == PICKLED
 
 
 def test_of_the_two_bars_of_xet_one_is_shown() -> None:
     seen: list[tuple[str, int, int | None]] = []
-    meter = download._meter("a.bin", 30, lambda *told: seen.append(told))
-    with meter(total=30, desc="a.bin: downloading"), meter(total=30, desc="a.bin: Reconstructing") as second:
+    bar = download._progress_bar_class("a.bin", 30, lambda *progress: seen.append(progress))
+    with bar(total=30, desc="a.bin: downloading"), bar(total=30, desc="a.bin: Reconstructing") as second:
         second.update(30)
     assert set(seen) == {("a.bin", 0, 30)}
 
@@ -309,11 +321,11 @@ def test_a_hash_of_the_card_is_held_against_the_file(hub: Hub, monkeypatch: pyte
     card = Card("tiny", "org/model", COMMIT, "", 8, "", 1, 1, "MIT", sha256="0" * 64)
     monkeypatch.setattr(catalogue, "cards", lambda: (card,))
     error = refusal("tiny")
-    assert "not what it should be" in str(error) and "removed" in error.hint
-    assert WEIGHTS not in cache_files() and cached(Reference("org/model", COMMIT)) is None
+    assert "is not the expected file" in str(error) and "removed" in error.hint
+    assert WEIGHTS not in cache_files() and find_cached(Reference("org/model", COMMIT)) is None
     good = replace(card, sha256=hashlib.sha256(hub.files[WEIGHTS]).hexdigest())
     monkeypatch.setattr(catalogue, "cards", lambda: (good,))
-    assert revision_of(find_model("tiny")) == COMMIT
+    assert find_revision(find_model("tiny")) == COMMIT
 
 
 def test_nobody_answers(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -341,7 +353,7 @@ def test_strings_from_outside_cannot_steer_a_terminal() -> None:
     assert len(clean("x" * 1000)) == 120
 
 
-# --- the variables of the Hub, read by a real process
+# --- the environment variables of the Hub, read by a real process
 
 
 Child = Callable[..., subprocess.CompletedProcess[str]]
@@ -349,7 +361,7 @@ Child = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def child(hub: Hub, tmp_path: Path) -> Child:  # noqa: F811
-    """Run Python in a process of its own that sees the Hub through its variables and can reach nothing else."""
+    """Return a function that runs Python in a separate process, which sees only the Hub that its variables name."""
 
     def call(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
@@ -371,8 +383,8 @@ def child(hub: Hub, tmp_path: Path) -> Child:  # noqa: F811
 FETCH = f"""
 import sys
 from restorer.models.hub.download import fetch
-from restorer.models.hub.references import parse
-print(fetch(parse("{PINNED}")))
+from restorer.models.hub.references import parse_reference
+print(fetch(parse_reference("{PINNED}")))
 """
 
 
@@ -382,7 +394,7 @@ def test_home_endpoint_and_token_are_the_hubs_own(hub: Hub, child: Child, tmp_pa
     assert Path(first.stdout.strip()).is_relative_to(tmp_path / "home" / "hub")
     assert {token for _, token in hub.tokens} == {"Bearer hf_mine"}
     hub.forget()
-    again = child(FETCH + "assert 'torch' not in sys.modules")  # telemetry and all else on, as it is by default
+    again = child(FETCH + "assert 'torch' not in sys.modules")  # with telemetry and all other defaults on
     assert again.stdout == first.stdout and hub.log == []
 
 
