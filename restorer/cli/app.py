@@ -1,6 +1,7 @@
-"""The command `restore`: where it begins, and what its exit codes mean.
+"""The command `restore`: its entry point and its exit codes.
 
-0 done, 1 a bug, 2 usage, 3 some pictures failed, 4 input, 5 model, 6 device or memory, 7 output, 130 interrupted, 143
+The exit codes are 0 for success, 1 for a bug, 2 for a usage error, 3 if some pictures failed, 4 for a bad input, 5 for
+the model, 6 for the device or the memory, 7 for the output, 130 if the user interrupts the run, and 143 if the run is
 terminated.
 """
 
@@ -15,18 +16,18 @@ import typer
 
 from restorer.cli.commands import bench, compare, doctor, evaluate, generate, models, restore, train
 from restorer.cli.terminal.help import Command, Group
-from restorer.cli.terminal.signals import Terminated, leave_in_peace, raise_on_signals
-from restorer.cli.terminal.streams import NO_ROOM, flush_streams, open_streams
+from restorer.cli.terminal.signals import Terminated, ignore_signals, raise_on_signals
+from restorer.cli.terminal.streams import DISK_FULL_ERRORS, flush_streams, open_streams
 from restorer.errors import OutputError, RestorerError
 from restorer.machine.malloc import keep_pages
-from restorer.machine.threads import keep_to_quota, wait_briefly
+from restorer.machine.threads import keep_to_quota, shorten_spin_wait
 
 __all__ = ["app", "main", "run"]
 
 app = typer.Typer(
     name="restore",
     cls=Group,
-    help="Repair photographs with a diffusion model.",
+    help="Repair photographs with a diffusion model.\n\nRun restore COMMAND --help for the options of a command.",
     epilog="restore denoise img.png\n\nrestore inpaint img.png --mask m.png\n\nrestore upscale img.png --steps 100",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -48,8 +49,8 @@ for group in app.registered_groups:
     group.cls = Group
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from restorer import __version__
 
         print(f"restorer {__version__}")
@@ -59,69 +60,75 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Repair photographs with a diffusion model: denoise, inpaint, upscale."""
+    """Repair photographs with a diffusion model."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit code."""
-    from restorer.cli.terminal.reporter import code_of, report_error
+    """Run a command line and return its exit code.
+
+    Errors are reported on standard error. A bug is raised instead if the environment variable RESTORER_DEBUG is set.
+
+    Args:
+        arguments: Words of the command line after the program's name; None for those of this process.
+    """
+    from restorer.cli.terminal.reporter import exit_code_for, report_error
 
     try:
         code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
-        if code == 130:  # Typer has taken Ctrl-C for itself
-            _say_interrupted()
+        if code == 130:  # Typer catches Ctrl-C itself and returns this code
+            _print_interrupted()
         return code if isinstance(code, int) else 0
     except RestorerError as error:
         report_error(error)
-        return code_of(error)
+        return exit_code_for(error)
     except (KeyboardInterrupt, typer.Abort):
-        _say_interrupted()
+        _print_interrupted()
         return 130
     except Terminated:
         return 143
     except (BrokenPipeError, SystemExit) as error:
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
-        # Whoever read the output has enough; nothing more can be said there, at exit either.
+        # The reader has closed the pipe, so nothing may be written to it any more, not even when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if hasattr(error, "format_message"):  # Typer's own complaints about the command line
+        if hasattr(error, "format_message"):  # Typer's usage errors
             context = getattr(error, "ctx", None)
             path = context.command_path if context is not None else "restore"
             if message := error.format_message():
-                report_error(RestorerError(message, f"{path} --help tells the options"))
+                report_error(RestorerError(message, f"run {path} --help for the options"))
             elif context is not None:
                 print(context.get_help())
             return int(getattr(error, "exit_code", 2))
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            full = OutputError(
-                f"the output cannot be written: {error.strerror}", "free some space, or send it elsewhere"
+        if isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS:
+            output_error = OutputError(
+                f"the output cannot be written: {error.strerror}", "free some space, or send the output elsewhere"
             )
-            report_error(full)
-            return code_of(full)
+            report_error(output_error)
+            return exit_code_for(output_error)
         if os.environ.get("RESTORER_DEBUG"):
             raise
         text = f"{type(error).__name__}: {error}"
-        report_error(RestorerError(text, "this is a bug; RESTORER_DEBUG=1 shows where it happened"))
+        report_error(RestorerError(text, "this is a bug; set RESTORER_DEBUG=1 to see where it happened"))
         return 1
 
 
-def _say_interrupted() -> None:
-    """On a terminal over the ^C that it shows."""
+def _print_interrupted() -> None:
+    """Print that the run was interrupted; on a terminal, print it over the ^C that the terminal shows."""
     print(("\r" if sys.stderr.isatty() else "") + "interrupted", file=sys.stderr)
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command line of this process and exit with its code. This is the console script."""
     open_streams()
     raise_on_signals()
     keep_to_quota()
-    wait_briefly()
+    shorten_spin_wait()
     keep_pages()
     code = run()
-    leave_in_peace()
+    ignore_signals()
     sys.exit(flush_streams(code))

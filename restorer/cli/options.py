@@ -1,4 +1,4 @@
-"""The options that the three restoring verbs share, and what their texts mean."""
+"""The options that the restoring verbs share, their help texts, and the checks of their values."""
 
 from __future__ import annotations
 
@@ -11,63 +11,139 @@ from restorer.errors import UsageError
 from restorer.folders.options import Options
 from restorer.limits import METHODS, check
 
+# The panels of the help.
 INPUT, OUTPUT, SAMPLING, DEVICE, INTERFACE = "Input", "Output", "Sampling", "Model and device", "Interface"
 
-Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="Pictures, folders (with -r), globs, or -")]
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT",
+        help="Pictures to restore: files, folders (with -r), glob patterns, or - for standard input",
+    ),
+]
 Output = Annotated[
     str | None,
-    typer.Option("-o", "--output", metavar="PATH", help="File, folder/ or - for stdout", rich_help_panel=OUTPUT),
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="PATH",
+        help="Where to write the results: a file, a folder (end its name with /), or - for standard output",
+        show_default="beside the input",
+        rich_help_panel=OUTPUT,
+    ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist", rich_help_panel=OUTPUT)]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace results that already exist", rich_help_panel=OUTPUT)
+]
 SkipExisting = Annotated[
-    bool, typer.Option("--skip-existing", help="Leave pictures out whose result exists", rich_help_panel=OUTPUT)
+    bool,
+    typer.Option("--skip-existing", help="Skip pictures whose result already exists", rich_help_panel=OUTPUT),
 ]
 Recursive = Annotated[
-    bool, typer.Option("-r", "--recursive", help="Every picture in the folders named", rich_help_panel=INPUT)
+    bool,
+    typer.Option(
+        "-r", "--recursive", help="Restore every picture in a folder and in its subfolders", rich_help_panel=INPUT
+    ),
 ]
 Resume = Annotated[
     bool,
-    typer.Option("--resume", help="Go on with a run over a folder: redo only what is missing", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--resume",
+        help="Continue an earlier run over a folder: skip the pictures that its log lists as done",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Log = Annotated[
     Path | None,
     typer.Option(
-        "--manifest", metavar="FILE", help="The run's log", show_default="in the folder", rich_help_panel=OUTPUT
+        "--manifest",
+        metavar="FILE",
+        help="File for the log of the run, which --resume reads",
+        show_default="in the folder of the results",
+        rich_help_panel=OUTPUT,
     ),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be done, and how long it takes", rich_help_panel=OUTPUT)
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="List what would be done, with the estimated time and memory, and write nothing",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Include = Annotated[
-    list[str], typer.Option("--include", metavar="GLOB", help="Of folders: only these", rich_help_panel=INPUT)
+    list[str],
+    typer.Option(
+        "--include",
+        metavar="GLOB",
+        help="In folders, restore only pictures whose name or path matches this pattern (repeatable)",
+        rich_help_panel=INPUT,
+    ),
 ]
 Exclude = Annotated[
-    list[str], typer.Option("--exclude", metavar="GLOB", help="Of folders: not these", rich_help_panel=INPUT)
+    list[str],
+    typer.Option(
+        "--exclude",
+        metavar="GLOB",
+        help="In folders, skip pictures whose name or path matches this pattern (repeatable)",
+        rich_help_panel=INPUT,
+    ),
 ]
-Limit = Annotated[int | None, typer.Option("--limit", metavar="N", help="At most N pictures", rich_help_panel=INPUT)]
-FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure", rich_help_panel=INPUT)]
+Limit = Annotated[
+    int | None, typer.Option("--limit", metavar="N", help="Restore at most N pictures", rich_help_panel=INPUT)
+]
+FailFast = Annotated[
+    bool, typer.Option("--fail-fast", help="Stop at the first picture that fails", rich_help_panel=INPUT)
+]
 MaxPixels = Annotated[
-    int, typer.Option("--max-pixels", metavar="N", help="Refuse larger pictures", rich_help_panel=INPUT)
+    int, typer.Option("--max-pixels", metavar="N", help="Refuse pictures of more than N pixels", rich_help_panel=INPUT)
 ]
-Show = Annotated[bool, typer.Option("--show", help="Before and after, in the terminal", rich_help_panel=INTERFACE)]
+Show = Annotated[
+    bool,
+    typer.Option("--show", help="Draw each picture and its result in the terminal", rich_help_panel=INTERFACE),
+]
 Steps = Annotated[
     int | None,
     typer.Option(
-        "-s", "--steps", metavar="N", help="Network evaluations", show_default="by task", rich_help_panel=SAMPLING
+        "-s",
+        "--steps",
+        metavar="N",
+        help="Number of network evaluations: more are slower and, up to a point, better",
+        show_default="depends on the task",
+        rich_help_panel=SAMPLING,
     ),
 ]
 Detail = Annotated[
     float | None,
     typer.Option(
-        "--detail", metavar="A", help="0 faithful .. 1 natural", show_default="by task", rich_help_panel=SAMPLING
+        "--detail",
+        metavar="A",
+        help="From 0 (most faithful, smooth) to 1 (natural texture, partly invented)",
+        show_default="depends on the task",
+        rich_help_panel=SAMPLING,
     ),
 ]
 Method = Annotated[
-    str, typer.Option("--method", metavar="NAME", help=" | ".join(METHODS), rich_help_panel=SAMPLING)
-]  # fmt: skip
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Same seed, same noise field", rich_help_panel=SAMPLING)]
+    str,
+    typer.Option("--method", metavar="NAME", help=f"Sampling method: {', '.join(METHODS)}", rich_help_panel=SAMPLING),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        help="Seed of the random noise: the same seed gives the same noise",
+        rich_help_panel=SAMPLING,
+    ),
+]
 Sigma = Annotated[
-    str, typer.Option("--sigma", metavar="S", help="Noise of the input: auto, or 0..255", rich_help_panel=SAMPLING)
+    str,
+    typer.Option(
+        "--sigma",
+        metavar="S",
+        help="Standard deviation of the noise in the input (0 to 255), or auto to estimate it",
+        rich_help_panel=SAMPLING,
+    ),
 ]
 Model = Annotated[
     str,
@@ -75,23 +151,52 @@ Model = Annotated[
         "-m",
         "--model",
         metavar="NAME|PATH|REPO",
-        help="photo, a model folder, or of the Hub: a name of `restore models list`, or ORG/NAME\\[@REV]\\[:FILE]",
+        help="Model to use: photo (built in), the path of a model, a name from `restore models list`, or a "
+        "repository of the Hugging Face Hub as ORG/NAME\\[@REV]\\[:FILE]",
         rich_help_panel=DEVICE,
     ),
 ]
 Device = Annotated[
-    str, typer.Option("-d", "--device", metavar="NAME", help="auto, cpu, cuda, cuda:N", rich_help_panel=DEVICE)
+    str,
+    typer.Option(
+        "-d", "--device", metavar="NAME", help="Device to compute on: auto, cpu, cuda or cuda:N", rich_help_panel=DEVICE
+    ),
 ]
 Precision = Annotated[
-    str, typer.Option("--precision", metavar="NAME", help="auto, fp32, bf16, fp16", rich_help_panel=DEVICE)
+    str,
+    typer.Option(
+        "--precision",
+        metavar="NAME",
+        help="Floating-point precision of the network: auto, fp32, bf16 or fp16",
+        rich_help_panel=DEVICE,
+    ),
 ]
-Tile = Annotated[str, typer.Option("--tile", metavar="PX", help="auto, off or pixels", rich_help_panel=DEVICE)]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a picture on stdout", rich_help_panel=INTERFACE)]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only the results' paths", rich_help_panel=INTERFACE)]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more", rich_help_panel=INTERFACE)]
+Tile = Annotated[
+    str,
+    typer.Option(
+        "--tile",
+        metavar="PX",
+        help="Size of the tiles that large pictures are cut into: auto, off, or a side of at least 64 pixels",
+        rich_help_panel=DEVICE,
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object per picture to standard output", rich_help_panel=INTERFACE),
+]
+JsonReport = Annotated[
+    bool, typer.Option("--json", help="Print JSON to standard output, for scripts", rich_help_panel=INTERFACE)
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("-q", "--quiet", help="Print only the paths of the results, and errors", rich_help_panel=INTERFACE),
+]
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Print more, such as the noise levels", rich_help_panel=INTERFACE)
+]
 
 
-def _sigma(text: str) -> float | None:
+def _parse_sigma(text: str) -> float | None:
     if text == "auto":
         return None
     try:
@@ -100,24 +205,35 @@ def _sigma(text: str) -> float | None:
         raise UsageError(f"sigma must be auto or a number from 0 to 255, not {text!r}") from None
 
 
-def _tile(text: str) -> int | str:
+def _parse_tile(text: str) -> int | str:
     if text in ("auto", "off"):
         return text
     if not text.isdecimal() or int(text) < 64:
-        raise UsageError(f"the tile must be auto, off or a side of at least 64 pixels, not {text!r}")
+        raise UsageError(f"the tile must be auto, off, or a side of at least 64 pixels, not {text!r}")
     return int(text)
 
 
-def parse(command: str, **given: Any) -> Options:
-    options = Options(command, **{**given, "sigma": _sigma(given["sigma"]), "tile": _tile(given["tile"])})
+def parse(command: str, **values: Any) -> Options:
+    """Check the options of a command line and return them as one value.
+
+    Args:
+        command: Name of the verb.
+        values: Fields of `Options` by name, as Typer passes them; `sigma` and `tile` are still text.
+
+    Raises:
+        UsageError: A value is out of range, or two options cannot be combined.
+    """
+    options = Options(
+        command, **{**values, "sigma": _parse_sigma(values["sigma"]), "tile": _parse_tile(values["tile"])}
+    )
     check(sigma=options.sigma, steps=options.steps, detail=options.detail, method=options.method, seed=options.seed)
     policies = {"--overwrite": options.overwrite, "--skip-existing": options.skip_existing, "--resume": options.resume}
-    if len(said := [name for name, given in policies.items() if given]) > 1:
-        raise UsageError(f"{' and '.join(said)} exclude each other")
+    if len(chosen := [name for name, is_set in policies.items() if is_set]) > 1:
+        raise UsageError(f"{' and '.join(chosen)} cannot be combined")
     if options.limit is not None and options.limit < 1:
-        raise UsageError(f"the limit is at least 1 picture, not {options.limit}")
+        raise UsageError(f"--limit must be at least 1, not {options.limit}")
     if options.max_pixels < 1:
-        raise UsageError(f"--max-pixels is at least 1, not {options.max_pixels}")
+        raise UsageError(f"--max-pixels must be at least 1, not {options.max_pixels}")
     if options.json and (options.output == "-" or ("-" in options.inputs and options.output is None)):
         raise UsageError("the picture and --json cannot both go to standard output", "name a file with -o")
     return options

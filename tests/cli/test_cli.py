@@ -1,6 +1,6 @@
-"""The command line: exit codes, what goes to which stream, what lies on the disk afterwards.
+"""Tests of the command line: exit codes, both output streams, and the files that a run leaves on the disk.
 
-Most runs are in this process, with a prior that costs nothing; what only a real process shows runs in one.
+Most tests run the command in this process with a cheap prior. Those that need a real process start one.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ Restore = Callable[..., Outcome]
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, and a plain environment."""
+    """Change to an empty folder and clear the environment variables that change the output."""
     monkeypatch.chdir(tmp_path)
     for name in ("RESTORER_DEBUG", "FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
@@ -69,7 +69,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def restore(capsys: pytest.CaptureFixture[str]) -> Restore:
-    """Run a command line in this process."""
+    """Return a function that runs a command line in this process."""
 
     def call(*arguments: object) -> Outcome:
         capsys.readouterr()
@@ -80,7 +80,7 @@ def restore(capsys: pytest.CaptureFixture[str]) -> Restore:
 
 
 class Loader:
-    """Stands for `load_prior`: gives `prior`, and counts how often it is asked."""
+    """A stand-in for `load_prior` that returns `prior` and counts its calls."""
 
     def __init__(self, prior: Prior) -> None:
         self.prior, self.count = prior, 0
@@ -92,7 +92,7 @@ class Loader:
 
 @pytest.fixture
 def loader(monkeypatch: pytest.MonkeyPatch) -> Loader:
-    """A cheap prior in place of the embedded one."""
+    """Replace the embedded prior by a cheap one."""
     loader = Loader(Smooth())
     monkeypatch.setattr(models_load, "load_prior", loader)
     return loader
@@ -126,12 +126,12 @@ def read(path: str | Path) -> np.ndarray:
 
 
 def tree() -> dict[str, bytes]:
-    """Everything in the folder."""
+    """Return everything in the folder: the content of every file by its path, and an empty content for a folder."""
     return {p.as_posix(): p.read_bytes() if p.is_file() else b"" for p in sorted(Path().rglob("*"))}
 
 
-def assert_one_complaint(outcome: Outcome, code: int) -> None:
-    """One line that says what is wrong, at most one that says what to do, nothing else."""
+def assert_single_error(outcome: Outcome, code: int) -> None:
+    """Check that a run ends with `code`, one error, at most one hint after it, and no result."""
     assert outcome.code == code, outcome.err
     assert len(outcome.errors) == 1 and len(outcome.hints) <= 1, outcome.err
     lines = outcome.err.splitlines()
@@ -139,12 +139,12 @@ def assert_one_complaint(outcome: Outcome, code: int) -> None:
     assert "Traceback" not in outcome.err and not outcome.out
 
 
-def arguments(verb: str, *more: object) -> list[str]:
-    """A command line that works, with `img.png` and `m.png` in place."""
-    return [verb, "img.png", *(["--mask", "m.png"] if verb == "inpaint" else []), *map(str, more)]
+def arguments(verb: str, *options: object) -> list[str]:
+    """Return a valid command line for `img.png`, with the mask `m.png` if the verb needs one."""
+    return [verb, "img.png", *(["--mask", "m.png"] if verb == "inpaint" else []), *map(str, options)]
 
 
-# --------------------------------------------------------------------------------------------------- the three verbs
+# ------------------------------------------------------------------------------------------------------ the three verbs
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -222,7 +222,7 @@ def test_a_folder_of_masks(restore: Restore, loader: Loader) -> None:
     picture("photos/a.png"), picture("photos/deep/b.jpg"), picture("photos/c.png")
     mask("masks/a.png"), mask("masks/deep/b_mask.png")
     outcome = restore("inpaint", "photos", "-r", "--mask", "masks", "-o", "out/")
-    assert outcome.code == 3  # there is no mask for c
+    assert outcome.code == 3  # c has no mask
     assert sorted(outcome.out.split()) == ["out/a_inpainted.png", "out/deep/b_inpainted.jpg"]
     assert len(outcome.errors) == 1 and "photos/c.png" in outcome.errors[0]
 
@@ -254,7 +254,7 @@ def test_colons_in_a_name_are_not_emoji(restore: Restore, loader: Loader) -> Non
     assert "wrote x:warning:_denoised.png" in restore("denoise", "x:warning:.png").err
 
 
-# ---------------------------------------------------------------------------------------------------- what is kept
+# ---------------------------------------------------------------------------------------------------- what is preserved
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_16_bit_colour_stays(restore: Restore, loader: Loader) -> None:
     record = json.loads(outcome.out.splitlines()[0])
     assert (record["depth_in"], record["depth_out"]) == (16, 16) and not outcome.notes
     content = Path("img_denoised.png").read_bytes()
-    assert content[24:26] == bytes([16, 2])  # bits a channel, colour
+    assert content[24:26] == bytes([16, 2])  # bit depth, and colour type 2 (RGB)
 
 
 def test_alpha_and_what_it_hides(restore: Restore, loader: Loader) -> None:
@@ -308,7 +308,7 @@ def test_alpha_and_what_it_hides(restore: Restore, loader: Loader) -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
 def test_metadata(suffix: str, restore: Restore, loader: Loader) -> None:
-    """Profile, camera and resolution stay; the picture is turned once."""
+    """The colour profile, the camera and the resolution are kept, and the picture is turned upright once."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exif = Image.Exif()
     exif[ExifTags.Base.Make], exif[ExifTags.Base.Orientation] = "Maker", 6
@@ -322,7 +322,7 @@ def test_metadata(suffix: str, restore: Restore, loader: Loader) -> None:
         assert image.info["icc_profile"] == profile
         kept = image.getexif()
         assert kept[ExifTags.Base.Make] == "Maker" and kept.get(ExifTags.Base.Orientation, 1) == 1
-        if suffix != "webp":  # it has no field for the resolution
+        if suffix != "webp":  # WebP has no field for the resolution
             assert tuple(map(float, image.info["dpi"])) == pytest.approx((300, 300), abs=0.02)
 
 
@@ -333,7 +333,7 @@ def test_another_format_by_the_output_s_suffix(restore: Restore, loader: Loader)
         assert image.format == "WEBP"
 
 
-# ------------------------------------------------------------------------------------------------------ what is wrong
+# ---------------------------------------------------------------------------------------------------------- wrong input
 
 
 def text_as_picture() -> None:
@@ -350,11 +350,11 @@ def empty_file() -> None:
 
 
 def nothing() -> None:
-    """No file at all."""
+    """Make no file."""
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (nothing, "does not exist"),
         (text_as_picture, "is not a picture"),
@@ -363,12 +363,12 @@ def nothing() -> None:
     ],
 )
 @pytest.mark.parametrize("verb", VERBS)
-def test_bad_pictures(verb: str, make: Callable[[], None], said: str, restore: Restore, loader: Loader) -> None:
+def test_bad_pictures(verb: str, make: Callable[[], None], message: str, restore: Restore, loader: Loader) -> None:
     make(), mask()
     before = tree()
     outcome = restore(*arguments(verb))
-    assert_one_complaint(outcome, 4)
-    assert said in outcome.errors[0] and "img.png" in outcome.errors[0]
+    assert_single_error(outcome, 4)
+    assert message in outcome.errors[0] and "img.png" in outcome.errors[0]
     assert tree() == before
 
 
@@ -425,9 +425,9 @@ USAGE = [
 def test_usage(command: list[str], restore: Restore, loader: Loader) -> None:
     picture(), picture("other.png"), picture("photos/a.png"), mask()
     before = tree()
-    assert_one_complaint(restore(*command), 2)
+    assert_single_error(restore(*command), 2)
     assert tree() == before
-    assert loader.count == 0  # decided before the model is loaded
+    assert loader.count == 0  # the error is found before the model is loaded
 
 
 @pytest.mark.parametrize(
@@ -446,7 +446,7 @@ def test_what_is_named_and_absent(command: list[str], restore: Restore, loader: 
     picture(), mask()
     Path("empty").mkdir()
     before = tree()
-    assert_one_complaint(restore(*command), 4)
+    assert_single_error(restore(*command), 4)
     assert tree() == before and loader.count == 0
 
 
@@ -460,7 +460,7 @@ def test_a_mask_of_another_size(restore: Restore, loader: Loader) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "code"),
+    ("options", "code"),
     [
         (["--device", "foo"], 2),
         (["--device", "cpu:1"], 2),
@@ -475,11 +475,11 @@ def test_a_mask_of_another_size(restore: Restore, loader: Loader) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("verb", VERBS)
-def test_no_such_device_precision_or_model(verb: str, more: list[str], code: int, restore: Restore) -> None:
+def test_no_such_device_precision_or_model(verb: str, options: list[str], code: int, restore: Restore) -> None:
     picture(), mask()
     Path("empty").mkdir()
     before = tree()
-    assert_one_complaint(restore(*arguments(verb, *more)), code)
+    assert_single_error(restore(*arguments(verb, *options)), code)
     assert tree() == before
 
 
@@ -496,7 +496,7 @@ def test_without_a_model_the_other_pictures_are_not_tried(restore: Restore) -> N
 def test_places_that_cannot_be_written(output: str, restore: Restore, loader: Loader) -> None:
     picture(), picture("there.png"), picture("folder/a.png")
     before = tree()
-    assert_one_complaint(restore("denoise", "img.png", "-o", output), 7)
+    assert_single_error(restore("denoise", "img.png", "-o", output), 7)
     assert tree() == before and loader.count == 0
 
 
@@ -505,18 +505,18 @@ def test_a_folder_that_is_not_writable(restore: Restore, loader: Loader, monkeyp
     Path("locked").mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked")
     outcome = restore("denoise", "img.png", "-o", "locked")
-    assert_one_complaint(outcome, 7)
+    assert_single_error(outcome, 7)
     assert "not writable" in outcome.errors[0] and loader.count == 0
 
 
 def test_a_full_disk(restore: Restore, loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(data: bytes, path: Path) -> None:
+    def fail_to_write(data: bytes, path: Path) -> None:
         path.write_bytes(data[:10])
         raise OSError(28, "No space left on device")
 
     picture()
     before = tree()
-    monkeypatch.setattr(writing, "_write_synced", full)
+    monkeypatch.setattr(writing, "_write_synced", fail_to_write)
     outcome = restore("denoise", "img.png")
     assert outcome.code == 7 and len(outcome.errors) == 1 and "disk is full" in outcome.errors[0]
     assert tree() == before
@@ -526,19 +526,19 @@ def test_transparency_does_not_go_into_jpeg(restore: Restore, loader: Loader) ->
     picture(mode="RGBA")
     before = tree()
     outcome = restore("denoise", "img.png", "-o", "out.jpg")
-    assert_one_complaint(outcome, 2)
+    assert_single_error(outcome, 2)
     assert "transparency" in outcome.errors[0] and tree() == before
 
 
 def test_a_format_that_is_not_known(restore: Restore, loader: Loader) -> None:
     picture()
-    assert_one_complaint(restore("denoise", "img.png", "-o", "out.xyz"), 2)
+    assert_single_error(restore("denoise", "img.png", "-o", "out.xyz"), 2)
 
 
 @pytest.mark.parametrize(("name", "output", "code"), [("x" * 300, None, 4), ("img.png", "x" * 300, 7)])
 def test_names_too_long(name: str, output: str | None, code: int, restore: Restore, loader: Loader) -> None:
     picture()
-    assert_one_complaint(restore("denoise", name, *(["-o", output] if output else [])), code)
+    assert_single_error(restore("denoise", name, *(["-o", output] if output else [])), code)
 
 
 def test_a_glob_of_folders(restore: Restore, loader: Loader) -> None:
@@ -565,7 +565,7 @@ def test_help_without_arguments(restore: Restore) -> None:
         assert outcome.code == 2 and "Usage:" in outcome.out and not outcome.errors
 
 
-# -------------------------------------------------------------------------------------------------- what goes wrong
+# ------------------------------------------------------------------------------------------------ failures during a run
 
 
 def test_nan_in_low_precision_is_said(restore: Restore, loader: Loader) -> None:
@@ -632,7 +632,7 @@ def test_an_interruption_is_said(restore: Restore, loader: Loader) -> None:
 def test_interrupted_in_a_batch_what_is_done_stays(
     restore: Restore, loader: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "SMALL", {})  # each picture by itself
+    monkeypatch.setattr(batching, "MAX_PIXELS", {})  # restore each picture on its own
     picture("a.png"), picture("b.png"), picture("c.png")
     loader.prior = Broken(KeyboardInterrupt(), at=4)
     outcome = restore("denoise", "a.png", "b.png", "c.png", "--steps", 2)
@@ -640,7 +640,7 @@ def test_interrupted_in_a_batch_what_is_done_stays(
     assert set(tree()) == {"a.png", "b.png", "c.png", "a_denoised.png"}
 
 
-# ------------------------------------------------------------------------------------------------------------ batches
+# -------------------------------------------------------------------------------------------------------------- batches
 
 
 def test_one_bad_file_of_several(restore: Restore, loader: Loader) -> None:
@@ -686,7 +686,7 @@ def test_skip_existing(restore: Restore, loader: Loader) -> None:
     assert outcome.code == 0 and outcome.out == "b_denoised.png\n"
     assert Path("a_denoised.png").read_text() == "left alone"
     assert restore("denoise", "a.png", "b.png", "--skip-existing").code == 0
-    assert loader.count == 1  # nothing to do, nothing loaded
+    assert loader.count == 1  # the second run has nothing to do, so it loads no model
 
 
 def test_overwrite(restore: Restore, loader: Loader) -> None:
@@ -705,7 +705,7 @@ def test_the_tree_is_mirrored(restore: Restore, loader: Loader) -> None:
     assert Path("out/a_x2.png").exists() and Path("out/deep/er/b_x2.png").exists()
 
 
-# --------------------------------------------------------------------------------------------- which stream says what
+# ------------------------------------------------------------------------------------------------------- output streams
 
 
 def test_quiet_prints_paths_only(restore: Restore, loader: Loader) -> None:
@@ -713,7 +713,7 @@ def test_quiet_prints_paths_only(restore: Restore, loader: Loader) -> None:
     outcome = restore("denoise", "a.png", "b.png", "-q")
     assert outcome == (0, "a_denoised.png\nb_denoised.png\n", "")
     outcome = restore("denoise", "a.png", "-q")
-    assert outcome.code == 7 and len(outcome.errors) == 1  # but what failed is said
+    assert outcome.code == 7 and len(outcome.errors) == 1  # errors are printed even with -q
 
 
 def test_progress_is_plain_lines_where_no_terminal_listens(restore: Restore, loader: Loader) -> None:
@@ -764,9 +764,9 @@ FIELDS = {
 @pytest.mark.parametrize("verb", VERBS)
 def test_json(verb: str, restore: Restore, loader: Loader) -> None:
     picture("café.png"), mask()
-    where = ["--mask", "m.png"] if verb == "inpaint" else []
-    more = ["--json", "--steps", 3, "--detail", 0.25, "--seed", 9, "--sigma", 12.5, "--method", "ddim"]
-    outcome = restore(verb, "café.png", *where, *more)
+    mask_options = ["--mask", "m.png"] if verb == "inpaint" else []
+    options = ["--json", "--steps", 3, "--detail", 0.25, "--seed", 9, "--sigma", 12.5, "--method", "ddim"]
+    outcome = restore(verb, "café.png", *mask_options, *options)
     assert outcome.code == 0
     result, summary = (json.loads(line) for line in outcome.out.splitlines())
     for name, kind in FIELDS.items():
@@ -796,7 +796,7 @@ def test_json(verb: str, restore: Restore, loader: Loader) -> None:
     assert result["model"]["id"] == "photo"
     assert summary.pop("seconds") >= 0
     assert summary == {"schema": 1, "event": "summary", "ok": 1, "failed": 0, "skipped": 0, "exit_code": 0}
-    assert "step" in outcome.err  # progress is told, elsewhere
+    assert "step" in outcome.err  # the progress goes to standard error
 
 
 def test_json_of_a_batch(restore: Restore, loader: Loader) -> None:
@@ -813,12 +813,15 @@ def test_json_of_a_batch(restore: Restore, loader: Loader) -> None:
     assert (summary["ok"], summary["failed"], summary["skipped"]) == (1, 1, 1)
 
 
-# --------------------------------------------------------------------------------------- standard input and output
+# -------------------------------------------------------------------------------------------- standard input and output
 
 
 @pytest.fixture
 def pipe(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Callable[..., Any]:
-    """Run with bytes on the standard input; (code, bytes on the standard output, text on the other)."""
+    """Return a function that runs a command line with bytes on standard input.
+
+    The function returns the exit code, the bytes on standard output and the text on standard error.
+    """
 
     def call(data: bytes, *command: object) -> tuple[int, bytes, str]:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
@@ -870,7 +873,7 @@ def test_a_picture_on_standard_output_is_alone_there(pipe: Callable[..., Any], l
     assert code == 2 or b"other_denoised.png" not in out
 
 
-# ---------------------------------------------------------------------------------------------------- the real prior
+# ------------------------------------------------------------------------------------------------------- the real prior
 
 
 def test_the_same_command_gives_the_same_bytes(restore: Restore) -> None:
@@ -887,12 +890,12 @@ def test_the_same_command_gives_the_same_bytes(restore: Restore) -> None:
 def test_precisions_and_a_model_by_its_path(restore: Restore) -> None:
     picture(height=16, width=16)
     for precision in ("fp32", "bf16"):
-        more = ["--model", models_load.weights_folder(), "--precision", precision, "--device", "cpu", "--overwrite"]
-        outcome = restore("denoise", "img.png", "--json", "--steps", 2, *more)
+        options = ["--model", models_load.weights_folder(), "--precision", precision, "--device", "cpu", "--overwrite"]
+        outcome = restore("denoise", "img.png", "--json", "--steps", 2, *options)
         assert outcome.code == 0 and json.loads(outcome.out.splitlines()[0])["precision"] == precision
 
 
-# ---------------------------------------------------------------------------------------------------- real processes
+# ------------------------------------------------------------------------------------------------------- real processes
 
 STUBBED = """
 import sys
@@ -907,8 +910,8 @@ SLOW = STUBBED.replace("Smooth()", "Slow()").replace(
     """
 import time
 from pathlib import Path
-from stubs import Around
-class Slow(Around):
+from stubs import Wrapper
+class Slow(Wrapper):
     def predict(self, *arguments):
         Path("begun").touch()
         time.sleep(60)
@@ -924,7 +927,7 @@ def environment() -> dict[str, str]:
 
 def process(*command: str, **options: Any) -> subprocess.Popen[str]:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "surrogateescape"}
-    # A shell that runs the tests in the background has them ignore Ctrl-C, and so would the process under test.
+    # A shell that runs the tests in the background makes them ignore Ctrl-C, and the process under test inherits that.
     interruptible = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)} if os.name == "posix" else {}
     arguments: dict[str, Any] = {**pipes, **interruptible, **options}
     return subprocess.Popen([sys.executable, *command], env=environment(), **arguments)
@@ -937,7 +940,7 @@ def finished(*command: str) -> Outcome:
 
 
 def test_the_three_commands() -> None:
-    """As they stand in the README, with the embedded prior."""
+    """The commands of the README work as they are written there, with the embedded prior."""
     picture("img.png", 48, 48), mask("m.png", 48, 48)
     commands = [["denoise", "img.png"], ["inpaint", "img.png", "--mask", "m.png"]]
     commands += [["upscale", "img.png", "--steps", "100"]]
@@ -978,7 +981,10 @@ assert restorer.__all__ and not heavy & set(sys.modules)
 
 
 def test_restoring_does_not_import_pytorchs_compiler() -> None:
-    """Which takes as long as a small picture: some operations load it, such as drawing weights on no device."""
+    """A run must not import PyTorch's compiler, which takes as long as a small picture.
+
+    Some operations import it, such as drawing weights on the meta device.
+    """
     torch.manual_seed(0)
     save_model(Path("model"), TINY.network.build(), TINY, torch.float32)
     picture(height=48, width=48)
@@ -991,7 +997,7 @@ for model in ("photo", "model"):
         verb = "upscale" if scale else "denoise"
         assert run([verb, "img.png", *scale, "--model", model, "--steps", "1", "--overwrite"]) == 0
 compiler = {"torch._dynamo", "torch._inductor"}
-if torch.__version__ >= (2, 13):  # before it, what is drawn on no device has its shape looked at by parts of it
+if torch.__version__ >= (2, 13):  # earlier versions import sympy for the shapes of tensors on the meta device
     compiler.add("sympy")
 assert not compiler & set(sys.modules), compiler & set(sys.modules)
 """
@@ -1001,7 +1007,7 @@ assert not compiler & set(sys.modules), compiler & set(sys.modules)
 
 @pytest.fixture
 def terminable() -> Iterator[subprocess.Popen[str]]:
-    """A run in the middle of its work."""
+    """Start a run and wait until it is sampling."""
     picture("a.png")
     running = process("-c", SLOW, "denoise", "a.png", "-o", "out.png")
     deadline = time.monotonic() + 120
@@ -1014,7 +1020,7 @@ def terminable() -> Iterator[subprocess.Popen[str]]:
     running.wait()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals(terminable: subprocess.Popen[str], number: int, code: int) -> None:
     terminable.send_signal(number)
@@ -1024,11 +1030,11 @@ def test_signals(terminable: subprocess.Popen[str], number: int, code: int) -> N
     assert set(tree()) == {"a.png"}
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
-@pytest.mark.parametrize("more", [["-q"], ["-o", "-"]], ids=" ".join)
-def test_a_closed_pipe_is_no_error(more: list[str]) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX pipes")
+@pytest.mark.parametrize("options", [["-q"], ["-o", "-"]], ids=" ".join)
+def test_a_closed_pipe_is_no_error(options: list[str]) -> None:
     picture(height=200, width=200)
-    running = process("-c", STUBBED, "denoise", "img.png", "--steps", "1", *more)
+    running = process("-c", STUBBED, "denoise", "img.png", "--steps", "1", *options)
     assert running.stdout is not None and running.stderr is not None
     running.stdout.close()
     err = running.stderr.read()
@@ -1036,7 +1042,7 @@ def test_a_closed_pipe_is_no_error(more: list[str]) -> None:
     assert "Traceback" not in err and "error" not in err and "Exception" not in err
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names that are no text")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has file names that are not text")
 def test_a_name_that_is_no_text() -> None:
     picture()
     Path("img.png").rename(os.fsdecode(b"caf\xe9.png"))

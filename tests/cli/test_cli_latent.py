@@ -1,4 +1,4 @@
-"""The command line with models that work on latents: what they are for, what they refuse, how they come here."""
+"""Tests of the command line with latent models: the verbs they serve, the options they refuse, and their download."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from restorer.cli.app import run
 from restorer.models.catalogue import cards
 from restorer.models.hub import download
 from restorer.models.hub.download import sha256_of
-from restorer.models.hub.references import Reference, cached
+from restorer.models.hub.references import Reference, find_cached
 from restorer.models.load import weights_folder
 
 NOTE = "shrinking the result does not give the input back with this model"
@@ -41,14 +41,14 @@ Command = Callable[..., Outcome]
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The two kinds of model."""
+    """Write one latent model of each kind: super-resolution ("super") and generation ("celeba")."""
     root = tmp_path_factory.mktemp("latent")
     return {kind: write_model(root / kind, super_resolution=kind == "super") for kind in ("super", "celeba")}
 
 
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run a command line in this process, in a folder with a picture and a mask."""
+    """Return a function that runs a command line in this process, in a folder with a picture and a mask."""
     monkeypatch.chdir(tmp_path)
     for name in ("RESTORER_DEBUG", "FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
@@ -102,7 +102,7 @@ def test_a_folder_of_gray_and_transparent_pictures(call: Command, models: dict[s
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("options", "message"),
     [
         (("--scale", 2), "enlarges by 4, not by 2"),
         (("--sigma", 5), "--sigma means nothing"),
@@ -113,10 +113,12 @@ def test_a_folder_of_gray_and_transparent_pictures(call: Command, models: dict[s
     ],
     ids=str,
 )
-def test_options_that_mean_nothing(call: Command, models: dict[str, Path], given: tuple[Any, ...], said: str) -> None:
+def test_options_that_mean_nothing(
+    call: Command, models: dict[str, Path], options: tuple[Any, ...], message: str
+) -> None:
     Image.new("RGB", (4, 4)).save("b.png")
-    done = call("upscale", "a.png", "b.png", "--model", models["super"], *CPU, *given)
-    assert done.code == 2 and done.err.count(said) == 1 and "hint: " in done.err and not list(Path().glob("*_*"))
+    done = call("upscale", "a.png", "b.png", "--model", models["super"], *CPU, *options)
+    assert done.code == 2 and done.err.count(message) == 1 and "hint: " in done.err and not list(Path().glob("*_*"))
 
 
 def test_generate(call: Command, models: dict[str, Path]) -> None:
@@ -144,12 +146,14 @@ REFUSED: list[tuple[str, list[Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "line", "said"), REFUSED, ids=lambda value: str(value)[:40])
-def test_what_they_are_not_for(call: Command, models: dict[str, Path], kind: str, line: list[Any], said: str) -> None:
+@pytest.mark.parametrize(("kind", "line", "message"), REFUSED, ids=lambda value: str(value)[:40])
+def test_what_they_are_not_for(
+    call: Command, models: dict[str, Path], kind: str, line: list[Any], message: str
+) -> None:
     done = call(*line, "--model", models[kind], *CPU)
     errors = [text for text in done.err.splitlines() if text.startswith("error: ")]
-    assert done.code == 5 and len(errors) == 1 and said in errors[0], done.err
-    assert f"hint: it is for restore {'generate' if kind == 'celeba' else 'upscale'}" in done.err
+    assert done.code == 5 and len(errors) == 1 and message in errors[0], done.err
+    assert f"hint: use it with restore {'generate' if kind == 'celeba' else 'upscale'}" in done.err
     assert sorted(p.name for p in Path().iterdir()) == ["a.png", "m.png"]
 
 
@@ -184,7 +188,7 @@ def test_the_catalogue_knows_before_anything_is_downloaded(
 
 @pytest.fixture
 def served(hub: Hub, models: dict[str, Path]) -> Hub:  # noqa: F811
-    """The super-resolution on the Hub as org/model."""
+    """Serve the super-resolution model on the test Hub as org/model."""
     root = models["super"]
     hub.files = {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
     hub.files["README.md"] = b"# a model"
@@ -207,23 +211,23 @@ def test_all_parts_come_from_the_hub(call: Command, served: Hub) -> None:
     ]
     download._fetched.clear()
     assert call(*line).code == 0 and served.log == []
-    told = call("models", "info", f"org/model@{COMMIT}", "--json").records[0]
-    assert told["here"] and call("models", "path", f"org/model@{COMMIT}").code == 0
+    info = call("models", "info", f"org/model@{COMMIT}", "--json").records[0]
+    assert info["here"] and call("models", "path", f"org/model@{COMMIT}").code == 0
 
 
 def test_a_network_without_its_autoencoder_is_not_whole(call: Command, served: Hub) -> None:
-    """As another program may have left it: what is missing is fetched."""
+    """A model of which another program has cached only a part is completed by a download."""
     reference = Reference("org/model", COMMIT)
     assert call("models", "pull", f"org/model@{COMMIT}", "-q").code == 0
-    folder = cached(reference)
+    folder = find_cached(reference)
     assert folder is not None
     for path in (folder / "vqvae").iterdir():
         download.remove(path)
-    assert cached(reference) is None
+    assert find_cached(reference) is None
     download._fetched.clear()
     assert call("upscale", "a.png", "--model", f"org/model@{COMMIT}", "-s", 1, *CPU).code == 0
     (folder / "model_index.json").resolve().write_text("[")
-    assert cached(reference) == folder  # loading it will say that it is damaged
+    assert find_cached(reference) == folder  # loading reports the damage
 
 
 def test_an_autoencoder_of_no_use_is_refused_before_its_weights_come(call: Command, served: Hub) -> None:
@@ -235,7 +239,7 @@ def test_an_autoencoder_of_no_use_is_refused_before_its_weights_come(call: Comma
 
 
 def test_the_commit_of_a_model_of_the_hub_is_told(call: Command, models: dict[str, Path], tmp_path: Path) -> None:
-    """By generate and evaluate too; a path inside the Hub's cache tells it."""
+    """generate and evaluate report it as well, and find it in the path of a model in the Hub's cache."""
     snapshots = tmp_path / "cache" / "snapshots"
     for name, source in ((COMMIT, models["celeba"]), ("a" * 40, weights_folder())):
         for path in source.rglob("*"):
@@ -254,7 +258,7 @@ def test_the_commit_of_a_model_of_the_hub_is_told(call: Command, models: dict[st
 
 @pytest.mark.parametrize("super_resolution", [False, True])
 def test_verify_loads_them(super_resolution: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """All three parts are loaded and checked; nothing more is known of a folder."""
+    """All three parts of the model are loaded and checked; a folder has no known answer."""
     folder = write_model(tmp_path / "model", super_resolution=super_resolution)
     assert run(["models", "verify", str(folder)]) == 0
     assert "no known answer" in capsys.readouterr().err

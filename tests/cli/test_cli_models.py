@@ -1,4 +1,4 @@
-"""`restore models`, and `--model` with a name of the Hub: exit codes, both streams, and what the cache holds after."""
+"""Tests of `restore models` and of `--model` with a name on the Hub: exit codes, both streams, and the cache after."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from restorer.models import catalogue
 from restorer.models.catalogue import Card
 from restorer.models.checkpoints import load_model, save_model
 from restorer.models.hub import download
-from restorer.models.hub.references import Reference, cached
+from restorer.models.hub.references import Reference, find_cached
 from restorer.models.load import weights_folder
 
 pytestmark = pytest.mark.usefixtures("hub")
@@ -31,7 +31,8 @@ PINNED = f"org/model@{COMMIT}"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def answer_of(network: torch.nn.Module, size: int) -> tuple[float, ...]:
+def known_answer(network: torch.nn.Module, size: int) -> tuple[float, ...]:
+    """Return the first eight output values for the fixed input that `restorer.models.verify` defines."""
     torch.manual_seed(0)
     with torch.no_grad():
         out = network(torch.randn(1, 3, size, size), torch.tensor([10.0]))
@@ -40,13 +41,13 @@ def answer_of(network: torch.nn.Module, size: int) -> tuple[float, ...]:
 
 @pytest.fixture
 def card(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Card:  # noqa: F811
-    """The tiny model as the only one of the catalogue, with its known answer."""
+    """Make the tiny model the only one of the catalogue, with its known answer."""
     for name in ("config.json", "scheduler_config.json", WEIGHTS):
         (tmp_path / "source").mkdir(exist_ok=True)
         (tmp_path / "source" / name).write_bytes(hub.files[name])
     network, _ = load_model(tmp_path / "source")
     parameters = sum(p.numel() for p in network.parameters())
-    answer = answer_of(network.eval(), 16)
+    answer = known_answer(network.eval(), 16)
     card = Card(
         "tiny", "org/model", COMMIT, "a tiny model", 16, "noise", parameters, 170_000, "MIT", known_answer=answer
     )
@@ -70,14 +71,14 @@ def test_list_tells_what_is_here(restore: Restore, hub: Hub) -> None:  # noqa: F
 
 @pytest.mark.parametrize("width", [80, 200])
 def test_the_list_fits_the_terminal(restore: Restore, monkeypatch: pytest.MonkeyPatch, width: int) -> None:  # noqa: F811
-    """Nothing is cut short, and the embedded prior has its facts like any other."""
+    """No cell is cut short, and the row of the embedded prior has its facts like any other row."""
     for name, value in {"COLUMNS": str(width), "FORCE_COLOR": "1", "NO_COLOR": "1", "TERM": "xterm"}.items():
         monkeypatch.setenv(name, value)
     shown = re.sub(r"\x1b\[[0-9;]*m", "", restore("models", "list").out)
     assert max(map(len, shown.splitlines())) <= width and "\u2026" not in shown
     assert all(card.name in shown for card in catalogue.cards()) and "ImageNet" in shown
     (photo,) = (line.split() for line in shown.splitlines() if line.startswith("photo"))
-    facts = catalogue.facts_of(weights_folder())
+    facts = catalogue.read_facts(weights_folder())
     assert photo[:6] == ["photo", "yes", f"{facts['bytes'] / 1e6:.1f}", "MB", "any", f"{facts['gflop']:g}"]
     if width == 200:
         assert [f"{facts['parameters'] / 1e6:.1f}", "M"] == photo[6:8] and photo[-2:] == ["mit", "photographs"]
@@ -87,7 +88,7 @@ def test_list_tells_what_is_too_large_for_this_machine(restore: Restore, monkeyp
     monkeypatch.setattr(command, "total", lambda: 2_000_000_000)
     fits = {row["name"]: row["fits"] for row in restore("models", "list", "--json").records}
     assert fits["photo"] and fits["ddpm-cat-256"] and not fits["adm-256"]
-    assert "3.4 GB of memory: more than this machine has" in restore("models", "list").out
+    assert "needs 3.4 GB of memory, more than this machine has" in restore("models", "list").out
 
 
 def test_pull_path_rm(restore: Restore, card: Card, hub: Hub) -> None:  # noqa: F811
@@ -104,7 +105,7 @@ def test_pull_path_rm(restore: Restore, card: Card, hub: Hub) -> None:  # noqa: 
     ]
     assert restore("models", "path", "tiny").out == pulled.out and hub.log == []
     refused = restore("models", "rm", "tiny")
-    assert refused.code == 2 and "say --yes" in refused.err
+    assert refused.code == 2 and "add --yes" in refused.err
     removed = restore("models", "rm", "tiny", "--yes")
     assert removed.code == 0 and "removed org/model@c0ffee000000" in removed.err
     assert not Path(pulled.out.strip()).exists() and restore("models", "path", "tiny").code == 5
@@ -118,7 +119,7 @@ def test_path_of_the_embedded_prior(restore: Restore) -> None:  # noqa: F811
 def test_dry_run_downloads_nothing(restore: Restore, hub: Hub) -> None:  # noqa: F811
     done = restore("models", "pull", "org/model", "--dry-run")
     assert done.code == 0 and "173.2 kB" in done.out and "174.2 kB to download, " in done.out
-    assert hub.log == ["GET /api/models/org/model"] and cached(Reference("org/model", COMMIT)) is None
+    assert hub.log == ["GET /api/models/org/model"] and find_cached(Reference("org/model", COMMIT)) is None
     (record,) = restore("models", "pull", "org/model", "--dry-run", "--json").records
     assert record["bytes"] == sum(file["bytes"] for file in record["files"]) and record["revision"] == COMMIT
     assert not any(file["cached"] for file in record["files"])
@@ -142,7 +143,7 @@ def test_verify_asks_what_is_known(restore: Restore, card: Card, hub: Hub, tmp_p
     restore("models", "pull", "tiny")
     hub.forget()
     done = restore("models", "verify", "tiny")
-    assert done.code == 0 and "hash as promised" in done.err and "known answer within" in done.err
+    assert done.code == 0 and "hash correct" in done.err and "known answer within" in done.err
     (record,) = restore("models", "verify", "tiny", "--json", "-q").records
     assert record["answer_error"] < 1e-6 and hub.log == []
     assert "no known answer" in restore("models", "verify", tmp_path / "source").err
@@ -153,7 +154,7 @@ def test_verify_finds_another_network(restore: Restore, card: Card, monkeypatch:
     monkeypatch.setattr(catalogue, "cards", lambda: (wrong,))
     restore("models", "pull", "tiny")
     done = restore("models", "verify", "tiny")
-    assert done.code == 5 and "does not answer what it is known to answer: 0.01 off" in done.err
+    assert done.code == 5 and "does not give its known answer: the error is 0.01" in done.err
 
 
 def test_verify_removes_what_has_rotted(restore: Restore, card: Card) -> None:  # noqa: F811
@@ -162,7 +163,7 @@ def test_verify_removes_what_has_rotted(restore: Restore, card: Card) -> None:  
         file.seek(-1, 2)
         file.write(b"\x7f")
     done = restore("models", "verify", "tiny")
-    assert done.code == 5 and "not what it should be" in done.err
+    assert done.code == 5 and "is not the expected file" in done.err
     assert restore("models", "path", "tiny").code == 5
     assert restore("models", "pull", "tiny").code == 0 and restore("models", "verify", "tiny").code == 0
 
@@ -171,12 +172,12 @@ def test_verify_removes_what_has_rotted(restore: Restore, card: Card) -> None:  
 @pytest.mark.parametrize("verb", ["info", "pull", "path", "verify"])
 def test_names_that_mean_nothing(restore: Restore, verb: str, name: str) -> None:  # noqa: F811
     done = restore("models", verb, name)
-    assert done.code == 5 and "is neither a name of the catalogue nor" in done.err and "hint: " in done.err
+    assert done.code == 5 and "is neither a name in the catalogue nor" in done.err and "hint: " in done.err
 
 
 def test_the_embedded_one_stays(restore: Restore) -> None:  # noqa: F811
     done = restore("models", "rm", "photo", "--yes")
-    assert done.code == 5 and "photo ships inside the program" in done.err
+    assert done.code == 5 and "photo is part of the program" in done.err
     assert restore("models", "verify", "photo").code == 0
 
 
@@ -192,7 +193,7 @@ def test_model_of_the_hub_restores_a_picture(restore: Restore, card: Card, hub: 
     line = ["denoise", "a.png", "--sigma", 20, "--steps", 1, "--model", "tiny", "-d", "cpu", "--json", "--overwrite"]
     first = restore(*line)
     assert first.code == 0, first.err
-    assert "download org/model@c0ffee000000" in first.err and "seen nothing but noise" in first.err
+    assert "download org/model@c0ffee000000" in first.err and "trained on noise only" in first.err
     model = first.records[0]["model"]
     assert model["id"] == "tiny" and model["revision"] == COMMIT and len(model["sha256"]) == 64
     hub.forget()
@@ -211,13 +212,13 @@ def test_model_that_is_not_there(restore: Restore, hub: Hub) -> None:  # noqa: F
 
 
 class Terminal:
-    """Somebody at the keyboard, who gives one answer and has a screen."""
+    """A terminal with a user who gives the same answer to every question."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, answer: bool) -> None:
         self.questions: list[str] = []
         self.answer = answer
-        monkeypatch.setattr(downloads, "on_terminal", lambda: True)
-        monkeypatch.setattr(command, "on_terminal", lambda: True)
+        monkeypatch.setattr(downloads, "is_interactive", lambda: True)
+        monkeypatch.setattr(command, "is_interactive", lambda: True)
         monkeypatch.setattr("typer.confirm", self.confirm)
 
     def confirm(self, question: str, **options: Any) -> bool:
@@ -226,7 +227,7 @@ class Terminal:
 
 
 def test_above_a_gigabyte_it_asks(restore: Restore, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    monkeypatch.setattr(downloads, "ASK_ABOVE", 100_000)
+    monkeypatch.setattr(downloads, "CONFIRM_ABOVE_BYTES", 100_000)
     terminal = Terminal(monkeypatch, answer=False)
     done = restore("models", "pull", PINNED)
     assert done.code == 5 and "was not downloaded" in done.err and len(terminal.questions) == 1
@@ -239,7 +240,7 @@ def test_above_a_gigabyte_it_asks(restore: Restore, hub: Hub, monkeypatch: pytes
 
 
 def test_bars_count_bytes(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    monkeypatch.setattr(Reporter, "lively", True)
+    monkeypatch.setattr(Reporter, "is_live", True)
     reporter = Reporter()
     reporter.console = Console(force_terminal=True, width=120, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
     downloads.pull(Reference("org/model", COMMIT), reporter)
@@ -251,7 +252,7 @@ def test_a_folder_of_ones_own_is_no_business_of_the_hub(restore: Restore, hub: H
     torch.manual_seed(0)
     save_model(tmp_path / "org" / "model", TINY.network.build(), TINY)
     assert restore("models", "path", "org/model").out.strip() == str(tmp_path / "org" / "model")
-    downloads.obtain("org/model", Reporter())
+    downloads.ensure_downloaded("org/model", Reporter())
     assert hub.log == []
-    with pytest.raises(ModelError, match="no such repository"):  # with a commit it can be nothing else
-        downloads.obtain(PINNED.replace("model", "other"), Reporter())
+    with pytest.raises(ModelError, match="no such repository"):  # with a commit, the name can only be a repository
+        downloads.ensure_downloaded(PINNED.replace("model", "other"), Reporter())

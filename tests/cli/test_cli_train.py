@@ -1,4 +1,4 @@
-"""`restore train` as a user has it: what it says, how it ends, and that nothing is lost whatever ends it."""
+"""Tests of `restore train`: its messages, its exit codes, and that no checkpoint is lost however a run ends."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ warmup = 2
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with two photographs (noise) and a recipe."""
+    """Return a folder with two pictures of noise and a recipe."""
     (tmp_path / "photos").mkdir()
     for k in range(2):
         pixels = np.random.default_rng(k).integers(0, 256, (30, 40, 3), dtype=np.uint8)
@@ -47,21 +47,23 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def command(place: Path, *more: str) -> list[str]:
-    options = ["--recipe", str(place / "recipe.toml"), "--out", str(place / "out"), "--device", "cpu"]
-    return ["train", str(place / "photos"), *options, "--precision", "fp32", *more]
+def command(place: Path, *options: str) -> list[str]:
+    """Return a command line that trains the recipe's network on the CPU, with further options at its end."""
+    fixed = ["--recipe", str(place / "recipe.toml"), "--out", str(place / "out"), "--device", "cpu"]
+    return ["train", str(place / "photos"), *fixed, "--precision", "fp32", *options]
 
 
 def test_a_run(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (place / "photos" / "text.png").write_text("no picture")
     assert run(command(place)) == 0
-    said = capfd.readouterr()
-    assert "2 pictures" in said.err and "1 unreadable" in said.err and "wrote" in said.err and said.out == ""
+    printed = capfd.readouterr()
+    assert "2 pictures" in printed.err and "1 unreadable" in printed.err and "wrote" in printed.err
+    assert printed.out == ""
     assert load_model(place / "out")[1].patch_size == 2
     assert json.loads((place / "out" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 4
     assert run(command(place)) == 7
     assert "--resume" in capfd.readouterr().err
-    # A run that goes on does so by its own recipe, with what is said anew.
+    # A continued run takes its own recipe, and options on the command line override it.
     plain = ["train", str(place / "photos"), "--out", str(place / "out"), "--device", "cpu"]
     assert run([*plain, "--resume", "--steps", "6", "-q"]) == 0
     assert "crop = 16" in (place / "out" / "recipe.toml").read_text()
@@ -78,7 +80,7 @@ def test_fine_tuning(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_fine_tuning_turns_crops_only_for_a_model_that_knows_turned_pictures(place: Path) -> None:
-    """One of faces stays one of upright faces, unless a recipe says otherwise."""
+    """A model of upright faces stays such a model, unless a recipe turns the crops."""
     assert run(command(place)) == 0
     config = place / "out" / "config.json"
     content = json.loads(config.read_text())
@@ -119,8 +121,8 @@ def test_the_model_restores(place: Path) -> None:
 )
 def test_bad_options(place: Path, capfd: pytest.CaptureFixture[str], options: list[str], code: int) -> None:
     assert run(command(place, *options)) == code
-    said = capfd.readouterr().err
-    assert "error:" in said and "Traceback" not in said
+    err = capfd.readouterr().err
+    assert "error:" in err and "Traceback" not in err
     assert not (place / "out").exists()
 
 
@@ -131,13 +133,13 @@ def test_data_that_is_not_there(place: Path) -> None:
     assert not (place / "o").exists()
 
 
-def started(place: Path, awaited: str, *more: str) -> subprocess.Popen[str]:
-    """A long run as a process of its own, once it has written a file."""
+def start_process(place: Path, awaited: str, *options: str) -> subprocess.Popen[str]:
+    """Start a long run as a process of its own, and wait until it has written the file `awaited`."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "restorer", *command(place, *more)],
+        [sys.executable, "-m", "restorer", *command(place, *options)],
         stderr=subprocess.PIPE,
         text=True,
-        # Under a shell that ignores Ctrl-C a child would too.
+        # A child of a shell that ignores Ctrl-C would ignore it too.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     file, deadline = place / "out" / awaited, time.monotonic() + 120
@@ -150,19 +152,19 @@ def started(place: Path, awaited: str, *more: str) -> subprocess.Popen[str]:
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_before_leaving(place: Path, number: signal.Signals, code: int) -> None:
-    process = started(place, "metrics.jsonl", "--steps", "100000")
+    process = start_process(place, "metrics.jsonl", "--steps", "100000")
     process.send_signal(number)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == code and "--resume goes on" in said and "Traceback" not in said
-    step = int(said.split("stopped at step ")[1].split()[0])
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code and "continue with --resume" in err and "Traceback" not in err
+    step = int(err.split("stopped at step ")[1].split()[0])
     assert torch.load(place / "out" / "checkpoint.pt", weights_only=True)["step"] == step
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_kill_9_loses_nothing_that_was_saved(place: Path) -> None:
-    """The folder is a model, and the run goes on to the same bytes as one that was not killed."""
+    """The folder is a valid model, and the continued run ends with the same bytes as one that was not killed."""
     options = ["--steps", "400", "--resume", "--save-every", "0.002"]
-    process = started(place, "metrics.jsonl", *options)
+    process = start_process(place, "metrics.jsonl", *options)
     while torch.load(place / "out" / "checkpoint.pt", weights_only=True)["step"] == 0:
         time.sleep(0.02)
     process.kill()
@@ -172,7 +174,7 @@ def test_kill_9_loses_nothing_that_was_saved(place: Path) -> None:
     load_model(place / "out")
     assert 0 < torch.load(place / "out" / "checkpoint.pt", weights_only=True)["step"] < 400
     assert run(command(place, *options)) == 0
-    # In a process of its own as well: the number of threads is part of what the bytes depend on.
+    # The bytes depend on the number of threads, which is the same in both processes.
     whole = [*command(place, "--steps", "400"), "--out", str(place / "whole")]
     assert run(whole) == 0
     first, second = (place / name / "diffusion_pytorch_model.safetensors" for name in ("out", "whole"))

@@ -1,4 +1,4 @@
-"""`restore bench`: how fast this machine is, which tile suits it, and what the verbs will take."""
+"""The verb `bench`: the speed of the network on this machine, the best tile, and the estimated times of the verbs."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from restorer.cli.commands.measuring import show
-from restorer.cli.options import Device, Json, Model
-from restorer.cli.terminal.downloads import obtain
-from restorer.cli.terminal.forecast import USUAL_STEPS
-from restorer.cli.terminal.reporter import Reporter, duration
+from restorer.cli.commands.measuring import print_table
+from restorer.cli.options import Device, JsonReport, Model
+from restorer.cli.terminal.downloads import ensure_downloaded
+from restorer.cli.terminal.forecast import DEFAULT_STEPS
+from restorer.cli.terminal.reporter import Reporter, format_duration
 from restorer.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
-    from restorer.evaluation.speed import Measured
+    from restorer.evaluation.speed import Speed
 
 __all__ = ["register"]
 
-COMMON = ((640, 480), (1920, 1080), (4000, 3000), (6000, 4000))  # pixels of a result
+RESULT_SIZES = ((640, 480), (1920, 1080), (4000, 3000), (6000, 4000))  # width and height in pixels
 VERBS = ("denoise", "inpaint", "upscale")
 
 
@@ -28,70 +28,89 @@ def _bench(
     device: Device = "auto",
     precision: Annotated[
         list[str],
-        typer.Option("--precision", metavar="P", help="fp32 | bf16 | fp16; again for more", show_default="all"),
-    ] = [],  # noqa: B006  (Typer makes a new one)
+        typer.Option(
+            "--precision",
+            metavar="P",
+            help="Precision to time: fp32, bf16 or fp16 (repeatable)",
+            show_default="those that suit the device",
+        ),
+    ] = [],  # noqa: B006  (Typer passes a new list for each command)
     size: Annotated[
         list[int],
-        typer.Option("--size", metavar="PX", help="Side of the squares; again for more", show_default="64 128 256 512"),
+        typer.Option(
+            "--size",
+            metavar="PX",
+            help="Side of the square picture to time, in pixels (repeatable)",
+            show_default="the model's own size, else 64 128 256 512",
+        ),
     ] = [],  # noqa: B006
-    seconds: Annotated[float, typer.Option("--seconds", metavar="S", help="For each size and precision, about")] = 1.0,
-    json: Json = False,
+    seconds: Annotated[
+        float, typer.Option("--seconds", metavar="S", help="Approximate time for each size and precision")
+    ] = 1.0,
+    json: JsonReport = False,
 ) -> None:
-    """Time the network on this machine, and foretell the verbs.
+    """Time the network on this machine, and estimate how long the restoring verbs take.
 
     restore bench  ·  restore bench --model ddpm-celebahq-256 --size 256
     """
     from restorer.models.load import PRECISIONS
 
     if unknown := [name for name in precision if name not in PRECISIONS]:
-        raise UsageError(f"unknown precision {unknown[0]!r}", ", ".join(PRECISIONS))
+        raise UsageError(f"unknown precision {unknown[0]!r}", f"choose one of {', '.join(PRECISIONS)}")
     if any(not 64 <= side <= 4096 for side in size):
-        raise UsageError("--size lies between 64 and 4096")
+        raise UsageError("--size must lie between 64 and 4096 pixels")
     if not 0 < seconds <= 600:
-        raise UsageError("--seconds lies between 0 and 600")
+        raise UsageError("--seconds must be greater than 0 and at most 600")
     reporter = Reporter(as_json=json)
-    obtain(model, reporter, "bench")
-    timings, native = _timings(model, device, precision, size, seconds, reporter)
-    _tell(timings, native, model, device, reporter)
+    ensure_downloaded(model, reporter, "bench")
+    timings, native_size = _measure_all(model, device, precision, size, seconds, reporter)
+    _report(timings, native_size, model, device, reporter)
 
 
-def _timings(
+def _measure_all(
     model: str, device: str, precisions: list[str], sizes: list[int], seconds: float, reporter: Reporter
-) -> tuple[list[Measured], int | None]:
-    """What was measured, and the size that the network was made for, if any."""
+) -> tuple[list[Speed], int | None]:
+    """Time the network at every precision and size.
+
+    Returns:
+        The timings, and the side in pixels that the network is made for, or None if it takes any size.
+    """
     with reporter.working("loading PyTorch and the model"):
         import torch
 
         from restorer.evaluation.speed import SIZES, measure, usual_precisions
-        from restorer.machine.memory import FIXED, check_room
+        from restorer.machine.memory import FIXED_BYTES, check_memory
         from restorer.models.load import load_prior, resolve_device
         from restorer.priors.latent import latent_of
         from restorer.tasks.job import is_out_of_memory
 
-    place, found = resolve_device(device), []
-    for precision in precisions or usual_precisions(place):
-        prior = load_prior(model, str(place), precision)
+    resolved, timings = resolve_device(device), []
+    for precision in precisions or usual_precisions(resolved):
+        prior = load_prior(model, str(resolved), precision)
         if latent_of(prior) is not None:
-            raise UsageError(f"{model} works on latents, which this verb does not time", "another --model")
+            raise UsageError(
+                f"{model} works on latents, and bench does not time such models", "choose another with --model"
+            )
         sides = sizes or ((prior.native_size,) if prior.native_size else SIZES)
         with reporter.working(f"timing {precision}"):
             for side in sides:
-                needed = FIXED + prior.evaluation_bytes(side * side) + prior.kept_bytes()
-                check_room(needed, f"an evaluation of {side}x{side} pixels", place)
+                needed = FIXED_BYTES + prior.resources.evaluation_bytes(side * side) + prior.resources.kept_bytes()
+                check_memory(needed, f"an evaluation of {side}x{side} pixels", resolved)
                 try:
                     timing = measure(prior, precision, side, seconds)
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
                     raise DeviceError(
-                        f"not enough memory on {place} for {side}x{side} pixels", "a smaller --size"
+                        f"not enough memory on {resolved} for {side}x{side} pixels", "choose a smaller --size"
                     ) from None
-                found.append(timing)
-                reporter.record({"event": "timing", **_plain(timing)})
-    return found, prior.native_size
+                timings.append(timing)
+                reporter.emit({"event": "timing", **_as_record(timing)})
+    return timings, prior.native_size
 
 
-def _plain(timing: Measured) -> dict[str, Any]:
+def _as_record(timing: Speed) -> dict[str, Any]:
+    """Return a timing as the fields of its JSON event."""
     return {
         "precision": timing.precision,
         "size": timing.size,
@@ -103,21 +122,24 @@ def _plain(timing: Measured) -> dict[str, Any]:
     }
 
 
-def _tell(timings: list[Measured], native: int | None, model: str, device: str, reporter: Reporter) -> None:
+def _report(timings: list[Speed], native_size: int | None, model: str, device: str, reporter: Reporter) -> None:
+    """Report the timings, and the times of the verbs that they lead to."""
     import torch
 
-    from restorer.evaluation.speed import best_tile, seconds_of
+    from restorer.evaluation.speed import best_tile, estimate_seconds
     from restorer.models.load import resolve_device
     from restorer.tasks.job import OVERLAP, usual_tiles
 
-    place, best = resolve_device(device), best_tile(timings)
-    # Where a smaller tile was the faster, that one; else those that every picture is cut into by itself.
-    fixed = None if native or best.size == max(t.size for t in timings) else (best.size, min(OVERLAP, best.size // 4))
-    tile = fixed[0] if fixed else "auto"
+    resolved, best = resolve_device(device), best_tile(timings)
+    # The automatic tiles are best if the largest size is the fastest per pixel, or if the network has a native size.
+    fixed_tile = (
+        None if native_size or best.size == max(t.size for t in timings) else (best.size, min(OVERLAP, best.size // 4))
+    )
+    tile = fixed_tile[0] if fixed_tile else "auto"
     threads = torch.get_num_threads()
-    where = torch.cuda.get_device_name(place) if place.type == "cuda" else f"cpu, {threads} threads"
+    device_name = torch.cuda.get_device_name(resolved) if resolved.type == "cuda" else f"cpu, {threads} threads"
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("precision", "pixels", "an evaluation", "GFLOP/s", "of a matrix product"):
+    for heading in ("precision", "pixels", "per evaluation", "GFLOP/s", "of matrix product"):
         table.add_column(heading, justify="left" if heading == "precision" else "right", no_wrap=True)
     for t in timings:
         cells = (
@@ -129,21 +151,24 @@ def _tell(timings: list[Measured], native: int | None, model: str, device: str, 
         )
         table.add_row(*cells)
     if not reporter.as_json:
-        show(f"{model} on {where}, PyTorch {torch.__version__}", table, "", reporter)
-    foretold = {
-        (w, h): [seconds_of(best, w, h, USUAL_STEPS[verb], *(fixed or usual_tiles(h, w, native))) for verb in VERBS]
-        for w, h in COMMON
+        print_table(f"{model} on {device_name}, PyTorch {torch.__version__}", table, "", reporter)
+    estimates = {
+        (w, h): [
+            estimate_seconds(best, w, h, DEFAULT_STEPS[verb], *(fixed_tile or usual_tiles(h, w, native_size)))
+            for verb in VERBS
+        ]
+        for w, h in RESULT_SIZES
     }
-    for (width, height), times in foretold.items():
+    for (width, height), times in estimates.items():
         for verb, seconds in zip(VERBS, times, strict=True):
             result = {"verb": verb, "width": width, "height": height, "seconds": round(seconds, 2)}
-            reporter.record({"event": "estimate", "precision": best.precision, "tile": tile, **result})
-    reporter.record(
+            reporter.emit({"event": "estimate", "precision": best.precision, "tile": tile, **result})
+    reporter.emit(
         {
             "event": "summary",
             "command": "bench",
             "model": model,
-            "device": str(place),
+            "device": str(resolved),
             "threads": threads,
             "torch": torch.__version__,
             "precision": best.precision,
@@ -153,12 +178,15 @@ def _tell(timings: list[Measured], native: int | None, model: str, device: str, 
     if reporter.as_json:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("a result of", *VERBS):
-        table.add_column(heading, justify="left" if heading == "a result of" else "right", no_wrap=True)
-    for (width, height), times in foretold.items():
-        table.add_row(f"{width}x{height}", *map(duration, times))
-    caption = f"fastest: --precision {best.precision} --tile {tile}; inpaint looks at the surroundings of holes only"
-    show("With the fastest of these, at the default steps, about", table, caption, reporter)
+    for heading in ("result size", *VERBS):
+        table.add_column(heading, justify="left" if heading == "result size" else "right", no_wrap=True)
+    for (width, height), times in estimates.items():
+        table.add_row(f"{width}x{height}", *map(format_duration, times))
+    caption = (
+        f"fastest: --precision {best.precision} --tile {tile}; "
+        "inpaint takes less where holes are small, because it computes only their surroundings"
+    )
+    print_table("Estimated times with the fastest settings and the default steps", table, caption, reporter)
 
 
 def register(app: typer.Typer) -> None:

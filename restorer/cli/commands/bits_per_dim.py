@@ -1,4 +1,4 @@
-"""`restore evaluate --bits-per-dim`: the variational bound of a prior, term by term."""
+"""The option `evaluate --bits-per-dim`: the variational bound of a prior, term by term."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
-from restorer.cli.commands.measuring import Tally, describe, load, progress, show
+from restorer.cli.commands.measuring import Tally, describe_run, obtain_prior, print_table, progress
 from restorer.cli.terminal.reporter import Reporter
 from restorer.errors import ModelError, PictureError, UsageError
 from restorer.folders.options import Options
@@ -23,26 +23,36 @@ __all__ = ["bits_per_dim"]
 
 
 def bits_per_dim(options: Options, folder: str, limit: int | None, timesteps: int, reporter: Reporter) -> int:
-    """Measure the bound on the middles of the pictures; the exit code.
+    """Measure the variational bound of a prior on the centres of pictures, and report it.
+
+    Args:
+        options: Options of the command line.
+        folder: Folder of clean pictures; its subfolders are searched too.
+        limit: Measure only the first pictures, at most this many; None for all.
+        timesteps: Number of timesteps of the schedule at which the bound is evaluated, from 2.
+        reporter: Receives the table and the JSON record.
+
+    Returns:
+        The exit code.
 
     Raises:
-        PictureError: there are no pictures. UsageError: so many timesteps the schedule does not have.
-        ModelError: the model is not one of colour pictures.
+        PictureError: There are no pictures.
+        UsageError: The schedule has fewer timesteps than that, or fewer than 2 are requested.
+        ModelError: The prior is not one of colour pictures.
     """
     pictures = collect([folder], recursive=True)[:limit]
     import torch
 
     from restorer.evaluation.evaluate import CROP, bits_per_dimension, centre_crop
-    from restorer.images.files import load as read
-    from restorer.images.files import to_tensor
+    from restorer.images.files import load, to_tensor
     from restorer.priors.tiled import Tiled
     from restorer.priors.unet_prior import UNetPrior
 
     tally = Tally(reporter)
-    loaded = load(options, reporter)
-    prior = loaded.prior if isinstance(loaded, Tiled) else loaded
+    obtained = obtain_prior(options, reporter)
+    prior = obtained.prior if isinstance(obtained, Tiled) else obtained
     if not isinstance(prior, UNetPrior) or prior.channels != 3:
-        raise ModelError(f"{options.model} is no model of colour pictures: it has no bound on them")
+        raise ModelError(f"{options.model} is not a model of colour pictures, so --bits-per-dim cannot measure it")
     steps = prior.spec.schedule.steps
     if not 2 <= timesteps <= steps:
         raise UsageError(f"--timesteps must lie between 2 and {steps}, not {timesteps}")
@@ -51,9 +61,9 @@ def bits_per_dim(options: Options, folder: str, limit: int | None, timesteps: in
     crops: list[Tensor] = []
     for path, _ in pictures:
         try:
-            crops.append(centre_crop(to_tensor(read(path)), side))
+            crops.append(centre_crop(to_tensor(load(path)), side))
         except PictureError as error:
-            tally.failed(path, error)
+            tally.add_failure(path, error)
     tally.ok = len(crops)
     bits: dict[str, float] = {}
     if crops:
@@ -63,19 +73,20 @@ def bits_per_dim(options: Options, folder: str, limit: int | None, timesteps: in
                 torch.stack(crops),
                 timesteps=timesteps,
                 seed=options.seed,
-                on_progress=lambda done, all: advance(len(crops) * done / all, f"evaluation {done:.0f}/{all}"),
+                on_progress=lambda done, total: advance(len(crops) * done / total, f"evaluation {done:.0f}/{total}"),
             )
         bits = {"prior": bound.prior, "kl": bound.kl, "decoder": bound.decoder, "total": bound.total}
         title = f"variational bound · {Path(folder).resolve().name} · {options.model} · seed {options.seed}"
-        measured = f"the middle {side}x{side} of {len(crops)} pictures, {timesteps} of {steps} timesteps"
-        show(title, _table(bound), f"Bits per dimension: {measured}, variance {variance}.", reporter)
+        measured = f"the central {side}x{side} pixels of {len(crops)} pictures, {timesteps} of {steps} timesteps"
+        print_table(title, _table(bound), f"Bits per dimension: {measured}, {variance} variance.", reporter)
     rounded = {name: round(value, 6) for name, value in bits.items()}
     return tally.finish(
-        bits_per_dim=rounded, crop=side, timesteps=timesteps, variance=variance, **describe(options, loaded)
+        bits_per_dim=rounded, crop=side, timesteps=timesteps, variance=variance, **describe_run(options, obtained)
     )
 
 
 def _table(bound: Bound) -> Table:
+    """Return the terms of the bound and their sum as a table of one row."""
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
     for heading in ("prior L_T", "sum of KLs", "decoder L_0", "total"):
         table.add_column(heading, justify="right")

@@ -1,4 +1,4 @@
-"""The verb `evaluate`: how well a prior restores pictures of which the truth is known."""
+"""The verb `evaluate`: how well a prior restores clean pictures that are degraded in a known way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from restorer.cli.commands.bits_per_dim import bits_per_dim as measure_bound
-from restorer.cli.commands.measuring import Tally, describe, load, progress, show
+from restorer.cli.commands.measuring import Tally, describe_run, obtain_prior, print_table, progress
 from restorer.cli.options import (
     INTERFACE,
     OUTPUT,
@@ -26,10 +26,10 @@ from restorer.cli.options import (
     Tile,
     parse,
 )
-from restorer.cli.terminal.forecast import USUAL_STEPS, Forecast, Run
-from restorer.cli.terminal.multi_values import SeveralValues, is_number, words
+from restorer.cli.terminal.forecast import DEFAULT_STEPS, Forecast, Workload
+from restorer.cli.terminal.multi_values import MultiValueCommand, is_number, split_values
 from restorer.cli.terminal.reporter import Reporter, Timing
-from restorer.cli.terminal.score_table import Row, as_csv, means, plain, table
+from restorer.cli.terminal.score_table import Row, build_table, group_means, to_csv, to_json
 from restorer.errors import OutputError, PictureError, UsageError
 from restorer.folders.options import Options
 from restorer.images.find import collect
@@ -47,16 +47,29 @@ if TYPE_CHECKING:
 __all__ = ["MASK_KINDS", "register"]
 
 MASK_KINDS = ("random", "box", "text", "scratch")
-VALUE = {"denoise": "sigma", "upscale": "scale", "inpaint": "kind"}  # what tells the conditions of a task apart
+PARAMETER = {"denoise": "sigma", "upscale": "scale", "inpaint": "kind"}  # the field of `Condition` that a task varies
 OPTION = {"sigma": "--sigma", "scale": "--scale", "kind": "--mask-kind"}
 DEFAULT: dict[str, tuple[Any, ...]] = {"denoise": (25.0,), "upscale": (4,), "inpaint": ("random",)}
-MOST_ROWS = 12  # of the contact sheet
+MAX_SHEET_ROWS = 12
 DEGRADING, MEASURING = "Degradation", "Measurement"
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """The command line. values: sigmas, scales or kinds of masks."""
+class _Request:
+    """A checked command line.
+
+    Args:
+        options: Options that `evaluate` shares with the restoring verbs.
+        folder: Folder of clean pictures.
+        task: "denoise", "upscale" or "inpaint".
+        values: Sigmas, scales or kinds of masks, by the task.
+        mask: Folder of masks for inpainting; None to draw them.
+        eight_bit: Whether noisy pictures and results are clipped and rounded to 8 bits.
+        baselines: Whether methods without a network are measured too.
+        limit: Largest number of pictures; None for all.
+        csv: File for the figures of every picture, if any.
+        sheet: File for the contact sheet, if any.
+    """
 
     options: Options
     folder: str
@@ -71,34 +84,49 @@ class _Wanted:
 
     @property
     def sampling(self) -> dict[str, Any]:
+        """Sampling options other than the noise level, which the condition sets."""
         return {name: value for name, value in self.options.sampling.items() if name != "sigma"}
 
 
-def _values(task: str, given: dict[str, list[str] | None], mask: Path | None) -> tuple[Any, ...]:
-    """The sigmas, scales or kinds of masks, checked; what belongs to another task is refused."""
-    if task not in VALUE:
-        raise UsageError(f"unknown task {task!r}", f"one of {', '.join(VALUE)}")
-    for name, found in given.items():
-        if found and name != VALUE[task]:
-            raise UsageError(f"{OPTION[name]} says nothing to {task}", f"that takes {OPTION[VALUE[task]]}")
+def _parse_values(task: str, texts: dict[str, list[str] | None], mask: Path | None) -> tuple[Any, ...]:
+    """Return the sigmas, scales or kinds of masks of a task, checked.
+
+    Args:
+        task: Name of the task.
+        texts: Values on the command line of each of the options in `OPTION`, by its key there.
+        mask: Folder of masks; with it and without kinds, the result is empty and every mask is taken.
+
+    Raises:
+        UsageError: The task or a value is not possible, or an option belongs to another task.
+    """
+    if task not in PARAMETER:
+        raise UsageError(f"unknown task {task!r}", f"choose one of {', '.join(PARAMETER)}")
+    option = OPTION[PARAMETER[task]]
+    for name, given in texts.items():
+        if given and name != PARAMETER[task]:
+            raise UsageError(f"{OPTION[name]} does not apply to {task}", f"use {option} with {task}")
     if mask is not None and task != "inpaint":
-        raise UsageError(f"--mask says nothing to {task}", "add --task inpaint")
-    values = words(given[VALUE[task]])
+        raise UsageError(f"--mask does not apply to {task}", "add --task inpaint")
+    values = split_values(texts[PARAMETER[task]])
     if task == "inpaint":
-        if wrong := [value for value in values if value not in MASK_KINDS]:
-            raise UsageError(f"unknown kind of mask {wrong[0]!r}", f"one of {', '.join(MASK_KINDS)}")
+        if unknown := [value for value in values if value not in MASK_KINDS]:
+            raise UsageError(f"unknown kind of mask {unknown[0]!r}", f"choose one of {', '.join(MASK_KINDS)}")
         return tuple(values) or (DEFAULT[task] if mask is None else ())
     try:
         numbers = [float(value) if task == "denoise" else int(value) for value in values]
     except ValueError:
-        raise UsageError(f"{OPTION[VALUE[task]]} takes numbers, not {' '.join(values)!r}") from None
+        raise UsageError(f"{option} takes numbers, not {' '.join(values)!r}") from None
     for number in numbers:
         check(sigma=number) if task == "denoise" else check(scale=int(number))
     return tuple(numbers) or DEFAULT[task]
 
 
 def _check_target(path: Path | None, *, overwrite: bool) -> None:
-    """See that a file can be written, before anything is computed."""
+    """Check that a file can be written, before anything is computed.
+
+    Raises:
+        OutputError: The file exists, or its folder is missing or not writable.
+    """
     if path is None:
         return
     if path.exists() and not (overwrite and path.is_file()):
@@ -107,36 +135,47 @@ def _check_target(path: Path | None, *, overwrite: bool) -> None:
         raise OutputError(f"the folder {path.parent} does not exist or is not writable", "name another file")
 
 
-def _trials(wanted: _Wanted) -> list[Trial]:
-    """Every picture, its name inside the folder, and how it is to be degraded, with what mask."""
-    if wanted.mask is not None and not wanted.mask.is_dir():
-        raise PictureError(f"{wanted.mask} is no folder of masks", "check the path")
-    pictures = collect([wanted.folder], recursive=True)
+def _list_trials(request: _Request) -> list[Trial]:
+    """Return every picture, its name inside the folder, and the conditions to degrade it by, each with its mask.
+
+    Raises:
+        PictureError: There are no pictures, or none of them has a mask.
+    """
+    if request.mask is not None and not request.mask.is_dir():
+        raise PictureError(f"{request.mask} is not a folder of masks", "check the path")
+    pictures = collect([request.folder], recursive=True)
     from restorer.evaluation.evaluate import Condition
     from restorer.images.masks import find_masks
 
     trials: list[Trial] = []
     for path, root in pictures:
         conditions: list[tuple[Condition, Path | None]]
-        if wanted.mask is None:
-            conditions = [(Condition(wanted.task, **{VALUE[wanted.task]: value}), None) for value in wanted.values]
+        if request.mask is None:
+            conditions = [
+                (Condition(request.task, **{PARAMETER[request.task]: value}), None) for value in request.values
+            ]
         else:
-            kinds = wanted.values or ("",)  # "random" stands for "random70" too
-            masks = {kind: mask for kind, mask in find_masks(wanted.mask, path).items() if kind.startswith(kinds)}
+            kinds = request.values or ("",)  # these are prefixes: "random" also selects "random70"
+            masks = {kind: mask for kind, mask in find_masks(request.mask, path).items() if kind.startswith(kinds)}
             conditions = [(Condition("inpaint", kind=kind), mask) for kind, mask in masks.items()]
         if conditions:
             trials.append((path, path.relative_to(root).as_posix() if root else path.name, conditions))
     if not trials:
         hint = "masks are named {stem}_{kind}.png or {anything}_{stem}_{kind}.png"
-        raise PictureError(f"no picture in {wanted.folder} has a mask in {wanted.mask}", hint)
-    return trials[: wanted.limit]
+        raise PictureError(f"no picture in {request.folder} has a mask in {request.mask}", hint)
+    return trials[: request.limit]
 
 
-def _samples(wanted: _Wanted, trial: Trial) -> list[Sample]:
-    """One picture, degraded in every way that is wanted."""
+def _degrade(request: _Request, trial: Trial) -> list[Sample]:
+    """Return the picture of a trial degraded by each of its conditions.
+
+    Raises:
+        PictureError: The picture or a mask cannot be read.
+        UsageError: A mask has another shape than the picture.
+    """
     import torch
 
-    from restorer.evaluation.evaluate import degrade, seed_of
+    from restorer.evaluation.evaluate import degrade, derive_seed
     from restorer.images.files import load, load_mask, to_tensor
 
     path, name, conditions = trial
@@ -144,148 +183,164 @@ def _samples(wanted: _Wanted, trial: Trial) -> list[Sample]:
     samples = []
     for condition, mask in conditions:
         fill = None if mask is None else torch.from_numpy(load_mask(mask, (truth.shape[1], truth.shape[2])).fill)
-        seed = seed_of(wanted.options.seed, name)
-        samples.append(degrade(truth, condition, seed, fill=fill, eight_bit=wanted.eight_bit))
+        seed = derive_seed(request.options.seed, name)
+        samples.append(degrade(truth, condition, seed, fill=fill, eight_bit=request.eight_bit))
     return samples
 
 
 class _Results(Tally):
-    """What comes of the pictures, one after the other: JSON at once, rows and small pictures for the end."""
+    """Results of the run: each is reported as JSON at once and kept as rows and small pictures for the end.
+
+    Attributes:
+        rows: Rows of the table and of the CSV file.
+        cells: Rows of the contact sheet, each with its heading.
+        details: Values of `--detail` that were used; by default wide and narrow holes have different ones.
+    """
 
     def __init__(self, reporter: Reporter, *, sheet: bool) -> None:
         super().__init__(reporter)
         self.rows: list[Row] = []
         self.cells: list[tuple[str, list[Tensor]]] = []
-        self.most_cells = MOST_ROWS if sheet else 0
-        self.details: set[float] = set()  # several by default where some holes are wide
+        self.max_cells = MAX_SHEET_ROWS if sheet else 0
+        self.details: set[float] = set()
 
     def add(self, path: Path, name: str, outcome: Outcome) -> None:
-        """A picture was restored and measured."""
+        """Report and keep the outcome of one picture under one condition."""
         from restorer.evaluation.evaluate import OURS, side_by_side
 
         condition, truth = outcome.sample.condition, outcome.sample.truth
         self.details.add(outcome.detail)
         for note in outcome.notes:
             self.reporter.warn(f"{name}: {note}")
-        scores = {by: plain(found) for by, found in outcome.scores.items()}
-        what = {"event": "result", "command": "evaluate", "input": str(path), "status": "ok"}
-        how = {"task": condition.task, "condition": str(condition), "detail": outcome.detail}
+        scores = {method: to_json(figures) for method, figures in outcome.scores.items()}
+        result = {"event": "result", "command": "evaluate", "input": str(path), "status": "ok"}
+        settings = {"task": condition.task, "condition": str(condition), "detail": outcome.detail}
         size = {"width": truth.shape[-1], "height": truth.shape[-2]}
         ours = scores.pop(OURS)
-        self.reporter.record({**what, **how, **size, **ours, "baselines": scores, "warnings": list(outcome.notes)})
-        self.rows += [Row(name, str(condition), by, found) for by, found in outcome.scores.items()]
-        if len(self.cells) < self.most_cells:
+        self.reporter.emit({**result, **settings, **size, **ours, "baselines": scores, "warnings": list(outcome.notes)})
+        self.rows += [Row(name, str(condition), method, figures) for method, figures in outcome.scores.items()]
+        if len(self.cells) < self.max_cells:
             heading = f"{name} · {condition} · {outcome.scores[OURS].psnr:.2f} dB"
             self.cells.append((heading, side_by_side(outcome)))
 
 
-def _evaluate_all(wanted: _Wanted, reporter: Reporter) -> int:
-    """Degrade, restore and measure every picture; the exit code."""
-    results, trials = _Results(reporter, sheet=wanted.sheet is not None), _trials(wanted)
+def _evaluate_all(request: _Request, reporter: Reporter) -> int:
+    """Degrade, restore and measure every picture, report the figures, and return the exit code."""
+    results, trials = _Results(reporter, sheet=request.sheet is not None), _list_trials(request)
     from restorer.evaluation.evaluate import evaluate, has_opencv
 
-    prior = load(wanted.options, reporter)
-    if wanted.baselines and wanted.task != "upscale" and not has_opencv():
-        reporter.warn("OpenCV is not installed: what it restores is left out (pip install opencv-python-headless)")
-    at, total = 0, sum(len(conditions) for _, _, conditions in trials)
-    tell = Forecast(reporter).of("evaluate", _run(wanted, prior, len(trials)))
-    timing = Timing(tell, by_step=prior.device.type != "cpu")
-    with progress(reporter, wanted.task, total) as advance:
+    prior = obtain_prior(request.options, reporter)
+    if request.baselines and request.task != "upscale" and not has_opencv():
+        reporter.warn("OpenCV is not installed, so its baselines are left out (pip install opencv-python-headless)")
+    done, total = 0, sum(len(conditions) for _, _, conditions in trials)
+    on_timed = Forecast(reporter).start("evaluate", _workload(request, prior, len(trials)))
+    timing = Timing(on_timed, by_step=prior.device.type != "cpu")
+    with progress(reporter, request.task, total) as advance:
         for path, name, conditions in trials:
             try:
-                samples = _samples(wanted, (path, name, conditions))
-            except (PictureError, UsageError) as error:  # the latter from a mask of another shape
-                results.failed(path, error)
-                at += len(conditions)
+                samples = _degrade(request, (path, name, conditions))
+            except (PictureError, UsageError) as error:  # a mask of another shape is a UsageError
+                results.add_failure(path, error)
+                done += len(conditions)
                 continue
             for sample in samples:
 
-                def on_progress(done: float, steps: int, at: int = at, how: str = str(sample.condition)) -> None:
-                    where = f"{at + 1}/{total}, {how}, step {min(int(done) + 1, steps)}/{steps}"
-                    advance(at + done / max(1, steps), where)
-                    timing.seen(at + done / max(1, steps), total, whole=done == int(done))
+                def on_progress(
+                    evaluations: float, steps: int, done: int = done, condition: str = str(sample.condition)
+                ) -> None:
+                    where = f"{done + 1}/{total}, {condition}, step {min(int(evaluations) + 1, steps)}/{steps}"
+                    advance(done + evaluations / max(1, steps), where)
+                    is_whole_step = evaluations == int(evaluations)
+                    timing.update(done + evaluations / max(1, steps), total, is_whole_step=is_whole_step)
 
-                more = {"baselines": wanted.baselines, "eight_bit": wanted.eight_bit, **wanted.sampling}
-                results.add(path, name, evaluate(sample, prior, on_progress=on_progress, **more))
-                at += 1
+                arguments = {"baselines": request.baselines, "eight_bit": request.eight_bit, **request.sampling}
+                results.add(path, name, evaluate(sample, prior, on_progress=on_progress, **arguments))
+                done += 1
             results.ok += 1
     if results.rows:
-        title, caption = _words(wanted, prior, results.details)
-        show(title, table(results.rows, pictures=wanted.options.verbose), caption, reporter)
-        _write_files(wanted, results)
-    listed = [
-        {"condition": condition, "by": by, "pictures": count, **plain(mean)}
-        for (condition, by), (count, mean) in means(results.rows).items()
+        title, caption = _title_and_caption(request, prior, results.details)
+        print_table(title, build_table(results.rows, pictures=request.options.verbose), caption, reporter)
+        _write_files(request, results)
+    mean_records = [
+        {"condition": condition, "by": method, "pictures": count, **to_json(mean)}
+        for (condition, method), (count, mean) in group_means(results.rows).items()
     ]
-    return results.finish(task=wanted.task, means=listed, **describe(wanted.options, prior))
+    return results.finish(task=request.task, means=mean_records, **describe_run(request.options, prior))
 
 
-def _run(wanted: _Wanted, prior: UNetPrior | Tiled, pictures: int) -> Run:
-    """What decides how long it takes."""
+def _workload(request: _Request, prior: UNetPrior | Tiled, pictures: int) -> Workload:
+    """Return the properties of this run that the estimate of its time depends on."""
     import torch
 
-    options, usual = wanted.options, USUAL_STEPS[wanted.task]
+    options, default_steps = request.options, DEFAULT_STEPS[request.task]
     few = max(1, pictures // 10)
-    steps = 1 if wanted.task == "denoise" and options.detail == 0 else options.steps or usual
-    return Run(
+    steps = 1 if request.task == "denoise" and options.detail == 0 else options.steps or default_steps
+    return Workload(
         steps,
-        usual,
-        one_will_do=wanted.task == "denoise" and steps > 1,
-        part=(f"--limit {few}", few / pictures),
-        embedded=options.model == "photo",
+        default_steps,
+        allows_single_step=request.task == "denoise" and steps > 1,
+        partial_option=(f"--limit {few}", few / pictures),
+        is_embedded=options.model == "photo",
         on_cpu=prior.device.type == "cpu",
-        gpu=torch.cuda.is_available(),
+        has_gpu=torch.cuda.is_available(),
     )
 
 
-def _words(wanted: _Wanted, prior: UNetPrior | Tiled, details: set[float]) -> tuple[str, str]:
-    """What stands above the table and below it."""
+def _title_and_caption(request: _Request, prior: UNetPrior | Tiled, details: set[float]) -> tuple[str, str]:
+    """Return the line above the table and the line below it."""
     from restorer.models.load import precision_name
 
-    options = wanted.options
-    parts = [wanted.task, Path(wanted.folder).resolve().name, options.model, f"{prior.device} {precision_name(prior)}"]
+    options = request.options
+    folder = Path(request.folder).resolve().name
+    parts = [request.task, folder, options.model, f"{prior.device} {precision_name(prior)}"]
     parts += [options.method] if options.method != "auto" else []
-    measured = {
-        "denoise": "Noise clipped and rounded to 8 bits." if wanted.eight_bit else "Noise neither clipped nor rounded.",
-        "upscale": "Y: BT.601 luma without a border as wide as the scale.",
-        "inpaint": "Holes: PSNR inside them.",
-    }[wanted.task]
-    caption = f"PSNR in dB, SSIM with a Gaussian window of 11x11, over RGB; means over the pictures. {measured}"
+    remark = {
+        "denoise": "The noise is clipped and rounded to 8 bits."
+        if request.eight_bit
+        else "The noise is neither clipped nor rounded.",
+        "upscale": "Y is the BT.601 luma without a border as wide as the scale.",
+        "inpaint": "The column holes is the PSNR inside the holes.",
+    }[request.task]
+    caption = f"PSNR in dB and SSIM (Gaussian window of 11x11) over RGB, averaged over the pictures. {remark}"
     detail = " or ".join(f"{detail:g}" for detail in sorted(details))
     return " · ".join([*parts, f"detail {detail}", f"seed {options.seed}"]), caption
 
 
-def _write_files(wanted: _Wanted, results: _Results) -> None:
-    """The CSV file and the contact sheet, as far as they are wanted."""
+def _write_files(request: _Request, results: _Results) -> None:
+    """Write the CSV file and the contact sheet that the command line asks for.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
     from restorer.evaluation.contact_sheet import contact_sheet
-    from restorer.evaluation.evaluate import AMPLIFIED
+    from restorer.evaluation.evaluate import AMPLIFICATION
     from restorer.images.files import from_pil
     from restorer.images.writing import save
 
-    if wanted.csv is not None:
-        partial = wanted.csv.with_name(f".{wanted.csv.name}.partial")
+    if request.csv is not None:
+        partial = request.csv.with_name(f".{request.csv.name}.partial")
         try:
-            partial.write_text(as_csv(wanted.task, results.rows), encoding="utf-8", errors="surrogateescape")
-            partial.replace(wanted.csv)
+            partial.write_text(to_csv(request.task, results.rows), encoding="utf-8", errors="surrogateescape")
+            partial.replace(request.csv)
         except OSError as error:
-            raise OutputError(f"{wanted.csv}: {error.strerror}", "name another file") from error
-        results.reporter.say(f"wrote {wanted.csv}", style="green")
-    if wanted.sheet is not None:
-        heads = ("input", "restored", "truth", f"difference x {AMPLIFIED}")
-        save(from_pil(contact_sheet(heads, results.cells)), wanted.sheet, overwrite=wanted.options.overwrite)
-        results.reporter.say(f"wrote {wanted.sheet}", style="green")
+            raise OutputError(f"{request.csv}: {error.strerror}", "name another file") from error
+        results.reporter.say(f"wrote {request.csv}", style="green")
+    if request.sheet is not None:
+        headings = ("input", "restored", "truth", f"difference x {AMPLIFICATION}")
+        save(from_pil(contact_sheet(headings, results.cells)), request.sheet, overwrite=request.options.overwrite)
+        results.reporter.say(f"wrote {request.sheet}", style="green")
 
 
-def _value(name: str, metavar: str, text: str, panel: str = DEGRADING, **more: Any) -> Any:
-    return typer.Option(name, metavar=metavar, help=text, rich_help_panel=panel, show_default=False, **more)
+def _value_option(name: str, metavar: str, text: str, panel: str = DEGRADING, **settings: Any) -> Any:
+    return typer.Option(name, metavar=metavar, help=text, rich_help_panel=panel, show_default=False, **settings)
 
 
-def _switch(name: str, text: str, panel: str = DEGRADING) -> Any:
+def _flag_option(name: str, text: str, panel: str = DEGRADING) -> Any:
     return typer.Option(*name.split(), help=text, rich_help_panel=panel)
 
 
-class _Command(SeveralValues):
-    several: ClassVar = {
+class _Command(MultiValueCommand):
+    multi_value_options: ClassVar = {
         "--sigma": is_number,
         "--scale": is_number,
         "--mask-kind": lambda text: set(text.split(",")) <= set(MASK_KINDS),
@@ -293,37 +348,81 @@ class _Command(SeveralValues):
 
 
 def _evaluate(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="Clean pictures; folders inside it too")],
-    task: Annotated[str, _value("--task", "NAME", "denoise (default) | upscale | inpaint")] = "denoise",
-    sigma: Annotated[list[str] | None, _value("--sigma", "S...", "denoise: noise, 0..255 (25)")] = None,
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="Folder of clean pictures; its subfolders are searched too")
+    ],
+    task: Annotated[
+        str, _value_option("--task", "NAME", "Task to evaluate: denoise (the default), upscale or inpaint")
+    ] = "denoise",
+    sigma: Annotated[
+        list[str] | None,
+        _value_option("--sigma", "S...", "For denoise: one or more noise levels from 0 to 255 (default 25)"),
+    ] = None,
     scale: Annotated[
-        list[str] | None, _value("--scale", "N...", f"upscale: {' | '.join(map(str, SCALES))} (4)")
+        list[str] | None,
+        _value_option(
+            "--scale", "N...", f"For upscale: one or more of the factors {', '.join(map(str, SCALES))} (default 4)"
+        ),
     ] = None,
     mask_kind: Annotated[
-        list[str] | None, _value("--mask-kind", "KIND...", f"inpaint: {' | '.join(MASK_KINDS)} (random)")
+        list[str] | None,
+        _value_option(
+            "--mask-kind", "KIND...", f"For inpaint: one or more of the kinds {', '.join(MASK_KINDS)} (default random)"
+        ),
     ] = None,
-    mask: Annotated[Path | None, _value("--mask", "DIR", "inpaint: {stem}_{kind}.png, not drawn ones")] = None,
-    eight_bit: Annotated[bool, _switch("--eight-bit", "Clip and round as files do")] = False,
-    limit: Annotated[int | None, _value("--limit", "N", "The first N pictures", min=1)] = None,
+    mask: Annotated[
+        Path | None,
+        _value_option(
+            "--mask", "DIR", "For inpaint: folder of masks named {stem}_{kind}.png, to use instead of drawing masks"
+        ),
+    ] = None,
+    eight_bit: Annotated[
+        bool, _flag_option("--eight-bit", "Clip and round noisy pictures and results to 8 bits, as files do")
+    ] = False,
+    limit: Annotated[int | None, _value_option("--limit", "N", "Evaluate only the first N pictures", min=1)] = None,
     steps: Steps = None,
     detail: Detail = None,
     method: Method = "auto",
     seed: Seed = 0,
-    baselines: Annotated[bool, _switch("--baselines", "Also what needs no network", MEASURING)] = False,
-    bits_per_dim: Annotated[bool, _switch("--bits-per-dim", "The variational bound instead", MEASURING)] = False,
-    timesteps: Annotated[int, _value("--timesteps", "N", "Of the bound (100)", MEASURING)] = 100,
-    csv: Annotated[Path | None, _value("--csv", "FILE", "Every picture's figures", OUTPUT)] = None,
-    sheet: Annotated[Path | None, _value("--sheet", "FILE", "A picture of the first 12 results", OUTPUT)] = None,
+    baselines: Annotated[
+        bool,
+        _flag_option(
+            "--baselines",
+            "Also measure baselines without a network, such as bicubic interpolation and OpenCV",
+            MEASURING,
+        ),
+    ] = False,
+    bits_per_dim: Annotated[
+        bool,
+        _flag_option(
+            "--bits-per-dim", "Measure the variational bound of the model instead of restoring pictures", MEASURING
+        ),
+    ] = False,
+    timesteps: Annotated[
+        int, _value_option("--timesteps", "N", "Number of timesteps for --bits-per-dim (default 100)", MEASURING)
+    ] = 100,
+    csv: Annotated[
+        Path | None, _value_option("--csv", "FILE", "Write the figures of every picture to this CSV file", OUTPUT)
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        _value_option(
+            "--sheet",
+            "FILE",
+            f"Draw the first {MAX_SHEET_ROWS} results beside their originals into this picture file",
+            OUTPUT,
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     model: Model = "photo",
     device: Device = "auto",
     precision: Precision = "auto",
     tile: Tile = "auto",
     json: Json = False,
-    quiet: Annotated[bool, _switch("-q --quiet", "Only the table", INTERFACE)] = False,
-    verbose: Annotated[bool, _switch("-v --verbose", "Every picture in the table", INTERFACE)] = False,
+    quiet: Annotated[bool, _flag_option("-q --quiet", "Print only the table, and errors", INTERFACE)] = False,
+    verbose: Annotated[bool, _flag_option("-v --verbose", "List every picture in the table", INTERFACE)] = False,
 ) -> None:
-    """Degrade clean pictures, restore them, and compare with the truth.
+    """Measure a model: degrade clean pictures, restore them, and compare the results with the originals.
 
     restore evaluate photos/ --sigma 15 25 50  ·  restore evaluate photos/ --task upscale --scale 2 4 --baselines
     """
@@ -347,19 +446,24 @@ def _evaluate(
         quiet=quiet,
         verbose=verbose,
     )
-    values = _values(task, {"sigma": sigma, "scale": scale, "kind": mask_kind}, mask)
+    values = _parse_values(task, {"sigma": sigma, "scale": scale, "kind": mask_kind}, mask)
     if task == "denoise" and steps == 1 and detail:
-        raise UsageError("one step gives no detail: it is the posterior mean", "use --steps 2 or more, or --detail 0")
+        raise UsageError(
+            "a single step gives the posterior mean, which has no detail", "use --steps 2 or more, or --detail 0"
+        )
     if bits_per_dim and (baselines or csv or sheet or sigma or scale or mask_kind or mask):
-        raise UsageError("--bits-per-dim degrades nothing", "leave out what belongs to the tasks, --csv and --sheet")
+        raise UsageError(
+            "--bits-per-dim restores no pictures, so it cannot be combined with options for restoring them",
+            "leave out --sigma, --scale, --mask-kind, --mask, --baselines, --csv and --sheet",
+        )
     for target in (csv, sheet):
         _check_target(target, overwrite=overwrite)
     reporter = Reporter(quiet=quiet, verbose=verbose, as_json=json)
     if bits_per_dim:
         code = measure_bound(options, folder, limit, timesteps, reporter)
     else:
-        wanted = _Wanted(options, folder, task, values, mask, eight_bit, baselines, limit, csv, sheet)
-        code = _evaluate_all(wanted, reporter)
+        request = _Request(options, folder, task, values, mask, eight_bit, baselines, limit, csv, sheet)
+        code = _evaluate_all(request, reporter)
     if code:
         raise typer.Exit(code)
 

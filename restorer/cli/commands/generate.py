@@ -1,4 +1,4 @@
-"""The verb `generate`: sample the prior, nothing being measured."""
+"""The verb `generate`: sample the prior without a measurement."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from restorer.cli.options import (
     SkipExisting,
     Verbose,
 )
-from restorer.cli.terminal.downloads import obtain
-from restorer.cli.terminal.forecast import Forecast, Run
-from restorer.cli.terminal.reporter import Reporter, code_of, human_bytes
+from restorer.cli.terminal.downloads import ensure_downloaded
+from restorer.cli.terminal.forecast import Forecast, Workload
+from restorer.cli.terminal.reporter import Reporter, exit_code_for, human_bytes
 from restorer.errors import RestorerError, UsageError
-from restorer.folders.paths import Item, decide
+from restorer.folders.paths import Item, resolve_targets
 from restorer.images.find import STDIO
 from restorer.limits import SAMPLERS, SAMPLING_STEPS, VARIANCES, check_generation
 
@@ -44,13 +44,27 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-DEFAULT = "generated.png"
+DEFAULT_OUTPUT = "generated.png"
 _RESULT = {"event": "result", "command": "generate"}
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for, read and checked."""
+    """A checked command line.
+
+    Args:
+        seeds: Seed of each picture.
+        size: Width and height in pixels; None for the model's own.
+        output: File for a grid, folder for single files, or "-" for standard output.
+        overwrite: Whether files that exist are replaced.
+        method: Name of the sampling method.
+        variance: Name of the variance of ddpm; None for the model's default.
+        steps: Number of network evaluations per picture.
+        batch: Number of pictures per network evaluation; None to choose it by the size.
+        model: Name, path or repository of the model.
+        device: Name of the device.
+        precision: Name of the precision.
+    """
 
     seeds: range
     size: tuple[int, int] | None
@@ -66,108 +80,150 @@ class Request:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """The arguments that `prepare_generate` takes besides seeds, size and prior."""
+        """Arguments of `prepare_generate` other than the seeds, the size and the prior."""
         return {"method": self.method, "variance": self.variance, "steps": self.steps, "batch": self.batch}
 
     @property
-    def single(self) -> bool:
+    def writes_single_files(self) -> bool:
         """Whether each picture has a file of its own."""
         return self.output != "-" and (self.output.endswith(("/", os.sep)) or Path(self.output).is_dir())
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
-    """'64' or '96x64' -> (width, height)."""
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    """Return the width and the height in pixels that a text such as "64" or "96x64" stands for.
+
+    Raises:
+        UsageError: The text has another form, or a side is out of range.
+    """
     if text is None:
         return None
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isascii() and side.isdecimal() for side in sides):
-        raise UsageError(f"the size must be a side or WxH in pixels, not {text!r}", "--size 64, or --size 96x64")
+        raise UsageError(
+            f"the size must be N or WxH in pixels, not {text!r}", "write for example --size 64 or --size 96x64"
+        )
     width, height = int(sides[0]), int(sides[-1])
     check_generation(width=width, height=height)
     return width, height
 
 
 def _generate(
-    count: Annotated[int, typer.Option("-n", "--count", metavar="N", help="How many pictures")] = 16,
+    count: Annotated[int, typer.Option("-n", "--count", metavar="N", help="Number of pictures to generate")] = 16,
     size: Annotated[
-        str | None, typer.Option("--size", metavar="N|WxH", help="Pixels", show_default="by model, else 64")
+        str | None,
+        typer.Option(
+            "--size",
+            metavar="N|WxH",
+            help="Size of each picture in pixels: the side of a square, or width x height",
+            show_default="the model's own size, else 64",
+        ),
     ] = None,
     output: Annotated[
         str,
         typer.Option(
-            "-o", "--output", metavar="PATH", help="File (a grid), folder/ (single files) or -", rich_help_panel=OUTPUT
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="Where to write: a file for a grid of all pictures, a folder (end its name with /) for one file per "
+            "picture, or - for standard output",
+            rich_help_panel=OUTPUT,
         ),
-    ] = DEFAULT,
+    ] = DEFAULT_OUTPUT,
     overwrite: Overwrite = False,
     skip_existing: SkipExisting = False,
     method: Annotated[
-        str, typer.Option("--method", metavar="NAME", help=" | ".join(SAMPLERS), rich_help_panel=SAMPLING)
+        str,
+        typer.Option(
+            "--method", metavar="NAME", help=f"Sampling method: {', '.join(SAMPLERS)}", rich_help_panel=SAMPLING
+        ),
     ] = "ddpm",
     variance: Annotated[
         str | None,
         typer.Option(
             "--variance",
             metavar="NAME",
-            help=f"Of ddpm: {' | '.join(VARIANCES)}",
-            show_default="learned where the model has it, else small",
+            help=f"Variance of the noise that ddpm adds at each step: {', '.join(VARIANCES)}",
+            show_default="learned if the model has it, else small",
             rich_help_panel=SAMPLING,
         ),
     ] = None,
     steps: Annotated[
-        int, typer.Option("-s", "--steps", metavar="N", help="Network evaluations", rich_help_panel=SAMPLING)
+        int,
+        typer.Option(
+            "-s", "--steps", metavar="N", help="Number of network evaluations per picture", rich_help_panel=SAMPLING
+        ),
     ] = SAMPLING_STEPS,
     seed: Seed = 0,
     batch: Annotated[
         int | None,
-        typer.Option("--batch", metavar="N", help="Pictures at once", show_default="by size", rich_help_panel=SAMPLING),
+        typer.Option(
+            "--batch",
+            metavar="N",
+            help="Number of pictures to compute at once",
+            show_default="depends on the size",
+            rich_help_panel=SAMPLING,
+        ),
     ] = None,
     model: Model = "photo",
     device: Device = "auto",
     precision: Precision = "auto",
     json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a file on stdout", rich_help_panel=INTERFACE)
+        bool,
+        typer.Option("--json", help="Print one JSON object per file to standard output", rich_help_panel=INTERFACE),
     ] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Make pictures from nothing but noise. Writes generated.png, a grid; into a folder, one file a picture.
+    """Generate new pictures from random noise.
+
+    The pictures are written as one grid, generated.png, or with -o FOLDER/ as one file each.
 
     restore generate -n 16 --size 64  ·  restore generate -n 100 -o samples/  ·  restore generate --method langevin
     """
-    sides = _size(size)
+    width_and_height = _parse_size(size)
     check_generation(count=count, method=method, variance=variance, steps=steps, seed=seed, batch=batch)
     if json and output == "-":
         raise UsageError("the picture and --json cannot both go to standard output", "name a file with -o")
     if overwrite and skip_existing:
-        raise UsageError("--overwrite and --skip-existing exclude each other")
+        raise UsageError("--overwrite and --skip-existing cannot be combined")
     seeds = range(seed, seed + count)
-    request = Request(seeds, sides, output, overwrite, method, variance, steps, batch, model, device, precision)
+    request = Request(
+        seeds, width_and_height, output, overwrite, method, variance, steps, batch, model, device, precision
+    )
     reporter, began = Reporter(quiet=quiet, verbose=verbose, as_json=json), time.monotonic()
     try:
-        targets, skipped = _targets(request, skip_existing=skip_existing)
+        targets, skipped = _choose_targets(request, skip_existing=skip_existing)
         for item in skipped:
             reporter.say(f"{item.target} exists: skipped")
-            reporter.record({**_RESULT, "output": str(item.target), "status": "skipped"})
+            reporter.emit({**_RESULT, "output": str(item.target), "status": "skipped"})
         if targets:
             _sample(request, targets, reporter)
     except RestorerError as error:
-        code = code_of(error)
+        code = exit_code_for(error)
         hint = {"hint": error.hint} if error.hint else {}
-        reporter.record({**_RESULT, "output": None, "status": "failed", "code": code, "error": str(error), **hint})
+        reporter.emit({**_RESULT, "output": None, "status": "failed", "code": code, "error": str(error), **hint})
         raise
     seconds = round(time.monotonic() - began, 2)
     counts = {"ok": len(targets), "failed": 0, "skipped": len(skipped)}
-    reporter.record({"event": "summary", **counts, "seconds": seconds, "exit_code": 0})
+    reporter.emit({"event": "summary", **counts, "seconds": seconds, "exit_code": 0})
 
 
-def _targets(request: Request, *, skip_existing: bool) -> tuple[dict[int, Path], list[Item]]:
-    """Where the picture of each seed goes, and what is there already; a grid stands under its first seed.
+def _choose_targets(request: Request, *, skip_existing: bool) -> tuple[dict[int, Path], list[Item]]:
+    """Choose the file of each picture, before anything is computed.
+
+    Returns:
+        The files by seed, where a grid has the seed of its first picture, and the items that are skipped because
+        their file exists.
 
     Raises:
-        OutputError: a file exists, or the place cannot be written to. Then nothing is made.
+        OutputError: A file exists, or cannot be written.
     """
-    seeds = {Path(f"seed{seed:04d}"): seed for seed in request.seeds} if request.single else {STDIO: request.seeds[0]}
-    to_do, skipped, failed = decide(
+    seeds = (
+        {Path(f"seed{seed:04d}"): seed for seed in request.seeds}
+        if request.writes_single_files
+        else {STDIO: request.seeds[0]}
+    )
+    to_do, skipped, failed = resolve_targets(
         [(source, None) for source in seeds],
         request.output,
         "generated",
@@ -180,9 +236,9 @@ def _targets(request: Request, *, skip_existing: bool) -> tuple[dict[int, Path],
 
 
 def _sample(request: Request, targets: dict[int, Path], reporter: Reporter) -> None:
-    """Load the model, make the pictures a batch at a time, write each as soon as it is there."""
+    """Load the model, generate the pictures batch by batch, and write each single file as soon as it is complete."""
     began = time.monotonic()
-    obtain(request.model, reporter, "generate")
+    ensure_downloaded(request.model, reporter, "generate")
     with reporter.working("loading PyTorch and the model"):
         import torch
 
@@ -192,59 +248,63 @@ def _sample(request: Request, targets: dict[int, Path], reporter: Reporter) -> N
         for target in targets.values():
             _check_format(target)
         prior = load_prior(request.model, request.device, request.precision)
-    seeds = list(targets) if request.single else list(request.seeds)
+    seeds = list(targets) if request.writes_single_files else list(request.seeds)
     jobs = prepare_generate(seeds, request.size, prior=prior, **request.sampling)
     _announce(request, jobs, len(seeds), reporter)
-    tell = Forecast(reporter).of("generate", _run(jobs, len(seeds)))
+    on_timed = Forecast(reporter).start("generate", _workload(jobs, len(seeds)))
     with reporter.progress("generate") as bar:
-        bar.begin(_steps(jobs) * len(jobs), jobs[0].tiles, tell, by_step=prior.device.type != "cpu")
-        pictures = _pictures(jobs, bar, reporter)
-        if request.single:
-            for (seed, target), (picture, used) in zip(targets.items(), pictures, strict=True):
-                _write(request, target, picture, reporter, _facts(request, jobs, used, seed, 1, began))
+        bar.begin(_evaluations(jobs) * len(jobs), jobs[0].tiles, on_timed, by_step=prior.device.type != "cpu")
+        pictures = _run_jobs(jobs, bar, reporter)
+        if request.writes_single_files:
+            for (seed, target), (picture, used_prior) in zip(targets.items(), pictures, strict=True):
+                _write(request, target, picture, reporter, _describe(request, jobs, used_prior, seed, 1, began))
         else:
             images, priors = zip(*pictures, strict=True)
-            facts = _facts(request, jobs, priors[-1], seeds[0], len(seeds), began)
-    if not request.single:
-        _write(request, targets[seeds[0]], grid(torch.stack(list(images))), reporter, facts)
+            description = _describe(request, jobs, priors[-1], seeds[0], len(seeds), began)
+    if not request.writes_single_files:
+        _write(request, targets[seeds[0]], grid(torch.stack(list(images))), reporter, description)
 
 
-def _pictures(jobs: list[Job], bar: Bar, reporter: Reporter) -> Iterator[tuple[Tensor, Tiled]]:
-    """Every picture in turn, and the prior as it was used for it; the bar runs over all batches."""
-    steps = _steps(jobs)
+def _run_jobs(jobs: list[Job], bar: Bar, reporter: Reporter) -> Iterator[tuple[Tensor, Tiled]]:
+    """Run the jobs of all batches and show their progress on one bar.
+
+    Yields:
+        Each picture, and the prior that made it, which has smaller tiles if memory ran out.
+    """
+    steps = _evaluations(jobs)
     for k, job in enumerate(jobs):
 
         def on_step(step: Step, before: int = k * steps) -> None:
             bar.step(before + step.index)
 
-        done = job.run(on_step, bar.tile)
-        for note in done.notes:
+        result = job.run(on_step, bar.tile)
+        for note in result.notes:
             reporter.warn(note)
-        for picture in done.image:
-            yield picture, done.prior
+        for picture in result.image:
+            yield picture, result.prior
 
 
-def _steps(jobs: list[Job]) -> int:
-    """Network evaluations a picture."""
+def _evaluations(jobs: list[Job]) -> int:
+    """Return the number of network evaluations per picture."""
     return jobs[0].plan.evaluations if jobs[0].plan else 0
 
 
-def _run(jobs: list[Job], count: int) -> Run:
-    """What decides how long it takes."""
+def _workload(jobs: list[Job], count: int) -> Workload:
+    """Return the properties of this run that the estimate of its time depends on."""
     import torch
 
-    return Run(
-        _steps(jobs),
+    return Workload(
+        _evaluations(jobs),
         SAMPLING_STEPS,
-        part=("--count 1", 1 / count),
+        partial_option=("--count 1", 1 / count),
         on_cpu=jobs[0].prior.device.type == "cpu",
-        gpu=torch.cuda.is_available(),
-        latent=jobs[0].latent is not None,
+        has_gpu=torch.cuda.is_available(),
+        is_latent=jobs[0].latent is not None,
     )
 
 
 def _announce(request: Request, jobs: list[Job], count: int, reporter: Reporter) -> None:
-    """One line before the work."""
+    """Report what is about to be generated, in one line."""
     import torch
 
     from restorer.models.load import precision_name
@@ -263,17 +323,28 @@ def _announce(request: Request, jobs: list[Job], count: int, reporter: Reporter)
         reporter.detail("noise levels (0..255): " + " ".join(f"{127.5 * s:.1f}" for s in plan.sigmas))
 
 
-def _facts(request: Request, jobs: list[Job], used: Tiled, seed: int, count: int, began: float) -> dict[str, Any]:
-    """What the JSON object says of the way a file was made."""
+def _describe(
+    request: Request, jobs: list[Job], used_prior: Tiled, seed: int, count: int, began: float
+) -> dict[str, Any]:
+    """Return the fields of a JSON result that describe how its file was made.
+
+    Args:
+        request: Command line.
+        jobs: Jobs of all batches.
+        used_prior: Prior that made the picture.
+        seed: Seed of the first picture in the file.
+        count: Number of pictures in the file.
+        began: Value of `time.monotonic` when the work began.
+    """
     from restorer.models.load import identity, precision_name
 
     plan = jobs[0].plan
     return {
         "count": count,
         "model": identity(request.model),
-        "device": str(used.device),
-        "precision": precision_name(used),
-        "steps": _steps(jobs),
+        "device": str(used_prior.device),
+        "precision": precision_name(used_prior),
+        "steps": _evaluations(jobs),
         "method": request.method,
         "variance": plan.variance if plan and request.method == "ddpm" else None,
         "seed": seed,
@@ -283,13 +354,18 @@ def _facts(request: Request, jobs: list[Job], used: Tiled, seed: int, count: int
 
 
 def _check_format(target: Path) -> None:
-    """Say before the work that a format cannot be written."""
+    """Check that the format of a file can be written, before anything is computed.
+
+    Raises:
+        UsageError: The format is unknown or cannot be written.
+    """
     from restorer.images import writing
 
     writing.target_format(_blank(), sys.stdout.buffer if target == STDIO else target)
 
 
 def _blank() -> Picture:
+    """Return a PNG picture of one black pixel, whose format and metadata the results take on."""
     import numpy as np
 
     from restorer.images.files import Picture
@@ -297,18 +373,24 @@ def _blank() -> Picture:
     return Picture(np.zeros((1, 1, 3), np.uint8), format="PNG")
 
 
-def _write(request: Request, target: Path, image: Tensor, reporter: Reporter, facts: dict[str, Any]) -> None:
+def _write(request: Request, target: Path, image: Tensor, reporter: Reporter, description: dict[str, Any]) -> None:
+    """Write a picture or a grid, float (C, H, W) in [0, 1], and report the result.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
     from restorer.images import files, writing
 
-    place: Path | BinaryIO = sys.stdout.buffer if target == STDIO else target
+    destination: Path | BinaryIO = sys.stdout.buffer if target == STDIO else target
     picture = files.with_result(_blank(), image)
-    notes = writing.save(picture, place, overwrite=request.overwrite)
+    notes = writing.save(picture, destination, overwrite=request.overwrite)
     for note in notes:
         reporter.warn(note)
     size = "" if target == STDIO else f" · {human_bytes(target.stat().st_size)}"
-    reporter.say(f"wrote {target} · {picture.width}x{picture.height}{size} · {facts['seconds']:.1f} s", style="green")
+    seconds = description["seconds"]
+    reporter.say(f"wrote {target} · {picture.width}x{picture.height}{size} · {seconds:.1f} s", style="green")
     shape = {"width": picture.width, "height": picture.height, "mode": "L" if picture.channels == 1 else "RGB"}
-    reporter.result(str(target), {**_RESULT, "output": str(target), "status": "ok", **shape, **facts})
+    reporter.result(str(target), {**_RESULT, "output": str(target), "status": "ok", **shape, **description})
 
 
 def register(app: typer.Typer) -> None:

@@ -1,4 +1,4 @@
-"""The three restoring verbs: `denoise`, `inpaint`, `upscale`."""
+"""The three restoring verbs: `denoise`, `inpaint` and `upscale`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _denoise(
     manifest: Log = None,
     dry_run: DryRun = False,
     recursive: Recursive = False,
-    include: Include = [],  # noqa: B006  (Typer makes a new one)
+    include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006
     limit: Limit = None,
     fail_fast: FailFast = False,
@@ -84,13 +84,15 @@ def _denoise(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Remove noise. Writes INPUT_denoised beside each input.
+    """Remove noise. Each result is written beside its input as INPUT_denoised.
 
     restore denoise img.png  ·  restore denoise scan.jpg --sigma 30  ·  restore denoise photos/ -r -o clean/
     """
     options = parse("denoise", **locals())
     if options.steps == 1 and options.detail:
-        raise UsageError("one step gives no detail: it is the posterior mean", "use --steps 2 or more, or --detail 0")
+        raise UsageError(
+            "a single step gives the posterior mean, which has no detail", "use --steps 2 or more, or --detail 0"
+        )
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
         from restorer.tasks.denoise import prepare_denoise
@@ -102,8 +104,18 @@ def _denoise(
 
 def _inpaint(
     inputs: Inputs,
-    mask: Annotated[Path, typer.Option("--mask", metavar="FILE|FOLDER", help="White = fill", show_default=False)],
-    invert_mask: Annotated[bool, typer.Option("--invert-mask", help="Black = fill")] = False,
+    mask: Annotated[
+        Path,
+        typer.Option(
+            "--mask",
+            metavar="FILE|FOLDER",
+            help="Mask whose white part is filled, or a folder of masks named like the pictures",
+            show_default=False,
+        ),
+    ],
+    invert_mask: Annotated[
+        bool, typer.Option("--invert-mask", help="Fill the black part of the mask instead of the white part")
+    ] = False,
     sigma: Sigma = "0",
     output: Output = None,
     overwrite: Overwrite = False,
@@ -112,7 +124,7 @@ def _inpaint(
     manifest: Log = None,
     dry_run: DryRun = False,
     recursive: Recursive = False,
-    include: Include = [],  # noqa: B006  (Typer makes a new one)
+    include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006
     limit: Limit = None,
     fail_fast: FailFast = False,
@@ -130,12 +142,14 @@ def _inpaint(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Fill holes: white in the mask is filled, every other pixel stays as it is. Writes INPUT_inpainted.
+    """Fill holes. The white part of the mask is filled, and every other pixel stays as it is.
+
+    Each result is written beside its input as INPUT_inpainted.
 
     restore inpaint img.png --mask m.png  ·  restore inpaint photos/ -r --mask masks/ -o filled/
     """
-    given = {name: value for name, value in locals().items() if name not in ("mask", "invert_mask")}
-    options = parse("inpaint", **given)
+    shared = {name: value for name, value in locals().items() if name not in ("mask", "invert_mask")}
+    options = parse("inpaint", **shared)
     if not mask.exists():
         raise PictureError(f"the mask {mask} does not exist", "check the path")
 
@@ -146,17 +160,20 @@ def _inpaint(
         from restorer.tasks.inpaint import prepare_inpaint
 
         size = (picture.height, picture.width)
-        found = load_mask(find_mask(mask, item), size, invert=invert_mask, max_pixels=options.max_pixels)
-        job = prepare_inpaint(image, torch.from_numpy(found.fill), prior=prior, **options.sampling)
-        return job.noting(found.note), None if job.sigma else ~found.fill
+        loaded = load_mask(find_mask(mask, item), size, invert=invert_mask, max_pixels=options.max_pixels)
+        job = prepare_inpaint(image, torch.from_numpy(loaded.fill), prior=prior, **options.sampling)
+        return job.noting(loaded.note), None if job.sigma else ~loaded.fill
 
     own = (("mask", str(mask)), ("invert_mask", invert_mask))
-    restore_all(options, Verb("inpainted", prepare, own=own, mask=lambda item: find_mask(mask, item)))
+    restore_all(options, Verb("inpainted", prepare, extra_options=own, find_mask=lambda item: find_mask(mask, item)))
 
 
 def _upscale(
     inputs: Inputs,
-    scale: Annotated[int, typer.Option("--scale", metavar="N", help=" | ".join(map(str, SCALES)))] = 4,
+    scale: Annotated[
+        int,
+        typer.Option("--scale", metavar="N", help=f"Factor to enlarge by: {', '.join(map(str, SCALES))}"),
+    ] = 4,
     sigma: Sigma = "0",
     output: Output = None,
     overwrite: Overwrite = False,
@@ -165,7 +182,7 @@ def _upscale(
     manifest: Log = None,
     dry_run: DryRun = False,
     recursive: Recursive = False,
-    include: Include = [],  # noqa: B006  (Typer makes a new one)
+    include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006
     limit: Limit = None,
     fail_fast: FailFast = False,
@@ -183,7 +200,9 @@ def _upscale(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Enlarge. Shrinking the result gives the input back. Writes INPUT_x4.
+    """Enlarge pictures. Shrinking a result gives its input back.
+
+    Each result is written beside its input as INPUT_x4, where 4 is the scale.
 
     restore upscale img.png  ·  restore upscale img.png --scale 2  ·  restore upscale img.png --steps 100
     """
@@ -195,15 +214,15 @@ def _upscale(
 
         return prepare_upscale(image, scale, prior=prior, **options.sampling), None
 
-    def suits(prior: UNetPrior | Tiled) -> None:
+    def check_model(prior: UNetPrior | Tiled) -> None:
         from restorer.priors.latent import latent_of
         from restorer.tasks.upscale import check_latent
 
         if (latent := latent_of(prior)) is not None:
-            given = {name: value for name, value in options.sampling.items() if name != "seed"}
-            check_latent(latent, scale, **given)
+            sampling = {name: value for name, value in options.sampling.items() if name != "seed"}
+            check_latent(latent, scale, **sampling)
 
-    restore_all(options, Verb(f"x{scale}", prepare, suits, own=(("scale", scale),), scale=scale))
+    restore_all(options, Verb(f"x{scale}", prepare, check_model, extra_options=(("scale", scale),), scale=scale))
 
 
 def register(app: typer.Typer) -> None:
