@@ -1,1 +1,1 @@
-"""Picture files and what can be read off them: loading and saving, and the noise-level estimate."""
+"""Image files: reading, writing, masks, metadata and the search in folders."""

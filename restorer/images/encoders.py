@@ -1,9 +1,10 @@
-"""Arrays -> PNG and TIFF files of any depth.
+"""Encoders for PNG and TIFF files of any bit depth.
 
-Pillow writes no 16-bit colour and compresses a TIFF through libtiff, which cannot write the sub-directories of EXIF
-(exposure, GPS). Here Pillow writes the metadata, of a stand-in or of a directory, and the pixels are put beside
-them: differences to the left neighbour, compressed by zlib. Both are what the formats prescribe; nothing is chosen
-by content, because the lower byte of a photograph's 16 bits is noise that no filter shrinks.
+Pillow cannot write 16-bit colour. It compresses TIFF files through libtiff, which cannot write the sub-directories of
+EXIF (exposure, GPS). Here Pillow writes only the metadata, as a one-pixel PNG file or as a TIFF directory, and this
+module adds the pixels: the differences to the left neighbour, compressed with zlib, as both formats prescribe. The
+encoder does not choose a filter by content, because the lower byte of a 16-bit photograph is noise that no filter
+makes smaller.
 """
 
 from __future__ import annotations
@@ -16,48 +17,60 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-__all__ = ["png_bytes", "tiff_bytes"]
+__all__ = ["encode_png", "encode_tiff"]
 
-_LEVEL = 4  # of zlib: twice as fast as 6 for 1 % more bytes on 16-bit photographs
-_SUB = 1  # PNG filter type: difference to the left
-_STRIP = 1 << 20  # bytes of pixels compressed together
+_ZLIB_LEVEL = 4  # twice as fast as level 6 for 1 % more bytes on 16-bit photographs
+_SUB_FILTER = 1  # the PNG filter type that stores the difference to the left neighbour
+_STRIP_BYTES = 1 << 20  # bytes of pixels that are compressed together
 _PNG_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-_TIFF_LIMIT = (1 << 32) - (1 << 24)  # offsets are 32 bits wide
+_MAX_TIFF_BYTES = (1 << 32) - (1 << 24)  # offsets in a TIFF file are 32 bits wide
 
 
-def png_bytes(bands: np.ndarray, **options: Any) -> bytes:
-    """A PNG of uint16 (H, W, C), C from 1 to 4; `options` are those of Pillow's writer (profile, EXIF, ...)."""
+def encode_png(bands: np.ndarray, **options: Any) -> bytes:
+    """Return a 16-bit PNG file.
+
+    Args:
+        bands: uint16 (H, W, C), with C from 1 to 4; alpha is the last of 2 or 4 bands.
+        options: options of Pillow's PNG writer, such as the colour profile and EXIF.
+
+    Returns:
+        The bytes of the file.
+    """
     height, width, channels = bands.shape
-    stand_in = io.BytesIO()
-    Image.new(_PNG_MODES[channels], (1, 1)).save(stand_in, "PNG", **options)
-    data, at = stand_in.getvalue(), 8
+    template = io.BytesIO()
+    Image.new(_PNG_MODES[channels], (1, 1)).save(template, "PNG", **options)
+    data, start = template.getvalue(), 8
     out = io.BytesIO()
-    out.write(data[:at])
-    while at < len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        kind, body = data[at + 4 : at + 8], data[at + 8 : end - 4]
-        if kind == b"IHDR":  # width, height, depth, colour type as in the stand-in, compression, filter, interlace
+    out.write(data[:start])
+    while start < len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        kind, body = data[start + 4 : start + 8], data[start + 8 : end - 4]
+        if kind == b"IHDR":
+            # Size and depth are new; colour type, compression, filter and interlace are those of the template.
             body = struct.pack(">2I", width, height) + bytes([16, body[9]]) + body[10:]
         elif kind == b"IDAT":
-            body = zlib.compress(_png_rows(bands).tobytes(), _LEVEL)
+            body = zlib.compress(_filter_png_rows(bands).tobytes(), _ZLIB_LEVEL)
         PngImagePlugin.putchunk(out, kind, body)
-        at = end
+        start = end
     return out.getvalue()
 
 
-def _png_rows(bands: np.ndarray) -> np.ndarray:
-    """Rows of bytes, each after its filter type (PNG, third edition, 9.2: bytes are subtracted, not numbers)."""
+def _filter_png_rows(bands: np.ndarray) -> np.ndarray:
+    """Return the filtered rows as uint8 (H, 1 + 2·W·C), each row preceded by its filter type.
+
+    The filter subtracts bytes, not 16-bit numbers (PNG, third edition, 9.2).
+    """
     height, width, channels = bands.shape
-    pixel = 2 * channels
-    raw = bands.astype(">u2").view(np.uint8).reshape(height, width * pixel)
-    rows = np.empty((height, 1 + width * pixel), np.uint8)
-    rows[:, 0] = _SUB
-    rows[:, 1 : 1 + pixel] = raw[:, :pixel]
-    np.subtract(raw[:, pixel:], raw[:, :-pixel], out=rows[:, 1 + pixel :])
+    pixel_bytes = 2 * channels
+    raw = bands.astype(">u2").view(np.uint8).reshape(height, width * pixel_bytes)
+    rows = np.empty((height, 1 + width * pixel_bytes), np.uint8)
+    rows[:, 0] = _SUB_FILTER
+    rows[:, 1 : 1 + pixel_bytes] = raw[:, :pixel_bytes]
+    np.subtract(raw[:, pixel_bytes:], raw[:, :-pixel_bytes], out=rows[:, 1 + pixel_bytes :])
     return rows
 
 
-def tiff_bytes(
+def encode_tiff(
     bands: np.ndarray,
     has_alpha: bool,
     exif: bytes | None = None,
@@ -65,21 +78,34 @@ def tiff_bytes(
     xmp: bytes | None = None,
     dpi: tuple[float, float] | None = None,
 ) -> bytes:
-    """A TIFF of unsigned, signed or float numbers (H, W, C), compressed (Deflate), with all of its metadata.
+    """Return a TIFF file, compressed with Deflate, with all of its metadata.
+
+    Args:
+        bands: unsigned, signed or floating-point numbers (H, W, C).
+        has_alpha: whether the last band is alpha; the colour is not multiplied by it.
+        exif: EXIF block.
+        icc_profile: colour profile.
+        xmp: XMP packet.
+        dpi: pixels per inch, horizontal and vertical.
+
+    Returns:
+        The bytes of the file.
 
     Raises:
         ValueError: the file would be larger than the format can address.
     """
     height, width, channels = bands.shape
-    if bands.nbytes > _TIFF_LIMIT:
+    if bands.nbytes > _MAX_TIFF_BYTES:
         raise ValueError("it would be larger than 4 GB")
     tags = Image.Exif()
     tags.load(exif or b"")
     if bands.itemsize > 2:
-        tags.endian = "<"  # Pillow, and who reads by it, turns packed numbers of 32 bits round if they are big-endian
-    rows = max(1, _STRIP // max(1, bands[:1].nbytes))
-    order: Literal["<", ">"] = "<" if tags.endian == "<" else ">"  # of the directory, as Pillow will write it
-    strips = [zlib.compress(_tiff_rows(bands[i : i + rows], order), _LEVEL) for i in range(0, height, rows)]
+        # Pillow, and every program that reads files through Pillow, reverses the bytes of compressed 32-bit numbers
+        # if the file is big-endian.
+        tags.endian = "<"
+    rows = max(1, _STRIP_BYTES // max(1, bands[:1].nbytes))
+    order: Literal["<", ">"] = "<" if tags.endian == "<" else ">"  # the byte order in which Pillow writes the directory
+    strips = [zlib.compress(_tiff_rows(bands[i : i + rows], order), _ZLIB_LEVEL) for i in range(0, height, rows)]
     counts = [len(strip) for strip in strips]
     layout: dict[int, Any] = {
         TiffImagePlugin.IMAGEWIDTH: width,
@@ -93,10 +119,11 @@ def tiff_bytes(
         TiffImagePlugin.PREDICTOR: 1 if bands.dtype.kind == "f" else 2,
         TiffImagePlugin.ROWSPERSTRIP: rows,
         TiffImagePlugin.STRIPBYTECOUNTS: tuple(counts),
-        TiffImagePlugin.STRIPOFFSETS: tuple(np.cumsum([0, *counts[:-1]]).tolist()),  # Pillow adds the directory's end
+        # Pillow adds the position at which the directory ends.
+        TiffImagePlugin.STRIPOFFSETS: tuple(np.cumsum([0, *counts[:-1]]).tolist()),
     }
     if has_alpha:
-        layout[TiffImagePlugin.EXTRASAMPLES] = 2  # not multiplied into the colour
+        layout[TiffImagePlugin.EXTRASAMPLES] = 2  # unassociated alpha: the colour is not multiplied by it
     if dpi:
         layout |= {TiffImagePlugin.X_RESOLUTION: dpi[0], TiffImagePlugin.Y_RESOLUTION: dpi[1]}
         layout[TiffImagePlugin.RESOLUTION_UNIT] = 2  # inches
@@ -110,9 +137,12 @@ def tiff_bytes(
 
 
 def _tiff_rows(bands: np.ndarray, order: Literal["<", ">"]) -> bytes:
-    """Integers as differences to the left (TIFF 6.0, section 14), in a byte order."""
+    """Return the pixels as bytes in the given byte order.
+
+    Integers are stored as differences to the left neighbour (TIFF 6.0, section 14), floats as they are.
+    """
     rows = np.array(bands, order="C")
     if rows.dtype.kind != "f":
-        rows = rows.view(f"u{rows.itemsize}")  # differences wrap around
+        rows = rows.view(f"u{rows.itemsize}")  # unsigned, so that the differences wrap around
         rows[:, 1:] -= rows[:, :-1].copy()
     return rows.astype(rows.dtype.newbyteorder(order), copy=False).tobytes()

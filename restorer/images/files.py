@@ -1,23 +1,26 @@
-"""Pictures in files, in one place: reading, tensors, masks. Writing is in `writing.py`."""
+"""The names for reading image files, converting tensors and loading masks in one module.
+
+Writing is in `writing.py`.
+"""
 
 from __future__ import annotations
 
-from restorer.images.masks import Mask, load_mask
-from restorer.images.metadata import fitting_profile
-from restorer.images.picture import Picture, reduced, to_pil, to_tensor, with_record, with_result
+from restorer.images.masks import FillMask, load_mask
+from restorer.images.metadata import match_profile
+from restorer.images.picture import Picture, reduce_depth, to_pil, to_tensor, with_record, with_result
 from restorer.images.push_pull import push_pull
 from restorer.images.reading import MAX_PIXELS, from_pil, load
 
 __all__ = [
     "MAX_PIXELS",
-    "Mask",
+    "FillMask",
     "Picture",
-    "fitting_profile",
     "from_pil",
     "load",
     "load_mask",
+    "match_profile",
     "push_pull",
-    "reduced",
+    "reduce_depth",
     "to_pil",
     "to_tensor",
     "with_record",

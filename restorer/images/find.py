@@ -1,4 +1,4 @@
-"""Pictures on the disk: what inputs name, and what folders hold."""
+"""The search for pictures on the disk: the files that the inputs of a command name and that folders contain."""
 
 from __future__ import annotations
 
@@ -9,42 +9,52 @@ from pathlib import Path, PurePath
 
 from restorer.errors import PictureError, UsageError
 
-__all__ = ["STDIO", "SUFFIXES", "asked", "collect"]
+__all__ = ["STDIO", "SUFFIXES", "collect", "safe_check"]
 
 STDIO = Path("-")
+"""The path that stands for standard input or standard output."""
+
 SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"])
+"""The suffixes, in lower case, of the files in a folder that are taken for pictures."""
 
 
 def collect(
     inputs: Iterable[str], *, recursive: bool, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> list[tuple[Path, Path | None]]:
-    """(picture, folder it was found in or None) for every input, in a stable order, each picture once.
+    """Return every picture that the inputs name, once and in a stable order.
 
-    Inputs are files, folders (with `recursive`), glob patterns that the shell did not expand, and "-".
+    The patterns of `include` and `exclude` apply to the pictures in folders only. They are matched against the name of
+    a picture and against its path relative to the folder.
 
     Args:
-        include, exclude: patterns; of the pictures in folders those are left out whose name, and whose path from the
-            folder on, no pattern of the first fits, where there is one, or any of the second does.
+        inputs: files, folders, glob patterns that the shell has not expanded, and "-" for standard input.
+        recursive: whether folders are allowed; all of their subfolders are searched as well.
+        include: patterns; if there are any, a picture in a folder must match at least one of them.
+        exclude: patterns; a picture in a folder that matches any of them is left out.
+
+    Returns:
+        A list of pairs: the picture, and the input folder that contains it or None.
 
     Raises:
-        UsageError: a folder without `recursive`.
-        PictureError: an input that matches nothing, or a folder without pictures.
+        UsageError: an input is a folder and `recursive` is not set.
+        PictureError: an input matches nothing, or a folder contains no pictures.
     """
     found: dict[Path, Path | None] = {}
     for name in inputs:
         path = Path(name)
-        if path == STDIO or asked(path.is_file):
+        if path == STDIO or safe_check(path.is_file):
             found.setdefault(path, None)
-        elif asked(path.is_dir):
+        elif safe_check(path.is_dir):
             if not recursive:
                 raise UsageError(f"{name} is a folder", "add -r to restore every picture in it")
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
             if not inside:
-                raise PictureError(f"there are no pictures in {name}", f"known are {', '.join(sorted(SUFFIXES))}")
+                hint = f"the supported suffixes are {', '.join(sorted(SUFFIXES))}"
+                raise PictureError(f"there are no pictures in {name}", hint)
             wanted = [p for p in inside if _is_wanted(p.relative_to(path), include, exclude)]
             if not wanted:
-                hint = "patterns are compared with names, and with paths inside the folder"
-                raise PictureError(f"--include and --exclude leave none of {len(inside)} pictures in {name}", hint)
+                hint = "patterns are matched against file names and against paths inside the folder"
+                raise PictureError(f"--include and --exclude leave none of the {len(inside)} pictures in {name}", hint)
             for p in wanted:
                 found.setdefault(p, path)
         elif matches := [p for p in map(Path, sorted(glob.glob(name, recursive=True))) if p.is_file()]:  # noqa: PTH207
@@ -55,16 +65,24 @@ def collect(
     return list(found.items())
 
 
-def _is_wanted(place: PurePath, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    def fits(patterns: Sequence[str]) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in patterns for name in (place.name, place.as_posix()))
+def _is_wanted(path: PurePath, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Return whether the patterns select a picture, given its path relative to the folder."""
 
-    return (not include or fits(include)) and not fits(exclude)
+    def matches(patterns: Sequence[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in patterns for name in (path.name, path.as_posix()))
+
+    return (not include or matches(include)) and not matches(exclude)
 
 
-def asked(question: Callable[[], bool]) -> bool:
-    """Whether a path is something; no, if the system refuses to say: a name too long, a folder that is closed."""
+def safe_check(predicate: Callable[[], bool]) -> bool:
+    """Return the result of a predicate on a path, or False if the system refuses to answer.
+
+    The system refuses, for example, if the name is too long or a folder is not accessible.
+
+    Args:
+        predicate: a bound method such as `path.is_dir`.
+    """
     try:
-        return question()
+        return predicate()
     except OSError:
         return False

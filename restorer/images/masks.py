@@ -1,4 +1,4 @@
-"""Masks: read from a file, drawn from a seed, or found in a folder by a picture's name."""
+"""Masks of the holes to fill: read from a file, drawn from a seed, or found in a folder by a picture's name."""
 
 from __future__ import annotations
 
@@ -11,22 +11,30 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from restorer.errors import UsageError
-from restorer.images.picture import reduced
-from restorer.images.reading import MAX_PIXELS, load, name_of
+from restorer.images.picture import reduce_depth
+from restorer.images.reading import MAX_PIXELS, display_name, load
 
-__all__ = ["MASKS", "Mask", "draw_mask", "find_masks", "load_mask"]
+__all__ = ["MASKS", "FillMask", "draw_mask", "find_masks", "load_mask"]
 
 SUFFIXES = frozenset([".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"])
+"""The suffixes, in lower case, of the files in a folder that are taken for masks."""
+
 WORDS = (
     "Shadows of the morning ran across the square and up the steps where nobody had been waiting since the rain "
     "stopped and the gulls came back to the roofs"
 )
+"""The words that a mask of kind "text" consists of."""
 
 Draw = Callable[[ImageDraw.ImageDraw, int, int, np.random.Generator], None]
 
 
-class Mask(NamedTuple):
-    """`fill`: bool (H, W), True where the picture is to be filled; `note`: what was done to make it fit, or ''."""
+class FillMask(NamedTuple):
+    """A mask as it was read from a file.
+
+    Attributes:
+        fill: bool (H, W), True where the picture is to be filled.
+        note: what was done to make the mask match the picture, or ''.
+    """
 
     fill: np.ndarray
     note: str
@@ -34,52 +42,61 @@ class Mask(NamedTuple):
 
 def load_mask(
     source: Path | BinaryIO, size: tuple[int, int], invert: bool = False, max_pixels: int = MAX_PIXELS
-) -> Mask:
-    """Read a mask for a picture of `size` (height, width): white (luma >= 128, over black where transparent) = fill.
+) -> FillMask:
+    """Read a mask for a picture.
 
-    A mask of another size but the same shape, to rounding, is resized (nearest neighbour), and the note says so.
+    White is filled: luma of at least 128 of 255, after compositing over black where the mask is transparent. A mask of
+    another size but the same aspect ratio, up to rounding, is resized (nearest neighbour), and the note says so.
+
+    Args:
+        source: the file of the mask.
+        size: height and width of the picture.
+        invert: whether black is filled instead.
+        max_pixels: the largest number of pixels that is decoded.
 
     Raises:
-        PictureError: as `load`.
-        UsageError: the mask has another shape than the picture.
+        PictureError: as for `load`.
+        UsageError: the aspect ratios of the mask and the picture differ.
     """
-    picture = reduced(load(source, max_pixels), 8)
+    picture = reduce_depth(load(source, max_pixels), 8)
     luma = np.asarray(Image.fromarray(picture.pixels).convert("L"), dtype=np.uint16)
     opacity = 255 if picture.alpha is None else picture.alpha
     fill = (luma * opacity >= 128 * 255) != invert
     if fill.shape == size:
-        return Mask(fill, "")
+        return FillMask(fill, "")
     old, new = f"{picture.width}x{picture.height}", f"{size[1]}x{size[0]}"
-    if not (_same_shape(fill.shape, size) or _same_shape(size, fill.shape)):
-        raise UsageError(
-            f"{name_of(source)}: the mask is {old}, the picture {new}", "give a mask of the picture's size"
-        )
+    if not (_has_same_shape(fill.shape, size) or _has_same_shape(size, fill.shape)):
+        message = f"{display_name(source)}: the mask is {old}, but the picture is {new}"
+        raise UsageError(message, "use a mask of the picture's size")
     resized = Image.fromarray(fill).resize((size[1], size[0]), Image.Resampling.NEAREST)
-    return Mask(np.array(resized, dtype=bool), f"mask resized from {old} to {new}")
+    return FillMask(np.array(resized, dtype=bool), f"mask resized from {old} to {new}")
 
 
-def _same_shape(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    """Whether a = round(factor * b) in both directions for some factor."""
+def _has_same_shape(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Return whether some factor gives a = round(factor · b) in both directions."""
     low = max((a[0] - 0.5) / b[0], (a[1] - 0.5) / b[1])
     return low <= min((a[0] + 0.5) / b[0], (a[1] + 0.5) / b[1])
 
 
-def _random(draw: ImageDraw.ImageDraw, width: int, height: int, rng: np.random.Generator) -> None:
-    """70 % of the pixels, each on its own."""
+def _draw_random(draw: ImageDraw.ImageDraw, width: int, height: int, rng: np.random.Generator) -> None:
+    """Draw each pixel, independently of the others, with a probability of 70 %."""
     rows, columns = np.nonzero(rng.random((height, width)) < 0.7)
     draw.point(np.stack([columns, rows], axis=1).ravel().tolist(), fill=1)
 
 
-def _box(draw: ImageDraw.ImageDraw, width: int, height: int, rng: np.random.Generator) -> None:
-    """Two squares of 64 pixels, or a fifth of the shorter side."""
+def _draw_box(draw: ImageDraw.ImageDraw, width: int, height: int, rng: np.random.Generator) -> None:
+    """Draw two squares with a side of 64 pixels or a fifth of the shorter side, whichever is less."""
     side = max(1, min(64, min(width, height) // 5))
     for _ in range(2):
         left, top = (int(rng.integers(extent - side + 1)) for extent in (width, height))
         draw.rectangle((left, top, left + side - 1, top + side - 1), fill=1)
 
 
-def _text(draw: ImageDraw.ImageDraw, width: int, height: int, rng: np.random.Generator) -> None:
-    """Lines of words in Pillow's own font, an eighteenth of the shorter side high, three times that apart."""
+def _draw_text(draw: ImageDraw.ImageDraw, width: int, height: int, rng: np.random.Generator) -> None:
+    """Draw lines of words in Pillow's own font.
+
+    The font size is an eighteenth of the shorter side, at least 8; the lines are three times the font size apart.
+    """
     size = max(8, min(width, height) // 18)
     font = ImageFont.load_default(size)
     for top in range(size // 2, height, 3 * size):
@@ -87,32 +104,41 @@ def _text(draw: ImageDraw.ImageDraw, width: int, height: int, rng: np.random.Gen
         draw.text((-int(rng.integers(size)), top), line, fill=1, font=font)
 
 
-def _scratch(draw: ImageDraw.ImageDraw, width: int, height: int, rng: np.random.Generator) -> None:
-    """14 crooked lines of 3 pixels' width from one border to another."""
+def _draw_scratch(draw: ImageDraw.ImageDraw, width: int, height: int, rng: np.random.Generator) -> None:
+    """Draw 14 crooked lines, 3 pixels wide, from one border to the opposite one."""
     for _ in range(14):
-        along = rng.random() < 0.5
-        ends = rng.random(2) if along else rng.random(2)[::-1]
+        is_downward = rng.random() < 0.5
+        ends = rng.random(2) if is_downward else rng.random(2)[::-1]
         bends = np.linspace(ends[0], ends[1], 6) + rng.normal(0, 0.02, 6)
         steps = np.linspace(0, 1, 6)
-        across = (bends, steps) if along else (steps, bends)
-        points = np.stack([across[0] * width, across[1] * height], axis=1)
-        draw.line([(float(x), float(y)) for x, y in points], fill=1, width=3, joint="curve")
+        x, y = (bends, steps) if is_downward else (steps, bends)
+        points = np.stack([x * width, y * height], axis=1)
+        draw.line([(float(column), float(row)) for column, row in points], fill=1, width=3, joint="curve")
 
 
-MASKS: dict[str, Draw] = {"random": _random, "box": _box, "text": _text, "scratch": _scratch}
+MASKS: dict[str, Draw] = {"random": _draw_random, "box": _draw_box, "text": _draw_text, "scratch": _draw_scratch}
+"""The kinds of mask that can be drawn."""
 
 
 def draw_mask(kind: str, height: int, width: int, seed: int) -> np.ndarray:
-    """Holes to fill: bool (H, W), True where. The same seed and size, the same holes; text also by Pillow's version.
+    """Draw holes to fill.
+
+    The same seed and size give the same holes; for "text" they also depend on the version of Pillow.
 
     Args:
-        kind: "random" (70 % of the pixels), "box" (two squares), "text" (lines of it) or "scratch" (14 thin lines).
+        kind: "random" (70 % of the pixels), "box" (two squares), "text" (lines of text) or "scratch" (14 thin lines).
+        height: height of the mask in pixels.
+        width: width of the mask in pixels.
+        seed: seed of the random numbers.
+
+    Returns:
+        bool (H, W), True in the holes.
 
     Raises:
-        UsageError: unknown kind.
+        UsageError: the kind is unknown.
     """
     if kind not in MASKS:
-        raise UsageError(f"unknown kind of mask {kind!r}", f"one of {', '.join(MASKS)}")
+        raise UsageError(f"unknown kind of mask {kind!r}", f"choose one of {', '.join(MASKS)}")
     image = Image.new("1", (width, height))
     drawing = ImageDraw.Draw(image)
     drawing.fontmode = "1"
@@ -121,15 +147,20 @@ def draw_mask(kind: str, height: int, width: int, seed: int) -> np.ndarray:
 
 
 def find_masks(folder: Path, picture: Path) -> dict[str, Path]:
-    """The masks of a picture by their kind, those named `{stem}_{kind}` or `{anything}_{stem}_{kind}`.
+    """Return the masks of a picture by their kind.
 
-    A mask whose name is the picture's, alone, is of the kind "mask". Where several are of one kind, the one wins whose
-    name begins with that of the picture's folder (`Set5_head_box.png` for `Set5/head.png`), else the first by name.
+    A mask is named `{stem}_{kind}` or `{anything}_{stem}_{kind}`, where `{stem}` is that of the picture. A mask named
+    `{stem}` alone is of the kind "mask". If several masks are of one kind, a mask whose name begins with the name of
+    the picture's folder (`Set5_head_box.png` for `Set5/head.png`) wins, otherwise the first by name.
+
+    Args:
+        folder: the folder to search, with all of its subfolders.
+        picture: the path of the picture.
     """
     pattern = re.compile(rf"(?:(?P<before>.*)_)?{re.escape(picture.stem)}(?:_(?P<kind>[A-Za-z]+\d*))?")
     found: dict[str, Path] = {}
-    named = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
-    for path in sorted(named, key=lambda p: not p.stem.startswith(f"{picture.parent.name}_")):
+    candidates = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
+    for path in sorted(candidates, key=lambda p: not p.stem.startswith(f"{picture.parent.name}_")):
         match = pattern.fullmatch(path.stem)
         if match is None or (match["before"] is not None and match["kind"] is None):
             continue

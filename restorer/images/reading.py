@@ -1,7 +1,7 @@
-"""Picture files -> pictures.
+"""Reading of picture files.
 
-Every number is taken over as it stands in the file; what must be converted is noted. Whatever a decoder raises on
-malformed bytes becomes one line, and metadata that are damaged never cost the picture.
+Every number is read as the file stores it, and a note reports each conversion. Whatever a decoder raises on malformed
+bytes becomes an error message of one line, and damaged metadata never prevent a picture from being read.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ from typing import Any, BinaryIO
 from PIL import ExifTags, Image
 
 from restorer.errors import PictureError
-from restorer.images.high_depth import TIFF_MAGIC, check_strips, tiff_bands
-from restorer.images.metadata import adapted_exif, fitting_profile, record_in, resolution, without_orientation
+from restorer.images.high_depth import TIFF_MAGIC, check_strips, read_tiff
+from restorer.images.metadata import adapt_exif, match_profile, read_record, read_resolution, remove_orientation
 from restorer.images.picture import COMMENT, RECORD, Picture
-from restorer.images.pillow_modes import Bands, bands_of, ranged, split, turned
+from restorer.images.pillow_modes import Bands, assign_levels, read_bands, split_alpha, turn_upright
 from restorer.limits import MAX_PIXELS
 
-__all__ = ["MAX_PIXELS", "from_pil", "load", "name_of", "size_of"]
+__all__ = ["MAX_PIXELS", "display_name", "from_pil", "load", "read_size"]
 
-# Neither EPS nor WMF, which are programs that others would have to run, nor formats without a decoder.
+# EPS and WMF are left out, because they are programs that an external interpreter would have to run, and so are the
+# formats without a decoder.
 _FORMATS = (
     *("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO"),
     *("PCX", "SGI", "QOI", "PSD", "DDS"),
 )
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-_STANDARD_ERROR = threading.Lock()  # held by who turns it away
-_IPTC = 0x0404  # of Photoshop's image resources
+_STDERR_LOCK = threading.Lock()  # held by the thread that redirects standard error
+_IPTC = 0x0404  # identifier of IPTC captions in Photoshop's image resources
 # Tags of TIFF 6.0 and its supplements, and their values
 _BITS = 258
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
@@ -45,244 +46,286 @@ _XMP, _ICC = 700, 34675
 
 
 def load(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Read a picture, turned upright; of an animation the first frame.
+    """Read a picture and turn it upright; of an animation, read the first frame.
 
-    A `max_pixels` above Pillow's limit lifts that for the whole process.
+    Args:
+        source: a path, or an open binary file such as standard input.
+        max_pixels: the largest number of pixels that is decoded; a value above Pillow's limit raises that limit for
+            the whole process.
 
     Raises:
-        PictureError: absent, a folder, empty, no picture, damaged, cut short, or of more than `max_pixels`.
+        PictureError: the file is absent, a folder, empty, not a picture, damaged, cut short, or has more than
+            `max_pixels`.
     """
-    data, name = _read(source)
-    with _decoding(name, max_pixels):
-        return replace(_decoded(data, name, max_pixels), original=data)
+    data, name = _read_file(source)
+    with _convert_errors(name, max_pixels):
+        return replace(_decode(data, name, max_pixels), original=data)
 
 
 def from_pil(image: Image.Image) -> Picture:
-    """Take over a Pillow image, whatever its mode. Raises PictureError if it was opened lazily and is damaged."""
-    with _decoding(str(getattr(image, "filename", "") or "the picture"), MAX_PIXELS):
-        return _from_image(image, b"", "", MAX_PIXELS)
-
-
-def size_of(source: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Width and height of the upright picture, from the file's header alone where that tells.
+    """Convert a Pillow image of any mode to a picture.
 
     Raises:
-        PictureError: as `load`, as far as the header shows it.
+        PictureError: the image was opened lazily and its file is damaged.
     """
-    data, name = _read(source)
-    with _decoding(name, max_pixels):
+    with _convert_errors(str(getattr(image, "filename", "") or "the picture"), MAX_PIXELS):
+        return _read_image(image, b"", "", MAX_PIXELS)
+
+
+def read_size(source: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return the width and height of the upright picture.
+
+    The header of the file is enough for most files; otherwise the pixels are decoded.
+
+    Args:
+        source: the path of the file.
+        max_pixels: the largest number of pixels that is allowed.
+
+    Raises:
+        PictureError: as for `load`, as far as the header shows the error.
+    """
+    data, name = _read_file(source)
+    with _convert_errors(name, max_pixels):
         try:
-            with _lazily(data) as image:
+            with _open_lazily(data) as image:
                 width, height = image.size
-                # Of a PNG without it, Pillow would read everything that follows the pixels, and so decode them.
+                # In a PNG without EXIF, Pillow would look for it after the pixels and therefore decode them.
                 may_be_turned = not data.startswith(_PNG) or b"eXIf" in data or b"Raw profile type" in data
-                turned = may_be_turned and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+                is_on_its_side = may_be_turned and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
         except Image.DecompressionBombError:
             raise
-        except Exception:  # not known to Pillow alone, or only its metadata are damaged: the pixels tell
-            picture = _decoded(data, name, max_pixels)
+        except Exception:  # Pillow alone cannot open the file, or only its metadata are damaged
+            picture = _decode(data, name, max_pixels)
             return picture.width, picture.height
         if width * height > max_pixels:
             raise Image.DecompressionBombError
-        return (height, width) if turned else (width, height)
+        return (height, width) if is_on_its_side else (width, height)
 
 
-def name_of(source: Path | BinaryIO) -> str:
-    """What to call a source in a message of one line."""
+def display_name(source: Path | BinaryIO) -> str:
+    """Return the name of a source for messages, on one line and printable."""
     name = str(source) if isinstance(source, Path) else "standard input"
     return name if name.isprintable() else ascii(name)
 
 
-def _read(source: Path | BinaryIO) -> tuple[bytes, str]:
-    """The whole file: pictures are small beside what restoring them needs, and a pipe cannot be rewound."""
-    name = name_of(source)
+def _read_file(source: Path | BinaryIO) -> tuple[bytes, str]:
+    """Return the whole file and its display name.
+
+    A file is small compared with the memory that its restoration needs, and a pipe cannot be rewound.
+    """
+    name = display_name(source)
     try:
         data = source.read_bytes() if isinstance(source, Path) else source.read()
     except FileNotFoundError as error:
         raise PictureError(f"{name}: no such file", "check the path") from error
-    except OSError as error:  # a folder, no permission, a broken disk: the system's own words say it best
-        raise PictureError(f"{name}: cannot be read: {error.strerror or error}", "name a readable file") from error
+    except OSError as error:  # a folder, a missing permission, a broken disk: the system's own message is the best
+        raise PictureError(f"{name} cannot be read: {error.strerror or error}", "choose a readable file") from error
     except ValueError as error:
-        raise PictureError(f"{name}: is no name of a file", "check the path") from error
+        raise PictureError(f"{name} is not a valid file name", "check the path") from error
     if not data:
-        raise PictureError(f"{name}: is empty (0 bytes)", "copy or download the file again")
+        raise PictureError(f"{name} is empty (0 bytes)", "copy or download the file again")
     return data, name
 
 
 @contextlib.contextmanager
-def _decoding(name: str, max_pixels: int) -> Iterator[None]:
-    """Turn whatever a decoder raises on malformed bytes into one line."""
+def _convert_errors(name: str, max_pixels: int) -> Iterator[None]:
+    """Convert whatever a decoder raises on malformed bytes to a `PictureError` of one line."""
     limit = Image.MAX_IMAGE_PIXELS
     if max_pixels > MAX_PIXELS and limit is not None:
-        Image.MAX_IMAGE_PIXELS = max(limit, max_pixels // 2 + 1)  # Pillow refuses above twice its limit
+        Image.MAX_IMAGE_PIXELS = max(limit, max_pixels // 2 + 1)  # Pillow refuses pictures above twice its limit
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata, and on sizes below its hard limit
+            warnings.simplefilter("ignore")  # Pillow warns about odd metadata, and about sizes below its hard limit
             yield
     except PictureError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise PictureError(f"{name}: is not a picture", "PNG, JPEG, WebP, TIFF and others are read") from error
+        hint = "use PNG, JPEG, WebP, TIFF or another supported format"
+        raise PictureError(f"{name} is not a picture", hint) from error
     except Image.DecompressionBombError as error:
-        what = f"is too large to be decoded safely: more than {max_pixels / 1e6:.0f} megapixels"
-        raise PictureError(f"{name}: {what}", "allow more with --max-pixels, or cut it into parts first") from error
+        what = f"is too large to be decoded safely: it has more than {max_pixels / 1e6:.0f} megapixels"
+        raise PictureError(f"{name} {what}", "raise the limit with --max-pixels, or split it into parts") from error
     except MemoryError as error:
-        raise PictureError(f"{name}: is too large for the memory", "cut it into parts first") from error
+        raise PictureError(f"{name} is too large for the available memory", "split it into parts") from error
     except Exception as error:  # decoders raise nearly anything: OSError, SyntaxError, struct.error, ValueError, ...
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise PictureError(f"{name}: is damaged or cut short: {reason}", "copy or download the file again") from error
+        raise PictureError(f"{name} is damaged or cut short: {reason}", "copy or download the file again") from error
 
 
-def _decoded(data: bytes, name: str, max_pixels: int) -> Picture:
+def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
+    """Decode a file; if that fails, decode it without its metadata."""
     try:
-        return _opened(data, name, max_pixels)
+        return _open_and_read(data, name, max_pixels)
     except (PictureError, Image.DecompressionBombError, MemoryError):
         raise
-    except Exception:  # in a PNG a damaged profile or text stops Pillow, though the pixels may be whole
-        plain = _only_pixels(data)
-        if plain == data:
+    except Exception:  # a damaged profile or text in a PNG stops Pillow, although the pixels may be intact
+        stripped = _strip_metadata(data)
+        if stripped == data:
             raise
-        picture = _opened(plain, name, max_pixels)
+        picture = _open_and_read(stripped, name, max_pixels)
         return replace(picture, notes=(*picture.notes, "the metadata are damaged and are dropped"))
 
 
-def _opened(data: bytes, name: str, max_pixels: int) -> Picture:
+def _open_and_read(data: bytes, name: str, max_pixels: int) -> Picture:
     is_tiff = data.startswith(TIFF_MAGIC)
-    with _speechless() if is_tiff else contextlib.nullcontext():
+    with _silence_stderr() if is_tiff else contextlib.nullcontext():
         try:
-            image = _lazily(data)
+            image = _open_lazily(data)
         except Image.UnidentifiedImageError:
             if not is_tiff:
                 raise
-            return _from_tiff(data, name, max_pixels)
+            return _read_with_tifffile(data, name, max_pixels)
         with image:
-            return _from_image(image, data, name, max_pixels)
+            return _read_image(image, data, name, max_pixels)
 
 
 @contextlib.contextmanager
-def _speechless() -> Iterator[None]:
-    """While libtiff works, which tells the process's standard error whatever it finds wrong; Pillow says it as well."""
-    with _STANDARD_ERROR, contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # where there is none there is nothing to keep free
-            usual = os.dup(2)
-            stack.callback(os.close, usual)
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            stack.callback(os.close, nowhere)
-            stack.callback(os.dup2, usual, 2)
-            os.dup2(nowhere, 2)
+def _silence_stderr() -> Iterator[None]:
+    """Redirect standard error to the null device while libtiff works.
+
+    libtiff writes every error that it finds to the standard error of the process, and Pillow raises it as well.
+    """
+    with _STDERR_LOCK, contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # the process may have no standard error
+            saved = os.dup(2)
+            stack.callback(os.close, saved)
+            null = os.open(os.devnull, os.O_WRONLY)
+            stack.callback(os.close, null)
+            stack.callback(os.dup2, saved, 2)
+            os.dup2(null, 2)
         yield
 
 
-def _lazily(data: bytes) -> Image.Image:
-    """Opened, not decoded."""
+def _open_lazily(data: bytes) -> Image.Image:
+    """Open an image without decoding it."""
     Image.init()
     return Image.open(io.BytesIO(data), formats=[known for known in _FORMATS if known in Image.OPEN])
 
 
-def _only_pixels(data: bytes) -> bytes:
-    """A PNG without the chunks that its pixels do not need; other files as they are."""
+def _strip_metadata(data: bytes) -> bytes:
+    """Return a PNG file without the chunks that its pixels do not need, and any other file as it is."""
     if not data.startswith(_PNG):
         return data
-    kept, at = [_PNG], len(_PNG)
-    while at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        if data[at + 4 : at + 8] in _PIXEL_CHUNKS:
-            kept.append(data[at:end])
-        at = end
-    return b"".join(kept)
+    parts, start = [_PNG], len(_PNG)
+    while start + 12 <= len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        if data[start + 4 : start + 8] in _PIXEL_CHUNKS:
+            parts.append(data[start:end])
+        start = end
+    return b"".join(parts)
 
 
 # ------------------------------------------------------------------------------------------------------ assembling
 
 
-def _from_image(image: Image.Image, data: bytes, name: str, max_pixels: int) -> Picture:
-    """`data` is the file that `image` was opened from, or empty if that is not known."""
+def _read_image(image: Image.Image, data: bytes, name: str, max_pixels: int) -> Picture:
+    """Convert an opened image to a picture.
+
+    Args:
+        image: the image.
+        data: the file that `image` was opened from, or empty if it is not known.
+        name: what error messages call the file.
+        max_pixels: the largest number of pixels that is decoded.
+    """
     if image.width * image.height > max_pixels:
         raise Image.DecompressionBombError
     mode, kind = image.mode, image.format or ""
-    tags = getattr(image, "tag_v2", {})  # of a TIFF file
-    bits, of_planes, is_signed = (tags.get(tag) for tag in (_BITS, _PLANAR, _SAMPLE_FORMAT))
-    if data and ((of_planes == _SEPARATE and 16 in (bits or ())) or (is_signed == (_SIGNED,) and bits == (8,))):
-        return _from_tiff(data, name, max_pixels)  # here Pillow would take the wrong bytes, or no sign
+    tags = getattr(image, "tag_v2", {})  # only TIFF files have them
+    bits, planar, sample_format = (tags.get(tag) for tag in (_BITS, _PLANAR, _SAMPLE_FORMAT))
+    has_deep_planes = planar == _SEPARATE and 16 in (bits or ())
+    has_signed_bytes = sample_format == (_SIGNED,) and bits == (8,)
+    if data and (has_deep_planes or has_signed_bytes):  # Pillow would take the wrong bytes, or ignore the sign
+        return _read_with_tifffile(data, name, max_pixels)
     if kind == "TIFF":
         check_strips(tags)
-    frames = _frames(image)
-    was_turned = ExifTags.Base.Orientation in tags  # will be, by Pillow, which then forgets the tag
-    bands = bands_of(image, data, white_is_zero=tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
-    info, bits = image.info, _avif_bits(data) if kind == "AVIF" else 0
-    notes = [f"{bits} bits a channel are read as 8 bits"] if bits > 8 else []
+    frames = _count_frames(image)
+    # Pillow turns a TIFF file upright when it loads it, and then drops the tag.
+    is_oriented = ExifTags.Base.Orientation in tags
+    bands = read_bands(image, data, white_is_zero=tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
+    info, avif_bits = image.info, _avif_bits(data) if kind == "AVIF" else 0
+    notes = [f"{avif_bits} bits per channel are read as 8 bits"] if avif_bits > 8 else []
     if _IPTC in (info.get("photoshop") or {}):
         notes.append("IPTC captions cannot be kept")
-    plain = Picture(
+    base = Picture(
         bands.colour,
         mode=mode,
-        depth=bits or bands.depth,
+        depth=avif_bits or bands.depth,
         format="JPEG" if kind == "MPO" else kind,
-        icc=None if bands.managed else info.get("icc_profile"),
-        xmp=without_orientation(info.get("xmp") or info.get("XML:com.adobe.xmp")),
-        text=_texts(image),
-        lossy=kind in ("JPEG", "MPO", "AVIF") or (kind == "WEBP" and _webp_is_lossy(data)),
+        icc=None if bands.is_managed else info.get("icc_profile"),
+        xmp=remove_orientation(info.get("xmp") or info.get("XML:com.adobe.xmp")),
+        text=_read_texts(image),
+        lossy=kind in ("JPEG", "MPO", "AVIF") or (kind == "WEBP" and _is_lossy_webp(data)),
         notes=tuple(notes),
     )
-    return _assembled(plain, bands, image.getexif, frames, info.get("dpi"), was_turned)
+    return _assemble(base, bands, image.getexif, frames, info.get("dpi"), is_oriented)
 
 
-def _from_tiff(data: bytes, name: str, max_pixels: int) -> Picture:
-    """A TIFF file that only `tifffile` reads. Its directory and that of EXIF are the same thing."""
-    tiff = tiff_bands(data, name, max_pixels)
-    bands = split(tiff.bands)
+def _read_with_tifffile(data: bytes, name: str, max_pixels: int) -> Picture:
+    """Read a TIFF file that only `tifffile` can read."""
+    tiff = read_tiff(data, name, max_pixels)
+    bands = split_alpha(tiff.bands)
     if bands.colour.dtype.kind != "u" or bands.colour.itemsize > 2:
-        bands = replace(ranged(bands.colour, "values"), alpha=bands.alpha)
+        bands = replace(assign_levels(bands.colour, "values"), alpha=bands.alpha)
     bands = replace(bands, notes=(*tiff.notes, *bands.notes))
-    directory = Image.Exif()
-    with contextlib.suppress(Exception):  # a directory that tifffile understands and Pillow does not
+    directory = Image.Exif()  # the directory of a TIFF file has the same format as EXIF
+    with contextlib.suppress(Exception):  # tifffile may understand a directory that Pillow does not
         directory.load_from_fp(io.BytesIO(data))
     icc, xmp = (directory.get(tag) for tag in (_ICC, _XMP))
-    plain = Picture(bands.colour, mode="", format="TIFF", icc=icc, xmp=without_orientation(xmp))
-    return _assembled(plain, bands, lambda: directory, tiff.frames)
+    base = Picture(bands.colour, mode="", format="TIFF", icc=icc, xmp=remove_orientation(xmp))
+    return _assemble(base, bands, lambda: directory, tiff.frames)
 
 
-def _assembled(
-    plain: Picture,
+def _assemble(
+    base: Picture,
     bands: Bands,
     read_exif: Callable[[], Image.Exif],
     frames: int,
     dpi: Any = None,
-    was_turned: bool = False,
+    is_oriented: bool = False,
 ) -> Picture:
-    """`plain` with the bands, turned upright, and the metadata, as far as they hold of that."""
+    """Return `base` with the bands, turned upright, and with the metadata that are still valid for them.
+
+    Args:
+        base: the picture with its format, profile, XMP and texts.
+        bands: the numbers as stored.
+        read_exif: returns the EXIF of the file; it may raise anything.
+        frames: number of pictures in the file.
+        dpi: resolution as the decoder reports it, or None.
+        is_oriented: whether the decoder has already applied the orientation tag and removed it.
+    """
     orientation, exif, exif_note = 1, None, ""
     try:
         tags = read_exif()
         orientation, block = int(tags.get(ExifTags.Base.Orientation, 1)), tags.tobytes()
-        colour = turned(bands.colour, orientation)
-        exif = adapted_exif(block, (colour.shape[1], colour.shape[0]), was_turned)
-    except Exception:  # metadata of any camera and any age; none of it is worth losing the picture for
-        colour, exif_note = turned(bands.colour, orientation), "the EXIF data are damaged and are dropped"
-    icc, icc_note = fitting_profile(plain.icc, 1 if colour.ndim == 2 else 3)
-    several = f"several pictures in one file: only the first of {frames} is used" if frames > 1 else ""
+        colour = turn_upright(bands.colour, orientation)
+        exif = adapt_exif(block, (colour.shape[1], colour.shape[0]), is_oriented)
+    except Exception:  # metadata come from any camera of any age, and no error in them is a reason to lose the picture
+        colour, exif_note = turn_upright(bands.colour, orientation), "the EXIF data are damaged and are dropped"
+    icc, icc_note = match_profile(base.icc, 1 if colour.ndim == 2 else 3)
+    frames_note = f"only the first of {frames} pictures in the file is used" if frames > 1 else ""
     return replace(
-        plain,
+        base,
         pixels=colour,
-        alpha=None if bands.alpha is None else turned(bands.alpha, orientation),
+        alpha=None if bands.alpha is None else turn_upright(bands.alpha, orientation),
         levels=bands.levels,
         icc=icc,
         exif=exif,
-        dpi=resolution(dpi, exif),
-        text={**plain.text, **({RECORD: record} if (record := record_in(exif)) else {})},
-        notes=tuple(n for n in (several, *bands.notes, *plain.notes, exif_note, icc_note) if n),
+        dpi=read_resolution(dpi, exif),
+        text={**base.text, **({RECORD: record} if (record := read_record(exif)) else {})},
+        notes=tuple(n for n in (frames_note, *bands.notes, *base.notes, exif_note, icc_note) if n),
     )
 
 
-def _frames(image: Image.Image) -> int:
+def _count_frames(image: Image.Image) -> int:
+    """Return the number of pictures in the file; 1 if the frames after the first are damaged."""
     try:
         return int(getattr(image, "n_frames", 1))
-    except Exception:  # the frames that follow are damaged; the first may be whole
+    except Exception:
         return 1
 
 
-def _texts(image: Image.Image) -> dict[str, str]:
-    """What a PNG says in words, but what is kept apart, or the comment of a JPEG or GIF."""
+def _read_texts(image: Image.Image) -> dict[str, str]:
+    """Return the texts of a PNG, except XMP and raw profiles, and the comment of a JPEG or GIF."""
     texts = getattr(image, "text", {}) if image.format == "PNG" else {}
     found = {key: str(text) for key, text in texts.items() if not key.startswith(("XML:com.adobe", "Raw profile"))}
     comment = image.info.get("comment")
@@ -291,19 +334,23 @@ def _texts(image: Image.Image) -> dict[str, str]:
     return found
 
 
-def _webp_is_lossy(data: bytes) -> bool:
-    """Whether the first frame is a 'VP8 ' chunk and not 'VP8L' (RFC 9649, section 2)."""
-    at = 12
-    while at + 8 <= len(data):
-        kind, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+def _is_lossy_webp(data: bytes) -> bool:
+    """Return whether the first frame is a 'VP8 ' chunk and not 'VP8L' (RFC 9649, section 2)."""
+    start = 12
+    while start + 8 <= len(data):
+        kind, length = data[start : start + 4], int.from_bytes(data[start + 4 : start + 8], "little")
         if kind in (b"VP8 ", b"VP8L"):
             return kind == b"VP8 "
-        at += 8 + (16 if kind == b"ANMF" else length + length % 2)  # a frame's own chunks follow 16 bytes of header
+        # The chunks of an animation frame follow 16 bytes of its header.
+        start += 8 + (16 if kind == b"ANMF" else length + length % 2)
     return False
 
 
 def _avif_bits(data: bytes) -> int:
-    """Bits a channel by the flags high_bitdepth and twelve_bit of the codec's configuration (AV1-ISOBMFF, 2.3.3)."""
-    at = data.find(b"av1C")
-    flags = data[at + 6] if 0 <= at < len(data) - 6 else 0
+    """Return the bits per channel of an AVIF file.
+
+    The flags high_bitdepth and twelve_bit of the codec's configuration give them (AV1-ISOBMFF, 2.3.3).
+    """
+    start = data.find(b"av1C")
+    flags = data[start + 6] if 0 <= start < len(data) - 6 else 0
     return 8 + 2 * bool(flags & 0x40) + 2 * bool(flags & 0x40 and flags & 0x20)

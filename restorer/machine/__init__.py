@@ -1,1 +1,1 @@
-"""The machine that a run has: memory, threads, allocator."""
+"""The resources of the machine: memory, threads and the memory allocator."""

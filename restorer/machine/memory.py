@@ -1,7 +1,7 @@
-"""How much memory there is, and how much a restoration takes: known before it begins.
+"""The memory that the machine has, and an estimate of the memory that a restoration needs.
 
-Measured by `tests/bench/memory.py` over 4 to 100 megapixels: what a restoration takes is linear in the pixels of its
-result, plus what the network takes for one tile.
+The estimate is known before a restoration begins. `tests/bench/memory.py` measured it on 4 to 100 megapixels: the
+memory of a restoration is linear in the number of pixels of its result, plus what the network needs for one tile.
 """
 
 from __future__ import annotations
@@ -18,63 +18,78 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "FIXED",
-    "HELD",
-    "SAMPLING",
-    "TWICE",
+    "FIXED_BYTES",
+    "LOADED_BYTES",
+    "SAMPLING_BYTES",
+    "SECOND_PASS_BYTES",
     "available",
-    "check_room",
+    "check_memory",
     "control_groups",
-    "foreseen",
+    "estimate_memory",
     "human_bytes",
     "total",
 ]
 
-HELD = 42  # bytes a pixel of a picture that is read and prepared: its file, its numbers, its first state
-FIXED = 130_000_000  # bytes that any run takes: code that is loaded, a tile's numbers, freed memory that stays
-SAMPLING = 84  # more of them while it is sampled, finished and written: the states and estimates of a step
-TWICE = 60  # more of them where a second pass follows, which holds what the first began with, and extrapolates
+FIXED_BYTES = 130_000_000
+"""Bytes that any run needs: loaded code, the numbers of one tile, and freed memory that stays in the process."""
+
+LOADED_BYTES = 42
+"""Bytes per pixel of a picture that is read and prepared: its file, its numbers and its first state."""
+
+SAMPLING_BYTES = 84
+"""Further bytes per pixel while a picture is sampled, finished and written: the states and estimates of a step."""
+
+SECOND_PASS_BYTES = 60
+"""Further bytes per pixel if a second pass follows, which keeps the start of the first pass, and extrapolates."""
+
 _UNLIMITED = 1 << 60
-_GIVEN_BACK = ("inactive_file", "active_file", "slab_reclaimable")  # when somebody asks for it
+_RECLAIMABLE = ("inactive_file", "active_file", "slab_reclaimable")  # memory that the kernel frees on demand
 
 
 def available(device: torch.device | str = "cpu") -> int | None:
-    """Bytes that may still be taken on a device; None where the system does not tell.
+    """Return the number of bytes that can still be allocated on a device; None if the system does not report it.
 
-    On the CPU the least of what the system has, what a control group leaves and what `ulimit -v` leaves.
+    On the CPU, the result is the least of what the system has, what a control group allows and what `ulimit -v` allows.
     """
     if str(device).startswith("cuda"):
         import torch
 
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    known = [room for room in (_of_system(), _of_group(), _of_process()) if room is not None]
+    limits = (_system_memory(), _control_group_memory(), _address_space())
+    known = [limit for limit in limits if limit is not None]
     return max(min(known), 0) if known else None
 
 
-def foreseen(pixels: int) -> int:
-    """Bytes that a restoration takes whose result has so many pixels, beside the network's share."""
-    return FIXED + (HELD + SAMPLING) * pixels
-
-
-def check_room(needed: int, what: str, device: torch.device | str = "cpu") -> None:
-    """See that a device has as many bytes.
+def estimate_memory(pixels: int) -> int:
+    """Estimate the bytes that a restoration needs, without the memory of the network.
 
     Args:
-        what: needs them; the subject of the message.
+        pixels: number of pixels of the result.
+    """
+    return FIXED_BYTES + (LOADED_BYTES + SAMPLING_BYTES) * pixels
+
+
+def check_memory(needed: int, subject: str, device: torch.device | str = "cpu") -> None:
+    """Check that a device has enough free memory.
+
+    Args:
+        needed: number of bytes.
+        subject: what needs them; the subject of the error message.
+        device: the device.
 
     Raises:
-        DeviceError: it has not.
+        DeviceError: the device has less memory.
     """
     if (room := available(device)) is not None and needed > room:
         raise DeviceError(
-            f"{what} takes about {human_bytes(needed)} of memory, and {human_bytes(room)} are free on {device}",
-            "close other programs, or cut it into parts first",
+            f"{subject} needs about {human_bytes(needed)} of memory, but only {human_bytes(room)} are free on {device}",
+            "close other programs, or split the picture into parts",
         )
 
 
 def human_bytes(count: int) -> str:
-    """12345678 -> '12.3 MB'."""
+    """Return a number of bytes in decimal units: 12345678 gives '12.3 MB'."""
     value = float(count)
     for unit in ("bytes", "kB", "MB"):
         if value < 1000:
@@ -84,22 +99,30 @@ def human_bytes(count: int) -> str:
 
 
 def total() -> int | None:
-    """Bytes that the machine has; None where the system does not tell."""
-    with suppress(AttributeError, ValueError, OSError):  # Windows has none of this
+    """Return the bytes of physical memory; None if the system does not report them."""
+    with suppress(AttributeError, ValueError, OSError):  # Windows has no `os.sysconf`
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
 
 
-def _of_system() -> int | None:
+def _system_memory() -> int | None:
+    """Return the bytes that the system can still allocate, swap included; on other systems than Linux, the total."""
     if sys.platform == "linux":
         with suppress(OSError, KeyError, ValueError):
             fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
             return 1024 * sum(int(fields[key].split()[0]) for key in ("MemAvailable", "SwapFree"))
-    return total()  # more cannot be had
+    return total()
 
 
 def control_groups(root: Path = Path("/sys/fs/cgroup"), names: Path = Path("/proc/self/cgroup")) -> list[Path]:
-    """The folders of this process's control groups, from its own up to the root: a container has one (cgroup v2)."""
+    """Return the folders of this process's control groups (cgroup v2), from its own up to the root.
+
+    A container has a control group of its own.
+
+    Args:
+        root: where the control groups are mounted.
+        names: the file that names the control group of this process.
+    """
     try:
         name = next(line[3:] for line in names.read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):
@@ -108,20 +131,20 @@ def control_groups(root: Path = Path("/sys/fs/cgroup"), names: Path = Path("/pro
     return [group, *(parent for parent in group.parents if parent == root or root in parent.parents)]
 
 
-def _of_group(root: Path = Path("/sys/fs/cgroup"), names: Path = Path("/proc/self/cgroup")) -> int | None:
-    """What the control groups of this process leave."""
+def _control_group_memory(root: Path = Path("/sys/fs/cgroup"), names: Path = Path("/proc/self/cgroup")) -> int | None:
+    """Return the bytes that the control groups of this process still allow; None if there is no limit."""
     rooms = []
     for group in control_groups(root, names):
-        with suppress(OSError, ValueError):  # "max", or no such file at the root
+        with suppress(OSError, ValueError):  # the limit is "max", or the root has no such file
             limit = int((group / "memory.max").read_text())
-            taken = int((group / "memory.current").read_text())
+            used = int((group / "memory.current").read_text())
             statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            rooms.append(limit - taken + sum(int(statistics.get(name, 0)) for name in _GIVEN_BACK))
+            rooms.append(limit - used + sum(int(statistics.get(name, 0)) for name in _RECLAIMABLE))
     return min(rooms, default=None)
 
 
-def _of_process() -> int | None:
-    """What `ulimit -v` leaves."""
+def _address_space() -> int | None:
+    """Return the bytes that `ulimit -v` still allows; None if there is no limit."""
     try:
         import resource
     except ImportError:  # Windows

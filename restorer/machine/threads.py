@@ -1,11 +1,12 @@
-"""How many threads PyTorch gets, and how long they wait for work before they sleep.
+"""The number of threads that PyTorch uses, and how long they wait for work before they sleep.
 
-PyTorch takes a thread for every core it may run on. A container that is given two of 64 cores by a quota of time, and
-not by their numbers, would have 64 threads take turns on two. So they are as many as the control group allows.
+PyTorch uses a thread for every core that it may run on. A container may be limited to two of 64 cores by a quota of
+CPU time rather than by core numbers; there, 64 threads would take turns on two cores. The number of threads is
+therefore limited to what the control group allows.
 
-GNU's OpenMP lets a thread that has nothing to do turn in circles for some milliseconds, which keeps a core from whoever
-else has work for it: noise is drawn by threads of our own, and took 5 ms where it takes 3. A fifth of that time is
-still many times what lies between two operations of a network.
+GNU OpenMP lets an idle thread spin for some milliseconds, which keeps a core from other threads that have work. The
+program's own threads, which draw noise, took 5 ms instead of 3 ms because of that. A fifth of the default spin time is
+still many times the interval between two operations of a network.
 """
 
 from __future__ import annotations
@@ -17,34 +18,50 @@ from pathlib import Path
 
 from restorer.machine.memory import control_groups
 
-__all__ = ["keep_to_quota", "quota", "wait_briefly"]
+__all__ = ["cpu_quota", "keep_to_quota", "shorten_spin_wait"]
 
-TURNS = 60_000  # under a millisecond or a few, by the processor; GNU's OpenMP has 300,000
+SPIN_COUNT = 60_000
+"""Spins of an idle thread, which take from less than a millisecond to a few, depending on the processor.
+
+The default of GNU OpenMP is 300,000.
+"""
+
 SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+"""Environment variables with which a user sets the waiting time; if one of them is set, nothing is changed."""
 
 
-def quota(root: Path = Path("/sys/fs/cgroup"), names: Path = Path("/proc/self/cgroup")) -> int | None:
-    """Cores that the control groups of this process allow, rounded up; None where there is no limit (cgroup v2)."""
+def cpu_quota(root: Path = Path("/sys/fs/cgroup"), names: Path = Path("/proc/self/cgroup")) -> int | None:
+    """Return the number of cores that the control groups of this process allow (cgroup v2).
+
+    Args:
+        root: where the control groups are mounted.
+        names: the file that names the control group of this process.
+
+    Returns:
+        The number of cores, rounded up; None if there is no limit.
+    """
     allowed = []
     for group in control_groups(root, names):
-        with suppress(OSError, ValueError):  # "max", or no such file at the root
+        with suppress(OSError, ValueError):  # the limit is "max", or the root has no such file
             used, period = map(int, (group / "cpu.max").read_text().split())
             allowed.append(max(math.ceil(used / period), 1))
     return min(allowed, default=None)
 
 
 def keep_to_quota(cores: int | None = None) -> None:
-    """Say so to PyTorch, before it is imported. OMP_NUM_THREADS decides where it is set.
+    """Limit the threads of PyTorch to the allowed cores; call this function before PyTorch is imported.
+
+    OMP_NUM_THREADS has priority if it is set.
 
     Args:
-        cores: allowed; by `quota` if left out.
+        cores: number of allowed cores; None stands for the result of `cpu_quota`.
     """
-    cores = quota() if cores is None else cores
+    cores = cpu_quota() if cores is None else cores
     if cores is not None and cores < (os.cpu_count() or 1):
         os.environ.setdefault("OMP_NUM_THREADS", str(cores))
 
 
-def wait_briefly() -> None:
-    """Say so to GNU's OpenMP, before PyTorch is imported. What the user has set decides."""
+def shorten_spin_wait() -> None:
+    """Shorten the time for which idle threads of GNU OpenMP spin; call this function before PyTorch is imported."""
     if not any(name in os.environ for name in SETTINGS):
-        os.environ["GOMP_SPINCOUNT"] = str(TURNS)
+        os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)

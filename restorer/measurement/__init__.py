@@ -1,1 +1,1 @@
-"""Estimates of what happened to a picture, from its pixels and its file."""
+"""Estimation of the defects of a picture from its pixels and its file."""

@@ -1,21 +1,23 @@
-"""How strong is the noise, and what does clipping make of it? White Gaussian noise, from one picture.
+"""Estimation of white Gaussian noise from one picture, and correction for the clipping of noise.
 
-White noise has the same variance s^2 in every direction of the space of patches; photographs fill few directions, and
-those weakly where they are flat. So:
+White noise has the same variance s^2 in every direction of the space of patches. Photographs extend in few of these
+directions, and only weakly where they are flat. The method therefore is:
 
-1. Of a colour picture the green channel is measured. A mean of the channels, scaled to keep white noise at s, would
-   show the texture sqrt(3) times as strong; chroma would show little of it, but JPEG has smoothed chroma, and with it
-   the noise that one wants to see.
-2. Patches of 8x8 go through the orthonormal DCT. White noise is independent between coefficients, therefore *choosing*
-   the patches with the least energy in the low part (0 < u + v <= 9) does not bias the variance *measured* in the high
-   part (Ponomarenko et al., An automatic approach to lossy compression of AVIRIS images, IGARSS 2007; Colom and
-   Buades, Analysis and Extension of the Ponomarenko et al. Method, IPOL 2013).
-3. The covariance of the high part over the chosen patches has eigenvalues s^2, and larger ones for what texture is
-   left. The largest are removed until the mean of the rest equals their median (Chen, Zhu and Heng, An Efficient
-   Statistical Method for Image Noise Level Estimation, ICCV 2015), to within K/n for K dimensions and n patches: the
-   eigenvalues of a sample scatter by as much around s^2, skewed upwards, without any texture.
-4. A file clips at 0 and 255, which hides noise. Patches whose mean is near either end are left out while enough others
-   remain; what clipping is left is undone with the variance of a clipped normal variable in closed form.
+1. In a colour picture the green channel is measured. A mean of the channels, scaled such that white noise stays at s,
+   would make the texture sqrt(3) times as strong. Chroma would contain little texture, but JPEG compression smooths
+   chroma, and with it the noise that is to be measured.
+2. Patches of 8x8 pixels are transformed by the orthonormal DCT. White noise is independent between coefficients, so
+   *choosing* the patches with the least energy in the low frequencies (0 < u + v <= 9) does not bias the variance
+   *measured* in the high frequencies (Ponomarenko et al., An automatic approach to lossy compression of AVIRIS images,
+   IGARSS 2007; Colom and Buades, Analysis and Extension of the Ponomarenko et al. Method, IPOL 2013).
+3. The covariance of the high frequencies over the chosen patches has eigenvalues of s^2, and larger ones for the
+   remaining texture. The largest eigenvalues are removed until the mean of the rest equals their median (Chen, Zhu and
+   Heng, An Efficient Statistical Method for Image Noise Level Estimation, ICCV 2015), up to a tolerance of K/n for K
+   dimensions and n patches: even without any texture, the eigenvalues of a sample scatter by that much around s^2,
+   skewed upwards.
+4. A file clips at 0 and 255, which hides noise. Patches whose mean is near either end are left out as long as enough
+   others remain; the effect of the remaining clipping is undone with the closed-form variance of a clipped normal
+   variable.
 """
 
 from __future__ import annotations
@@ -29,64 +31,78 @@ from torch import Tensor
 
 __all__ = ["estimate_sigma", "expected_when_clipped", "undo_clipping"]
 
-PATCH = 8
-LOW_PART = 9  # largest u + v of the coefficients that choose the patches
-FLATTEST = 0.01  # share of the patches that is measured
-FEWEST, MOST = 200, 60_000  # patches measured at least, patches looked at: bounds the time for any size
-CENTRAL = 2  # patches to choose from, as a multiple of those measured
-MARGIN = 2.5  # in standard deviations: nearer to 0 or 255 than this, a mean is "near either end"
-NO_LEVEL = 16.0  # the same on the 0..255 scale, before the noise is known
-ONCE = 1 << 20  # values whose clipping is undone at once: in double precision, which a large picture has no room for
+PATCH = 8  # side of a patch in pixels
+MAX_LOW_FREQUENCY = 9  # largest u + v of the coefficients by which the patches are chosen
+FLAT_SHARE = 0.01  # share of the patches that is measured
+MIN_MEASURED = 200  # smallest number of patches that is measured
+MAX_PATCHES = 60_000  # largest number of patches that is examined, which bounds the time for any size
+CANDIDATE_FACTOR = 2  # number of patches to choose from, as a multiple of those measured
+MARGIN_SIGMAS = 2.5  # a mean is near 0 or 255 if it is closer than this many standard deviations
+MIN_MARGIN = 16.0  # smallest such distance on the 0..255 scale, used while the estimate of the noise is still 0
+CHUNK = 1 << 20  # values whose clipping is undone together; a large picture does not fit in double precision
 
 
 def estimate_sigma(image: Tensor) -> float:
-    """Standard deviation, on the 0..255 scale, of white Gaussian noise in `image`, a float (C, H, W) in [0, 1].
+    """Estimate the standard deviation of the white Gaussian noise in a picture.
 
-    0.0 for flat pictures and for those with a side below 8; below about 32x32 pixels the estimate is rough and rather
-    too low. Noise that is not white (from a camera's own processing, or after resizing) is underestimated. The result
-    is deterministic.
+    Below about 32x32 pixels the estimate is rough and rather too low. Noise that is not white (from a camera's own
+    processing, or after resizing) is underestimated. The result is deterministic.
+
+    Args:
+        image: float (C, H, W) in [0, 1].
+
+    Returns:
+        The standard deviation on the 0..255 scale; 0.0 for flat pictures and for pictures with a side below 8.
     """
     channels, height, width = image.shape
     if min(height, width) < PATCH:
         return 0.0
     plane = image[channels // 2].detach().float().cpu().clamp(0, 1) * 255
-    stride = math.ceil(math.sqrt((height - PATCH + 1) * (width - PATCH + 1) / MOST))
+    stride = math.ceil(math.sqrt((height - PATCH + 1) * (width - PATCH + 1) / MAX_PATCHES))
     means = F.avg_pool2d(plane[None], PATCH, stride).flatten().numpy()
     coefficients = _dct(_patches(plane, stride))
-    order = torch.arange(PATCH)[:, None] + torch.arange(PATCH)
-    low = coefficients[:, (order > 0) & (order <= LOW_PART)].square().sum(1).numpy()
-    return _settle(means, low, coefficients[:, order > LOW_PART].double().numpy())
+    frequency = torch.arange(PATCH)[:, None] + torch.arange(PATCH)
+    low = coefficients[:, (frequency > 0) & (frequency <= MAX_LOW_FREQUENCY)].square().sum(1).numpy()
+    return _iterate_estimate(means, low, coefficients[:, frequency > MAX_LOW_FREQUENCY].double().numpy())
 
 
-def _settle(means: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
-    """Steps 2 to 4, repeated because which means are too near the ends depends on the noise.
+def _iterate_estimate(means: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
+    """Repeat steps 2 to 4 until the estimate is stable.
 
-    Shapes: `means` (N,) of the patches, `low` (N,) energy, `high` (N, K) coefficients.
+    The steps are repeated because the noise decides which means are too near the ends.
+
+    Args:
+        means: (N,), the means of the patches on the 0..255 scale.
+        low: (N,), their energy in the low frequencies.
+        high: (N, K), their coefficients of the high frequencies.
+
+    Returns:
+        The standard deviation of the noise on the 0..255 scale.
     """
-    count = max(FEWEST, int(FLATTEST * low.size))
+    count = max(MIN_MEASURED, int(FLAT_SHARE * low.size))
     distance = np.minimum(means, 255 - means)
     sigma = 0.0
     for _ in range(5):
-        central = np.flatnonzero(distance >= max(NO_LEVEL, MARGIN * sigma))
-        if central.size < CENTRAL * count:
-            central = np.argsort(-distance, kind="stable")[: CENTRAL * count]
-        flattest = central[np.argsort(low[central], kind="stable")[:count]]
+        candidates = np.flatnonzero(distance >= max(MIN_MARGIN, MARGIN_SIGMAS * sigma))
+        if candidates.size < CANDIDATE_FACTOR * count:
+            candidates = np.argsort(-distance, kind="stable")[: CANDIDATE_FACTOR * count]
+        flattest = candidates[np.argsort(low[candidates], kind="stable")[:count]]
         chosen = high[flattest]
         eigenvalues = np.linalg.eigvalsh(chosen.T @ chosen / len(chosen))
         variance = _noise_eigenvalue(eigenvalues, len(eigenvalues) / len(chosen))
-        before, sigma = sigma, _unclipped(variance, means[flattest])
-        if abs(sigma - before) <= 0.01 * sigma:
+        previous, sigma = sigma, _sigma_before_clipping(variance, means[flattest])
+        if abs(sigma - previous) <= 0.01 * sigma:
             break
     return sigma
 
 
 def _patches(plane: Tensor, stride: int) -> Tensor:
-    """All (N, 8, 8) patches of an (H, W) plane on a grid, row by row as `avg_pool2d` takes them."""
+    """Return all patches (N, 8, 8) of a plane (H, W) on a grid, row by row in the order of `avg_pool2d`."""
     return plane.unfold(0, PATCH, stride).unfold(1, PATCH, stride).reshape(-1, PATCH, PATCH)
 
 
 def _dct(patches: Tensor) -> Tensor:
-    """Orthonormal DCT-II of (N, n, n) patches."""
+    """Return the orthonormal DCT-II of patches (N, n, n)."""
     n = patches.shape[-1]
     i = torch.arange(n, dtype=torch.float64)
     basis = torch.cos(math.pi * (2 * i + 1) * i[:, None] / (2 * n)) * math.sqrt(2 / n)
@@ -96,7 +112,12 @@ def _dct(patches: Tensor) -> Tensor:
 
 
 def _noise_eigenvalue(eigenvalues: np.ndarray, tolerance: float) -> float:
-    """Mean of the smallest eigenvalues, as many as have it at their median to within `tolerance` (Chen et al.)."""
+    """Return the mean of the smallest eigenvalues, as many as have a mean near their median (Chen et al.).
+
+    Args:
+        eigenvalues: (K,), in any order; negative ones count as 0.
+        tolerance: how far the mean may exceed the median, as a share of the median.
+    """
     ascending = np.sort(eigenvalues).clip(min=0)
     for count in range(len(ascending), 1, -1):
         mean = float(ascending[:count].mean())
@@ -105,27 +126,40 @@ def _noise_eigenvalue(eigenvalues: np.ndarray, tolerance: float) -> float:
     return float(ascending[0])
 
 
-def _unclipped(variance: float, means: np.ndarray) -> float:
-    """The sigma whose noise, clipped to 0..255 around the given clipped means, has this variance on average."""
+def _sigma_before_clipping(variance: float, means: np.ndarray) -> float:
+    """Return the sigma of the noise that has the given variance on average once it is clipped to 0..255.
+
+    Args:
+        variance: variance of the clipped noise.
+        means: (N,), the means of the patches after clipping, on the 0..255 scale.
+    """
     observed = math.sqrt(variance)
     sigma = observed
     for _ in range(8):
-        if sigma < 0.5:  # clipping is within the rounding then
+        if sigma < 0.5:  # the effect of clipping is smaller than that of rounding
             break
-        sigma = observed / math.sqrt(max(0.2, float(_kept_share(means, sigma).mean())))
+        sigma = observed / math.sqrt(max(0.2, float(_clipped_variance_share(means, sigma).mean())))
     return sigma
 
 
-def _kept_share(means: np.ndarray, sigma: float) -> np.ndarray:
-    """Variance of clip(N(m, sigma^2), 0, 255) over sigma^2, by the clipped mean: the doubly censored normal."""
+def _clipped_variance_share(means: np.ndarray, sigma: float) -> np.ndarray:
+    """Return the variance of clip(N(m, sigma^2), 0, 255) over sigma^2, a doubly censored normal variable.
+
+    Args:
+        means: means of the clipped variable, on the 0..255 scale.
+        sigma: standard deviation before clipping.
+
+    Returns:
+        An array of the shape of `means`.
+    """
     m = np.linspace(-3 * sigma, 255 + 3 * sigma, 512)
     a, b = -m / sigma, (255 - m) / sigma
-    below, under = _normal_cdf(a), _normal_cdf(b)
-    pa, pb = (np.exp(-t * t / 2) / math.sqrt(2 * math.pi) for t in (a, b))
-    inside = under - below
-    mean = 255 * (1 - under) + m * inside + sigma * (pa - pb)
-    square = 255**2 * (1 - under) + (m * m + sigma**2) * inside + 2 * m * sigma * (pa - pb)
-    square += sigma**2 * (a * pa - b * pb)
+    below_black, below_white = _normal_cdf(a), _normal_cdf(b)
+    pdf_a, pdf_b = (np.exp(-t * t / 2) / math.sqrt(2 * math.pi) for t in (a, b))
+    inside = below_white - below_black
+    mean = 255 * (1 - below_white) + m * inside + sigma * (pdf_a - pdf_b)
+    square = 255**2 * (1 - below_white) + (m * m + sigma**2) * inside + 2 * m * sigma * (pdf_a - pdf_b)
+    square += sigma**2 * (a * pdf_a - b * pdf_b)
     return np.interp(means, mean, (square - mean**2) / sigma**2)
 
 
@@ -134,10 +168,17 @@ def _normal_cdf(t: np.ndarray) -> np.ndarray:
 
 
 def expected_when_clipped(x: Tensor, sigma: float) -> Tensor:
-    """E[clip(x + sigma n, 0, 1)], n ~ N(0, 1): what noise and a file format together make of x in [0, 1], on average.
+    """Return E[clip(x + sigma n, 0, 1)], n ~ N(0, 1), the average value of a noisy pixel in a file.
 
-    Black is lifted and white dulled, by sigma / sqrt(2 pi) at the ends (Foi 2009, "Clipped noisy images:
+    Clipping raises black and lowers white by sigma / sqrt(2 pi) at the ends (Foi 2009, "Clipped noisy images:
     Heteroskedastic modeling and practical denoising", eq. 7).
+
+    Args:
+        x: float tensor in [0, 1] without noise.
+        sigma: standard deviation of the noise on the same scale.
+
+    Returns:
+        A tensor of the shape of `x`.
     """
     low, high = -x / sigma, (1 - x) / sigma
     inside = torch.special.ndtr(high) - torch.special.ndtr(low)
@@ -146,14 +187,23 @@ def expected_when_clipped(x: Tensor, sigma: float) -> Tensor:
 
 
 def undo_clipping(mean: Tensor, sigma: float) -> Tensor:
-    """The x in [0, 1] whose `expected_when_clipped` is `mean`; sigma on the scale of the picture.
+    """Invert `expected_when_clipped`.
 
-    A denoiser that takes clipped noise for white gives the mean of the clipped picture; this takes it back.
+    A denoiser that treats clipped noise as white noise returns the mean of the clipped picture; this function recovers
+    the picture without noise from that mean.
+
+    Args:
+        mean: float tensor, means after clipping on the [0, 1] scale.
+        sigma: standard deviation of the noise on the same scale.
+
+    Returns:
+        The values x in [0, 1] for which `expected_when_clipped` is `mean`, or the nearest end of that range; a tensor
+        of the shape, type and device of `mean`.
     """
     grid = torch.linspace(0, 1, 4096, dtype=torch.float64)
-    values, places = expected_when_clipped(grid, sigma).numpy(), grid.numpy()
+    grid_means, grid_values = expected_when_clipped(grid, sigma).numpy(), grid.numpy()
     flat = mean.detach().cpu().float().flatten()
-    found = torch.empty_like(flat)
-    for part, wanted in zip(found.split(ONCE), flat.split(ONCE), strict=True):
-        part.copy_(torch.from_numpy(np.interp(wanted.numpy(), values, places)))
-    return found.view(mean.shape).to(mean)
+    result = torch.empty_like(flat)
+    for target, source in zip(result.split(CHUNK), flat.split(CHUNK), strict=True):
+        target.copy_(torch.from_numpy(np.interp(source.numpy(), grid_means, grid_values)))
+    return result.view(mean.shape).to(mean)

@@ -1,4 +1,4 @@
-"""Pictures on disk: what goes in comes out, nothing is half written, and bad files are refused in one line."""
+"""Image files: round trips are exact, nothing is half written, and bad files are rejected in one line."""
 
 from __future__ import annotations
 
@@ -31,24 +31,27 @@ from restorer.images.files import (
 from restorer.images.writing import save, target_format, written_depth
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-GRAY = SRGB[:16] + b"GRAY" + SRGB[20:]  # only the header's colour space is ever looked at
+GRAY = SRGB[:16] + b"GRAY" + SRGB[20:]  # only the colour space in the header is ever read
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6" b="kept"/></x:xmpmeta>'
 SIZES = [(1, 1), (7, 513), (16, 24)]
 LOSSLESS = ["png", "webp", "tiff"]
 
 
 def random_pixels(*shape: int, seed: int = 0) -> np.ndarray:
+    """Return random uint8 values of the given shape."""
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def written(image: Image.Image, format: str, **options: object) -> io.BytesIO:
+def encode(image: Image.Image, format: str, **options: object) -> io.BytesIO:
+    """Return an image as a file that Pillow writes."""
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     buffer.seek(0)
     return buffer
 
 
-def some_exif(orientation: int | None = None) -> Image.Exif:
+def sample_exif(orientation: int | None = None) -> Image.Exif:
+    """Return EXIF with a camera, a date, an exposure time and a GPS reference."""
     exif = Image.Exif()
     exif[ExifTags.Base.Make] = "Maker"
     exif[ExifTags.Base.DateTime] = "2020:01:02 03:04:05"
@@ -59,13 +62,14 @@ def some_exif(orientation: int | None = None) -> Image.Exif:
     return exif
 
 
-def parsed(exif: bytes | None) -> Image.Exif:
+def parse_exif(exif: bytes | None) -> Image.Exif:
+    """Return a parsed EXIF block."""
     block = Image.Exif()
     block.load(exif or b"")
     return block
 
 
-# ------------------------------------------------------------------------------------------------------ round trips
+# ---------------------------------------------------------------------------------------------------------- round trips
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -80,7 +84,7 @@ def test_every_plain_mode_survives_every_lossless_format(tmp_path: Path, mode: s
     path = tmp_path / f"ein Bild – 写真.{suffix}"
     save(picture, path)
     again = load(path)
-    pixels = again.pixels if again.channels == picture.channels else again.pixels[..., 0]  # WebP holds gray as RGB
+    pixels = again.pixels if again.channels == picture.channels else again.pixels[..., 0]  # WebP stores gray as RGB
     np.testing.assert_array_equal(pixels, picture.pixels)
     assert again.channels == picture.channels or suffix == "webp"
     if "A" in mode:
@@ -108,10 +112,10 @@ def test_jpeg_round_trip_is_close_and_keeps_its_kind(channels: int) -> None:
 
 
 def test_other_modes_are_converted_and_say_so() -> None:
-    bits = load(written(Image.fromarray(np.array([[True, False]])), "PNG"))
+    bits = load(encode(Image.fromarray(np.array([[True, False]])), "PNG"))
     assert bits.pixels.tolist() == [[255, 0]] and bits.mode == "1" and "black and white" in bits.notes[0]
     red = Image.new("CMYK", (3, 2), (0, 255, 255, 0))
-    cmyk = load(written(red, "TIFF", icc_profile=SRGB[:16] + b"CMYK" + SRGB[20:]))  # a profile that cannot be used
+    cmyk = load(encode(red, "TIFF", icc_profile=SRGB[:16] + b"CMYK" + SRGB[20:]))  # an unusable profile
     assert cmyk.pixels[0, 0].tolist() == [255, 0, 0] and cmyk.icc is None
     assert len(cmyk.notes) == 2 and "CMYK" in cmyk.notes[0] and "CMYK" in cmyk.notes[1]
     premultiplied = from_pil(Image.new("RGBA", (2, 2), (200, 100, 50, 128)).convert("RGBa"))
@@ -122,14 +126,14 @@ def test_palette_and_key_transparency_become_alpha() -> None:
     palette = Image.new("P", (2, 1))
     palette.putpalette([10, 20, 30, 40, 50, 60])
     palette.putpixel((1, 0), 1)
-    opaque = load(written(palette, "PNG"))
+    opaque = load(encode(palette, "PNG"))
     assert opaque.pixels.tolist() == [[[10, 20, 30], [40, 50, 60]]] and opaque.alpha is None and opaque.mode == "P"
-    keyed = load(written(palette, "PNG", transparency=1))
+    keyed = load(encode(palette, "PNG", transparency=1))
     assert keyed.alpha is not None and keyed.alpha.tolist() == [[255, 0]]
     assert keyed.pixels.tolist() == opaque.pixels.tolist()
-    gray = load(written(Image.fromarray(np.array([[7, 8]], dtype=np.uint8)), "PNG", transparency=7))
+    gray = load(encode(Image.fromarray(np.array([[7, 8]], dtype=np.uint8)), "PNG", transparency=7))
     assert gray.channels == 1 and gray.alpha is not None and gray.alpha.tolist() == [[0, 255]]
-    rgb = load(written(Image.new("RGB", (1, 1), (7, 8, 9)), "PNG", transparency=(7, 8, 9)))
+    rgb = load(encode(Image.new("RGB", (1, 1), (7, 8, 9)), "PNG", transparency=(7, 8, 9)))
     assert rgb.alpha is not None and rgb.alpha.tolist() == [[0]] and rgb.pixels.tolist() == [[[7, 8, 9]]]
 
 
@@ -137,7 +141,7 @@ def test_first_frame_of_an_animation() -> None:
     frames = [Image.new("RGB", (3, 3), colour) for colour in ("red", "blue")]
     for format in ("GIF", "WEBP", "TIFF"):
         options = {"lossless": True} if format == "WEBP" else {}
-        picture = load(written(frames[0], format, save_all=True, append_images=frames[1:], **options))
+        picture = load(encode(frames[0], format, save_all=True, append_images=frames[1:], **options))
         assert picture.pixels[0, 0].tolist() == [255, 0, 0]
         assert "only the first of 2" in picture.notes[0]
 
@@ -145,27 +149,27 @@ def test_first_frame_of_an_animation() -> None:
 def test_lossy_webp_is_told_from_lossless() -> None:
     image = Image.fromarray(random_pixels(20, 20, 4))
     for lossless in (True, False):
-        for options in ({}, {"icc_profile": SRGB, "exif": some_exif()}):
-            picture = load(written(image, "WEBP", lossless=lossless, **options))
+        for options in ({}, {"icc_profile": SRGB, "exif": sample_exif()}):
+            picture = load(encode(image, "WEBP", lossless=lossless, **options))
             assert picture.lossy is not lossless
     stream = io.BytesIO()
-    save(load(written(image, "WEBP", lossless=False)), stream)
+    save(load(encode(image, "WEBP", lossless=False)), stream)
     stream.seek(0)
     assert load(stream).lossy
 
 
-# --------------------------------------------------------------------------------------------------------- metadata
+# ------------------------------------------------------------------------------------------------------------- metadata
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
 def test_metadata_survives(tmp_path: Path, suffix: str) -> None:
-    source = written(Image.new("RGB", (8, 6)), "JPEG", exif=some_exif(), icc_profile=SRGB, dpi=(300, 300), xmp=XMP)
+    source = encode(Image.new("RGB", (8, 6)), "JPEG", exif=sample_exif(), icc_profile=SRGB, dpi=(300, 300), xmp=XMP)
     picture = replace(load(source), original=None)
     path = tmp_path / f"out.{suffix}"
     assert save(picture, path) == ()
     again = load(path)
     assert again.icc == SRGB
-    exif = parsed(again.exif)
+    exif = parse_exif(again.exif)
     assert exif[ExifTags.Base.Make] == "Maker" and exif[ExifTags.Base.DateTime] == "2020:01:02 03:04:05"
     assert float(exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExposureTime]) == pytest.approx(0.01)
     assert exif.get_ifd(ExifTags.IFD.GPSInfo)[1] == "N"
@@ -179,13 +183,13 @@ def test_tiff_is_compressed_where_its_metadata_allow(tmp_path: Path) -> None:
     save(Picture(np.zeros((200, 200, 3), dtype=np.uint8), exif=exif.tobytes(), xmp=b"<x/>"), tmp_path / "a.tif")
     assert (tmp_path / "a.tif").stat().st_size < 10_000
     again = load(tmp_path / "a.tif")
-    assert again.xmp == b"<x/>" and parsed(again.exif)[ExifTags.Base.Make] == "Maker"
+    assert again.xmp == b"<x/>" and parse_exif(again.exif)[ExifTags.Base.Make] == "Maker"
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_applied_once(tmp_path: Path, format: str, orientation: int) -> None:
-    """The stored picture is the upright one under the inverse turn; flat 8x8 blocks survive JPEG."""
+    """A picture that is stored under the inverse turn is read upright; its flat 8x8 blocks survive JPEG compression."""
     upright = np.kron(np.array([[0, 80, 160], [40, 120, 250]], dtype=np.uint8), np.ones((8, 8), dtype=np.uint8))
     turn = Image.Transpose
     inverse = {
@@ -199,15 +203,15 @@ def test_orientation_is_applied_once(tmp_path: Path, format: str, orientation: i
     }
     stored = Image.fromarray(upright).convert("RGB")
     stored = stored.transpose(inverse[orientation]) if orientation > 1 else stored
-    exif = some_exif(orientation)
+    exif = sample_exif(orientation)
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExifImageWidth] = stored.width
     options = {"lossless": True} if format == "WEBP" else {"quality": 100} if format == "JPEG" else {}
-    picture = load(written(stored, format, exif=exif.tobytes(), xmp=XMP, **options))
+    picture = load(encode(stored, format, exif=exif.tobytes(), xmp=XMP, **options))
     assert np.abs(picture.pixels[..., 0].astype(int) - upright).max() <= 2
     for _ in range(2):
-        assert parsed(picture.exif)[ExifTags.Base.Orientation] == 1
+        assert parse_exif(picture.exif)[ExifTags.Base.Orientation] == 1
         assert b"Orientation" not in (picture.xmp or b"")
-        assert parsed(picture.exif).get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExifImageWidth] == 24
+        assert parse_exif(picture.exif).get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExifImageWidth] == 24
         path = tmp_path / f"o.{format.lower()}"
         save(picture, path, overwrite=True)
         picture = load(path)
@@ -215,20 +219,20 @@ def test_orientation_is_applied_once(tmp_path: Path, format: str, orientation: i
 
 
 def test_the_embedded_thumbnail_is_dropped() -> None:
-    thumbnail = written(Image.fromarray(random_pixels(16, 16)), "JPEG").getvalue()
+    thumbnail = encode(Image.fromarray(random_pixels(16, 16)), "JPEG").getvalue()
     entries = [(0x0201, 4, 1, 8 + 2 + 12 + 4 + 2 + 24 + 4), (0x0202, 4, 1, len(thumbnail))]
     first = struct.pack("<H", 1) + struct.pack("<HHI4s", 0x010F, 2, 4, b"abc\0") + struct.pack("<I", 8 + 18)
     second = struct.pack("<H", 2) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + b"\0\0\0\0"
     exif = b"Exif\0\0II*\0\x08\0\0\0" + first + second + thumbnail
-    picture = load(written(Image.new("L", (9, 9)), "JPEG", exif=exif))
-    assert picture.exif is not None and parsed(picture.exif)[ExifTags.Base.Make] == "abc"
+    picture = load(encode(Image.new("L", (9, 9)), "JPEG", exif=exif))
+    assert picture.exif is not None and parse_exif(picture.exif)[ExifTags.Base.Make] == "abc"
     assert thumbnail not in picture.exif and len(picture.exif) < 100
 
 
 def test_a_profile_of_another_colour_space_is_dropped() -> None:
-    gray = load(written(Image.new("L", (2, 2)), "PNG", icc_profile=SRGB))
+    gray = load(encode(Image.new("L", (2, 2)), "PNG", icc_profile=SRGB))
     assert gray.icc is None and "RGB colour profile" in gray.notes[0]
-    fitting = load(written(Image.new("L", (2, 2)), "PNG", icc_profile=GRAY))
+    fitting = load(encode(Image.new("L", (2, 2)), "PNG", icc_profile=GRAY))
     assert fitting.icc == GRAY and fitting.notes == ()
     coloured = with_result(fitting, torch.zeros(3, 2, 2))
     assert coloured.icc is None and "GRAY colour profile" in coloured.notes[0]
@@ -237,18 +241,18 @@ def test_a_profile_of_another_colour_space_is_dropped() -> None:
 
 
 def test_metadata_too_large_for_jpeg_is_dropped_with_a_note() -> None:
-    exif = some_exif()
+    exif = sample_exif()
     exif[ExifTags.Base.ImageDescription] = "x" * 70_000
-    picture = load(written(Image.new("RGB", (2, 2)), "PNG", exif=exif))
+    picture = load(encode(Image.new("RGB", (2, 2)), "PNG", exif=exif))
     (note,) = save(picture, stream := io.BytesIO(), "jpeg")
     assert "too large" in note and load(io.BytesIO(stream.getvalue())).exif is None
 
 
 def test_placeholder_resolution_is_none() -> None:
-    assert load(written(Image.new("L", (2, 2)), "TIFF")).dpi is None
+    assert load(encode(Image.new("L", (2, 2)), "TIFF")).dpi is None
 
 
-# ---------------------------------------------------------------------------------------------------------- tensors
+# -------------------------------------------------------------------------------------------------------------- tensors
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 3]), st.booleans(), st.integers(0, 99))
@@ -275,9 +279,9 @@ def test_hidden_colour_has_no_influence(h: int, w: int, seed: int) -> None:
         pixels = np.where(alpha[..., None] > 0, visible, hidden).astype(np.uint8)
         tensors.append(to_tensor(Picture(pixels, alpha)))
     assert torch.equal(*tensors)
-    shown = torch.from_numpy(alpha > 0)
+    is_visible = torch.from_numpy(alpha > 0)
     colour = torch.from_numpy(visible.astype(np.float32) / 255).permute(2, 0, 1)
-    assert torch.equal(tensors[0][:, shown], colour[:, shown])
+    assert torch.equal(tensors[0][:, is_visible], colour[:, is_visible])
 
 
 def test_bled_colour_is_that_of_the_nearest_side_and_within_range() -> None:
@@ -287,10 +291,10 @@ def test_bled_colour_is_that_of_the_nearest_side_and_within_range() -> None:
     alpha[:, :8] = alpha[:, -8:] = 255
     x = to_tensor(Picture(pixels, alpha)) * 255
     assert float(x[1].max()) == 0
-    assert float((x[0] + x[2]).sub(200).abs().max()) < 0.01  # a mix of the two, everywhere
+    assert float((x[0] + x[2]).sub(200).abs().max()) < 0.01  # a mixture of the two colours everywhere
     assert float(x[0, :, 8].min()) > 150 and float(x[2, :, -9].min()) > 150
     red = x[0].mean(0)
-    assert float((red[1:] - red[:-1]).max()) < 0.01  # falls from one side to the other
+    assert float((red[1:] - red[:-1]).max()) < 0.01  # red decreases from one side to the other
 
 
 def test_nothing_visible_gives_neutral_gray() -> None:
@@ -315,12 +319,12 @@ def test_result_is_rounded_clamped_and_kept_where_asked() -> None:
 
 def test_resized_result_resamples_alpha_and_corrects_exif() -> None:
     alpha = np.full((6, 5), 255, dtype=np.uint8)
-    exif = some_exif()
+    exif = sample_exif()
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExifImageHeight] = 6
     picture = Picture(random_pixels(6, 5, 3), alpha, exif=exif.tobytes())
     opaque = with_result(picture, torch.rand(3, 24, 20))
     assert opaque.alpha is not None and opaque.alpha.shape == (24, 20) and opaque.alpha.min() == 255
-    assert parsed(opaque.exif).get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExifImageHeight] == 24
+    assert parse_exif(opaque.exif).get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExifImageHeight] == 24
     edge = with_result(Picture(picture.pixels, np.tril(alpha)), torch.rand(3, 24, 20))
     expected = Image.fromarray(np.tril(alpha)).resize((20, 24), Image.Resampling.LANCZOS)
     np.testing.assert_array_equal(edge.alpha, np.asarray(expected))
@@ -336,11 +340,11 @@ def test_pil_and_back() -> None:
     assert (again.icc, again.xmp, again.dpi, again.format) == (SRGB, b"<x/>", (72.0, 72.0), "")
 
 
-# ------------------------------------------------------------------------------------------------------------ masks
+# ---------------------------------------------------------------------------------------------------------------- masks
 
 
 def test_white_is_filled_and_invert_turns_it_round() -> None:
-    mask = written(Image.fromarray(np.array([[0, 127, 128, 255]], dtype=np.uint8)), "PNG")
+    mask = encode(Image.fromarray(np.array([[0, 127, 128, 255]], dtype=np.uint8)), "PNG")
     fill, note = load_mask(mask, (1, 4))
     assert fill.dtype == bool and fill.tolist() == [[False, False, True, True]] and note == ""
     mask.seek(0)
@@ -349,34 +353,35 @@ def test_white_is_filled_and_invert_turns_it_round() -> None:
 
 def test_mask_colour_alpha_and_orientation() -> None:
     rgba = np.array([[[255, 255, 255, 255], [255, 255, 255, 100], [255, 0, 0, 255], [0, 255, 0, 255]]], dtype=np.uint8)
-    assert load_mask(written(Image.fromarray(rgba), "PNG"), (1, 4)).fill.tolist() == [[True, False, False, True]]
-    turned = written(Image.fromarray(np.array([[255, 0]], dtype=np.uint8)), "PNG", exif=some_exif(6))
+    assert load_mask(encode(Image.fromarray(rgba), "PNG"), (1, 4)).fill.tolist() == [[True, False, False, True]]
+    turned = encode(Image.fromarray(np.array([[255, 0]], dtype=np.uint8)), "PNG", exif=sample_exif(6))
     assert load_mask(turned, (2, 1)).fill.tolist() == [[True], [False]]
 
 
 def test_mask_of_another_size() -> None:
     half = np.zeros((50, 75), dtype=np.uint8)
     half[:25] = 255
-    fill, note = load_mask(written(Image.fromarray(half), "PNG"), (101, 150))
+    fill, note = load_mask(encode(Image.fromarray(half), "PNG"), (101, 150))
     assert fill.shape == (101, 150) and fill[:50].all() and not fill[52:].any()
     assert "75x50" in note and "150x101" in note
     with pytest.raises(UsageError, match=r"75x50.*160x100"):
-        load_mask(written(Image.fromarray(half), "PNG"), (100, 160))
+        load_mask(encode(Image.fromarray(half), "PNG"), (100, 160))
 
 
-# -------------------------------------------------------------------------------------------------------- bad inputs
+# ----------------------------------------------------------------------------------------------------------- bad inputs
 
 
 def bad_files() -> dict[str, bytes]:
+    """Return damaged files by their names."""
     photo = Image.fromarray(random_pixels(64, 64, 3))
-    jpeg, png = written(photo, "JPEG").getvalue(), written(photo, "PNG").getvalue()
+    jpeg, png = encode(photo, "JPEG").getvalue(), encode(photo, "PNG").getvalue()
     return {
         "empty.png": b"",
-        "text.png": b"This is no picture.\nNot at all.\n",
+        "text.png": b"This is not a picture.\nNot at all.\n",
         "half.jpg": jpeg[: len(jpeg) // 2],
         "half.png": png[: len(png) // 2],
-        "half.webp": (webp := written(photo, "WEBP").getvalue())[: len(webp) // 2],
-        "half.tif": written(photo, "TIFF").getvalue()[:5000],
+        "half.webp": (webp := encode(photo, "WEBP").getvalue())[: len(webp) // 2],
+        "half.tif": encode(photo, "TIFF").getvalue()[:5000],
         "head.png": png[:20],
         "flipped.png": png[:60] + bytes([png[60] ^ 255]) + png[61:],
     }
@@ -394,24 +399,25 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path, name: str) -> None:
 
 
 def assert_one_line(error: RestorerError) -> None:
+    """Check that the message and the hint are one line each."""
     assert "\n" not in str(error) and len(str(error)) < 300
     assert error.hint and "\n" not in error.hint
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:
-    for path, what in ((tmp_path / "none.png", "no such file"), (tmp_path, "directory")):
-        with pytest.raises(PictureError, match=what) as caught:
+    for path, message in ((tmp_path / "none.png", "no such file"), (tmp_path, "directory")):
+        with pytest.raises(PictureError, match=message) as caught:
             load(path)
         assert_one_line(caught.value)
 
 
 @pytest.mark.parametrize("block", [b"II*\0\xff\xff\xff\x7f", b"garbage", b"II*\0\x08\0\0\0\xff\xff\x12"])
 def test_damaged_exif_does_not_cost_the_picture(block: bytes) -> None:
-    picture = load(written(Image.new("RGB", (4, 4)), "JPEG", exif=b"Exif\0\0" + block))
+    picture = load(encode(Image.new("RGB", (4, 4)), "JPEG", exif=b"Exif\0\0" + block))
     assert picture.pixels.shape == (4, 4, 3) and picture.exif is None
 
 
-# ---------------------------------------------------------------------------------------------------------- writing
+# -------------------------------------------------------------------------------------------------------------- writing
 
 
 def test_transparency_to_jpeg_is_refused_naming_the_fixes() -> None:
@@ -453,7 +459,7 @@ def test_a_size_the_format_refuses() -> None:
 def test_existing_files_are_never_overwritten_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture, path = Picture(random_pixels(4, 4)), tmp_path / "a.png"
     path.write_bytes(b"precious")
-    for link in (os.link, _no_links):
+    for link in (os.link, _reject_links):
         monkeypatch.setattr(os, "link", link)
         with pytest.raises(OutputError, match="exists"):
             save(picture, path)
@@ -463,20 +469,20 @@ def test_existing_files_are_never_overwritten_unasked(tmp_path: Path, monkeypatc
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
-def _no_links(*_: object) -> None:
+def _reject_links(*_: object) -> None:
     raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
 
 def test_file_systems_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "link", _no_links)
+    monkeypatch.setattr(os, "link", _reject_links)
     picture = Picture(random_pixels(4, 4))
     save(picture, tmp_path / "a.png")
     np.testing.assert_array_equal(load(tmp_path / "a.png").pixels, picture.pixels)
 
-    def fails(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "replace", fails)
+    monkeypatch.setattr(Path, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save(picture, tmp_path / "b.png")
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
@@ -488,16 +494,16 @@ def test_a_save_that_fails_midway_leaves_nothing(tmp_path: Path, monkeypatch, er
     path = tmp_path / "a.png"
     if overwrite:
         path.write_bytes(b"precious")
-    seen: list[str] = []
+    temporary: list[str] = []
 
-    def fails(_: int) -> None:
-        seen.extend(p.name for p in tmp_path.iterdir() if p != path)
+    def fail(_: int) -> None:
+        temporary.extend(p.name for p in tmp_path.iterdir() if p != path)
         raise error
 
-    monkeypatch.setattr(writing.os, "fsync", fails)
+    monkeypatch.setattr(writing.os, "fsync", fail)
     with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OutputError) as caught:
         save(Picture(random_pixels(4, 4)), path, overwrite=overwrite)
-    assert len(seen) == 1 and seen[0].startswith(".") and seen[0].endswith(".partial")
+    assert len(temporary) == 1 and temporary[0].startswith(".") and temporary[0].endswith(".partial")
     assert [p.read_bytes() for p in tmp_path.iterdir()] == ([b"precious"] if overwrite else [])
     if isinstance(caught.value, OutputError):
         assert "disk is full" in str(caught.value)
@@ -511,10 +517,10 @@ def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(OutputError, match="is a folder"):
         save(picture, tmp_path, overwrite=True)
 
-    def denied(*_: object) -> None:  # the super-user, who runs many a test, is denied nothing
+    def deny(*_: object) -> None:  # permissions do not stop the superuser, who may run the tests
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(writing, "_write_synced", denied)
+    monkeypatch.setattr(writing, "_write_synced", deny)
     with pytest.raises(OutputError, match="not writable") as caught:
         save(picture, tmp_path / "a.png")
     assert_one_line(caught.value)
@@ -533,5 +539,5 @@ def test_overwriting_keeps_the_mode_and_follows_links(tmp_path: Path) -> None:
 def test_xmp_of_a_png_is_read_whichever_way_it_is_kept() -> None:
     info = PngInfo()
     info.add_itxt("XML:com.adobe.xmp", XMP.decode())
-    picture = load(written(Image.new("L", (2, 2)), "PNG", pnginfo=info))
+    picture = load(encode(Image.new("L", (2, 2)), "PNG", pnginfo=info))
     assert picture.xmp == XMP.replace(b' tiff:Orientation="6"', b"")

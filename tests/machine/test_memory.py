@@ -1,4 +1,4 @@
-"""Memory: how much there is, what a restoration takes, and what is done where it does not fit."""
+"""Memory: how much is free, how much a restoration needs, and what happens if that does not fit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from gaussian import GaussianPrior
 from PIL import Image
-from stubs import Around, Greedy
+from stubs import Greedy, Wrapper
 from torch import Tensor
 
 from restorer.cli.app import run
@@ -19,7 +19,7 @@ from restorer.diffusion.prior import Prediction, Prior
 from restorer.errors import DeviceError, ModelError
 from restorer.images import files, reading
 from restorer.machine import memory
-from restorer.machine.memory import FIXED, SAMPLING, TWICE, available, check_room, human_bytes
+from restorer.machine.memory import FIXED_BYTES, SAMPLING_BYTES, SECOND_PASS_BYTES, available, check_memory, human_bytes
 from restorer.models.load import load_prior
 from restorer.priors.tiled import Tiled
 from restorer.tasks import job as job_module
@@ -31,8 +31,8 @@ from restorer.tasks.upscale import prepare_upscale
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
-class Wide(Around):
-    """Takes 1,000 bytes a pixel, half of that in low precision."""
+class Wide(Wrapper):
+    """A prior that needs 1,000 bytes per pixel, and half of that in low precision."""
 
     def __init__(self, each: int = 1000) -> None:
         super().__init__(GaussianPrior())
@@ -46,7 +46,7 @@ class Wide(Around):
 
 
 class Single(Greedy):
-    """Runs out of memory on everything, but in low precision gives what `low` gives."""
+    """A prior that runs out of memory on everything; its version in low precision is `low`."""
 
     def __init__(self, low: Prior | None) -> None:
         super().__init__(0, OUT_OF_MEMORY)
@@ -56,8 +56,8 @@ class Single(Greedy):
         return self.low
 
 
-class NotFinite(Around):
-    """Gives nan; and says it could do better in full precision."""
+class NotFinite(Wrapper):
+    """A prior that returns nan and has a version in full precision, which runs out of memory."""
 
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
         return Prediction(torch.full_like(x, torch.nan))
@@ -66,19 +66,21 @@ class NotFinite(Around):
         return Single(self)
 
 
-def of(side: int, prior: Prior) -> Job:
+def make_job(side: int, prior: Prior) -> Job:
+    """Return a job that denoises a square picture."""
     return prepare_denoise(torch.rand(3, side, side), 25.0, prior=prior)
 
 
-def room(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+def limit_memory(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Make every device report the given number of free bytes."""
     monkeypatch.setattr(job_module, "available", lambda device: count)
     monkeypatch.setattr(memory, "available", lambda device: count)
 
 
-# ------------------------------------------------------------------------------------------------- how much there is
+# ---------------------------------------------------------------------------------------------------------- free memory
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="as Linux tells it")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux files")
 def test_what_is_free_is_no_more_than_there_is() -> None:
     total = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
     swap = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("SwapTotal"))
@@ -86,7 +88,8 @@ def test_what_is_free_is_no_more_than_there_is() -> None:
     assert free is not None and 0 < free <= 1024 * (int(total.split()[1]) + int(swap.split()[1]))
 
 
-def group(folder: Path, limit: str, taken: int, inactive: int) -> None:
+def write_group(folder: Path, limit: str, taken: int, inactive: int) -> None:
+    """Write the memory files of a control group."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "memory.max").write_text(f"{limit}\n")
     (folder / "memory.current").write_text(f"{taken}\n")
@@ -98,23 +101,26 @@ def test_a_control_group_limits_and_so_do_those_above_it(tmp_path: Path) -> None
     names = tmp_path / "names"
     names.write_text("1:cpu:/old\n0::/outer/inner\n")
     root = tmp_path / "root"
-    group(root / "outer" / "inner", "max", 100, 20)
-    assert memory._of_group(root, names) is None
-    group(root / "outer", "1000", 300, 50)
-    assert memory._of_group(root, names) == 1000 - 300 + 50
-    group(root / "outer" / "inner", "400", 100, 20)
-    assert memory._of_group(root, names) == 400 - 100 + 20
+    write_group(root / "outer" / "inner", "max", 100, 20)
+    assert memory._control_group_memory(root, names) is None
+    write_group(root / "outer", "1000", 300, 50)
+    assert memory._control_group_memory(root, names) == 1000 - 300 + 50
+    write_group(root / "outer" / "inner", "400", 100, 20)
+    assert memory._control_group_memory(root, names) == 400 - 100 + 20
     names.write_text("1:cpu:/old\n")
-    assert memory._of_group(root, names) is None and memory._of_group(root, tmp_path / "absent") is None
+    assert (
+        memory._control_group_memory(root, names) is None
+        and memory._control_group_memory(root, tmp_path / "absent") is None
+    )
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="as Linux tells it")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux files")
 def test_ulimit_limits() -> None:
-    """A child that may have 1 GB more of addresses than it has has that much, however much the machine has."""
+    """A child process that may map 1 GB more has that much memory, however much the machine has."""
     program = (
         "import resource; from pathlib import Path; from restorer.machine.memory import available;"
-        "has = 4096 * int(Path('/proc/self/statm').read_text().split()[0]);"
-        "resource.setrlimit(resource.RLIMIT_AS, (has + 10**9, has + 10**9)); print(available())"
+        "used = 4096 * int(Path('/proc/self/statm').read_text().split()[0]);"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 10**9, used + 10**9)); print(available())"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
@@ -127,78 +133,86 @@ def test_bytes_are_said_as_people_count_them(count: int, text: str) -> None:
 
 
 def test_what_does_not_fit_is_refused_with_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    room(monkeypatch, 2_000_000_000)
-    check_room(2_000_000_000, "this")
-    with pytest.raises(DeviceError, match=r"this takes about 2\.1 GB of memory, and 2\.0 GB are free on cpu"):
-        check_room(2_100_000_000, "this")
-    monkeypatch.setattr(memory, "available", lambda device: None)  # a system that does not tell
-    check_room(1 << 50, "this")
+    limit_memory(monkeypatch, 2_000_000_000)
+    check_memory(2_000_000_000, "this")
+    with pytest.raises(DeviceError, match=r"this needs about 2\.1 GB of memory, but only 2\.0 GB are free on cpu"):
+        check_memory(2_100_000_000, "this")
+    monkeypatch.setattr(memory, "available", lambda device: None)  # the system does not report it
+    check_memory(1 << 50, "this")
 
 
-# ---------------------------------------------------------------------------------------------------- what it takes
+# ------------------------------------------------------------------------------------------------------------ estimates
 
 
 def test_what_a_job_takes_grows_with_its_pixels_and_its_tile() -> None:
-    assert of(200, Wide()).memory() == FIXED + (SAMPLING + 1000) * 200**2
-    assert of(200, Tiled(Wide(), 100, overlap=20)).memory() == FIXED + SAMPLING * 200**2 + 1000 * 100**2
+    assert make_job(200, Wide()).memory() == FIXED_BYTES + (SAMPLING_BYTES + 1000) * 200**2
+    assert (
+        make_job(200, Tiled(Wide(), 100, overlap=20)).memory() == FIXED_BYTES + SAMPLING_BYTES * 200**2 + 1000 * 100**2
+    )
     up = prepare_upscale(torch.rand(3, 50, 50), 4, prior=Wide())
-    assert up.memory() == FIXED + (SAMPLING + 1000) * 200**2
+    assert up.memory() == FIXED_BYTES + (SAMPLING_BYTES + 1000) * 200**2
 
 
 def test_a_second_pass_takes_more() -> None:
     image, fill = torch.rand(3, 120, 120), torch.zeros(120, 120, dtype=torch.bool)
     fill[0:40, 0:40] = True
-    wide = prepare_inpaint(image, fill, prior=Wide())
+    one_pass = prepare_inpaint(image, fill, prior=Wide())
     fill[100:103] = True
-    both = prepare_inpaint(image, fill, prior=Wide())
-    positions = both.start.shape[-2] * both.start.shape[-1]
-    assert both.then is not None and both.memory() == FIXED + (SAMPLING + TWICE + 1000) * positions
-    assert wide.then is None and both.memory(low=True) == FIXED + (SAMPLING + TWICE + 500) * positions
+    two_passes = prepare_inpaint(image, fill, prior=Wide())
+    positions = two_passes.start.shape[-2] * two_passes.start.shape[-1]
+    assert (
+        two_passes.then is not None
+        and two_passes.memory() == FIXED_BYTES + (SAMPLING_BYTES + SECOND_PASS_BYTES + 1000) * positions
+    )
+    assert (
+        one_pass.then is None
+        and two_passes.memory(low=True) == FIXED_BYTES + (SAMPLING_BYTES + SECOND_PASS_BYTES + 500) * positions
+    )
 
 
 def test_the_embedded_network_s_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    """10 maps of 64 channels at half the size: 160 numbers a pixel, of 4 or 2 bytes."""
-    assert load_prior(precision="fp32").evaluation_bytes(1000) == 640_000
-    assert load_prior(precision="bf16").evaluation_bytes(1000) == 320_000
+    """The network needs 10 maps of 64 channels at half the size: 160 numbers per pixel, of 4 or 2 bytes each."""
+    assert load_prior(precision="fp32").resources.evaluation_bytes(1000) == 640_000
+    assert load_prior(precision="bf16").resources.evaluation_bytes(1000) == 320_000
 
 
-# -------------------------------------------------------------------------------------------- where it does not fit
+# ---------------------------------------------------------------------------------------------------- too little memory
 
 
 def test_tiles_are_chosen_for_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    fits = FIXED + SAMPLING * 400**2 + 1000 * 100**2
-    room(monkeypatch, fits)
-    restored = of(400, Wide()).run()
+    fits = FIXED_BYTES + SAMPLING_BYTES * 400**2 + 1000 * 100**2
+    limit_memory(monkeypatch, fits)
+    restored = make_job(400, Wide()).run()
     assert restored.prior.tile == 100
     assert restored.notes == (f"{human_bytes(fits)} of memory are free: 100-pixel tiles",)
 
 
 def test_a_picture_without_room_is_refused_before_the_network_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = of(1000, Greedy(0, AssertionError("asked")))
-    room(monkeypatch, 214_000_000 - 1)
-    with pytest.raises(DeviceError, match=r"a result of 1000x1000 pixels takes about 214\.0 MB") as caught:
+    job = make_job(1000, Greedy(0, AssertionError("asked")))
+    limit_memory(monkeypatch, 214_000_000 - 1)
+    with pytest.raises(DeviceError, match=r"a result of 1000x1000 pixels needs about 214\.0 MB") as caught:
         job.run()
     assert caught.value.hint
 
 
 def test_the_last_resort_is_low_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the smallest tile does not fit in float32 but would in bfloat16 the job is tried."""
-    room(monkeypatch, FIXED + SAMPLING * 64**2 + 500 * 32**2)
+    """A job is tried if its smallest tile does not fit in float32 but would fit in bfloat16."""
+    limit_memory(monkeypatch, FIXED_BYTES + SAMPLING_BYTES * 64**2 + 500 * 32**2)
     monkeypatch.setattr(job_module, "LEAST_TILE", 32)
-    assert of(64, Wide()).run().image.shape == (3, 64, 64)
-    room(monkeypatch, FIXED + SAMPLING * 64**2 + 500 * 32**2 - 1)
+    assert make_job(64, Wide()).run().image.shape == (3, 64, 64)
+    limit_memory(monkeypatch, FIXED_BYTES + SAMPLING_BYTES * 64**2 + 500 * 32**2 - 1)
     with pytest.raises(DeviceError):
-        of(64, Wide()).run()
+        make_job(64, Wide()).run()
 
 
 def test_out_of_memory_with_the_smallest_tile_lowers_the_precision() -> None:
-    restored = of(LEAST_TILE, Single(GaussianPrior())).run()
+    restored = make_job(LEAST_TILE, Single(GaussianPrior())).run()
     assert restored.notes == ("out of memory: repeated in bf16",)
     assert torch.equal(restored.image.isfinite(), torch.ones(3, LEAST_TILE, LEAST_TILE, dtype=torch.bool))
 
 
 def test_tiles_are_halved_before_the_precision_is_lowered() -> None:
-    notes = of(4 * LEAST_TILE, Single(GaussianPrior())).run().notes
+    notes = make_job(4 * LEAST_TILE, Single(GaussianPrior())).run().notes
     assert [note.split(": ")[1] for note in notes] == [
         f"repeated with {2 * LEAST_TILE}-pixel tiles",
         f"repeated with {LEAST_TILE}-pixel tiles",
@@ -208,34 +222,35 @@ def test_tiles_are_halved_before_the_precision_is_lowered() -> None:
 
 def test_nothing_is_left_below_low_precision() -> None:
     with pytest.raises(DeviceError, match="not enough memory"):
-        of(LEAST_TILE, Single(Single(None))).run()
+        make_job(LEAST_TILE, Single(Single(None))).run()
 
 
 def test_precision_does_not_go_up_and_down_for_ever() -> None:
-    """Too large in float32, not finite in bfloat16: that is the end."""
+    """A job that is too large in float32 and not finite in bfloat16 fails."""
     with pytest.raises(ModelError, match="not finite, even in low precision"):
-        of(LEAST_TILE, Single(NotFinite())).run()
+        make_job(LEAST_TILE, Single(NotFinite())).run()
 
 
 def test_the_embedded_prior_has_a_low_precision() -> None:
-    low = load_prior(precision="fp32").low_precision()
-    assert low is not None and low.dtype == torch.bfloat16 and low.low_precision() is None  # type: ignore[attr-defined]
-    tiled = Tiled(load_prior(precision="fp32"), 128).low_precision()
+    low = load_prior(precision="fp32").resources.low_precision()
+    assert low is not None and low.dtype == torch.bfloat16 and low.resources.low_precision() is None  # type: ignore[attr-defined]
+    tiled = Tiled(load_prior(precision="fp32"), 128).resources.low_precision()
     assert tiled is not None and tiled.tile == 128
 
 
 def test_the_command_says_so_and_ends_with_6(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of a file that is too large its header suffices: it is not decoded."""
+    """A file that is too large is rejected by its header and not decoded."""
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (2000, 1000)).save("large.png")
     monkeypatch.setattr(memory, "available", lambda device="cpu": 1_000_000_000)
-    monkeypatch.setattr(reading, "load", lambda *arguments: pytest.fail("it was decoded"))
-    monkeypatch.setattr(files, "load", lambda *arguments: pytest.fail("it was decoded"))
+    monkeypatch.setattr(reading, "load", lambda *arguments: pytest.fail("the file was decoded"))
+    monkeypatch.setattr(files, "load", lambda *arguments: pytest.fail("the file was decoded"))
     assert run(["upscale", "large.png", "--scale", "4"]) == 6
     out, err = capsys.readouterr()
     assert (
         not out
-        and "large.png: a result of 8000x4000 pixels takes about 4.2 GB of memory, and 1.0 GB are free on cpu" in err
+        and "large.png: a result of 8000x4000 pixels needs about 4.2 GB of memory, but only 1.0 GB are free on cpu"
+        in err
     )
