@@ -51,7 +51,7 @@ def measure(verb: str, megapixels: float, more: list[str], *, real: bool) -> Non
     from PIL import Image
 
     from restorer.cli.app import run
-    from restorer.machine.memory import foreseen
+    from restorer.machine.memory import estimate_memory
     from restorer.models import load as models_load
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -78,7 +78,7 @@ def measure(verb: str, megapixels: float, more: list[str], *, real: bool) -> Non
         os.chdir("/")
     print(
         f"{verb} {' '.join(more)}: {pixels / 1e6:.1f} megapixels, {taken / 1e6:.0f} MB, {taken / pixels:.0f} bytes a "
-        f"pixel, foreseen {foreseen(pixels) / 1e6:.0f} MB, exit {code}",
+        f"pixel, foreseen {estimate_memory(pixels) / 1e6:.0f} MB, exit {code}",
         flush=True,
     )
 

@@ -136,7 +136,7 @@ def _environment(as_command: bool) -> Iterator[None]:
     before = dict(os.environ)
     threads.keep_to_quota()  # theirs too: threads that take turns on a core say nothing of a library
     if as_command:
-        threads.wait_briefly()
+        threads.shorten_spin_wait()
     try:
         yield
     finally:
