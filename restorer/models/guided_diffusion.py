@@ -329,6 +329,8 @@ def convert(
     )
     by_head = not _flag_option(options, "use_new_attention_order")
     if known is None and "num_heads" not in file_options and "num_head_channels" not in file_options:
-        assumed = {k: v for k, v in options.items() if k not in file_options and v is not None and k != "predict_xstart"}
+        assumed = {
+            k: v for k, v in options.items() if k not in file_options and v is not None and k != "predict_xstart"
+        }
         log.warning("%s does not state how it was trained; assumed: %s", path, json.dumps(assumed))
     return spec, _rename_weights(state, spec.network, by_head)  # type: ignore[arg-type]
