@@ -1,8 +1,8 @@
 """The command `restore`: its entry point and its exit codes.
 
-The exit codes are 0 for success, 1 for a bug, 2 for a usage error, 3 if some pictures failed, 4 for a bad input, 5 for
-the model, 6 for the device or the memory, 7 for the output, 130 if the user interrupts the run, and 143 if the run is
-terminated.
+The exit codes are 0 for success, 1 for a bug, 2 for a usage error, 3 if some pictures failed, 4 for an input that is
+missing or unreadable, 5 for a problem with the model, 6 for the device or the memory, 7 for the output, 130 if the user
+interrupts the run, and 143 if the run is terminated.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def bits_per_dim(options: Options, folder: str, limit: int | None, timesteps: in
         options: Options of the command line.
         folder: Folder of clean pictures; its subfolders are searched too.
         limit: Measure only the first pictures, at most this many; None for all.
-        timesteps: Number of timesteps of the schedule at which the bound is evaluated, from 2.
+        timesteps: Number of timesteps of the schedule at which the bound is evaluated, at least 2.
         reporter: Receives the table and the JSON record.
 
     Returns:
@@ -37,7 +37,7 @@ def bits_per_dim(options: Options, folder: str, limit: int | None, timesteps: in
 
     Raises:
         PictureError: There are no pictures.
-        UsageError: The schedule has fewer timesteps than that, or fewer than 2 are requested.
+        UsageError: `timesteps` is below 2 or above the number of timesteps of the schedule.
         ModelError: The prior is not one of colour pictures.
     """
     pictures = collect([folder], recursive=True)[:limit]

@@ -299,7 +299,7 @@ def _title_and_caption(request: _Request, prior: UNetPrior | Tiled, details: set
         if request.eight_bit
         else "The noise is neither clipped nor rounded.",
         "upscale": "Y is the BT.601 luma without a border as wide as the scale.",
-        "inpaint": "The column holes is the PSNR inside the holes.",
+        "inpaint": 'The column "holes" is the PSNR inside the holes.',
     }[request.task]
     caption = f"PSNR in dB and SSIM (Gaussian window of 11x11) over RGB, averaged over the pictures. {remark}"
     detail = " or ".join(f"{detail:g}" for detail in sorted(details))

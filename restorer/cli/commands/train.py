@@ -34,7 +34,7 @@ PLAIN_SECONDS = 30.0  # seconds between two lines of progress in a pipe or a fil
 
 
 def _recipe_option(name: str, metavar: str, text: str) -> Any:
-    """Return an option whose default stands in the recipe."""
+    """Return an option of the command line whose default comes from the recipe."""
     return typer.Option(name, metavar=metavar, help=text, show_default="from the recipe", rich_help_panel=TRAINING)
 
 
@@ -135,9 +135,9 @@ def _choose_recipe(
     """Choose the network and the training recipe.
 
     Args:
-        recipe_file: Recipe file on the command line, which comes first.
+        recipe_file: Recipe file on the command line, if any; it takes precedence over `resumed_file`.
         init: Model to fine-tune, whose network is trained unless a recipe file describes another.
-        resumed_file: Recipe file of the run to continue, which comes second.
+        resumed_file: Recipe file of the run to continue, if any.
         overrides: Fields of the recipe on the command line; None for those that are not there.
 
     Returns:
