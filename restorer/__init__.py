@@ -18,15 +18,17 @@ if TYPE_CHECKING:
 
 __all__ = ["denoise", "generate", "inpaint", "load_prior", "upscale"]
 
-_HOMES = {"load_prior": "restorer.models.load", "generate": "restorer.tasks.generate"}
+# Modules of the public names; all other names are in restorer.api.
+_MODULES = {"load_prior": "restorer.models.load", "generate": "restorer.tasks.generate"}
 
 try:
     __version__ = version("restorer")
-except PackageNotFoundError:  # a bare checkout
+except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+checkout"
 
 
 def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
     if name in __all__:
-        return getattr(import_module(_HOMES.get(name, "restorer.api")), name)
+        return getattr(import_module(_MODULES.get(name, "restorer.api")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""`python -m restorer` is `restore`."""
+"""Entry point of `python -m restorer`, which is the same as `restore`."""
 
 from restorer.cli.app import main
 

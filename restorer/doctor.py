@@ -1,4 +1,7 @@
-"""What this installation is made of and can use: the first thing to look at when something does not work."""
+"""Facts about this installation: versions, devices, memory, cache and the embedded model.
+
+They are the first thing to look at when something does not work.
+"""
 
 from __future__ import annotations
 
@@ -24,27 +27,32 @@ VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "OMP_NU
 
 
 def examine() -> dict[str, Any]:
-    """What there is, by name; everything in it can be written as JSON. Memory and disk in GB (10^9 bytes)."""
+    """Collect the facts about this installation.
+
+    Returns:
+        Facts by name, which can all be written as JSON. Memory and disk space are in GB (10^9 bytes).
+    """
     device = resolve_device()
     return {
         "restorer": __version__,
         "installed_in": str(Path(__file__).resolve().parent),
         "python": f"{platform.python_version()} on {platform.platform()}",
         "packages": {name: _version(name) for name in PACKAGES},
-        "torchvision_works": _vision(),
+        "torchvision_works": _check_torchvision(),
         "device": str(device),
         "precision": next(name for name, dtype in PRECISIONS.items() if dtype == resolve_dtype("auto", device)),
         "processor": {"threads": torch.get_num_threads(), "cores": os.cpu_count()},
-        "cuda": [_card(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else [],
+        "cuda": [_gpu(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else [],
         "memory": _memory(),
         "cache": _cache(),
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "embedded_model": _embedded(),
+        "embedded_model": _embedded_model(),
     }
 
 
 def _version(name: str) -> str | None:
-    if name == "torch":  # with its build, which the metadata may not tell
+    """Return the version of a package, or None if it is not installed."""
+    if name == "torch":  # the metadata may lack the build, such as +cpu
         return str(torch.__version__)
     try:
         return metadata.version(name)
@@ -52,8 +60,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _vision() -> bool | str:
-    """Whether torchvision can be imported, which training wants; or why not."""
+def _check_torchvision() -> bool | str:
+    """Return True if torchvision, which training needs, can be imported, and otherwise the reason why it cannot."""
     try:
         import_torchvision()
     except Exception as error:  # an import of compiled code may fail in any way
@@ -61,29 +69,30 @@ def _vision() -> bool | str:
     return True
 
 
-def _card(index: int) -> dict[str, Any]:
+def _gpu(index: int) -> dict[str, Any]:
+    """Return the name and the memory of a CUDA device."""
     free, total = torch.cuda.mem_get_info(index)
-    return {"name": torch.cuda.get_device_name(index), "memory": _gb(total), "free": _gb(free)}
+    return {"name": torch.cuda.get_device_name(index), "memory": _gigabytes(total), "free": _gigabytes(free)}
 
 
 def _memory() -> dict[str, float]:
-    """Of the machine, and how much of it a restoration may take, as far as the system tells."""
-    known = {"total": total(), "available": available()}
-    return {name: _gb(count) for name, count in known.items() if count is not None}
+    """Return the memory of the machine and the part that a restoration may take, if the system reports them."""
+    sizes = {"total": total(), "available": available()}
+    return {name: _gigabytes(count) for name, count in sizes.items() if count is not None}
 
 
 def _cache() -> dict[str, Any]:
-    """Where models of the Hub lie, how much they take, and how much room is left."""
+    """Return the folder of models from the Hub, the space that they take, and the free space."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    place = Path(HF_HUB_CACHE)
-    taken = (
-        sum(p.stat().st_size for p in place.rglob("*") if p.is_file() and not p.is_symlink()) if place.is_dir() else 0
-    )
-    return {"folder": str(place), "taken": _gb(taken), "free": _gb(free_bytes())}
+    folder = Path(HF_HUB_CACHE)
+    files = (p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()) if folder.is_dir() else ()
+    size = sum(p.stat().st_size for p in files)
+    return {"folder": str(folder), "taken": _gigabytes(size), "free": _gigabytes(free_bytes())}
 
 
-def _embedded() -> dict[str, str] | str:
+def _embedded_model() -> dict[str, str] | str:
+    """Return the folder and the hash of the embedded model, or the error if they cannot be read."""
     try:
         folder = weights_folder()
         return {"folder": str(folder), "sha256": weights_sha256(folder)}
@@ -91,5 +100,6 @@ def _embedded() -> dict[str, str] | str:
         return str(error)
 
 
-def _gb(count: int) -> float:
+def _gigabytes(count: int) -> float:
+    """Convert bytes to GB, rounded to two decimals."""
     return round(count / 1e9, 2)

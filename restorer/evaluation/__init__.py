@@ -1,1 +1,1 @@
-"""Measuring results: metrics, comparison with the truth, speed."""
+"""Measuring results: metrics, comparison with the truth, and speed."""

@@ -1,8 +1,8 @@
-"""Pictures beside each other: how far they are apart, and one picture that shows it.
+"""Comparison of pictures: figures of their differences, and an image that shows them.
 
-side     all of them in a row, with names and figures above
-split    the left half of one, the right half of the other, the same place under both
-diff     what is different, five times as strong as it is
+side     all pictures in a row, with names and figures above
+split    the left half of one picture beside the right half of the other
+diff     the absolute differences, amplified five times
 """
 
 from __future__ import annotations
@@ -20,21 +20,33 @@ from restorer.evaluation.metrics import SSIM_WINDOW, psnr, ssim
 from restorer.images.files import load, to_tensor
 from restorer.images.find import collect
 
-__all__ = ["AMPLIFIED", "CELL", "Difference", "differences", "matched", "pairs", "picture_of", "read", "sheet_of"]
+__all__ = [
+    "AMPLIFICATION",
+    "CELL",
+    "Difference",
+    "comparison_image",
+    "comparison_sheet",
+    "difference",
+    "differences",
+    "match_sizes",
+    "pair_files",
+    "read_colour",
+]
 
-AMPLIFIED = 5  # what `diff` multiplies differences by
-CELL = 240  # pixels: largest side of a picture on a contact sheet
-LINE = 2  # pixels between the two halves of `split`
+AMPLIFICATION = 5  # factor by which `diff` multiplies the differences
+CELL = 240  # largest side of a picture on a contact sheet, in pixels
+LINE = 2  # width of the line between the two halves of `split`, in pixels
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a picture is from another.
+    """The difference between two pictures.
 
     Args:
-        psnr: in dB, inf where they are equal.
-        ssim: at most 1; None for pictures smaller than its window.
-        mean, largest: of the absolute differences, on the 0..255 scale.
+        psnr: peak signal-to-noise ratio in dB, inf if the pictures are equal.
+        ssim: structural similarity, at most 1; None for pictures smaller than its window.
+        mean: mean of the absolute differences, on the 0..255 scale.
+        largest: largest absolute difference, on the 0..255 scale.
     """
 
     psnr: float
@@ -43,39 +55,52 @@ class Difference:
     largest: float
 
     def __str__(self) -> str:
-        similar = "" if self.ssim is None else f", SSIM {self.ssim:.4f}"
-        return "equal" if self.largest == 0 else f"{self.psnr:.2f} dB{similar}"
+        ssim_text = "" if self.ssim is None else f", SSIM {self.ssim:.4f}"
+        return "equal" if self.largest == 0 else f"{self.psnr:.2f} dB{ssim_text}"
 
 
-def read(path: Path) -> Tensor:
-    """The colour of a picture file, without its transparency: float (3, H, W) in [0, 1].
+def read_colour(path: Path) -> Tensor:
+    """Read a picture file without its transparency.
+
+    Returns:
+        float (3, H, W) in [0, 1].
 
     Raises:
-        PictureError: it cannot be read.
+        PictureError: the file cannot be read.
     """
     return to_tensor(load(path)).expand(3, -1, -1)
 
 
 def difference(picture: Tensor, other: Tensor) -> Difference:
-    """Of two pictures (C, H, W) in [0, 1] of one size."""
+    """Measure the difference between two pictures of the same size, (C, H, W) in [0, 1]."""
     error = 255 * (picture - other).abs()
-    similar = ssim(picture, other) if min(picture.shape[-2:]) >= SSIM_WINDOW else None
-    return Difference(psnr(picture, other), similar, float(error.mean()), float(error.max()))
+    similarity = ssim(picture, other) if min(picture.shape[-2:]) >= SSIM_WINDOW else None
+    return Difference(psnr(picture, other), similarity, float(error.mean()), float(error.max()))
 
 
 def differences(a: Tensor, b: Tensor, reference: Tensor | None = None) -> tuple[Difference | None, Difference | None]:
-    """How far A and B are from the reference; with none, None and how far B is from A. None where sizes differ."""
+    """Measure the differences of A and B from the reference, or of B from A.
+
+    Args:
+        a: a picture (C, H, W) in [0, 1].
+        b: another picture.
+        reference: the picture that both should equal.
+
+    Returns:
+        One entry for A and one for B. Without a reference, the entry for A is None. An entry is also None if the two
+        pictures that it compares have different sizes.
+    """
     if reference is None:
         return None, difference(b, a) if a.shape == b.shape else None
     first, second = (difference(x, reference) if x.shape == reference.shape else None for x in (a, b))
     return first, second
 
 
-def matched(pictures: Sequence[Tensor]) -> list[Tensor]:
-    """All as large as the largest: one that is smaller by a whole factor is enlarged pixel by pixel.
+def match_sizes(pictures: Sequence[Tensor]) -> list[Tensor]:
+    """Enlarge pictures (C, h, w) to the size of the largest by repeating their pixels.
 
     Raises:
-        UsageError: the sizes do not fit each other.
+        UsageError: the largest picture is not a whole multiple of another in size.
     """
     height, width = (max(x.shape[axis] for x in pictures) for axis in (-2, -1))
     result = []
@@ -83,76 +108,93 @@ def matched(pictures: Sequence[Tensor]) -> list[Tensor]:
         factor = height // x.shape[-2]
         if (factor * x.shape[-2], factor * x.shape[-1]) != (height, width):
             raise UsageError(
-                f"{x.shape[-1]}x{x.shape[-2]} and {width}x{height} pixels cannot be laid on each other",
-                "the sizes must be equal, or one a whole multiple of the other",
+                f"pictures of {x.shape[-1]}x{x.shape[-2]} and {width}x{height} pixels cannot be shown together",
+                "the sizes must be equal, or one size a whole multiple of the other",
             )
         result.append(x.repeat_interleave(factor, -2).repeat_interleave(factor, -1) if factor > 1 else x)
     return result
 
 
-def picture_of(mode: str, named: Mapping[str, Tensor], found: Sequence[Difference | None]) -> Image.Image:
-    """One picture that shows how they differ.
+def comparison_image(mode: str, pictures: Mapping[str, Tensor], figures: Sequence[Difference | None]) -> Image.Image:
+    """Draw an image that shows how pictures differ.
 
     Args:
         mode: "side", "split" or "diff"; the latter two show the first two pictures.
-        named: two or three pictures (3, h, w) by the words above them; a third is the reference.
-        found: what `differences` gave, for the words.
+        pictures: two or three pictures (3, h, w) in [0, 1] by their captions; the third is the reference.
+        figures: the result of `differences`, which is added to the captions.
 
     Raises:
         UsageError: the sizes do not fit each other.
     """
-    pictures = matched(list(named.values()))
+    matched = match_sizes(list(pictures.values()))
     if mode == "side":
-        said = [*found, None][: len(named)]
-        words = [f"{name}   {d}" if d else name for name, d in zip(named, said, strict=True)]
-        return contact_sheet(words, [("", pictures)])
-    a, b = pictures[:2]
+        padded_figures = [*figures, None][: len(pictures)]
+        captions = [f"{name}   {d}" if d else name for name, d in zip(pictures, padded_figures, strict=True)]
+        return contact_sheet(captions, [("", matched)])
+    a, b = matched[:2]
     if mode == "diff":
-        return to_image(AMPLIFIED * (a - b).abs())
+        return to_image(AMPLIFICATION * (a - b).abs())
     result, middle = b.clone(), b.shape[-1] // 2
     result[..., :middle] = a[..., :middle]
     result[..., max(middle - LINE // 2, 0) : middle + LINE // 2] = 1.0
     return to_image(result)
 
 
-def pairs(a: Path, b: Path, reference: Path | None = None) -> list[tuple[Path, ...]]:
-    """Which picture of one folder goes with which of another: by their places and stems.
+def pair_files(a: Path, b: Path, reference: Path | None = None) -> list[tuple[Path, ...]]:
+    """Pair the pictures of two or three folders by their relative folder and their stem.
 
-    `photo.jpg` goes with `photo.png`, and with `photo_denoised.jpg` where there is no other that begins like it.
+    `photo.jpg` is paired with `photo.png`, or with `photo_denoised.jpg` if no other stem starts with `photo_`.
+
+    Args:
+        a: a folder of pictures, which is searched at all depths.
+        b: a second folder.
+        reference: a third folder.
+
+    Returns:
+        One tuple for each picture of `a` that has a counterpart in each other folder: the files in the order of the
+        arguments.
 
     Raises:
-        PictureError: a folder holds no pictures, or no two go together.
+        PictureError: a folder contains no pictures, or no pictures can be paired.
     """
     first, *others = ([path for path, _ in collect([str(f)], recursive=True)] for f in (a, b, reference) if f)
     folders = [f for f in (b, reference) if f]
     result = []
     for path in first:
         place = path.relative_to(a).with_suffix("")
-        mates = [_mate(place, folder, files) for folder, files in zip(folders, others, strict=True)]
-        if all(mates):
-            result.append((path, *(mate for mate in mates if mate)))
+        counterparts = [_find_counterpart(place, folder, files) for folder, files in zip(folders, others, strict=True)]
+        if all(counterparts):
+            result.append((path, *(counterpart for counterpart in counterparts if counterpart)))
     if not result:
-        raise PictureError(f"no picture of {a} goes with one of {b}", "they are paired by their names")
+        raise PictureError(
+            f"no picture in {a} has a counterpart in {b}", "files are paired by name, as a.png with a.png or a_x4.png"
+        )
     return result
 
 
-def _mate(place: Path, folder: Path, files: Sequence[Path]) -> Path | None:
-    near = [f for f in files if f.relative_to(folder).parent == place.parent]
-    same = [f for f in near if f.stem == place.name]
-    tagged = [f for f in near if f.stem.startswith(f"{place.name}_")]
-    return same[0] if same else tagged[0] if len(tagged) == 1 else None
+def _find_counterpart(place: Path, folder: Path, files: Sequence[Path]) -> Path | None:
+    """Return the file of a folder that belongs to a relative path without suffix, or None."""
+    siblings = [f for f in files if f.relative_to(folder).parent == place.parent]
+    same_stem = [f for f in siblings if f.stem == place.name]
+    tagged = [f for f in siblings if f.stem.startswith(f"{place.name}_")]
+    return same_stem[0] if same_stem else tagged[0] if len(tagged) == 1 else None
 
 
-def sheet_of(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Tensor]]]) -> Image.Image:
-    """A contact sheet: of every picture the middle, at most CELL pixels a side. Rows as `contact_sheet` takes them.
+def comparison_sheet(headings: Sequence[str], rows: Sequence[tuple[str, Sequence[Tensor]]]) -> Image.Image:
+    """Draw a contact sheet of the middle of each picture, at most CELL pixels per side.
+
+    Args:
+        headings: the text above each column.
+        rows: for each row, the text above it and its pictures, float (3, h, w) in [0, 1], one for each heading.
 
     Raises:
         UsageError: the sizes within a row do not fit each other.
     """
-    return contact_sheet(heads, [(words, [_middle(x) for x in matched(pictures)]) for words, pictures in rows])
+    return contact_sheet(headings, [(text, [_middle(x) for x in match_sizes(pictures)]) for text, pictures in rows])
 
 
 def _middle(x: Tensor) -> Tensor:
+    """Cut the middle out of a picture, at most CELL pixels per side."""
     height, width = (min(CELL, extent) for extent in x.shape[-2:])
     top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
     return x[..., top : top + height, left : left + width]

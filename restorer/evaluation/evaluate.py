@@ -1,14 +1,14 @@
-"""How well a prior restores: clean pictures are degraded in a known way, restored, and compared with the truth.
+"""Evaluation of a prior: clean pictures are degraded in a known way, restored, and compared with the truth.
 
-    denoise    Gaussian noise of a stated standard deviation, which the restorer is told; not clipped and not rounded,
-               as in the literature, unless 8 bits are asked for
-    upscale    shrunk by Pillow's bicubic filter (which antialiases, as MATLAB's does), in 8 bits; sides are cut to
-               a multiple of the scale first
-    inpaint    holes of a stated kind, drawn or given
+    denoise    Gaussian noise of a stated standard deviation, which is passed to the restorer; neither clipped nor
+               rounded, as in the literature, unless 8 bits are requested
+    upscale    shrinking by Pillow's bicubic filter (which antialiases, as MATLAB's does), in 8 bits; sides are first
+               cropped to a multiple of the scale
+    inpaint    holes of a stated kind, drawn at random or given
 
-Figures are PSNR and SSIM over all channels; for `upscale` also on the BT.601 luma without a border of `scale` pixels,
-as super-resolution is compared; for `inpaint` also the PSNR inside the holes. What is random depends on the seed and
-the picture's name, not on the order of pictures.
+The figures are PSNR and SSIM over all channels; for `upscale` also on the BT.601 luma without a border of `scale`
+pixels, as is usual for super-resolution; for `inpaint` also the PSNR inside the holes. Random choices depend on the
+seed and on the picture's name, not on the order of the pictures.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from restorer.tasks.job import Job
 from restorer.tasks.upscale import prepare_upscale
 
 __all__ = [
-    "AMPLIFIED",
+    "AMPLIFICATION",
     "CELL",
     "CROP",
     "OURS",
@@ -49,35 +49,37 @@ __all__ = [
     "Outcome",
     "Sample",
     "Scores",
+    "baseline_methods",
     "bits_per_dimension",
     "centre_crop",
     "degrade",
+    "derive_seed",
     "evaluate",
     "has_opencv",
     "mean_scores",
     "measure",
     "prepare",
-    "rivals",
-    "seed_of",
     "side_by_side",
 ]
 
-OURS = "restore"
-NLM_STRENGTH = 0.6  # of OpenCV non-local means, times sigma: the best of five (.4 to 1.2) on six pictures of CBSD68
-RADIUS = 3  # pixels around a hole that OpenCV's inpainting looks at
-CELL, AMPLIFIED = 240, 5  # contact sheet: largest side of a picture, factor of the difference
-CROP, BATCH = 64, 16  # of the variational bound: side of the crops, and how many are evaluated together
+OURS = "restore"  # name of this project's result among those of the baselines
+NLM_STRENGTH = 0.6  # h of OpenCV's non-local means over sigma: the best of five (.4 to 1.2) on six pictures of CBSD68
+INPAINT_RADIUS = 3  # radius in pixels of the neighbourhood that OpenCV's inpainting uses
+CELL, AMPLIFICATION = 240, 5  # contact sheet: largest side of a picture in pixels, and factor of the difference
+CROP, BATCH = 64, 16  # variational bound: side of the crops in pixels, and number of crops in a batch
 
-Progress = Callable[[float, int], None]
+OnProgress = Callable[[float, int], None]  # (evaluations done, evaluations in all)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One way to degrade.
+    """One way of degrading a picture.
 
     Args:
-        task: "denoise", "upscale" or "inpaint", and for each its own number or word:
-        sigma: standard deviation of the noise, 0..255 scale; scale: whole number; kind: of the mask.
+        task: "denoise", "upscale" or "inpaint".
+        sigma: for denoise, the standard deviation of the noise on the 0..255 scale.
+        scale: for upscale, the factor by which the picture is shrunk.
+        kind: for inpaint, the kind of the mask.
     """
 
     task: str
@@ -91,30 +93,33 @@ class Condition:
 
 @dataclass(frozen=True)
 class Sample:
-    """A clean picture and what is left of it.
+    """A clean picture and its degraded version.
 
     Args:
-        condition: how it was degraded.
-        truth: float32 (C, H, W) in [0, 1].
-        seen: what the restorer gets, float32 (C, h, w); noise may reach beyond [0, 1].
-        fill: bool (H, W), True in the holes; inpainting only.
+        condition: how the picture is degraded.
+        truth: the clean picture, float32 (C, H, W) in [0, 1].
+        degraded: the input of the restorer, float32 (C, h, w); with noise, values may lie outside [0, 1].
+        fill: bool (H, W), True in the holes; None for other tasks than inpaint.
     """
 
     condition: Condition
     truth: Tensor
-    seen: Tensor
+    degraded: Tensor
     fill: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures of one picture, or means of several. PSNR in dB, inf where nothing differs; None where it says nothing.
+    """Figures of one picture, or means over several. A figure that does not apply is None.
 
     Args:
-        psnr, ssim: over all channels.
-        psnr_y, ssim_y: on luma without the border; upscaling only.
-        psnr_holes: over the pixels that were missing; inpainting only.
-        seconds: that restoring took. evaluations: of the network, of the whole picture.
+        psnr: PSNR in dB over all channels, inf if the pictures are equal.
+        ssim: SSIM over all channels.
+        psnr_y: PSNR in dB on the luma without the border; upscale only.
+        ssim_y: SSIM on the luma without the border; upscale only.
+        psnr_holes: PSNR in dB over the missing pixels; inpaint only.
+        seconds: time of the restoration.
+        evaluations: number of network evaluations of the whole picture.
     """
 
     psnr: float
@@ -128,13 +133,14 @@ class Scores:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A sample, what was made of it, and how good that is.
+    """The restoration of a sample and its scores.
 
     Args:
+        sample: the clean and the degraded picture.
         restored: float32 (C, H, W) in [0, 1].
-        detail: as it was used.
-        scores: by name: OURS first, then the rivals.
-        notes: one line for each thing that did not go as planned.
+        detail: the value of `--detail` that was used.
+        scores: scores by name, OURS first, then the baselines.
+        notes: one line for each deviation from the plan.
     """
 
     sample: Sample
@@ -144,77 +150,94 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
 
-def seed_of(seed: int, name: str) -> int:
-    """A seed from 0 to 2^63 - 1 for one picture, from the seed of all and the picture's name."""
+def derive_seed(seed: int, name: str) -> int:
+    """Derive the seed of one picture, 0 to 2^63 - 1, from the common seed and the picture's name."""
     digest = hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _eight_bit(x: Tensor) -> Tensor:
+def _round_to_8_bits(x: Tensor) -> Tensor:
+    """Clip values to [0, 1] and round them to multiples of 1/255."""
     return (x.clamp(0, 1) * 255).round() / 255
 
 
-def _resized(x: Tensor, width: int, height: int) -> Tensor:
-    """By Pillow's bicubic filter, in 8 bits."""
+def _resize(x: Tensor, width: int, height: int) -> Tensor:
+    """Resize a picture (C, H, W) with Pillow's bicubic filter, in 8 bits."""
     return to_tensor(from_pil(to_image(x).resize((width, height), Image.Resampling.BICUBIC)))
 
 
 def degrade(
     truth: Tensor, condition: Condition, seed: int, *, fill: Tensor | None = None, eight_bit: bool = False
 ) -> Sample:
-    """Degrade a clean picture, float (C, H, W) in [0, 1].
+    """Degrade a clean picture.
 
     Args:
-        seed: of the noise or the holes.
-        fill: holes given, bool (H, W); None draws them.
-        eight_bit: clip and round a noisy picture as a file would.
+        truth: the clean picture, float (C, H, W) in [0, 1].
+        condition: how to degrade it.
+        seed: seed of the noise or the holes.
+        fill: the holes, bool (H, W), True for missing pixels; None to draw them at random.
+        eight_bit: whether a noisy picture is clipped and rounded to 8 bits, as in a file.
 
     Raises:
-        PictureError: the picture is too small to be compared.
+        PictureError: the picture is too small for SSIM.
     """
     border = condition.scale if condition.task == "upscale" else 0
     height, width = truth.shape[-2:]
     if min(height, width) // condition.scale * condition.scale - 2 * border < SSIM_WINDOW:
         raise PictureError(
-            f"{width}x{height} pixels are too few to be compared", f"SSIM takes a window of {SSIM_WINDOW}"
+            f"a picture of {width}x{height} pixels is too small to be compared",
+            f"SSIM needs at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, for upscale without the border",
         )
     if condition.task == "denoise":
         noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(seed))
         noisy = truth + condition.sigma / 255 * noise
-        return Sample(condition, truth, _eight_bit(noisy) if eight_bit else noisy)
+        return Sample(condition, truth, _round_to_8_bits(noisy) if eight_bit else noisy)
     if condition.task == "upscale":
         height, width = height // condition.scale, width // condition.scale
         truth = truth[:, : height * condition.scale, : width * condition.scale]
-        return Sample(condition, truth, _resized(truth, width, height))
+        return Sample(condition, truth, _resize(truth, width, height))
     holes = torch.from_numpy(draw_mask(condition.kind, height, width, seed)) if fill is None else fill
     return Sample(condition, truth, torch.where(holes, 1.0, truth), holes)
 
 
 def prepare(sample: Sample, prior: Prior, **sampling: Any) -> Job:
-    """The restoration of a sample; `sampling` are steps, detail, method and seed as `restorer.tasks` takes them."""
+    """Prepare the restoration of a sample.
+
+    Args:
+        sample: the picture to restore.
+        prior: the diffusion model.
+        sampling: steps, detail, method and seed, as in `restorer.tasks`.
+    """
     condition = sample.condition
     if condition.task == "denoise":
-        return prepare_denoise(sample.seen, condition.sigma, prior=prior, **sampling)
+        return prepare_denoise(sample.degraded, condition.sigma, prior=prior, **sampling)
     if condition.task == "upscale":
-        return prepare_upscale(sample.seen, condition.scale, prior=prior, **sampling)
+        return prepare_upscale(sample.degraded, condition.scale, prior=prior, **sampling)
     assert sample.fill is not None
-    return prepare_inpaint(sample.seen, sample.fill, prior=prior, **sampling)
+    return prepare_inpaint(sample.degraded, sample.fill, prior=prior, **sampling)
 
 
 def measure(picture: Tensor, sample: Sample, seconds: float | None = None, evaluations: int | None = None) -> Scores:
-    """Compare a picture (C, H, W) with the truth of a sample."""
+    """Compare a picture with the truth of a sample.
+
+    Args:
+        picture: float (C, H, W) in [0, 1].
+        sample: the sample that the picture restores.
+        seconds: time of the restoration, for the scores.
+        evaluations: number of network evaluations, for the scores.
+    """
     truth, fill = sample.truth, sample.fill
     psnr_y = ssim_y = None
     if sample.condition.task == "upscale":
         border = sample.condition.scale
-        ours, true = (to_y(x.double().expand(3, -1, -1))[:, border:-border, border:-border] for x in (picture, truth))
-        psnr_y, ssim_y = psnr(ours, true), ssim(ours, true)
-    holes = psnr(picture[:, fill], truth[:, fill]) if fill is not None and bool(fill.any()) else None
-    return Scores(psnr(picture, truth), ssim(picture, truth), psnr_y, ssim_y, holes, seconds, evaluations)
+        y, true_y = (to_y(x.double().expand(3, -1, -1))[:, border:-border, border:-border] for x in (picture, truth))
+        psnr_y, ssim_y = psnr(y, true_y), ssim(y, true_y)
+    psnr_holes = psnr(picture[:, fill], truth[:, fill]) if fill is not None and bool(fill.any()) else None
+    return Scores(psnr(picture, truth), ssim(picture, truth), psnr_y, ssim_y, psnr_holes, seconds, evaluations)
 
 
 def mean_scores(scores: Sequence[Scores]) -> Scores:
-    """The mean of every figure over the pictures that have it."""
+    """Return the mean of each figure over the pictures that have it."""
     means: dict[str, Any] = {}
     for field in fields(Scores):
         values = [value for s in scores if (value := asdict(s)[field.name]) is not None]
@@ -228,19 +251,22 @@ def evaluate(
     *,
     baselines: bool = False,
     eight_bit: bool = False,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
     **sampling: Any,
 ) -> Outcome:
-    """Restore a sample and measure.
+    """Restore a sample and measure the result.
 
     Args:
-        baselines: also what needs no network, see `rivals`.
-        eight_bit: round what was restored as a file would.
-        on_progress: called with (evaluations done, evaluations in all), the former a fraction between tiles.
-        sampling: as `prepare` takes it.
+        sample: the picture to restore.
+        prior: the diffusion model.
+        baselines: whether the baselines are measured too, see `baseline_methods`.
+        eight_bit: whether the restored picture is rounded to 8 bits, as in a file.
+        on_progress: called with (evaluations done, evaluations in all); between tiles the former is a fraction.
+        sampling: steps, detail, method and seed, as in `restorer.tasks`.
 
     Raises:
-        ModelError, DeviceError: as `Job.run`.
+        ModelError: the output of the network is not finite, see `Job.run`.
+        DeviceError: there is not enough memory, see `Job.run`.
     """
     job = prepare(sample, prior, **sampling)
     total, done = job.evaluations, 0
@@ -255,94 +281,115 @@ def evaluate(
         if on_progress is not None:
             on_progress(done + tile / tiles, total)
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     result = job.run(on_step, on_tile)
-    seconds = time.perf_counter() - began
-    restored = _eight_bit(result.image) if eight_bit else result.image
+    seconds = time.perf_counter() - start
+    restored = _round_to_8_bits(result.image) if eight_bit else result.image
     scores = {OURS: measure(restored, sample, seconds, total)}
-    for name, rival in rivals(sample).items() if baselines else ():
-        began = time.perf_counter()
-        picture = rival()
-        scores[name] = measure(picture, sample, time.perf_counter() - began)
+    for name, restore in baseline_methods(sample).items() if baselines else ():
+        start = time.perf_counter()
+        picture = restore()
+        scores[name] = measure(picture, sample, time.perf_counter() - start)
     return Outcome(sample, restored, job.detail, scores, result.notes)
 
 
 def has_opencv() -> bool:
-    """Whether OpenCV is installed; three of the rivals are its."""
+    """Return whether OpenCV is installed, which provides three of the baselines."""
     return importlib.util.find_spec("cv2") is not None
 
 
-def rivals(sample: Sample) -> dict[str, Callable[[], Tensor]]:
-    """What restores without a network, by name; OpenCV's, which take 8 bits, only where it is installed."""
-    seen, condition = sample.seen, sample.condition
+def baseline_methods(sample: Sample) -> dict[str, Callable[[], Tensor]]:
+    """Return the methods that restore a sample without a network, by name.
+
+    The baselines of OpenCV work in 8 bits and are left out if OpenCV is not installed.
+
+    Returns:
+        Functions without arguments that return a picture, float (C, H, W) in [0, 1]; "noisy" is the input itself.
+    """
+    degraded, condition = sample.degraded, sample.condition
     if condition.task == "upscale":
         height, width = sample.truth.shape[-2:]
-        return {"bicubic": lambda: _resized(seen, width, height)}
-    found: dict[str, Callable[[], Tensor]] = {"noisy": lambda: seen} if condition.task == "denoise" else {}
+        return {"bicubic": lambda: _resize(degraded, width, height)}
+    methods: dict[str, Callable[[], Tensor]] = {"noisy": lambda: degraded} if condition.task == "denoise" else {}
     if not has_opencv():
-        return found
+        return methods
     import cv2
 
-    pixels = np.ascontiguousarray(np.asarray(to_image(seen.expand(3, -1, -1)))[..., ::-1])  # OpenCV's order is BGR
+    # OpenCV orders the channels blue, green, red.
+    pixels = np.ascontiguousarray(np.asarray(to_image(degraded.expand(3, -1, -1)))[..., ::-1])
 
-    def back(result: np.ndarray) -> Tensor:
+    def to_tensor_again(result: np.ndarray) -> Tensor:
         colour = torch.from_numpy(result[..., ::-1].transpose(2, 0, 1).copy()).float() / 255
-        return colour if len(seen) == 3 else colour.mean(0, keepdim=True)
+        return colour if len(degraded) == 3 else colour.mean(0, keepdim=True)
 
     if condition.task == "denoise":
         strength = NLM_STRENGTH * condition.sigma
-        found["NLM"] = lambda: back(cv2.fastNlMeansDenoisingColored(pixels, None, strength, strength, 7, 21))
-        return found
+        methods["NLM"] = lambda: to_tensor_again(
+            cv2.fastNlMeansDenoisingColored(pixels, None, strength, strength, 7, 21)
+        )
+        return methods
     assert sample.fill is not None
     holes = sample.fill.numpy().astype(np.uint8) * 255
-    found["Telea"] = lambda: back(cv2.inpaint(pixels, holes, RADIUS, cv2.INPAINT_TELEA))
-    found["Navier-Stokes"] = lambda: back(cv2.inpaint(pixels, holes, RADIUS, cv2.INPAINT_NS))
-    return found
+    methods["Telea"] = lambda: to_tensor_again(cv2.inpaint(pixels, holes, INPAINT_RADIUS, cv2.INPAINT_TELEA))
+    methods["Navier-Stokes"] = lambda: to_tensor_again(cv2.inpaint(pixels, holes, INPAINT_RADIUS, cv2.INPAINT_NS))
+    return methods
 
 
 def side_by_side(outcome: Outcome) -> list[Tensor]:
-    """Input, restored, truth and amplified difference for a contact sheet: (C, h, w), h and w at most CELL.
+    """Return the four pictures of an outcome for a contact sheet: input, restored, truth and amplified difference.
 
-    What is shown is cut from the middle, or from where there are the most holes; a small input is enlarged pixel by
-    pixel.
+    Each picture is a section from the middle or, for inpaint, from where most of the holes are. A small input is
+    enlarged by repeating its pixels.
+
+    Returns:
+        (C, h, w) in [0, 1] each, h and w at most CELL.
     """
     sample, truth = outcome.sample, outcome.sample.truth
     scale = sample.condition.scale
-    seen = sample.seen.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
+    enlarged = sample.degraded.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
     height, width = (min(CELL, extent) for extent in truth.shape[-2:])
     top, left = (truth.shape[-2] - height) // 2, (truth.shape[-1] - width) // 2
     if sample.fill is not None:
         share = F.avg_pool2d(sample.fill.float()[None, None], (height, width), stride=1)[0, 0]
         top, left = divmod(int(share.argmax()), share.shape[1])
-    difference = AMPLIFIED * (outcome.restored - truth).abs()
-    pictures = (seen, outcome.restored, truth, difference)
+    difference = AMPLIFICATION * (outcome.restored - truth).abs()
+    pictures = (enlarged, outcome.restored, truth, difference)
     return [x[:, top : top + height, left : left + width].clamp(0, 1) for x in pictures]
 
 
 def centre_crop(picture: Tensor, side: int) -> Tensor:
-    """The square in the middle of (C, H, W), always in colour: (3, side, side).
+    """Cut the square in the middle out of a picture (C, H, W), and return it in colour, (3, side, side).
 
     Raises:
-        PictureError: the picture is smaller.
+        PictureError: the picture is smaller than the square.
     """
     height, width = picture.shape[-2:]
     if min(height, width) < side:
-        raise PictureError(f"{width}x{height} pixels are fewer than a crop of {side}x{side}", "take larger pictures")
+        raise PictureError(
+            f"a picture of {width}x{height} pixels is smaller than a crop of {side}x{side}", "use larger pictures"
+        )
     top, left = (height - side) // 2, (width - side) // 2
     return picture[:, top : top + side, left : left + side].expand(3, -1, -1)
 
 
 def bits_per_dimension(
-    prior: UNetPrior, crops: Tensor, *, timesteps: int | None = None, seed: int = 0, on_progress: Progress | None = None
+    prior: UNetPrior,
+    crops: Tensor,
+    *,
+    timesteps: int | None = None,
+    seed: int = 0,
+    on_progress: OnProgress | None = None,
 ) -> Bound:
-    """The variational bound of a prior on pictures, in bits per dimension, see `restorer.diffusion.objective`.
+    """Compute the variational bound of a prior on pictures, in bits per dimension.
 
-    A network that has not learned the variance of the reverse step is given the fixed one that its scheduler names in
-    this program, "small" (beta~).
+    See `restorer.diffusion.objective`. For a network that has not learned the variance of the reverse step, the fixed
+    variance "small" (beta~) is used.
 
     Args:
-        crops: float (B, C, H, W) in [0, 1], values of 8 bits.
-        timesteps: how many of the schedule's T are evaluated; None for all.
+        prior: the diffusion model.
+        crops: pictures, float (B, C, H, W) in [0, 1], with values of 8 bits.
+        timesteps: number of the schedule's T timesteps that are evaluated; None for all.
+        seed: seed of the noise.
         on_progress: called with (evaluations done, evaluations in all) of batches of at most BATCH crops.
 
     Raises:

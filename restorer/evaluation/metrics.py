@@ -1,4 +1,7 @@
-"""How close a picture is to the truth, and whether it has the truth's texture. Tensors (..., H, W) in [0, 1]."""
+"""Metrics of a picture's closeness to the truth and of its texture.
+
+All pictures are tensors (..., H, W) in [0, 1].
+"""
 
 from __future__ import annotations
 
@@ -8,31 +11,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["SSIM_WINDOW", "high_energy", "psnr", "ssim", "texture", "to_y"]
+__all__ = ["SSIM_WINDOW", "high_frequency_energy", "psnr", "ssim", "texture", "to_y"]
 
-SSIM_WINDOW = 11  # pixels: a Gaussian of standard deviation 1.5, cut off beyond 3.5 of them
+SSIM_WINDOW = 11  # side in pixels: a Gaussian of standard deviation 1.5, cut off at 3.5 standard deviations
 
 
 def psnr(picture: Tensor, truth: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB over all values, peak 1; inf where they are equal."""
+    """Return the peak signal-to-noise ratio in dB over all values, for a peak of 1; inf for equal pictures."""
     error = float((picture.double() - truth.double()).square().mean())
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
 def ssim(picture: Tensor, truth: Tensor) -> float:
-    """Structural similarity, at most 1, where they are equal; each channel (H, W) on its own, the mean of all.
+    """Return the structural similarity, at most 1, which equal pictures reach.
 
-    Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity", eq. 13, with the
-    constants of its section III-C: a Gaussian window of 11 x 11 pixels and standard deviation 1.5, variances weighted
-    by it without Bessel's correction, K1 = 0.01, K2 = 0.03, peak 1. The mean is over the windows that lie wholly inside
-    the picture. scikit-image: structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-    data_range=1).
+    This is eq. 13 of Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity", with
+    the constants of its section III-C: a Gaussian window of 11 x 11 pixels and standard deviation 1.5, variances
+    weighted by the window without Bessel's correction, K1 = 0.01, K2 = 0.03, peak 1. The result is the mean over all
+    channels (H, W), and over the windows that lie completely inside the picture. The same call in scikit-image is
+    structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1).
 
     Raises:
         ValueError: a side is shorter than the window.
     """
     if min(picture.shape[-2:]) < SSIM_WINDOW:
-        raise ValueError(f"SSIM takes pictures of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels")
+        raise ValueError(f"SSIM needs pictures of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels")
     distance = torch.arange(SSIM_WINDOW, dtype=torch.float64, device=picture.device) - SSIM_WINDOW // 2
     weights = torch.exp(-0.5 * (distance / 1.5) ** 2)
     weights = weights / weights.sum()
@@ -49,20 +52,24 @@ def ssim(picture: Tensor, truth: Tensor) -> float:
 
 
 def to_y(picture: Tensor) -> Tensor:
-    """The luma (1, H, W) on [16/255, 235/255] on which super-resolution is compared (ITU-R BT.601); (3, H, W) in."""
+    """Convert a colour picture (3, H, W) to its luma, on which super-resolution is compared (ITU-R BT.601).
+
+    Returns:
+        (1, H, W) in [16/255, 235/255].
+    """
     weights = torch.tensor([65.481, 128.553, 24.966], dtype=picture.dtype, device=picture.device).view(3, 1, 1)
     return ((weights * picture).sum(0, keepdim=True) + 16) / 255
 
 
 def texture(picture: Tensor, truth: Tensor) -> float:
-    """High-frequency energy relative to the truth: 1 where there is as much of it, 0 where everything is smooth."""
-    return high_energy(picture) / high_energy(truth)
+    """Return the high-frequency energy relative to the truth: 1 for as much texture, 0 for a smooth picture."""
+    return high_frequency_energy(picture) / high_frequency_energy(truth)
 
 
-def high_energy(picture: Tensor) -> float:
-    """The energy of the Fourier coefficients beyond a quarter of a cycle a pixel (half the Nyquist frequency).
+def high_frequency_energy(picture: Tensor) -> float:
+    """Return the energy of the Fourier coefficients above a quarter of a cycle per pixel (half the Nyquist frequency).
 
-    Under a Hann window, so that borders do not count.
+    The picture is multiplied by a Hann window, so that its borders do not count.
     """
     height, width = picture.shape[-2:]
     window = torch.hann_window(height, periodic=False)[:, None] * torch.hann_window(width, periodic=False)[None, :]

@@ -1,8 +1,8 @@
-"""How fast this machine is: the time of one evaluation, beside the product of two matrices, and what follows from it.
+"""The speed of this machine: the time of one network evaluation, compared with that of a matrix product.
 
-The floor under an evaluation is its arithmetic over the rate at which the machine multiplies matrices in that
-precision. Both are measured in turn, so that whatever else the machine is doing is in both; the fastest of several
-runs counts.
+An evaluation takes at least its number of operations divided by the rate at which the machine multiplies matrices in
+the same precision. The two are timed alternately, so that other load on the machine affects both, and the fastest of
+several runs counts.
 """
 
 from __future__ import annotations
@@ -16,27 +16,36 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from restorer.diffusion.prior import Prior
 from restorer.models.load import PRECISIONS
-from restorer.networks.fast.prepacked import plainly
+from restorer.networks.fast.prepacked import unaccelerated
 from restorer.priors.tiled import tile_starts
 from restorer.tasks.job import OVERLAP
 
-__all__ = ["MATRIX", "SIZES", "Measured", "best_tile", "measure", "seconds_of", "usual_precisions"]
+__all__ = [
+    "MATRIX",
+    "SIZES",
+    "Speed",
+    "best_tile",
+    "count_operations",
+    "estimate_seconds",
+    "measure",
+    "usual_precisions",
+]
 
-MATRIX = {"cpu": 2048, "cuda": 8192}  # side of the matrices: large enough for their full rate
-SIZES = (64, 128, 256, 512)
-LEAST, MOST = 3, 20  # runs of each that are timed, by the time there is
+MATRIX = {"cpu": 2048, "cuda": 8192}  # side of the matrices, large enough for the full rate
+SIZES = (64, 128, 256, 512)  # sides of the squares that are timed by default, in pixels
+MIN_RUNS, MAX_RUNS = 3, 20  # number of runs that are timed, depending on the time available
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One precision at one size.
+class Speed:
+    """The speed of the network in one precision at one size.
 
     Args:
-        precision: of the network.
-        size: side of the square, in pixels.
-        seconds: of one evaluation.
-        flop: floating-point operations of one evaluation, an addition and a multiplication being two.
-        matrix_rate: of a matrix product in this precision, operations a second.
+        precision: precision of the network.
+        size: side of the square that is evaluated, in pixels.
+        seconds: time of one evaluation.
+        flop: floating-point operations of one evaluation; an addition and a multiplication are two operations.
+        matrix_rate: rate of a matrix product in this precision, in operations per second.
     """
 
     precision: str
@@ -47,64 +56,67 @@ class Measured:
 
     @property
     def rate(self) -> float:
-        """Operations a second."""
+        """Rate of the network, in operations per second."""
         return self.flop / self.seconds
 
     @property
     def share(self) -> float:
-        """Of the rate of a matrix product."""
+        """Rate of the network divided by that of a matrix product."""
         return self.rate / self.matrix_rate
 
 
 def usual_precisions(device: torch.device) -> tuple[str, ...]:
-    """Those that may be worth it on a device: half precision is emulated, and slow, on most processors."""
+    """Return the precisions that may be worthwhile on a device.
+
+    fp16 is left out on a CPU, because most processors emulate it slowly.
+    """
     return ("fp32", "bf16", "fp16") if device.type == "cuda" else ("fp32", "bf16")
 
 
-def measure(prior: Prior, precision: str, size: int, budget: float = 1.0) -> Measured:
-    """Time a prior.
+def measure(prior: Prior, precision: str, size: int, budget: float = 1.0) -> Speed:
+    """Measure the speed of a prior.
 
     Args:
-        prior: not tiled, and of pictures.
-        precision: what it computes in, as it is to be called.
-        size: side of the square, in pixels.
-        budget: seconds, about; the first run, which chooses kernels, is not counted.
+        prior: a prior that is not tiled and that works on pixels.
+        precision: name of the precision in which the prior computes.
+        size: side of the square to evaluate, in pixels.
+        budget: approximate time to spend, in seconds. The first run, which chooses kernels, is not counted.
     """
     side = MATRIX.get(prior.device.type, MATRIX["cpu"])
     a = torch.randn(side, side, device=prior.device).to(PRECISIONS[precision])
     x = torch.randn(1, prior.channels, size, size, device=prior.device)
 
     def multiply() -> None:
-        _wait(a @ a)
+        _wait_for(a @ a)
 
     def evaluate() -> None:
-        _wait(prior.denoise(x, 0.4))
+        _wait_for(prior.denoise(x, 0.4))
 
-    flop = operations(evaluate)
+    flop = count_operations(evaluate)
     evaluate()
     multiply()
-    seconds, product = _in_turn((evaluate, multiply), budget)
-    return Measured(precision, size, seconds, flop, 2 * side**3 / product)
+    seconds, product_seconds = _time_alternately((evaluate, multiply), budget)
+    return Speed(precision, size, seconds, flop, 2 * side**3 / product_seconds)
 
 
-def operations(run: Callable[[], None]) -> int:
-    """Floating-point operations of what is run, convolutions computed as they are defined."""
-    with plainly(), FlopCounterMode(display=False) as counter:
+def count_operations(run: Callable[[], None]) -> int:
+    """Count the floating-point operations of a function, with each convolution computed by its definition."""
+    with unaccelerated(), FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
 
 
-def _wait(x: torch.Tensor) -> None:
-    """Until it is there."""
+def _wait_for(x: torch.Tensor) -> None:
+    """Wait until a tensor is computed."""
     if x.device.type == "cuda":
         torch.cuda.synchronize(x.device)
 
 
-def _in_turn(runs: Sequence[Callable[[], None]], budget: float) -> list[float]:
-    """The shortest time of each, in seconds."""
-    best, began = [float("inf")] * len(runs), time.perf_counter()
-    for count in range(MOST):
-        if count >= LEAST and time.perf_counter() - began > budget:
+def _time_alternately(runs: Sequence[Callable[[], None]], budget: float) -> list[float]:
+    """Time functions one after the other, several times, and return the shortest time of each in seconds."""
+    best, start_of_all = [float("inf")] * len(runs), time.perf_counter()
+    for count in range(MAX_RUNS):
+        if count >= MIN_RUNS and time.perf_counter() - start_of_all > budget:
             break
         for i, run in enumerate(runs):
             start = time.perf_counter()
@@ -113,17 +125,32 @@ def _in_turn(runs: Sequence[Callable[[], None]], budget: float) -> list[float]:
     return best
 
 
-def best_tile(timings: Sequence[Measured]) -> Measured:
-    """The precision and the tile that take the least time for a large picture: what tiles share is computed twice."""
+def best_tile(speeds: Sequence[Speed]) -> Speed:
+    """Return the entry whose precision and size, as a tile, take the least time for a large picture.
 
-    def a_pixel(timing: Measured) -> float:
-        return timing.seconds / (timing.size - min(OVERLAP, timing.size // 4)) ** 2
+    The overlap of the tiles is computed twice and therefore does not count as a result.
+    """
 
-    return min(timings, key=a_pixel)
+    def seconds_per_pixel(speed: Speed) -> float:
+        return speed.seconds / (speed.size - min(OVERLAP, speed.size // 4)) ** 2
+
+    return min(speeds, key=seconds_per_pixel)
 
 
-def seconds_of(timing: Measured, width: int, height: int, steps: int, tile: int, overlap: int) -> float:
-    """What so many evaluations of a result of this size take in such tiles, at the speed a pixel that was measured."""
+def estimate_seconds(speed: Speed, width: int, height: int, steps: int, tile: int, overlap: int) -> float:
+    """Estimate the time of the network evaluations of one result, assuming the same speed per pixel at all sizes.
+
+    Args:
+        speed: the measured speed.
+        width: width of the result in pixels.
+        height: height of the result in pixels.
+        steps: number of evaluations of the whole picture.
+        tile: side of a tile in pixels.
+        overlap: number of pixels that neighbouring tiles share.
+
+    Returns:
+        Seconds.
+    """
     tiles = len(tile_starts(width, tile, overlap)) * len(tile_starts(height, tile, overlap))
-    seen = tiles * min(tile, width) * min(tile, height)
-    return steps * seen * timing.seconds / timing.size**2
+    evaluated_pixels = tiles * min(tile, width) * min(tile, height)
+    return steps * evaluated_pixels * speed.seconds / speed.size**2

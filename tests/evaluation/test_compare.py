@@ -1,4 +1,4 @@
-"""`compare` and `doctor`: figures against their definitions, pictures pixel by pixel."""
+"""`compare` and `doctor`: figures agree with their definitions, and images are right pixel by pixel."""
 
 from __future__ import annotations
 
@@ -17,15 +17,25 @@ from restorer import __version__
 from restorer.cli.app import run
 from restorer.cli.terminal.half_blocks import show
 from restorer.errors import PictureError, UsageError
-from restorer.evaluation.compare import AMPLIFIED, difference, differences, matched, pairs, picture_of, sheet_of
+from restorer.evaluation.compare import (
+    AMPLIFICATION,
+    comparison_image,
+    comparison_sheet,
+    difference,
+    differences,
+    match_sizes,
+    pair_files,
+)
 from restorer.models.load import weights_folder, weights_sha256
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Draw random 8-bit values in [0, 1]."""
     return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed)) / 255
 
 
-def written(path: str | Path, height: int = 20, width: int = 16, seed: int = 0) -> Path:
+def write_picture(path: str | Path, height: int = 20, width: int = 16, seed: int = 0) -> Path:
+    """Write a file of random pixels, and return its path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -34,13 +44,14 @@ def written(path: str | Path, height: int = 20, width: int = 16, seed: int = 0) 
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a temporary folder the current one, so that files have short names."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_figures_of_a_known_error() -> None:
-    """An error of 10 levels everywhere: 20 log10(255 / 10) dB."""
+    """An error of 10 levels in all pixels is 20 log10(255 / 10) dB."""
     x = torch.full((3, 16, 16), 100 / 255)
     d = difference(x + 10 / 255, x)
     assert d.psnr == pytest.approx(20 * math.log10(25.5), abs=1e-4)
@@ -51,6 +62,7 @@ def test_figures_of_a_known_error() -> None:
 
 
 def test_who_is_compared_with_whom() -> None:
+    """Both pictures are compared with the reference, or else B with A; different sizes give no figures."""
     a, b, truth = (random(3, 12, 12, seed=k) for k in range(3))
     assert differences(a, b) == (None, difference(b, a))
     assert differences(a, b, truth) == (difference(a, truth), difference(b, truth))
@@ -59,66 +71,73 @@ def test_who_is_compared_with_whom() -> None:
 
 
 def test_a_smaller_picture_is_enlarged_by_whole_pixels() -> None:
+    """A picture is enlarged by repeating its pixels, and a factor that is not whole is refused."""
     small, large = random(3, 3, 4), random(3, 6, 8)
-    first, second = matched([small, large])
+    first, second = match_sizes([small, large])
     assert torch.equal(first[:, ::2, ::2], small) and torch.equal(first[:, 1::2, 1::2], small)
     assert second is large
-    for wrong in (random(3, 4, 4), random(3, 6, 7), random(3, 3, 8)):
+    for misfit in (random(3, 4, 4), random(3, 6, 7), random(3, 3, 8)):
         with pytest.raises(UsageError, match="6"):
-            matched([wrong, large])
+            match_sizes([misfit, large])
 
 
 def test_split_and_difference() -> None:
+    """`split` shows half of each picture and a white line between them, and `diff` the amplified difference."""
     a, b = torch.full((3, 10, 20), 50 / 255), torch.full((3, 10, 20), 60 / 255)
-    split = np.asarray(picture_of("split", {"a": a, "b": b}, (None, None)))
+    split = np.asarray(comparison_image("split", {"a": a, "b": b}, (None, None)))
     assert split.shape == (10, 20, 3)
     assert (split[:, :9] == 50).all() and (split[:, 9:11] == 255).all() and (split[:, 11:] == 60).all()
-    assert (np.asarray(picture_of("diff", {"a": a, "b": b}, (None, None))) == 10 * AMPLIFIED).all()
+    assert (np.asarray(comparison_image("diff", {"a": a, "b": b}, (None, None))) == 10 * AMPLIFICATION).all()
 
 
 def test_side_by_side_shows_all_pixels() -> None:
+    """Each picture occurs once in the image, unchanged."""
     pictures = {name: random(3, 30, 40, seed=k) for k, name in enumerate("abr")}
-    image = np.asarray(picture_of("side", pictures, differences(*pictures.values()))).astype(int)
+    image = np.asarray(comparison_image("side", pictures, differences(*pictures.values()))).astype(int)
     for x in pictures.values():
-        wanted = (x * 255).round().permute(1, 2, 0).numpy().astype(int)
+        expected = (x * 255).round().permute(1, 2, 0).numpy().astype(int)
         places = [
             (top, left)
             for top in range(image.shape[0] - 29)
             for left in range(image.shape[1] - 39)
-            if (image[top, left] == wanted[0, 0]).all() and (image[top : top + 30, left : left + 40] == wanted).all()
+            if (image[top, left] == expected[0, 0]).all()
+            and (image[top : top + 30, left : left + 40] == expected).all()
         ]
         assert len(places) == 1
 
 
 def test_a_sheet_cuts_the_middle_out() -> None:
+    """A contact sheet shows the middle 240 pixels of a large picture."""
     x = torch.zeros(3, 400, 400)
     x[:, 199:201, 199:201] = 1.0
-    sheet = np.asarray(sheet_of(["a"], [("name", [x])]))
+    sheet = np.asarray(comparison_sheet(["a"], [("name", [x])]))
     assert sheet.shape[1] == 240 + 16
     inside = sheet[-8 - 240 : -8, 8 : 8 + 240]
     assert (inside[119:121, 119:121] == 255).all() and inside.astype(int).sum() == 4 * 3 * 255
 
 
 def test_folders_are_paired_by_name() -> None:
+    """Files are paired by their folder and stem, or by a stem with a tag if only one such file exists."""
     for name in ("a/x.jpg", "a/deep/y.png", "a/z.png", "a/w.png", "b/x_denoised.png", "b/deep/y.png", "b/z_x4.png"):
-        written(name)
-    written("b/z_denoised.png")  # two would do for z: neither is taken
-    assert pairs(Path("a"), Path("b")) == [
+        write_picture(name)
+    write_picture("b/z_denoised.png")  # two files fit z, so that neither is used
+    assert pair_files(Path("a"), Path("b")) == [
         (Path("a/deep/y.png"), Path("b/deep/y.png")),
         (Path("a/x.jpg"), Path("b/x_denoised.png")),
     ]
-    written("truth/x.png")
-    assert pairs(Path("a"), Path("b"), Path("truth")) == [
+    write_picture("truth/x.png")
+    assert pair_files(Path("a"), Path("b"), Path("truth")) == [
         (Path("a/x.jpg"), Path("b/x_denoised.png"), Path("truth/x.png"))
     ]
-    written("c/other.png")
-    with pytest.raises(PictureError, match="no picture of"):
-        pairs(Path("a"), Path("c"))
+    write_picture("c/other.png")
+    with pytest.raises(PictureError, match="no picture in a has a counterpart in c"):
+        pair_files(Path("a"), Path("c"))
 
 
 def test_the_verb_on_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    """`compare` reports the PSNR of both pictures and writes an image, but never over one of its inputs."""
     for k, name in enumerate(("a.png", "b.png", "r.png")):
-        written(name, seed=k)
+        write_picture(name, seed=k)
     assert run(["compare", "a.png", "b.png", "r.png", "-o", "out.png", "--json"]) == 0
     out, err = capsys.readouterr()
     record = json.loads(out)
@@ -129,13 +148,16 @@ def test_the_verb_on_pictures(capsys: pytest.CaptureFixture[str]) -> None:
     assert "A a.png to r.png: " in err and "wrote out.png" in err
     assert Image.open("out.png").size[0] > 48
     assert run(["compare", "a.png", "b.png", "-o", "out.png"]) == 7
-    assert run(["compare", "a.png", "b.png", "-o", "./b.png", "--overwrite"]) == 7  # what is compared stays
+    assert run(["compare", "a.png", "b.png", "-o", "./b.png", "--overwrite"]) == 7  # an input is never overwritten
     assert run(["compare", "a.png", "a.png"]) == 0
     assert "B a.png to A: equal" in capsys.readouterr().err
 
 
 def test_the_verb_on_folders(capsys: pytest.CaptureFixture[str]) -> None:
-    written("a/x.png"), written("b/x.png", seed=1), written("a/y.png"), written("b/y.png", seed=2)
+    """A folder with one unreadable picture gives the results of the others, an error, a sheet, and exit code 3."""
+    write_picture("a/x.png")
+    write_picture("b/x.png", seed=1)
+    write_picture("a/y.png")
     Path("b/y.png").write_bytes(b"no picture")
     assert run(["compare", "a", "b", "-o", "sheet.png", "--json"]) == 3
     out, err = capsys.readouterr()
@@ -156,44 +178,51 @@ def test_the_verb_on_folders(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_what_cannot_be_compared(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
-    written("a.png"), written("b.png"), written("folder/a.png"), written("odd.png", 13, 16)
+    """Missing files, mixed inputs, unknown modes and sizes that do not fit give one error and write no image."""
+    for name in ("a.png", "b.png", "folder/a.png"):
+        write_picture(name)
+    write_picture("odd.png", 13, 16)
     Path("text.png").write_text("text")
     assert run(["compare", *arguments]) == code
     assert capsys.readouterr().err.count("error: ") == 1 and not Path("x.png").exists()
 
 
-def shown(pictures: list[Image.Image], width: int, **options: object) -> tuple[bool, str]:
+def show_in_terminal(pictures: list[Image.Image], width: int, **options: object) -> tuple[bool, str]:
+    """Show pictures in a terminal of this width; return whether that is possible, and the text printed."""
     stream = io.StringIO()
     console = Console(file=stream, width=width, height=50, force_terminal=True, color_system="truecolor", **options)  # type: ignore[arg-type]
     return show(console, pictures), stream.getvalue()
 
 
 def test_half_blocks_have_the_pictures_colours() -> None:
-    """A red picture above blue: the upper half of the block is red, what is behind it blue."""
+    """For red pixels above blue ones, the half block is red and its background blue."""
     pixels = np.zeros((2, 40, 3), np.uint8)
     pixels[0, :, 0], pixels[1, :, 2] = 255, 255
-    done, text = shown([Image.fromarray(pixels)], 40)
-    assert done and text.count("▀") == 40 and text.count("\n") == 1
+    is_shown, text = show_in_terminal([Image.fromarray(pixels)], 40)
+    assert is_shown and text.count("▀") == 40 and text.count("\n") == 1
     assert "\x1b[38;2;255;0;0;48;2;0;0;255m▀" in text
 
 
 @pytest.mark.parametrize("width", [20, 80, 200])
 def test_half_blocks_fit_the_terminal(width: int) -> None:
+    """Two pictures of different sizes are shown side by side, with the same width and the right proportions."""
     pictures = [Image.new("RGB", (60, 40)), Image.new("RGB", (240, 160))]
-    done, text = shown(pictures, width)
+    is_shown, text = show_in_terminal(pictures, width)
     rows = text.splitlines()
-    assert done and {row.count("▀") for row in rows} == {2 * ((width - 2) // 2)}
+    assert is_shown and {row.count("▀") for row in rows} == {2 * ((width - 2) // 2)}
     assert len(rows) == min(48, round((width - 2) // 2 / 1.5 / 2))
 
 
 def test_half_blocks_need_colours() -> None:
-    assert shown([Image.new("RGB", (9, 9))], 80, no_color=True) == (False, "")
+    """Nothing is shown without colours, without a terminal, or if there are too many pictures for its width."""
+    assert show_in_terminal([Image.new("RGB", (9, 9))], 80, no_color=True) == (False, "")
     stream = io.StringIO()
     assert not show(Console(file=stream, width=80), [Image.new("RGB", (9, 9))]) and not stream.getvalue()
-    assert not shown([Image.new("RGB", (9, 9))] * 9, 40)[0]
+    assert not show_in_terminal([Image.new("RGB", (9, 9))] * 9, 40)[0]
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    """`doctor` reports versions, threads, disk space and the embedded model, as JSON and as text."""
     assert run(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["restorer"] == __version__ and found["packages"]["torch"] == torch.__version__
@@ -205,13 +234,13 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_doctor_without_weights(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It tells what is wrong where other verbs would stop."""
+    """`doctor` reports that the embedded model is missing, where other verbs stop with an error."""
     from restorer import doctor
     from restorer.errors import ModelError
 
-    def missing() -> Path:
+    def fail() -> Path:
         raise ModelError("the embedded prior is missing")
 
-    monkeypatch.setattr(doctor, "weights_folder", missing)
+    monkeypatch.setattr(doctor, "weights_folder", fail)
     assert run(["doctor", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["embedded_model"] == "the embedded prior is missing"

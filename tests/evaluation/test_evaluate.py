@@ -1,4 +1,4 @@
-"""Degrade, restore, measure: against closed forms, Pillow and scikit-image; then the verb `evaluate`."""
+"""Degradation and measurement agree with closed forms, Pillow and scikit-image; the verb `evaluate` works."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stubs import Smooth, Spy
 
 from restorer.cli.app import run
 from restorer.cli.commands.evaluate import MASK_KINDS
-from restorer.cli.terminal.multi_values import is_number, spread
+from restorer.cli.terminal.multi_values import is_number, repeat_option_names
 from restorer.diffusion.objective import prior_term
 from restorer.diffusion.prior import Prediction
 from restorer.diffusion.schedule import Schedule
@@ -32,14 +32,14 @@ from restorer.evaluation.evaluate import (
     OURS,
     Condition,
     Scores,
+    baseline_methods,
     bits_per_dimension,
     centre_crop,
     degrade,
+    derive_seed,
     evaluate,
     mean_scores,
     measure,
-    rivals,
-    seed_of,
     side_by_side,
 )
 from restorer.evaluation.metrics import psnr, ssim, to_y
@@ -54,11 +54,12 @@ PHOTOGRAPH = TESTS / "images" / "small.png"
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    """Values of 8 bits."""
+    """Draw random 8-bit values in [0, 1]."""
     return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed)) / 255
 
 
 def photograph(height: int = 64, width: int = 80) -> torch.Tensor:
+    """Return a corner of a photograph, (3, height, width) in [0, 1]."""
     with Image.open(PHOTOGRAPH) as image:
         pixels = np.asarray(image.convert("RGB"))[:height, :width]
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
@@ -68,26 +69,31 @@ def photograph(height: int = 64, width: int = 80) -> torch.Tensor:
 
 
 def test_noise_has_the_stated_strength() -> None:
-    """A noise of 25 levels, not clipped: 20 log10(255 / 25) = 20.17 dB whatever the picture (the published figure)."""
+    """Noise of 25 levels that is not clipped is 20 log10(255 / 25) = 20.17 dB for any picture, as published."""
     black = torch.zeros(3, 256, 256)
     sample = degrade(black, Condition("denoise", sigma=25), seed=1)
-    assert measure(sample.seen, sample).psnr == pytest.approx(20 * math.log10(255 / 25), abs=0.03)
+    assert measure(sample.degraded, sample).psnr == pytest.approx(20 * math.log10(255 / 25), abs=0.03)
     clipped = degrade(black, Condition("denoise", sigma=25), seed=1, eight_bit=True)
-    assert torch.equal(clipped.seen, (sample.seen.clamp(0, 1) * 255).round() / 255)
-    # Half of the noise on black is cut off.
-    assert measure(clipped.seen, clipped).psnr == pytest.approx(20 * math.log10(255 / 25) + 10 * math.log10(2), abs=0.1)
+    assert torch.equal(clipped.degraded, (sample.degraded.clamp(0, 1) * 255).round() / 255)
+    # On black, clipping removes half of the noise.
+    assert measure(clipped.degraded, clipped).psnr == pytest.approx(
+        20 * math.log10(255 / 25) + 10 * math.log10(2), abs=0.1
+    )
 
 
 def test_seeds_depend_on_the_name_and_the_seed_alone() -> None:
-    truth, condition, seed = random(3, 16, 16), Condition("denoise", sigma=10), seed_of(0, "a.png")
-    assert torch.equal(degrade(truth, condition, seed).seen, degrade(truth, condition, seed).seen)
-    seeds = {seed_of(seed, name) for seed in range(3) for name in ("a.png", "b.png", "c/a.png")}
+    """The same seed gives the same noise, and each pair of seed and name gives another seed."""
+    truth, condition, seed = random(3, 16, 16), Condition("denoise", sigma=10), derive_seed(0, "a.png")
+    first, second = degrade(truth, condition, seed), degrade(truth, condition, seed)
+    assert torch.equal(first.degraded, second.degraded)
+    seeds = {derive_seed(seed, name) for seed in range(3) for name in ("a.png", "b.png", "c/a.png")}
     assert len(seeds) == 9 and all(0 <= seed < 2**63 for seed in seeds)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shrinking_is_pillows(scale: int, channels: int) -> None:
+    """The sides are cropped to a multiple of the scale, and the picture is shrunk by Pillow's bicubic filter."""
     truth = photograph(65, 79)[:channels]
     sample = degrade(truth, Condition("upscale", scale=scale), seed=0)
     height, width = 65 // scale, 79 // scale
@@ -95,15 +101,16 @@ def test_shrinking_is_pillows(scale: int, channels: int) -> None:
     pixels = (sample.truth * 255).byte().permute(1, 2, 0).numpy().squeeze()
     small = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
     assert torch.equal(
-        sample.seen, torch.from_numpy(small.reshape(height, width, channels) / 255).permute(2, 0, 1).float()
+        sample.degraded, torch.from_numpy(small.reshape(height, width, channels) / 255).permute(2, 0, 1).float()
     )
 
 
 def test_pictures_too_small_to_be_compared_are_refused() -> None:
+    """A picture smaller than the window of SSIM, after cropping and without the border, is an error."""
     assert degrade(random(3, 11, 11), Condition("denoise", sigma=1), 0).truth.shape == (3, 11, 11)
     with pytest.raises(PictureError, match="10x11"):
         degrade(random(3, 11, 10), Condition("denoise", sigma=1), 0)
-    # A side of 19 is 16 after cutting to a multiple of 4 and 8 after the border.
+    # A side of 19 is 16 after cropping to a multiple of 4, and 8 without the border.
     with pytest.raises(PictureError, match="19x40"):
         degrade(random(3, 40, 19), Condition("upscale", scale=4), 0)
 
@@ -113,6 +120,7 @@ def test_pictures_too_small_to_be_compared_are_refused() -> None:
 
 @pytest.mark.parametrize("kind", MASKS)
 def test_masks_are_drawn_from_the_seed(kind: str) -> None:
+    """A mask has holes and known pixels, is the same for the same seed, and is another one for another seed."""
     mask = draw_mask(kind, 120, 160, seed=3)
     assert mask.shape == (120, 160) and mask.dtype == bool and 0 < mask.sum() < mask.size
     assert np.array_equal(mask, draw_mask(kind, 120, 160, seed=3))
@@ -120,6 +128,7 @@ def test_masks_are_drawn_from_the_seed(kind: str) -> None:
 
 
 def test_how_much_masks_cover() -> None:
+    """Each kind of mask covers the stated share of the picture, and an unknown kind is a usage error."""
     assert draw_mask("random", 200, 200, 0).mean() == pytest.approx(0.7, abs=0.01)
     boxes = draw_mask("box", 320, 480, 1)
     assert 64**2 < boxes.sum() <= 2 * 64**2
@@ -132,6 +141,7 @@ def test_how_much_masks_cover() -> None:
 
 
 def test_masks_are_found_by_the_pictures_name(tmp_path: Path) -> None:
+    """A mask belongs to a picture if its stem starts with the picture's stem, alone or after the folder's name."""
     names = ["Set5_head_box.png", "Other_head_box.png", "head_text.png", "head.png", "forehead_box.png", "ahead.png"]
     names += ["x_head.png", "head_random70.png", "head_box.txt"]
     for name in names:
@@ -152,9 +162,10 @@ def test_masks_are_found_by_the_pictures_name(tmp_path: Path) -> None:
 
 
 def test_upscaling_is_compared_on_luma_without_a_border() -> None:
+    """For upscale, the figures on luma are those of scikit-image without a border as wide as the scale."""
     metrics = pytest.importorskip("skimage.metrics")
     sample = degrade(photograph(), Condition("upscale", scale=4), 0)
-    bicubic = rivals(sample)["bicubic"]()
+    bicubic = baseline_methods(sample)["bicubic"]()
     scores = measure(bicubic, sample)
     ours, truth = (to_y(x.double())[0, 4:-4, 4:-4].numpy() for x in (bicubic, sample.truth))
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
@@ -164,29 +175,30 @@ def test_upscaling_is_compared_on_luma_without_a_border() -> None:
 
 
 def test_holes_are_measured_apart() -> None:
-    """An error of 1/8 in a quarter of the pixels: 18.06 dB there, 6.02 dB more over the picture."""
+    """An error of 1/8 in a quarter of the pixels is 18.06 dB there, and 6.02 dB more over the whole picture."""
     truth = torch.full((3, 16, 16), 0.5)
     fill = torch.zeros(16, 16, dtype=torch.bool)
     fill[:8, :8] = True
     sample = degrade(truth, Condition("inpaint", kind="box"), 0, fill=fill)
-    assert torch.equal(sample.seen, torch.where(fill, 1.0, truth))
+    assert torch.equal(sample.degraded, torch.where(fill, 1.0, truth))
     scores = measure(torch.where(fill, 0.625, truth), sample)
     assert scores.psnr_holes == pytest.approx(20 * math.log10(8), abs=1e-6)
     assert scores.psnr == pytest.approx(20 * math.log10(8) + 10 * math.log10(4), abs=1e-6)
 
 
 def test_means_leave_out_what_does_not_apply() -> None:
+    """The mean of a figure is taken over the pictures that have it."""
     mean = mean_scores([Scores(20.0, 0.5, seconds=1.0), Scores(30.0, 1.0, psnr_holes=7.0, seconds=2.0)])
     assert mean == Scores(25.0, 0.75, psnr_holes=7.0, seconds=1.5)
 
 
 def test_one_step_is_as_good_as_theory_says() -> None:
-    """The posterior mean of Gaussian pixels has the error v s^2 / (v + s^2), a quarter of that on [0, 1]."""
+    """The posterior mean of Gaussian pixels has the mean squared error v s^2 / (v + s^2), a quarter of it on [0, 1]."""
     v, s = 0.01, 2 * 25 / 255
     truth = 0.5 + 0.05 * torch.randn(3, 128, 128, generator=torch.Generator().manual_seed(2))
     sample = degrade(truth, Condition("denoise", sigma=25), seed=9)
     shares: list[float] = []
-    outcome = evaluate(sample, GaussianPrior(0.0, v), steps=1, on_progress=lambda done, all: shares.append(done / all))
+    outcome = evaluate(sample, GaussianPrior(0.0, v), steps=1, on_progress=lambda done, n: shares.append(done / n))
     expected = -10 * math.log10(v * s**2 / (v + s**2) / 4)
     assert outcome.scores[OURS].psnr == pytest.approx(expected, abs=0.05)
     assert outcome.scores[OURS].evaluations == 1 and outcome.detail == 0
@@ -200,6 +212,7 @@ def test_one_step_is_as_good_as_theory_says() -> None:
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_task_with_its_rivals(condition: Condition, channels: int) -> None:
+    """Each task restores a picture of the right size, rounded to 8 bits, and measures its baselines."""
     pytest.importorskip("cv2")
     spy = Spy(Smooth())
     outcome = evaluate(degrade(photograph()[:channels], condition, 0), spy, baselines=True, steps=3, eight_bit=True)
@@ -214,26 +227,29 @@ def test_every_task_with_its_rivals(condition: Condition, channels: int) -> None
 
 
 def test_without_opencv_its_rivals_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If OpenCV is not installed, its baselines are left out."""
     monkeypatch.setattr(evaluate_module, "has_opencv", lambda: False)
     conditions = Condition("denoise", sigma=9), Condition("upscale", scale=2), Condition("inpaint", kind="box")
-    found = [list(rivals(degrade(photograph(), condition, 0))) for condition in conditions]
+    found = [list(baseline_methods(degrade(photograph(), condition, 0))) for condition in conditions]
     assert found == [["noisy"], ["bicubic"], []]
 
 
 def test_the_contact_sheet_is_bounded_and_shows_what_it_says() -> None:
+    """The cells of a contact sheet are at most 240 pixels wide and high, and show the amplified difference."""
     truth = torch.full((3, 300, 500), 0.5)
     outcome = evaluate(degrade(truth, Condition("denoise", sigma=0), 0), Smooth())
-    off = evaluate_module.Outcome(outcome.sample, truth + 0.1, 0.0, outcome.scores)
-    seen, restored, true, difference = side_by_side(off)
-    assert seen.shape == restored.shape == true.shape == difference.shape == (3, 240, 240)
-    assert torch.allclose(difference, torch.full_like(difference, 0.5), atol=1e-6)  # five times 0.1
-    sheet = contact_sheet(["a", "b", "c", "d"], [("first", [seen, restored, true, difference])] * 2)
+    inexact = evaluate_module.Outcome(outcome.sample, truth + 0.1, 0.0, outcome.scores)
+    noisy, restored, true, difference = side_by_side(inexact)
+    assert noisy.shape == restored.shape == true.shape == difference.shape == (3, 240, 240)
+    assert torch.allclose(difference, torch.full_like(difference, 0.5), atol=1e-6)  # 0.1 amplified five times
+    sheet = contact_sheet(["a", "b", "c", "d"], [("first", [noisy, restored, true, difference])] * 2)
     assert sheet.size == (4 * 248 + 8, 22 + 2 * (22 + 240 + 8))
     small = evaluate(degrade(photograph(), Condition("upscale", scale=4), 0), Smooth(), steps=1)
     assert {x.shape for x in side_by_side(small)} == {(3, 64, 80)}
 
 
 def test_the_sheet_shows_the_holes() -> None:
+    """For inpaint, the cells show the section of the picture with most of the holes."""
     fill = torch.zeros(300, 400, dtype=torch.bool)
     fill[280:, :30] = True
     outcome = evaluate(degrade(random(3, 300, 400), Condition("inpaint", kind="box"), 0, fill=fill), Smooth(), steps=1)
@@ -244,7 +260,7 @@ def test_the_sheet_shows_the_holes() -> None:
 
 
 def test_the_bound_of_a_prior_that_knows_the_picture() -> None:
-    """With x_0 known and the posterior's own variance every divergence is 0; batches are weighed by their size."""
+    """If the prior knows x_0, all divergences are 0; the means over batches are weighted by the batch size."""
     schedule = Schedule("squaredcos_cap_v2", steps=20)
     crops = random(19, 3, 8, 8)
     batches = iter((2 * crops.double() - 1).split(16))
@@ -257,14 +273,15 @@ def test_the_bound_of_a_prior_that_knows_the_picture() -> None:
         return Prediction(current["x0"])
 
     prior: Any = SimpleNamespace(spec=SimpleNamespace(schedule=schedule), device=torch.device("cpu"), predict=predict)
-    said: list[tuple[float, int]] = []
-    bound = bits_per_dimension(prior, crops, timesteps=5, on_progress=lambda done, all: said.append((done, all)))
+    reports: list[tuple[float, int]] = []
+    bound = bits_per_dimension(prior, crops, timesteps=5, on_progress=lambda done, n: reports.append((done, n)))
     assert bound.kl == pytest.approx(0, abs=1e-12)
     assert bound.prior == pytest.approx(float(prior_term(schedule, 2 * crops.double() - 1).mean()), rel=1e-9)
-    assert said == [(i, 10) for i in range(1, 11)]
+    assert reports == [(i, 10) for i in range(1, 11)]
 
 
 def test_crops_come_from_the_middle() -> None:
+    """A crop is the middle of the picture in colour, and too small a picture is an error."""
     picture = torch.arange(48.0).reshape(1, 6, 8)
     assert torch.equal(centre_crop(picture, 2), picture[:, 2:4, 3:5].expand(3, 2, 2))
     with pytest.raises(PictureError, match="8x6"):
@@ -275,8 +292,9 @@ def test_crops_come_from_the_middle() -> None:
 
 
 def test_several_values_after_one_option() -> None:
+    """An option that takes several values may be given once with all of them."""
     options: dict[str, Callable[[str], bool]] = {"--sigma": is_number, "--kind": lambda text: text in ("box", "text")}
-    for given, expected in {
+    for command_line, expected in {
         "--sigma 15 25 50": "--sigma 15 --sigma 25 --sigma 50",
         "--sigma 15 25 photos --limit 3": "--sigma 15 --sigma 25 photos --limit 3",
         "photos --sigma=15 25 --kind box text -v": "photos --sigma=15 --sigma 25 --kind box --kind text -v",
@@ -285,12 +303,12 @@ def test_several_values_after_one_option() -> None:
         "--sigma 5 -- 6": "--sigma 5 -- 6",
         "--sigma": "--sigma",
     }.items():
-        assert spread(given.split(), options) == expected.split()
+        assert repeat_option_names(command_line.split(), options) == expected.split()
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three pictures, one of them further down, and a prior that costs nothing."""
+    """Create a folder of three pictures, one of them in a folder below, and replace the prior by a cheap one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(models_load, "load_prior", lambda *arguments: Smooth())
     for i, name in enumerate(("a.png", "b.png", "deep/c.png")):
@@ -300,14 +318,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def records(out: str) -> list[dict[str, Any]]:
+def parse_lines(out: str) -> list[dict[str, Any]]:
+    """Parse the JSON lines of standard output."""
     return [json.loads(line) for line in out.splitlines()]
 
 
 @pytest.mark.parametrize("sigmas", ["--sigma 15 25", "--sigma 15 --sigma 25", "--sigma 15,25", "--sigma=15 25"])
 def test_json(sigmas: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--json` prints one line for each picture and condition, and a summary whose means agree with these lines."""
     assert run(["evaluate", "photos", *sigmas.split(), "--steps", "1", "--json", "--baselines"]) == 0
-    *results, summary = records(capsys.readouterr().out)
+    *results, summary = parse_lines(capsys.readouterr().out)
     assert [(Path(r["input"]).name, r["condition"]) for r in results] == [
         (name, condition) for name in ("a.png", "b.png", "c.png") for condition in ("sigma 15", "sigma 25")
     ]
@@ -321,18 +341,20 @@ def test_json(sigmas: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_figures_do_not_depend_on_which_pictures_are_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The holes of a picture depend on its name and the seed, not on the other pictures."""
     arguments = ["evaluate", "photos", "--task", "inpaint", "--mask-kind", "text", "box", "--steps", "2", "--json"]
     assert run(arguments) == 0
-    before = records(capsys.readouterr().out)
+    before = parse_lines(capsys.readouterr().out)
     Path("photos/a.png").unlink()
     assert run([*arguments, "--limit", "1"]) == 0
-    after = records(capsys.readouterr().out)
+    after = parse_lines(capsys.readouterr().out)
     assert [r["psnr_holes"] for r in after[:-1]] == [r["psnr_holes"] for r in before[2:4]]
     assert run([*arguments, "--seed", "1"]) == 0
-    assert records(capsys.readouterr().out)[0]["psnr_holes"] != after[0]["psnr_holes"]
+    assert parse_lines(capsys.readouterr().out)[0]["psnr_holes"] != after[0]["psnr_holes"]
 
 
 def test_table_csv_and_sheet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table contains the means of the CSV file, the sheet has its size, and no file is overwritten unasked."""
     arguments = ["evaluate", "photos", "--task", "upscale", "--scale", "2", "4", "--steps", "2", "--baselines"]
     assert run([*arguments, "--csv", "out.csv", "--sheet", "out.png", "-v"]) == 0
     out = capsys.readouterr().out
@@ -351,25 +373,27 @@ def test_table_csv_and_sheet(folder: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_masks_from_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Masks are found by the names of the pictures and chosen by kind; one of another size fails."""
     Path("masks").mkdir()
     for name, size in (("photos_a_box.png", (48, 40)), ("photos_a_random70.png", (48, 40)), ("b_box.png", (9, 40))):
         Image.fromarray(draw_mask("box", size[1], size[0], 0)).save(f"masks/{name}")
     arguments = ["evaluate", "photos", "--task", "inpaint", "--mask", "masks", "--steps", "1", "--json"]
-    assert run(arguments) == 3  # the mask of b has another shape; c has none
-    first, second, failed, summary = records(capsys.readouterr().out)
+    assert run(arguments) == 3  # the mask of b has another size, and c has no mask
+    first, second, failed, summary = parse_lines(capsys.readouterr().out)
     assert [first["condition"], second["condition"]] == ["box", "random70"]
     assert failed["status"] == "failed" and "mask" in failed["error"]
     assert (summary["ok"], summary["failed"]) == (1, 1)
     assert run([*arguments, "--mask-kind", "random"]) == 0
-    assert [r.get("condition") for r in records(capsys.readouterr().out)] == ["random70", None]
+    assert [r.get("condition") for r in parse_lines(capsys.readouterr().out)] == ["random70", None]
     assert run(["evaluate", "photos/deep", "--task", "inpaint", "--mask", "masks"]) == 4
 
 
 def test_damaged_pictures_are_left_out_and_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A damaged picture gives exit code 3 and figures of the others; if all are damaged, the exit code is 4."""
     Path("photos/b.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     assert run(["evaluate", "photos", "--steps", "1", "--json"]) == 3
     captured = capsys.readouterr()
-    *results, summary = records(captured.out)
+    *results, summary = parse_lines(captured.out)
     assert [r["status"] for r in results] == ["ok", "failed", "ok"] and results[1]["code"] == 4
     assert (summary["ok"], summary["failed"], summary["means"][0]["pictures"]) == (2, 1, 2)
     assert captured.err.count("error:") == 1 and "1 left out" in captured.err
@@ -402,6 +426,7 @@ def test_damaged_pictures_are_left_out_and_counted(folder: Path, capsys: pytest.
     ids=str,
 )
 def test_exit_codes(arguments: list[str], code: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong arguments give their exit code, one error, and no output."""
     Path("empty").mkdir()
     assert run(["evaluate", *arguments]) == code
     captured = capsys.readouterr()
@@ -409,6 +434,7 @@ def test_exit_codes(arguments: list[str], code: int, folder: Path, capsys: pytes
 
 
 def test_bits_per_dim(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--bits-per-dim` reports the terms of the bound and their sum, and leaves out pictures smaller than a crop."""
     blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "norm_num_groups": 4}
     network = UNetConfig(3, 3, (8, 8), layers_per_block=1, add_attention=False, **blocks)  # type: ignore[arg-type]
     torch.manual_seed(0)
@@ -417,7 +443,7 @@ def test_bits_per_dim(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         Image.new("RGB", size, (90, 120, 150)).save(tmp_path / name)
     arguments = ["evaluate", str(tmp_path), "--bits-per-dim", "--timesteps", "4", "-m", str(tmp_path / "model")]
     assert run([*arguments, "--json"]) == 3
-    failed, summary = records(capsys.readouterr().out)
+    failed, summary = parse_lines(capsys.readouterr().out)
     assert failed["input"].endswith("small.png") and summary["ok"] == 2
     bits = summary["bits_per_dim"]
     assert bits["total"] == pytest.approx(bits["prior"] + bits["kl"] + bits["decoder"], abs=1e-5)
@@ -430,6 +456,7 @@ def test_bits_per_dim(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_help_does_not_import_pytorch() -> None:
+    """Neither `--help` nor an error about the arguments imports PyTorch, NumPy or Pillow."""
     script = "import sys; from restorer.cli.app import run; assert run(['evaluate', '--help']) == 0; "
     script += "assert run(['evaluate', 'absent']) == 4; assert not {'torch', 'numpy', 'PIL'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=TESTS.parent, timeout=60)
