@@ -43,10 +43,10 @@ class Difference:
     """The difference between two pictures.
 
     Args:
-        psnr: peak signal-to-noise ratio in dB, inf if the pictures are equal.
-        ssim: structural similarity, at most 1; None for pictures smaller than its window.
-        mean: mean of the absolute differences, on the 0..255 scale.
-        largest: largest absolute difference, on the 0..255 scale.
+        psnr: Peak signal-to-noise ratio in dB, inf if the pictures are equal.
+        ssim: Structural similarity, at most 1; None for pictures smaller than its window.
+        mean: Mean of the absolute differences, on the 0..255 scale.
+        largest: Largest absolute difference, on the 0..255 scale.
     """
 
     psnr: float
@@ -66,7 +66,7 @@ def read_colour(path: Path) -> Tensor:
         float (3, H, W) in [0, 1].
 
     Raises:
-        PictureError: the file cannot be read.
+        PictureError: The file cannot be read.
     """
     return to_tensor(load(path)).expand(3, -1, -1)
 
@@ -82,9 +82,9 @@ def differences(a: Tensor, b: Tensor, reference: Tensor | None = None) -> tuple[
     """Measure the differences of A and B from the reference, or of B from A.
 
     Args:
-        a: a picture (C, H, W) in [0, 1].
-        b: another picture.
-        reference: the picture that both should equal.
+        a: A picture (C, H, W) in [0, 1].
+        b: Another picture.
+        reference: The picture that both should equal.
 
     Returns:
         One entry for A and one for B. Without a reference, the entry for A is None. An entry is also None if the two
@@ -100,7 +100,7 @@ def match_sizes(pictures: Sequence[Tensor]) -> list[Tensor]:
     """Enlarge pictures (C, h, w) to the size of the largest by repeating their pixels.
 
     Raises:
-        UsageError: the largest picture is not a whole multiple of another in size.
+        UsageError: The largest picture is not a whole multiple of another in size.
     """
     height, width = (max(x.shape[axis] for x in pictures) for axis in (-2, -1))
     result = []
@@ -120,11 +120,11 @@ def comparison_image(mode: str, pictures: Mapping[str, Tensor], figures: Sequenc
 
     Args:
         mode: "side", "split" or "diff"; the latter two show the first two pictures.
-        pictures: two or three pictures (3, h, w) in [0, 1] by their captions; the third is the reference.
-        figures: the result of `differences`, which is added to the captions.
+        pictures: Two or three pictures (3, h, w) in [0, 1] by their captions; the third is the reference.
+        figures: The result of `differences`, which is added to the captions.
 
     Raises:
-        UsageError: the sizes do not fit each other.
+        UsageError: The sizes do not fit each other.
     """
     matched = match_sizes(list(pictures.values()))
     if mode == "side":
@@ -146,16 +146,16 @@ def pair_files(a: Path, b: Path, reference: Path | None = None) -> list[tuple[Pa
     `photo.jpg` is paired with `photo.png`, or with `photo_denoised.jpg` if no other stem starts with `photo_`.
 
     Args:
-        a: a folder of pictures, which is searched at all depths.
-        b: a second folder.
-        reference: a third folder.
+        a: A folder of pictures, which is searched at all depths.
+        b: A second folder.
+        reference: A third folder.
 
     Returns:
         One tuple for each picture of `a` that has a counterpart in each other folder: the files in the order of the
         arguments.
 
     Raises:
-        PictureError: a folder contains no pictures, or no pictures can be paired.
+        PictureError: A folder contains no pictures, or no pictures can be paired.
     """
     first, *others = ([path for path, _ in collect([str(f)], recursive=True)] for f in (a, b, reference) if f)
     folders = [f for f in (b, reference) if f]
@@ -184,11 +184,11 @@ def comparison_sheet(headings: Sequence[str], rows: Sequence[tuple[str, Sequence
     """Draw a contact sheet of the middle of each picture, at most CELL pixels per side.
 
     Args:
-        headings: the text above each column.
-        rows: for each row, the text above it and its pictures, float (3, h, w) in [0, 1], one for each heading.
+        headings: The text above each column.
+        rows: For each row, the text above it and its pictures, float (3, h, w) in [0, 1], one for each heading.
 
     Raises:
-        UsageError: the sizes within a row do not fit each other.
+        UsageError: The sizes within a row do not fit each other.
     """
     return contact_sheet(headings, [(text, [_middle(x) for x in match_sizes(pictures)]) for text, pictures in rows])
 

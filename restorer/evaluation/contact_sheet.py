@@ -26,8 +26,8 @@ def contact_sheet(headings: Sequence[str], rows: Sequence[tuple[str, Sequence[Te
     """Draw all pictures in one image.
 
     Args:
-        headings: the text above each column.
-        rows: for each row, the text above it and its pictures, float (C, H, W) in [0, 1], one for each heading.
+        headings: The text above each column.
+        rows: For each row, the text above it and its pictures, float (C, H, W) in [0, 1], one for each heading.
     """
     font = ImageFont.load_default(TEXT)
     line = TEXT + GAP

@@ -77,9 +77,9 @@ class Condition:
 
     Args:
         task: "denoise", "upscale" or "inpaint".
-        sigma: for denoise, the standard deviation of the noise on the 0..255 scale.
-        scale: for upscale, the factor by which the picture is shrunk.
-        kind: for inpaint, the kind of the mask.
+        sigma: For denoise, the standard deviation of the noise on the 0..255 scale.
+        scale: For upscale, the factor by which the picture is shrunk.
+        kind: For inpaint, the kind of the mask.
     """
 
     task: str
@@ -96,9 +96,9 @@ class Sample:
     """A clean picture and its degraded version.
 
     Args:
-        condition: how the picture is degraded.
-        truth: the clean picture, float32 (C, H, W) in [0, 1].
-        degraded: the input of the restorer, float32 (C, h, w); with noise, values may lie outside [0, 1].
+        condition: How the picture is degraded.
+        truth: The clean picture, float32 (C, H, W) in [0, 1].
+        degraded: The input of the restorer, float32 (C, h, w); with noise, values may lie outside [0, 1].
         fill: bool (H, W), True in the holes; None for other tasks than inpaint.
     """
 
@@ -118,8 +118,8 @@ class Scores:
         psnr_y: PSNR in dB on the luma without the border; upscale only.
         ssim_y: SSIM on the luma without the border; upscale only.
         psnr_holes: PSNR in dB over the missing pixels; inpaint only.
-        seconds: time of the restoration.
-        evaluations: number of network evaluations of the whole picture.
+        seconds: Time of the restoration.
+        evaluations: Number of network evaluations of the whole picture.
     """
 
     psnr: float
@@ -136,11 +136,11 @@ class Outcome:
     """The restoration of a sample and its scores.
 
     Args:
-        sample: the clean and the degraded picture.
+        sample: The clean and the degraded picture.
         restored: float32 (C, H, W) in [0, 1].
-        detail: the value of `--detail` that was used.
-        scores: scores by name, OURS first, then the baselines.
-        notes: one line for each deviation from the plan.
+        detail: The value of `--detail` that was used.
+        scores: Scores by name, OURS first, then the baselines.
+        notes: One line for each deviation from the plan.
     """
 
     sample: Sample
@@ -172,14 +172,14 @@ def degrade(
     """Degrade a clean picture.
 
     Args:
-        truth: the clean picture, float (C, H, W) in [0, 1].
-        condition: how to degrade it.
-        seed: seed of the noise or the holes.
-        fill: the holes, bool (H, W), True for missing pixels; None to draw them at random.
-        eight_bit: whether a noisy picture is clipped and rounded to 8 bits, as in a file.
+        truth: The clean picture, float (C, H, W) in [0, 1].
+        condition: How to degrade it.
+        seed: Seed of the noise or the holes.
+        fill: The holes, bool (H, W), True for missing pixels; None to draw them at random.
+        eight_bit: Whether a noisy picture is clipped and rounded to 8 bits, as in a file.
 
     Raises:
-        PictureError: the picture is too small for SSIM.
+        PictureError: The picture is too small for SSIM.
     """
     border = condition.scale if condition.task == "upscale" else 0
     height, width = truth.shape[-2:]
@@ -204,9 +204,9 @@ def prepare(sample: Sample, prior: Prior, **sampling: Any) -> Job:
     """Prepare the restoration of a sample.
 
     Args:
-        sample: the picture to restore.
-        prior: the diffusion model.
-        sampling: steps, detail, method and seed, as in `restorer.tasks`.
+        sample: The picture to restore.
+        prior: The diffusion model.
+        sampling: Steps, detail, method and seed, as in `restorer.tasks`.
     """
     condition = sample.condition
     if condition.task == "denoise":
@@ -222,9 +222,9 @@ def measure(picture: Tensor, sample: Sample, seconds: float | None = None, evalu
 
     Args:
         picture: float (C, H, W) in [0, 1].
-        sample: the sample that the picture restores.
-        seconds: time of the restoration, for the scores.
-        evaluations: number of network evaluations, for the scores.
+        sample: The sample that the picture restores.
+        seconds: Time of the restoration, for the scores.
+        evaluations: Number of network evaluations, for the scores.
     """
     truth, fill = sample.truth, sample.fill
     psnr_y = ssim_y = None
@@ -257,16 +257,16 @@ def evaluate(
     """Restore a sample and measure the result.
 
     Args:
-        sample: the picture to restore.
-        prior: the diffusion model.
-        baselines: whether the baselines are measured too, see `baseline_methods`.
-        eight_bit: whether the restored picture is rounded to 8 bits, as in a file.
-        on_progress: called with (evaluations done, evaluations in all); between tiles the former is a fraction.
-        sampling: steps, detail, method and seed, as in `restorer.tasks`.
+        sample: The picture to restore.
+        prior: The diffusion model.
+        baselines: Whether the baselines are measured too, see `baseline_methods`.
+        eight_bit: Whether the restored picture is rounded to 8 bits, as in a file.
+        on_progress: Called with (evaluations done, evaluations in all); between tiles the former is a fraction.
+        sampling: Steps, detail, method and seed, as in `restorer.tasks`.
 
     Raises:
-        ModelError: the output of the network is not finite, see `Job.run`.
-        DeviceError: there is not enough memory, see `Job.run`.
+        ModelError: The output of the network is not finite, see `Job.run`.
+        DeviceError: There is not enough memory, see `Job.run`.
     """
     job = prepare(sample, prior, **sampling)
     total, done = job.evaluations, 0
@@ -361,7 +361,7 @@ def centre_crop(picture: Tensor, side: int) -> Tensor:
     """Cut the square in the middle out of a picture (C, H, W), and return it in colour, (3, side, side).
 
     Raises:
-        PictureError: the picture is smaller than the square.
+        PictureError: The picture is smaller than the square.
     """
     height, width = picture.shape[-2:]
     if min(height, width) < side:
@@ -386,11 +386,11 @@ def bits_per_dimension(
     variance "small" (beta~) is used.
 
     Args:
-        prior: the diffusion model.
-        crops: pictures, float (B, C, H, W) in [0, 1], with values of 8 bits.
-        timesteps: number of the schedule's T timesteps that are evaluated; None for all.
-        seed: seed of the noise.
-        on_progress: called with (evaluations done, evaluations in all) of batches of at most BATCH crops.
+        prior: The diffusion model.
+        crops: Pictures, float (B, C, H, W) in [0, 1], with values of 8 bits.
+        timesteps: Number of the schedule's T timesteps that are evaluated; None for all.
+        seed: Seed of the noise.
+        on_progress: Called with (evaluations done, evaluations in all) of batches of at most BATCH crops.
 
     Raises:
         ValueError: `timesteps` lies outside 2 .. T.

@@ -32,7 +32,7 @@ def ssim(picture: Tensor, truth: Tensor) -> float:
     structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1).
 
     Raises:
-        ValueError: a side is shorter than the window.
+        ValueError: A side is shorter than the window.
     """
     if min(picture.shape[-2:]) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs pictures of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels")

@@ -41,11 +41,11 @@ class Speed:
     """The speed of the network in one precision at one size.
 
     Args:
-        precision: precision of the network.
-        size: side of the square that is evaluated, in pixels.
-        seconds: time of one evaluation.
-        flop: floating-point operations of one evaluation; an addition and a multiplication are two operations.
-        matrix_rate: rate of a matrix product in this precision, in operations per second.
+        precision: Precision of the network.
+        size: Side of the square that is evaluated, in pixels.
+        seconds: Time of one evaluation.
+        flop: Floating-point operations of one evaluation; an addition and a multiplication are two operations.
+        matrix_rate: Rate of a matrix product in this precision, in operations per second.
     """
 
     precision: str
@@ -77,10 +77,10 @@ def measure(prior: Prior, precision: str, size: int, budget: float = 1.0) -> Spe
     """Measure the speed of a prior.
 
     Args:
-        prior: a prior that is not tiled and that works on pixels.
-        precision: name of the precision in which the prior computes.
-        size: side of the square to evaluate, in pixels.
-        budget: approximate time to spend, in seconds. The first run, which chooses kernels, is not counted.
+        prior: A prior that is not tiled and that works on pixels.
+        precision: Name of the precision in which the prior computes.
+        size: Side of the square to evaluate, in pixels.
+        budget: Approximate time to spend, in seconds. The first run, which chooses kernels, is not counted.
     """
     side = MATRIX.get(prior.device.type, MATRIX["cpu"])
     a = torch.randn(side, side, device=prior.device).to(PRECISIONS[precision])
@@ -141,12 +141,12 @@ def estimate_seconds(speed: Speed, width: int, height: int, steps: int, tile: in
     """Estimate the time of the network evaluations of one result, assuming the same speed per pixel at all sizes.
 
     Args:
-        speed: the measured speed.
-        width: width of the result in pixels.
-        height: height of the result in pixels.
-        steps: number of evaluations of the whole picture.
-        tile: side of a tile in pixels.
-        overlap: number of pixels that neighbouring tiles share.
+        speed: The measured speed.
+        width: Width of the result in pixels.
+        height: Height of the result in pixels.
+        steps: Number of evaluations of the whole picture.
+        tile: Side of a tile in pixels.
+        overlap: Number of pixels that neighbouring tiles share.
 
     Returns:
         Seconds.

@@ -37,11 +37,11 @@ class Source:
     """Location and size of one picture, which is a file of its own or a member of a .tar shard.
 
     Args:
-        path: the file, or the shard.
-        offset: first byte of the picture in that file.
-        size: number of bytes.
-        width: in pixels, before the picture is turned upright.
-        height: in pixels, before the picture is turned upright.
+        path: The file, or the shard.
+        offset: First byte of the picture in that file.
+        size: Number of bytes.
+        width: Width in pixels before the picture is turned upright.
+        height: Height in pixels before the picture is turned upright.
     """
 
     path: Path
@@ -62,7 +62,7 @@ class Source:
             uint8 (H, W, 3), turned upright; 16-bit values are reduced to 8 bits and gray is repeated in three channels.
 
         Raises:
-            PictureError, OSError: the picture cannot be decoded.
+            PictureError, OSError: The picture cannot be decoded.
         """
         with self.path.open("rb") as file:
             file.seek(self.offset)
@@ -75,9 +75,9 @@ class Inventory:
     """The pictures that `find_sources` found, and the number of files that it left out.
 
     Args:
-        sources: the pictures, in the order of their names.
-        unreadable: number of files whose header cannot be read.
-        too_small: number of pictures with a side shorter than a crop.
+        sources: The pictures, in the order of their names.
+        unreadable: Number of files whose header cannot be read.
+        too_small: Number of pictures with a side shorter than a crop.
     """
 
     sources: tuple[Source, ...]
@@ -100,12 +100,12 @@ def find_sources(paths: Sequence[Path], min_side: int, exclude: Path | None = No
     counted.
 
     Args:
-        paths: folders, which are searched at all depths, .tar shards, and pictures.
-        min_side: shortest side in pixels that a picture may have.
-        exclude: a folder to ignore, because a run may write pictures of its own into it.
+        paths: Folders, which are searched at all depths, .tar shards, and pictures.
+        min_side: Shortest side in pixels that a picture may have.
+        exclude: A folder to ignore, because a run may write pictures of its own into it.
 
     Raises:
-        PictureError: a path does not exist, a shard cannot be read, or no picture is left.
+        PictureError: A path does not exist, a shard cannot be read, or no picture is left.
     """
     sources, unreadable, too_small = [], 0, 0
     for path in paths:
@@ -201,10 +201,10 @@ class Augmentation:
     """Random changes that are made to each crop.
 
     Args:
-        crop: side of a crop in pixels.
-        downscale: probability that a crop is cut up to twice as large and shrunk to `crop`.
-        gray: probability that a crop is converted to gray.
-        turn: whether crops are rotated by multiples of 90 degrees and mirrored.
+        crop: Side of a crop in pixels.
+        downscale: Probability that a crop is cut up to twice as large and shrunk to `crop`.
+        gray: Probability that a crop is converted to gray.
+        turn: Whether crops are rotated by multiples of 90 degrees and mirrored.
     """
 
     crop: int
@@ -217,7 +217,7 @@ class Augmentation:
 
         Args:
             picture: uint8 (H, W, 3), both sides at least `crop`.
-            rng: source of all random choices.
+            rng: Source of all random choices.
 
         Returns:
             uint8 (crop, crop, 3).
@@ -241,20 +241,20 @@ class Dataset:
     """Decoded pictures that take at most `memory` bytes at a time.
 
     Args:
-        sources: the pictures.
-        memory: bytes for decoded pictures. Where pictures are used in rounds, a picture that takes more than half of
+        sources: The pictures.
+        memory: Bytes for decoded pictures. Where pictures are used in rounds, a picture that takes more than half of
             the memory is left out.
-        seed: seed of the order in which the pictures take turns.
+        seed: Seed of the order in which the pictures take turns.
 
     Attributes:
-        sources: all pictures, those that are too large included.
-        in_rounds: whether the pictures exceed the memory together and are therefore used in rounds.
-        too_large: number of pictures that are left out because they do not fit into the memory.
-        broken: pictures that could not be decoded so far.
-        closed: whether `close` was called.
+        sources: All pictures, those that are too large included.
+        in_rounds: Whether the pictures exceed the memory together and are therefore used in rounds.
+        too_large: Number of pictures that are left out because they do not fit into the memory.
+        broken: Pictures that could not be decoded so far.
+        closed: Whether `close` was called.
 
     Raises:
-        PictureError: no picture fits into the memory.
+        PictureError: No picture fits into the memory.
     """
 
     def __init__(self, sources: Sequence[Source], memory: int, seed: int) -> None:
@@ -283,7 +283,7 @@ class Dataset:
             uint8 (H, W, 3).
 
         Raises:
-            PictureError: none of the pictures can be decoded.
+            PictureError: None of the pictures can be decoded.
         """
         for index in self._usable:
             try:
@@ -303,7 +303,7 @@ class Dataset:
             uint8 (H, W, 3) each.
 
         Raises:
-            PictureError: none of the pictures can be decoded.
+            PictureError: None of the pictures can be decoded.
         """
         order = self._usable
         if self.in_rounds:
@@ -330,11 +330,11 @@ class CropStream:
     (Threads that use PyTorch would start a second pool of workers, which would compete with the first.)
 
     Args:
-        dataset: the pictures; each is drawn with a probability proportional to its area.
-        augmentation: changes made to each crop.
-        batch: number of crops in a batch.
-        seed: batch k depends on the seed and on k alone.
-        threads: number of threads that make batches.
+        dataset: The pictures; each is drawn with a probability proportional to its area.
+        augmentation: Changes made to each crop.
+        batch: Number of crops in a batch.
+        seed: Batch k depends on the seed and on k alone.
+        threads: Number of threads that make batches.
     """
 
     def __init__(self, dataset: Dataset, augmentation: Augmentation, batch: int, seed: int, threads: int = 1) -> None:
@@ -353,7 +353,7 @@ class CropStream:
         """Yield batch `first` and all later batches, uint8 (B, S, S, 3) each, without end.
 
         Raises:
-            PictureError: none of the pictures of a round can be decoded.
+            PictureError: None of the pictures of a round can be decoded.
         """
         round_length = self.dataset.batches_per_round(self.batch) if self.dataset.in_rounds else 0
         shares: dict[int, Future[list[np.ndarray]]] = {}

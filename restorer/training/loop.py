@@ -48,13 +48,13 @@ class Machine:
     On one machine, the device and the precision change the rounding of the result.
 
     Args:
-        device: as in `load_prior`.
-        precision: as in `load_prior`; low precision means autocast, and the weights stay in float32.
-        compile: whether the network runs through torch.compile.
-        memory: bytes for decoded pictures.
-        threads: number of threads that cut crops.
-        save_every: seconds between checkpoints.
-        log_every: steps between lines of metrics.
+        device: As in `load_prior`.
+        precision: As in `load_prior`; low precision means autocast, and the weights stay in float32.
+        compile: Whether the network runs through torch.compile.
+        memory: Bytes for decoded pictures.
+        threads: Number of threads that cut crops.
+        save_every: Seconds between checkpoints.
+        log_every: Steps between lines of metrics.
     """
 
     device: str = "auto"
@@ -71,11 +71,11 @@ class Start:
     """The facts that are known when a training run starts.
 
     Args:
-        inventory: the pictures.
-        too_large: number of pictures that are left out because they do not fit into the memory.
-        step: number of steps already done, 0 for a new run.
-        device: where the network runs.
-        dtype: data type in which the network computes.
+        inventory: The pictures.
+        too_large: Number of pictures that are left out because they do not fit into the memory.
+        step: Number of steps already done, 0 for a new run.
+        device: Device of the network.
+        dtype: Data type in which the network computes.
     """
 
     inventory: Inventory
@@ -90,9 +90,9 @@ class Outcome:
     """The end of a training run.
 
     Args:
-        step: number of steps done.
-        finished: whether these are all steps of the recipe.
-        unreadable: number of files that could not be read.
+        step: Number of steps done.
+        finished: Whether these are all steps of the recipe.
+        unreadable: Number of files that could not be read.
     """
 
     step: int
@@ -122,7 +122,7 @@ class _State:
         """Take over the state of a checkpoint.
 
         Raises:
-            ModelError: the checkpoint is damaged, or belongs to another network.
+            ModelError: The checkpoint is damaged, or belongs to another network.
         """
         try:
             content = torch.load(path, map_location=device, weights_only=True)
@@ -168,8 +168,8 @@ class LevelMeans:
     lowest levels weigh most, where noise cannot be distinguished from the rounding of the picture.
 
     Args:
-        steps: number of timesteps T of the schedule.
-        device: where the losses are.
+        steps: Number of timesteps T of the schedule.
+        device: Device of the losses.
     """
 
     COUNT = 100  # number of levels
@@ -184,8 +184,8 @@ class LevelMeans:
         """Return the mean of each crop's level before the call, and add the new losses to the means.
 
         Args:
-            t: timesteps, (B,).
-            errors: losses, (B,).
+            t: Timesteps, (B,).
+            errors: Losses, (B,).
 
         Returns:
             (B,); for a level that has no mean yet, the loss itself.
@@ -209,10 +209,10 @@ def draw_t(count: int, recipe: Recipe, steps: int, generator: torch.Generator) -
     """Draw random timesteps.
 
     Args:
-        count: number B of timesteps.
-        recipe: says how often the lower timesteps are drawn, and whether timesteps are integers.
-        steps: number of timesteps T of the schedule.
-        generator: source of the random numbers.
+        count: Number B of timesteps.
+        recipe: Says how often the lower timesteps are drawn, and whether timesteps are integers.
+        steps: Number of timesteps T of the schedule.
+        generator: Source of the random numbers.
 
     Returns:
         float64 (B,): integers from 0 to T - 1 if the recipe is discrete, otherwise real numbers in [0, T - 1].
@@ -247,11 +247,11 @@ def losses(
 
     Args:
         network: (folded x_t, t) -> output.
-        spec: schedule, prediction type and patch size of the network.
-        recipe: gamma of the min-SNR weights, and the distribution from which t is drawn.
-        x0: clean crops on [-1, 1], (B, C, H, W), on the device of the network.
-        t: timesteps, float64 (B,), on the CPU.
-        eps: standard normal noise, shaped like x0 and on the same device.
+        spec: Schedule, prediction type and patch size of the network.
+        recipe: Gamma of the min-SNR weights, and the distribution from which t is drawn.
+        x0: Clean crops on [-1, 1], (B, C, H, W), on the device of the network.
+        t: Timesteps, float64 (B,), on the CPU.
+        eps: Standard normal noise, shaped like x0 and on the same device.
 
     Returns:
         (B,).
@@ -289,24 +289,24 @@ def train(
     """Train a prior. `out` is a model folder within the first minute, and a better one after each checkpoint.
 
     Args:
-        spec: the network, its schedule and its prediction type.
-        recipe: all other numbers that shape the result.
-        data: folders, .tar shards and pictures.
-        out: the folder to write; see `run_folder`.
-        machine: the resources of the run.
-        init: a model folder whose weights replace the random initial weights.
-        resume: continue from the checkpoint in `out` if there is one, and start a new run otherwise.
-        overwrite: start a new run even if `out` contains one.
-        on_start: called once, before the first step.
-        on_progress: called with each report of the progress.
-        on_save: called with the number of steps done after each checkpoint.
-        stop: called after each step; if it returns True, the state is saved and the run ends.
+        spec: The network, its schedule and its prediction type.
+        recipe: All other numbers that shape the result.
+        data: Folders, .tar shards and pictures.
+        out: The folder to write; see `run_folder`.
+        machine: The resources of the run.
+        init: A model folder whose weights replace the random initial weights.
+        resume: Continue from the checkpoint in `out` if there is one, and start a new run otherwise.
+        overwrite: Start a new run even if `out` contains one.
+        on_start: Called once, before the first step.
+        on_progress: Called with each report of the progress.
+        on_save: Called with the number of steps done after each checkpoint.
+        stop: Called after each step; if it returns True, the state is saved and the run ends.
 
     Raises:
         OutputError: `out` already contains a run and neither `resume` nor `overwrite` is set, or it cannot be written.
-        ModelError: the checkpoint or `init` does not fit, or the loss is not finite (the last good state is kept).
-        PictureError: there is nothing to train on.
-        UsageError: the settings cannot be combined.
+        ModelError: The checkpoint or `init` does not fit, or the loss is not finite (the last good state is kept).
+        PictureError: There is nothing to train on.
+        UsageError: The settings cannot be combined.
     """
     machine = machine or Machine()
     if spec.network.attends:

@@ -23,15 +23,15 @@ class Progress:
     The names of the fields are the keys of a line of metrics.jsonl.
 
     Args:
-        step: number of steps done.
-        steps: number of steps in all.
-        loss: mean loss.
-        levels: mean loss of each tenth of t, nan for a tenth of which no t was drawn.
-        rate: crops per second.
-        waiting: share of the time that is spent waiting for crops, 0 to 1.
-        left: estimated time left, in seconds.
-        learning_rate: learning rate of the last step.
-        gradient: largest norm of the gradient before clipping.
+        step: Number of steps done.
+        steps: Number of steps in all.
+        loss: Mean loss.
+        levels: Mean loss of each tenth of t, nan for a tenth of which no t was drawn.
+        rate: Crops per second.
+        waiting: Share of the time that is spent waiting for crops, 0 to 1.
+        left: Estimated time left, in seconds.
+        learning_rate: Learning rate of the last step.
+        gradient: Largest norm of the gradient before clipping.
     """
 
     step: int
@@ -49,11 +49,11 @@ class Meter:
     """Sums since the last report. They stay on the device, so that no step waits for a GPU.
 
     Args:
-        device: where the losses are.
-        step: number of steps done before the first step that is added.
+        device: Device of the losses.
+        step: Number of steps done before the first step that is added.
 
     Attributes:
-        wait_seconds: time spent waiting for crops; whoever waits adds to it.
+        wait_seconds: Time spent waiting for crops; whoever waits adds to it.
     """
 
     def __init__(self, device: torch.device, step: int) -> None:

@@ -28,11 +28,11 @@ class MuonAndAdamW:
     """Two optimizers behind the interface of one.
 
     Args:
-        network: a network that is already on its device and has its final memory layout, channels_last.
-        learning_rate: learning rate of both optimizers.
+        network: A network that is already on its device and has its final memory layout, channels_last.
+        learning_rate: Learning rate of both optimizers.
 
     Raises:
-        ValueError: a weight of a hidden layer is not laid out as channels_last.
+        ValueError: A weight of a hidden layer is not laid out as channels_last.
     """
 
     def __init__(self, network: nn.Module, learning_rate: float) -> None:
@@ -89,12 +89,12 @@ def make_optimizer(name: str, network: nn.Module, learning_rate: float) -> torch
     """Create an optimizer for the weights of a network.
 
     Args:
-        name: one of OPTIMIZERS.
-        network: the network; for "muon" as `MuonAndAdamW` takes it.
-        learning_rate: the initial learning rate.
+        name: One of OPTIMIZERS.
+        network: The network; for "muon" as `MuonAndAdamW` takes it.
+        learning_rate: The initial learning rate.
 
     Raises:
-        UsageError: the installed PyTorch has no Muon.
+        UsageError: The installed PyTorch has no Muon.
     """
     if name == "adamw":
         return torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True)

@@ -33,31 +33,31 @@ class Recipe:
     """All numbers that determine how a prior is trained.
 
     Args:
-        steps: number of optimizer steps in all.
-        batch: number of crops in a forward pass.
-        accumulate: number of forward passes in a step.
-        crop: side of a crop in pixels.
-        learning_rate: peak of the learning rate.
-        warmup: number of steps during which the learning rate rises to its peak.
-        hold: share of the steps, 0 to 1, for which the learning rate stays at its peak before half a cosine takes it to
+        steps: Number of optimizer steps in all.
+        batch: Number of crops in a forward pass.
+        accumulate: Number of forward passes in a step.
+        crop: Side of a crop in pixels.
+        learning_rate: Peak of the learning rate.
+        warmup: Number of steps during which the learning rate rises to its peak.
+        hold: Share of the steps, 0 to 1, for which the learning rate stays at its peak before half a cosine takes it to
             zero at `steps`.
-        low_t: end of the lower timesteps.
-        low_share: share of the crops, 0 to 1, whose t is drawn below `low_t`; for the others, t is drawn above.
-        discrete: whether t are integers, which the variational bound of a learned variance needs, or real numbers.
-        min_snr: gamma of the min-SNR weights (Hang et al. 2023), 0 for none.
-        balance: whether the loss at each noise level is divided by its running mean, which gives all levels the same
+        low_t: End of the lower timesteps.
+        low_share: Share of the crops, 0 to 1, whose t is drawn below `low_t`; for the others, t is drawn above.
+        discrete: Whether t are integers, which the variational bound of a learned variance needs, or real numbers.
+        min_snr: Gamma of the min-SNR weights (Hang et al. 2023), 0 for none.
+        balance: Whether the loss at each noise level is divided by its running mean, which gives all levels the same
             weight.
         optimizer: "adamw", or "muon" for Muon on the hidden layers and AdamW on the rest.
-        ema: decay of the moving average of the weights.
-        clip_gradient: largest norm of the gradient.
-        downscale: probability that a crop is cut up to twice as large and shrunk.
-        gray: probability that a crop is converted to gray.
-        turn: whether crops are rotated by multiples of 90 degrees and mirrored; the model then knows mirrored pictures
+        ema: Decay of the moving average of the weights.
+        clip_gradient: Largest norm of the gradient.
+        downscale: Probability that a crop is cut up to twice as large and shrunk.
+        gray: Probability that a crop is converted to gray.
+        turn: Whether crops are rotated by multiples of 90 degrees and mirrored; the model then knows mirrored pictures
             (`mirrors`).
-        seed: seed of the weights, crops, timesteps and noise.
+        seed: Seed of the weights, crops, timesteps and noise.
 
     Raises:
-        UsageError: a value has the wrong type, or a number is out of range.
+        UsageError: A value has the wrong type, or a number is out of range.
     """
 
     steps: int = 20_000
@@ -127,14 +127,14 @@ def read_recipe(path: Path, base: ModelSpec | None = None) -> tuple[ModelSpec, R
     """Read a recipe file.
 
     Args:
-        path: the file.
-        base: the model that the recipe trains if it has none of the tables [network], [schedule] and [prior].
+        path: The file.
+        base: The model that the recipe trains if it has none of the tables [network], [schedule] and [prior].
 
     Returns:
         The network with its schedule and prediction type, and the numbers of the training.
 
     Raises:
-        UsageError: the file does not exist or is not TOML, or a field is unknown or has an impossible value.
+        UsageError: The file does not exist or is not TOML, or a field is unknown or has an impossible value.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -167,9 +167,9 @@ def recipe_text(spec: ModelSpec, recipe: Recipe, head: str = "") -> str:
     """Return the text of a file that `read_recipe` reads, with all fields, defaults included.
 
     Args:
-        spec: the network with its schedule and prediction type.
-        recipe: the numbers of the training.
-        head: a comment for the first line; empty for none.
+        spec: The network with its schedule and prediction type.
+        recipe: The numbers of the training.
+        head: A comment for the first line; empty for none.
     """
     name = next(name for name, kind in NETWORKS.items() if isinstance(spec.network, kind))
     prior = {f.name: getattr(spec, f.name) for f in fields(spec) if f.name not in ("network", "schedule", "mirrors")}
@@ -202,9 +202,9 @@ def model_card(spec: ModelSpec, recipe: Recipe, facts: Mapping[str, str]) -> str
     """Return the text of a model folder's README.md, a model card in the form that the Hub reads.
 
     Args:
-        spec: the network with its schedule and prediction type.
-        recipe: the numbers of the training.
-        facts: further rows of the table, value by name.
+        spec: The network with its schedule and prediction type.
+        recipe: The numbers of the training.
+        facts: Further rows of the table, value by name.
     """
     with torch.device("meta"):
         network = spec.network.build()

@@ -42,11 +42,11 @@ class RunFolder:
     """The writer of a run's folder.
 
     Args:
-        path: the folder, which `begin` creates if it does not exist.
-        spec: the network with its schedule and prediction type.
-        recipe: the numbers of the training.
-        facts: rows of the model card, value by name.
-        example: one of the pictures, uint8 (H, W, 3), whose middle is denoised to show the state of the network.
+        path: The folder, which `begin` creates if it does not exist.
+        spec: The network with its schedule and prediction type.
+        recipe: The numbers of the training.
+        facts: Rows of the model card, value by name.
+        example: One of the pictures, uint8 (H, W, 3), whose middle is denoised to show the state of the network.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class RunFolder:
         """Write the recipe, and remove the metrics of the steps after `step`, which will be repeated.
 
         Raises:
-            OutputError: the folder cannot be written.
+            OutputError: The folder cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ class RunFolder:
         """Append a line to metrics.jsonl; nan, which JSON does not have, becomes null.
 
         Raises:
-            OutputError: the folder cannot be written, or the disk is full.
+            OutputError: The folder cannot be written, or the disk is full.
         """
         content = {k: [v if v == v else None for v in w] if isinstance(w, tuple) else w for k, w in metrics.items()}
         try:
@@ -92,12 +92,12 @@ class RunFolder:
         """Write the model, the checkpoint and the model card.
 
         Args:
-            average: the network with the averaged weights.
-            state: the content of the checkpoint.
-            with_images: whether samples.png and denoised.png are written too.
+            average: The network with the averaged weights.
+            state: The content of the checkpoint.
+            with_images: Whether samples.png and denoised.png are written too.
 
         Raises:
-            OutputError: the folder cannot be written, or the disk is full.
+            OutputError: The folder cannot be written, or the disk is full.
         """
         partial = self.path / f".{CHECKPOINT}.partial"
         try:
@@ -166,8 +166,8 @@ def denoising_strip(prior: Prior, example: Tensor) -> Tensor:
     """Denoise a picture with four strengths of noise, by one evaluation each.
 
     Args:
-        prior: the model.
-        example: a clean picture (1, 3, H, W) on [-1, 1].
+        prior: The model.
+        example: A clean picture (1, 3, H, W) on [-1, 1].
 
     Returns:
         One picture (3, H', W') in [0, 1]: the upper row has noise of 15, 25, 50 and 100 on the 0..255 scale, the lower
