@@ -1,1 +1,1 @@
-"""Runs over one picture or ten thousand: paths, log, records, overlapped reading and writing."""
+"""Runs over one picture or ten thousand: paths, the log, provenance records, and overlapped reading and writing."""

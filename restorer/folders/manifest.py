@@ -1,11 +1,14 @@
-"""What was done to a folder of pictures: a log of one JSON object a line, so that a run that ended in any way goes on.
+"""The log of a run over a folder of pictures, from which an interrupted run can be resumed.
+
+The log holds one JSON object per line:
 
     {"event": "begun",  "output": "a_denoised.png"}                         before a result is written
-    {"event": "result", "output": "a_denoised.png", "status": "ok", ...}    after
+    {"event": "result", "output": "a_denoised.png", "status": "ok", ...}    afterwards
 
-A line is on the disk before the next thing happens. A result that has a `begun` but no `ok` may be there or not, and is
-ours to replace; one that has neither is somebody else's. A failure that was not begun, as where something was refused,
-leaves what is known of a result as it was. The last line may be torn; it counts as never written.
+Each line is flushed to the disk before the run continues. A result with a `begun` line but no `ok` line may or may not
+exist, and a resumed run may replace it; a file with neither line belongs to the user. A failure without a `begun` line,
+for example because the run was refused, does not change the known state of a result. The last line may be cut short; it
+is then ignored.
 """
 
 from __future__ import annotations
@@ -24,128 +27,163 @@ from filelock import FileLock, Timeout
 
 from restorer.errors import OutputError
 
-__all__ = ["MANIFEST", "Manifest", "fingerprint", "opened", "sweep"]
+__all__ = ["MANIFEST", "Manifest", "compute_fingerprint", "open_manifest", "remove_partial_files"]
 
 MANIFEST = ".restorer.jsonl"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # a result that is being written (images/writing.py)
+"""The default file name of the log, in the folder that the run belongs to."""
+
+_DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PARTIAL_NAME = re.compile(r"\.[0-9a-f]{16}\.partial")  # the temporary files of images/writing.py
 
 
-def fingerprint(command: str, options: Mapping[str, Any], model: str, *inputs: str) -> str:
-    """What a result depends on, and nothing that it does not: neither device nor precision, tile or threads.
+def compute_fingerprint(command: str, options: Mapping[str, Any], model: str, *inputs: str) -> str:
+    """Return the fingerprint of everything that a result depends on.
+
+    The device, the precision, the tile and the number of threads are deliberately not part of the fingerprint.
 
     Args:
-        command: the verb.
-        options: what the user asked for; None where it was left to the program.
-        model, inputs: SHA-256 of the model (its weights and configurations), of the picture, of its mask.
+        command: The verb.
+        options: The options as the user gave them; None for an option that was left to the program.
+        model: SHA-256 of the model, that is, of its weights and configurations.
+        inputs: SHA-256 of the picture, followed by that of its mask if there is one.
 
     Returns:
-        "sha256:" and 64 hexadecimal digits.
+        "sha256:" followed by 64 hexadecimal digits.
     """
     content = {"command": command, "options": dict(options), "model": model, "inputs": inputs}
     return f"sha256:{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}"
 
 
 class Manifest:
-    """The log of one folder. Only who holds its lock may have one: see `opened`.
+    """The log of one folder.
+
+    A process may write to a log only while it holds the lock of the log: see `open_manifest`.
 
     Args:
-        path: of the log; it need not exist.
+        path: The file of the log, which need not exist.
 
     Raises:
-        OutputError: it is there and cannot be read.
+        OutputError: The file exists and cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._last: dict[str, dict[str, Any]] = {}
+        self._last: dict[str, dict[str, Any]] = {}  # absolute path of a result -> its last line
         self._begun: set[str] = set()
         try:
             lines = path.read_bytes().splitlines() if path.exists() else []
         except OSError as error:
-            raise OutputError(f"{path} cannot be read: {error.strerror}", "name another with --manifest") from error
+            hint = "name another file with --manifest"
+            raise OutputError(f"{path} cannot be read: {error.strerror}", hint) from error
         for line in lines:
             with suppress(ValueError, RecursionError):
                 content = json.loads(line)
                 if isinstance(content, dict) and isinstance(content.get("output"), str):
                     self._remember(_absolute(path.parent / content["output"]), content)
 
-    def is_ours(self, target: Path) -> bool:
-        """Whether an earlier run began to write this result; one that was refused for what stood there did not."""
+    def has_begun(self, target: Path) -> bool:
+        """Return whether a run has begun to write this result.
+
+        A run that refused to replace an existing file has not begun to write it.
+        """
         return _absolute(target) in self._begun
 
-    def is_done(self, target: Path, recipe: str) -> bool:
-        """Whether this result is there, whole, and what this recipe (a `fingerprint`) gives."""
+    def is_done(self, target: Path, fingerprint: str) -> bool:
+        """Return whether this result exists, is complete, and has the given fingerprint."""
         last = self._last.get(_absolute(target), {})
-        return last.get("status") == "ok" and last.get("recipe") == recipe and target.is_file()
+        return last.get("status") == "ok" and last.get("recipe") == fingerprint and target.is_file()
 
-    def begin(self, target: Path) -> None:
-        """Say that this result is about to be written."""
+    def log_begin(self, target: Path) -> None:
+        """Log that this result is about to be written.
+
+        Raises:
+            OutputError: The log cannot be written.
+        """
         self._append(target, {"event": "begun"})
 
-    def record(self, target: Path, result: Mapping[str, Any]) -> None:
-        """Say what became of it."""
+    def log_result(self, target: Path, result: Mapping[str, Any]) -> None:
+        """Log the outcome of this result.
+
+        Args:
+            target: The file of the result.
+            result: The fields of the line, among them `status`: "ok" or "failed".
+
+        Raises:
+            OutputError: The log cannot be written.
+        """
         self._append(target, result)
 
     def _append(self, target: Path, content: Mapping[str, Any]) -> None:
-        # A path counts from the log's own folder where it can, so that both can be moved together.
-        place, root = Path(_absolute(target)), Path(_absolute(self.path.parent))
-        name = (place.relative_to(root) if place.is_relative_to(root) else place).as_posix()
+        # Paths are relative to the folder of the log if possible, so that log and results can be moved together.
+        path, root = Path(_absolute(target)), Path(_absolute(self.path.parent))
+        name = (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
         line = json.dumps({"schema": 1, **content, "output": name}, allow_nan=False) + "\n"
         try:
             with self.path.open("ab+") as file:
                 if file.seek(0, os.SEEK_END):
                     file.seek(-1, os.SEEK_END)
-                    line = line if file.read() == b"\n" else f"\n{line}"  # the end of the last run tore its line
+                    line = line if file.read() == b"\n" else f"\n{line}"  # an earlier run left an incomplete line
                 file.write(line.encode())
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            hint = "free some space" if error.errno in _FULL else "see that its folder is there and can be written to"
-            hint += "; --resume goes on"
+            hint = (
+                "free some space"
+                if error.errno in _DISK_FULL_ERRORS
+                else "check that its folder exists and is writable"
+            )
+            hint += ", then continue with --resume"
             raise OutputError(f"{self.path} cannot be written: {error.strerror}", hint) from error
-        self._remember(str(place), dict(content))
+        self._remember(str(path), dict(content))
 
-    def _remember(self, place: str, content: dict[str, Any]) -> None:
-        if content.get("status") == "failed" and self._last.get(place, {}).get("status") == "ok":
-            return  # nothing was begun: what was written before stands as it did
-        self._last[place] = content
+    def _remember(self, path: str, content: dict[str, Any]) -> None:
+        if content.get("status") == "failed" and self._last.get(path, {}).get("status") == "ok":
+            return  # nothing was begun, so the earlier result is unchanged
+        self._last[path] = content
         if content.get("event") == "begun":
-            self._begun.add(place)
+            self._begun.add(path)
 
 
 def _absolute(path: Path) -> str:
-    return os.path.abspath(path)  # noqa: PTH100  (`resolve` would follow a link that is the result itself)
+    return os.path.abspath(path)  # noqa: PTH100  (`resolve` would follow a result that is itself a link)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Manifest]:
-    """The manifest at `path`, with its lock held: a second run that would write to it is refused.
+def open_manifest(path: Path) -> Iterator[Manifest]:
+    """Open a log and hold its lock, so that no second run can write to it.
 
-    The system gives the lock back when the process ends, however it ends.
+    The system releases the lock when the process ends, however it ends.
+
+    Args:
+        path: The file of the log. The lock is a file beside it.
 
     Raises:
-        OutputError: another run holds it, or the place cannot be written.
+        OutputError: Another run holds the lock, or the folder does not exist or is not writable.
     """
     if not path.parent.is_dir():
-        raise OutputError(f"the folder {path.parent} does not exist", "make it, or name another with --manifest")
+        hint = "create it, or name another file with --manifest"
+        raise OutputError(f"the folder {path.parent} does not exist", hint)
     lock = FileLock(path.with_name(f"{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        hint = "wait for it, or name another folder with -o"
+        hint = "wait until it has ended, or name another folder with -o"
         raise OutputError(f"another run is writing to {path.parent}", hint) from None
     except OSError as error:
-        raise OutputError(f"{path.parent} cannot be written: {error.strerror}", "name another with -o") from error
+        hint = "name another folder with -o"
+        raise OutputError(f"the folder {path.parent} cannot be written to: {error.strerror}", hint) from error
     try:
         yield Manifest(path)
     finally:
         lock.release()
 
 
-def sweep(folders: Iterable[Path]) -> None:
-    """Remove what a killed run left half written. Only with the lock held: a run at work has such files too."""
+def remove_partial_files(folders: Iterable[Path]) -> None:
+    """Remove the incomplete files that a killed run has left in these folders.
+
+    The caller must hold the lock of the log, because a run in progress has such files too.
+    """
     for folder in folders:
         with suppress(OSError):
-            for path in [path for path in folder.iterdir() if PARTIAL.fullmatch(path.name)]:
+            for path in [path for path in folder.iterdir() if _PARTIAL_NAME.fullmatch(path.name)]:
                 path.unlink()

@@ -1,4 +1,4 @@
-"""The options that the three restoring verbs share."""
+"""The options that the restoring verbs share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,37 @@ __all__ = ["Options"]
 
 @dataclass(frozen=True)
 class Options:
-    """What the three verbs have in common."""
+    """The options of one run of a restoring verb, checked.
+
+    Args:
+        command: The verb.
+        inputs: Files, folders, glob patterns, or "-" for standard input.
+        output: A file, a folder, or "-" for standard output; None for a file beside each input.
+        overwrite: Whether existing results are replaced.
+        skip_existing: Whether pictures with an existing result are skipped.
+        recursive: Whether folders are allowed among the inputs.
+        steps: Number of network evaluations; None for the default of the verb.
+        detail: From 0 (faithful) to 1 (natural); None for the default of the verb.
+        method: The preset of the reverse process.
+        seed: The seed of the noise field.
+        sigma: The noise of the input on the 0..255 scale; None to estimate it.
+        model: The name, path or Hub repository of the model.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "auto", "fp32", "bf16" or "fp16".
+        tile: "auto", "off", or the side of a tile in pixels of the result.
+        json: Whether one JSON object per picture is printed.
+        quiet: Whether only the paths of the results are printed.
+        verbose: Whether additional messages are printed.
+        include: Glob patterns; if there are any, only matching pictures of a folder are restored.
+        exclude: Glob patterns; matching pictures of a folder are left out.
+        limit: Maximum number of pictures to restore; None for no limit.
+        fail_fast: Whether the run stops at the first failure.
+        max_pixels: Number of pixels above which a picture is refused.
+        resume: Whether an earlier run is continued.
+        manifest: The file of the log; None for the default file in the folder of the run.
+        dry_run: Whether the run only prints a preview.
+        show: Whether the picture and the result are drawn in the terminal.
+    """
 
     command: str
     inputs: list[str]
@@ -45,7 +75,7 @@ class Options:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """The arguments that every `prepare_...` of `restorer.tasks.common` takes."""
+        """The keyword arguments that every `prepare_...` function of `restorer.tasks` takes, except the prior."""
         return {
             "sigma": self.sigma,
             "steps": self.steps,

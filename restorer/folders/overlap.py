@@ -1,8 +1,9 @@
-"""What can go on in threads while a batch is sampled: the next pictures are read, the last results are written.
+"""Background threads that read the next pictures and write the last results while a batch is sampled.
 
-Threads change when things happen, and nothing else. What is read ahead is only held; what cannot be read ahead is read
-again when its turn comes, and fails then as it would have. What is done behind is done in order, and after the first
-thing that fails nothing is. There is one thread for either, and none before there is something to do beside it.
+The threads change only when things happen. A picture that is read ahead is merely kept in memory; a picture that cannot
+be read ahead is read again when its turn comes, and fails then as it would have without the threads. Tasks behind the
+sampling run in order, and none runs after the first one that fails. There is one thread for each direction, and neither
+starts before there is something to do in parallel.
 """
 
 from __future__ import annotations
@@ -13,28 +14,33 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-__all__ = ["Ahead", "Behind"]
+__all__ = ["ReadAhead", "WriteBehind"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Ahead(Generic[T, R]):
-    """Reads things in order: when they are taken, or before that in a thread.
+class ReadAhead(Generic[T, R]):
+    """An ordered reader of items that can read the next ones in a background thread.
 
     Args:
-        things: to be read.
-        read: reads one.
-        may: whether one may be read before it is its turn.
-        weigh: what something that was read weighs; no more is read ahead than weighs 1 together, the last one included.
+        items: The items to read, in order.
+        read: Reads one item.
+        may_prefetch: Returns whether an item may be read in the background.
+        weigh: Returns the weight of a value that was read. Prefetching stops as soon as the waiting values together
+            weigh 1 or more.
     """
 
     def __init__(
-        self, things: Iterable[T], read: Callable[[T], R], may: Callable[[T], bool], weigh: Callable[[R], float]
+        self,
+        items: Iterable[T],
+        read: Callable[[T], R],
+        may_prefetch: Callable[[T], bool],
+        weigh: Callable[[R], float],
     ) -> None:
-        self._read, self._may, self._weigh = read, may, weigh
-        self._left, self._ready = deque(things), deque[R]()  # the thread's own while it is reading
-        self._reading: Future[None] | None = None
+        self._read, self._may_prefetch, self._weigh = read, may_prefetch, weigh
+        self._pending, self._ready = deque(items), deque[R]()  # only the thread touches them while it is prefetching
+        self._prefetching: Future[None] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="restorer-ahead")
         self._closed = False
 
@@ -46,48 +52,53 @@ class Ahead(Generic[T, R]):
         self._pool.shutdown()
 
     @property
-    def is_ready(self) -> bool:
-        """Whether the next thing has been read; where the thread is reading, it ends that first."""
-        self._settle()
+    def is_next_ready(self) -> bool:
+        """Whether the next item has been read. If the thread is prefetching, the property waits for it."""
+        self._wait_for_thread()
         return bool(self._ready)
 
     def take(self) -> R:
-        """The next thing, read by now; raises what `read` raises."""
-        return self._ready.popleft() if self.is_ready else self._read(self._left.popleft())
+        """Return the next value, reading its item now unless it was prefetched.
 
-    def fill(self) -> None:
-        """Have the thread read as much as may be, and is worth having."""
-        self._settle()
-        if self._left:
-            self._reading = self._pool.submit(self._fill)
+        Raises:
+            Exception: Any exception that `read` raises.
+        """
+        return self._ready.popleft() if self.is_next_ready else self._read(self._pending.popleft())
 
-    def _settle(self) -> None:
-        """From here on the thread is not reading."""
-        if self._reading is not None:
-            self._reading.result()
-            self._reading = None
+    def prefetch(self) -> None:
+        """Let the thread read as many items as it may."""
+        self._wait_for_thread()
+        if self._pending:
+            self._prefetching = self._pool.submit(self._prefetch)
 
-    def _fill(self) -> None:
-        while self._left and not self._closed and sum(map(self._weigh, self._ready)) < 1:
+    def _wait_for_thread(self) -> None:
+        if self._prefetching is not None:
+            self._prefetching.result()
+            self._prefetching = None
+
+    def _prefetch(self) -> None:
+        while self._pending and not self._closed and sum(map(self._weigh, self._ready)) < 1:
             try:
-                if not self._may(self._left[0]):
+                if not self._may_prefetch(self._pending[0]):
                     return
-                self._ready.append(self._read(self._left[0]))
-            except Exception:  # which is told in its turn, unless that was a lack of memory that is over by then
+                self._ready.append(self._read(self._pending[0]))
+            except Exception:  # `take` reads the item again and raises the error, unless a lack of memory has passed
                 return
-            self._left.popleft()
+            self._pending.popleft()
 
 
-class Behind:
-    """Does things in order; `wait`, and leaving the context, raise what the first one that failed has raised.
+class WriteBehind:
+    """An ordered queue of tasks that run in a background thread.
+
+    `wait` and leaving the context raise the exception of the first task that failed.
 
     Args:
-        at_once: no thread: there is nothing to be done beside them.
+        synchronous: Whether every task runs at once in the calling thread.
     """
 
-    def __init__(self, *, at_once: bool = False) -> None:
-        self._at_once = at_once
-        self._under_way = deque[Future[None]]()
+    def __init__(self, *, synchronous: bool = False) -> None:
+        self._synchronous = synchronous
+        self._futures = deque[Future[None]]()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="restorer-behind")
         self._failed = False
 
@@ -98,33 +109,33 @@ class Behind:
         try:
             if kind is None:
                 self.wait()
-        finally:  # after Ctrl-C what is being done is ended, and what waits is dropped
+        finally:  # after Ctrl-C the current task is completed and the waiting tasks are dropped
             self._pool.shutdown(cancel_futures=True)
 
     @property
     def is_idle(self) -> bool:
-        """Whether all is done."""
-        return all(future.done() for future in self._under_way)
+        """Whether all tasks are done."""
+        return all(future.done() for future in self._futures)
 
-    def do(self, task: Callable[[], None]) -> None:
-        """In the thread, after all else."""
-        if self._at_once:
+    def submit(self, task: Callable[[], None]) -> None:
+        """Run a task in the thread, after all earlier tasks."""
+        if self._synchronous:
             task()
             return
-        self._under_way.append(self._pool.submit(self._run, task))
+        self._futures.append(self._pool.submit(self._run, task))
 
-    def then(self, task: Callable[[], None]) -> None:
-        """After all else, which is now if all else is done, and otherwise in the thread."""
+    def run_or_submit(self, task: Callable[[], None]) -> None:
+        """Run a task in the calling thread if all earlier tasks are done, else in the background thread."""
         if not self.is_idle:
-            self.do(task)
+            self.submit(task)
             return
         self.wait()
         task()
 
     def wait(self) -> None:
-        """Until all is done."""
-        while self._under_way:
-            self._under_way.popleft().result()
+        """Wait until all tasks are done."""
+        while self._futures:
+            self._futures.popleft().result()
 
     def _run(self, task: Callable[[], None]) -> None:
         if self._failed:

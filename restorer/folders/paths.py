@@ -1,4 +1,4 @@
-"""Files and folders: what to read, where to write, what to do where something stands already."""
+"""The files and folders of a run: where results go, and what happens if a file already exists there."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from restorer.errors import OutputError, PictureError, RestorerError, UsageError
-from restorer.images.find import STDIO, SUFFIXES, asked
+from restorer.images.find import STDIO, SUFFIXES, safe_check
 
-__all__ = ["Item", "decide", "exit_code_of", "find_mask", "home_of"]
+__all__ = ["Item", "combined_exit_code", "find_log_folder", "find_mask", "resolve_targets"]
 
-WRITTEN = frozenset([".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".avif"])
+WRITABLE_SUFFIXES = frozenset(
+    [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".avif"]
+)  # results of all other pictures are PNG files by default
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,9 @@ class Item:
     """One picture to restore.
 
     Args:
-        source: where it is read; STDIO for standard input.
-        target: where the result goes; STDIO for standard output.
-        root: the folder that was named, if the picture was found in one.
+        source: The file to read; STDIO for standard input.
+        target: The file to write; STDIO for standard output.
+        root: The input folder in which the picture was found; None if the picture was named itself.
     """
 
     source: Path
@@ -31,52 +33,64 @@ class Item:
     root: Path | None = None
 
 
-def decide(
+def resolve_targets(
     pictures: list[tuple[Path, Path | None]],
     output: str | None,
     tag: str,
     *,
     overwrite: bool,
     skip_existing: bool,
-    is_ours: Callable[[Path], bool] = lambda target: False,
-    dry: bool = False,
+    may_replace: Callable[[Path], bool] = lambda target: False,
+    dry_run: bool = False,
 ) -> tuple[list[Item], list[Item], list[tuple[Item, RestorerError]]]:
-    """Where each result goes, before anything is computed.
+    """Choose the target of every result, and create the missing output folders.
+
+    Results that an earlier run has written into one of the input folders are not restored again.
 
     Args:
-        is_ours: whether a target that exists was made by an earlier run that is being gone on with.
-        dry: make no folders.
+        pictures: The pictures and the input folders in which they were found, as `restorer.images.find.collect`
+            returns them.
+        output: A file, a folder, or "-" for standard output; None for a file beside each input.
+        tag: The last part of a result's name, for instance "denoised".
+        overwrite: Whether existing files are replaced.
+        skip_existing: Whether pictures with an existing result are skipped.
+        may_replace: Returns whether an existing target comes from the earlier run that this run continues.
+        dry_run: Whether no folders are created.
 
     Returns:
-        What is to be done, what is skipped because its result exists, and what cannot be done and why.
+        The pictures to restore, the pictures to skip because their result exists, and the pictures that cannot be
+        restored, each with the reason.
 
     Raises:
-        UsageError: one output file for several pictures.
-        OutputError: the output folder cannot be made.
+        UsageError: Several pictures would be written to one file or to standard output.
     """
-    pictures = [found for found in pictures if not _is_result(found, pictures, output, tag)]
-    walked = any(root is not None for _, root in pictures)
-    folder = output not in (None, "-") and (
-        walked or str(output).endswith(("/", os.sep)) or asked(Path(str(output)).is_dir)
+    pictures = [found for found in pictures if not _is_earlier_result(found, pictures, output, tag)]
+    has_folder = any(root is not None for _, root in pictures)
+    to_folder = output not in (None, "-") and (
+        has_folder or str(output).endswith(("/", os.sep)) or safe_check(Path(str(output)).is_dir)
     )
-    if output is not None and not folder and len(pictures) > 1:
+    if output is not None and not to_folder and len(pictures) > 1:
         raise UsageError(
-            f"{len(pictures)} pictures cannot go into one file", "name a folder: -o results/ (with the slash)"
+            f"{len(pictures)} pictures cannot be written to one file",
+            "name a folder, with a slash at the end: -o results/",
         )
     if output is None and len(pictures) > 1 and any(source == STDIO for source, _ in pictures):
-        raise UsageError("the picture from standard input has no place among several", "name a folder: -o results/")
+        raise UsageError(
+            "standard input cannot be combined with other pictures unless there is an output folder",
+            "name a folder: -o results/",
+        )
     to_do, skipped, failed = [], [], []
     taken: set[Path] = set()
     sources = {source.resolve() for source, _ in pictures if source != STDIO}
     for source, root in pictures:
-        item = Item(source, _target(source, root, output, tag, folder=folder), root)
+        item = Item(source, _target_path(source, root, output, tag, to_folder=to_folder), root)
         try:
-            _check(item, taken, sources, overwrite=overwrite or skip_existing or is_ours(item.target))
+            _check_target(item, taken, sources, overwrite=overwrite or skip_existing or may_replace(item.target))
             if skip_existing and item.target != STDIO and item.target.exists():
                 skipped.append(item)
                 continue
-            if not dry:
-                _make_room(item, folder=folder)
+            if not dry_run:
+                _prepare_folder(item, create=to_folder)
         except RestorerError as error:
             failed.append((item, error))
             continue
@@ -85,10 +99,10 @@ def decide(
     return to_do, skipped, failed
 
 
-def _is_result(
+def _is_earlier_result(
     found: tuple[Path, Path | None], pictures: list[tuple[Path, Path | None]], output: str | None, tag: str
 ) -> bool:
-    """Whether a picture found in a folder is what an earlier run made there."""
+    """Return whether a picture found in a folder is the result of an earlier run."""
     source, root = found
     if root is None:
         return False
@@ -99,19 +113,19 @@ def _is_result(
     return original != source.stem and any(p.parent == source.parent and p.stem == original for p, _ in pictures)
 
 
-def _target(source: Path, root: Path | None, output: str | None, tag: str, *, folder: bool) -> Path:
-    if output is not None and not folder:
+def _target_path(source: Path, root: Path | None, output: str | None, tag: str, *, to_folder: bool) -> Path:
+    if output is not None and not to_folder:
         return Path(output)
     if source == STDIO:
         return STDIO if output is None else Path(output) / f"picture_{tag}.png"
-    suffix = source.suffix if source.suffix.lower() in WRITTEN else ".png"
+    suffix = source.suffix if source.suffix.lower() in WRITABLE_SUFFIXES else ".png"
     name = f"{source.stem}_{tag}{suffix}"
     if output is None:
         return source.with_name(name)
     return Path(output) / (source.relative_to(root).parent if root else Path()) / name
 
 
-def _check(item: Item, taken: set[Path], sources: set[Path], *, overwrite: bool) -> None:
+def _check_target(item: Item, taken: set[Path], sources: set[Path], *, overwrite: bool) -> None:
     target = item.target
     if target == STDIO:
         return
@@ -122,58 +136,82 @@ def _check(item: Item, taken: set[Path], sources: set[Path], *, overwrite: bool)
     if item.source != STDIO and exists and item.source.exists() and target.samefile(item.source):
         raise OutputError(f"{target} is the input itself", "name another file with -o")
     if target.resolve() in sources:
-        raise OutputError(f"{target} is another picture to be restored", "name a folder: -o results/")
+        raise OutputError(f"{target} is also one of the inputs", "name a folder: -o results/")
     if target in taken:
         raise OutputError(f"two pictures would be written to {target}", "restore them into different folders")
     if target.is_dir():
-        raise OutputError(f"{target} is a folder", f"end it with a slash: -o {target}/")
+        raise OutputError(f"{target} is a folder", f"add a slash to write into it: -o {target}/")
     if target.is_file() and not overwrite:
-        raise OutputError(f"{target} exists", "add --overwrite, or --skip-existing, or name another file with -o")
+        raise OutputError(f"{target} exists", "add --overwrite or --skip-existing, or name another file with -o")
 
 
-def home_of(pictures: Sequence[tuple[Path, Path | None]], output: str | None) -> Path | None:
-    """The folder that a run over a folder belongs to: where its results go, or the one folder it was given."""
+def find_log_folder(pictures: Sequence[tuple[Path, Path | None]], output: str | None) -> Path | None:
+    """Return the folder that holds the log of a run.
+
+    Args:
+        pictures: The pictures and the input folders in which they were found.
+        output: The output option, as in `resolve_targets`.
+
+    Returns:
+        The output folder; without an output, the input folder if there is exactly one and nothing else is restored;
+        else None.
+    """
     roots = {root for _, root in pictures if root is not None}
     if output is not None:
         place = Path(output)
-        return place if output != "-" and (roots or output.endswith(("/", os.sep)) or asked(place.is_dir)) else None
+        is_folder = roots or output.endswith(("/", os.sep)) or safe_check(place.is_dir)
+        return place if output != "-" and is_folder else None
     return roots.pop() if len(roots) == 1 and all(root is not None for _, root in pictures) else None
 
 
-def _make_room(item: Item, *, folder: bool) -> None:
-    """See that the target's folder is there and can be written to."""
+def _prepare_folder(item: Item, *, create: bool) -> None:
+    """Check that the folder of the target is writable, after creating it if asked to."""
     if item.target == STDIO:
         return
     parent = item.target.parent
+    hint = "name another folder with -o"
     try:
-        if folder:
+        if create:
             parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"the folder {parent} cannot be made: {error.strerror}", "name another with -o") from error
+        raise OutputError(f"the folder {parent} cannot be created: {error.strerror}", hint) from error
     if not parent.is_dir():
-        raise OutputError(f"the folder {parent} does not exist", "make it, or name another with -o")
+        raise OutputError(f"the folder {parent} does not exist", f"create it, or {hint}")
     if not os.access(parent, os.W_OK):
-        raise OutputError(f"the folder {parent} is not writable", "name another with -o")
+        raise OutputError(f"the folder {parent} is not writable", hint)
 
 
 def find_mask(mask: Path, item: Item) -> Path:
-    """The mask of a picture: the file named, or in a folder the file of the same stem, or {stem}_mask.
+    """Return the mask file of a picture.
+
+    Args:
+        mask: A mask file, which serves every picture, or a folder of masks. In a folder the mask has the stem of the
+            picture, or that stem followed by "_mask", at the same place in the folder tree.
+        item: The picture.
 
     Raises:
-        PictureError: there is none.
+        PictureError: The folder has no mask for the picture.
     """
     if not mask.is_dir():
         return mask
-    place = mask / (item.source.relative_to(item.root).parent if item.root else Path())
+    folder = mask / (item.source.relative_to(item.root).parent if item.root else Path())
     for stem in (item.source.stem, f"{item.source.stem}_mask"):
-        for candidate in sorted(place.glob(f"{glob.escape(stem)}.*")):
+        for candidate in sorted(folder.glob(f"{glob.escape(stem)}.*")):
             if candidate.stem == stem and candidate.suffix.lower() in SUFFIXES and candidate.is_file():
                 return candidate
-    raise PictureError(f"there is no mask for {item.source} in {mask}", f"name it {item.source.stem}.png")
+    raise PictureError(f"there is no mask for {item.source} in {mask}", f"name the mask {item.source.stem}.png")
 
 
-def exit_code_of(codes: list[int], done: int) -> int:
-    """0 if nothing failed, the common code if everything failed for one reason, else 3."""
+def combined_exit_code(codes: list[int], done: int) -> int:
+    """Return the exit code of a run over several pictures.
+
+    Args:
+        codes: The exit codes of the pictures that failed.
+        done: Number of pictures that did not fail.
+
+    Returns:
+        0 if nothing failed, the common code if everything failed with the same code, else 3.
+    """
     if not codes:
         return 0
     return codes[0] if done == 0 and len(set(codes)) == 1 else 3

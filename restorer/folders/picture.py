@@ -1,4 +1,4 @@
-"""One picture at work: read and decided on, and the record that its result carries."""
+"""One picture of a run: reading it, preparing its job, and the provenance record of its result."""
 
 from __future__ import annotations
 
@@ -23,60 +23,64 @@ if TYPE_CHECKING:
     from restorer.priors.unet_prior import UNetPrior
     from restorer.tasks.job import Job
 
-    Prepared = tuple[Job, np.ndarray | None]
+    JobAndKeep = tuple[Job, np.ndarray | None]
 
 
 __all__ = [
-    "Prepared",
+    "JobAndKeep",
+    "PreparedPicture",
     "Verb",
-    "Work",
-    "are_light",
-    "batch_of",
-    "check_memory",
-    "facts_of",
-    "is_light",
-    "read",
-    "record_of",
+    "build_record",
+    "can_read_ahead",
+    "can_write_behind",
+    "check_picture_memory",
+    "effective_settings",
+    "prepare_picture",
+    "shared_batch_size",
 ]
 
-PIXEL_BYTES = 16  # of the files that pictures are read from ahead: four floats, and nothing else that is large
+FILE_BYTES_PER_PIXEL = 16
+"""The largest file that is read ahead, in bytes per pixel of a batch: four floats and no other large content."""
 
 
 @dataclass(frozen=True)
 class Verb:
-    """What tells the verbs apart.
+    """The properties that distinguish the restoring verbs.
 
     Args:
-        tag: what a result's name ends in.
-        prepare: the job of a picture, and which of its pixels are to be copied.
-        suits: raises where the options do not suit the model.
-        own: the verb's own options, as a result depends on them.
-        mask: the mask of a picture, if it has one.
-        scale: how much larger a result is.
+        tag: The last part of a result's name, for instance "denoised".
+        prepare: Returns the job of a picture, and a bool array (H, W) of the pixels that are copied from the input, or
+            None. Its arguments are the picture as a tensor (C, H, W) in [0, 1], the item, the picture and the prior.
+        check_prior: Raises an error if the options do not suit the model.
+        extra_options: The options of this verb alone that its results depend on.
+        find_mask: Returns the mask of a picture; None for a verb without masks.
+        scale: The factor by which a result is larger than its input.
     """
 
     tag: str
-    prepare: Callable[[Tensor, Item, Picture, UNetPrior | Tiled], Prepared]
-    suits: Callable[[UNetPrior | Tiled], None] | None = None
-    own: tuple[tuple[str, Any], ...] = ()
-    mask: Callable[[Item], Path] | None = None
+    prepare: Callable[[Tensor, Item, Picture, UNetPrior | Tiled], JobAndKeep]
+    check_prior: Callable[[UNetPrior | Tiled], None] | None = None
+    extra_options: tuple[tuple[str, Any], ...] = ()
+    find_mask: Callable[[Item], Path] | None = None
     scale: int = 1
 
 
 @dataclass(frozen=True)
-class Work:
-    """One picture.
+class PreparedPicture:
+    """A picture that has been read, and its job, which has not begun.
 
     Args:
-        item: where it is read, and where its result goes.
-        picture, job: what was read, and what was decided.
-        keep: pixels that are to be copied.
-        target, form: where and in which format the result is written.
-        own: the verb's own options.
-        recipe: what the result depends on, as a fingerprint; '' where no log is kept.
-        seconds: that reading and deciding took.
-        share: of a batch.
-        ours: whether a file that stands at the target may be replaced because an earlier run made it.
+        item: The files of the picture and its result.
+        picture: The content of the file.
+        job: The prepared restoration.
+        keep: bool (H, W), the pixels that are copied from the input; None if there are none.
+        target: The file or stream to write the result to.
+        format: Pillow's name of the format to write.
+        extra_options: The options of the verb alone.
+        fingerprint: The fingerprint of the result; '' if no log is kept.
+        seconds: Seconds that reading and preparing took.
+        batch_share: The share of a batch that the picture takes, at most 1.
+        may_replace: Whether an existing file at the target may be replaced because an earlier run began to write it.
     """
 
     item: Item
@@ -84,99 +88,130 @@ class Work:
     job: Job
     keep: np.ndarray | None
     target: Path | BinaryIO
-    form: str
-    own: tuple[tuple[str, Any], ...]
-    recipe: str
+    format: str
+    extra_options: tuple[tuple[str, Any], ...]
+    fingerprint: str
     seconds: float
-    share: float
-    ours: bool = False
+    batch_share: float
+    may_replace: bool = False
 
 
-def check_memory(source: Path, options: Options, scale: int) -> None:
-    """See by a file's header that there is memory for the picture, before it is decoded.
+def check_picture_memory(source: Path, options: Options, scale: int) -> None:
+    """Check that there is enough memory for a picture, using its header alone.
+
+    Args:
+        source: The file of the picture.
+        options: The options of the run.
+        scale: The factor by which the result is larger.
 
     Raises:
-        DeviceError: there is not. PictureError: the header is none.
+        DeviceError: There is not enough memory.
+        PictureError: The file cannot be read, is not a picture, or is too large.
     """
-    from restorer.images.reading import size_of
-    from restorer.machine.memory import FIXED, HELD, check_room, foreseen
+    from restorer.images.reading import read_size
+    from restorer.machine.memory import FIXED_BYTES, LOADED_BYTES, check_memory, estimate_memory
 
-    width, height = (scale * side for side in size_of(source, options.max_pixels))
-    # Holes are filled in their surroundings alone, and where there is no noise nothing is sampled: the job knows.
+    width, height = (scale * side for side in read_size(source, options.max_pixels))
+    # At scale 1 only the picture itself is counted: holes are filled within their surroundings, and a picture without
+    # noise is not sampled. The job checks the rest.
     pixels = width * height
     what = f"the picture of {width}x{height} pixels" if scale == 1 else f"a result of {width}x{height} pixels"
-    check_room(FIXED + HELD * pixels if scale == 1 else foreseen(pixels), what)
+    check_memory(FIXED_BYTES + LOADED_BYTES * pixels if scale == 1 else estimate_memory(pixels), what)
 
 
-def is_light(item: Item, options: Options, verb: Verb, prior: UNetPrior | Tiled) -> bool:
-    """See by the headers whether a picture can be read beside others that are at work.
+def can_read_ahead(item: Item, options: Options, verb: Verb, prior: UNetPrior | Tiled) -> bool:
+    """Return whether a picture can be read while others are processed, using the headers alone.
 
-    It must fit into a batch of the device (`together.SMALL`): a larger one takes memory, and keeps all cores of a CPU
-    busy by itself. There 640x480 took 4 % longer with its neighbours read and written beside it than one after the
-    other, and 160x120 as long; beside a network that only waits both take less, 640x480 by a third.
+    The picture must fit into one batch of the device (`restorer.tasks.batching.MAX_PIXELS`). A larger picture takes
+    memory, and keeps all cores of a CPU busy by itself. On a CPU, 640x480 took 4 % longer when neighbouring pictures
+    were read and written in parallel than when they were handled one after the other, and 160x120 took as long; if the
+    network only waits, both take less, 640x480 by a third.
 
-    A TIFF cannot: libtiff talks to the standard error of the whole process, which is turned away while it works.
+    A TIFF file cannot be read ahead, because libtiff writes to the standard error of the whole process, which is
+    redirected while a TIFF file is read.
 
     Raises:
-        PictureError: there is no mask, or a header is none. OSError: a file cannot be read.
+        PictureError: There is no mask, or a file is not a picture.
+        OSError: A file cannot be read.
     """
     from restorer.images.high_depth import TIFF_MAGIC
-    from restorer.images.reading import size_of
-    from restorer.machine.memory import available, foreseen
+    from restorer.images.reading import read_size
+    from restorer.machine.memory import available, estimate_memory
 
-    most = _most_light(prior)
-    for path in (item.source,) if verb.mask is None else (item.source, verb.mask(item)):
-        if path == STDIO or not path.is_file() or path.stat().st_size > PIXEL_BYTES * most:
+    max_pixels = _pixels_per_batch(prior)
+    for path in (item.source,) if verb.find_mask is None else (item.source, verb.find_mask(item)):
+        if path == STDIO or not path.is_file() or path.stat().st_size > FILE_BYTES_PER_PIXEL * max_pixels:
             return False
         with path.open("rb") as file:
             if file.read(4).startswith(TIFF_MAGIC):
                 return False
-        width, height = size_of(path, options.max_pixels)
-        pixels, room = verb.scale**2 * width * height, available()
-        if pixels > most or (room is not None and foreseen(pixels) > room):
+        width, height = read_size(path, options.max_pixels)
+        pixels, free = verb.scale**2 * width * height, available()
+        if pixels > max_pixels or (free is not None and estimate_memory(pixels) > free):
             return False
     return True
 
 
-def are_light(works: list[Work], verb: Verb) -> bool:
-    """Whether results can wait, to be written while others are sampled."""
-    pixels = verb.scale**2 * sum(work.picture.width * work.picture.height for work in works)
-    return pixels <= _most_light(works[0].job.prior)
+def can_write_behind(batch: list[PreparedPicture], verb: Verb) -> bool:
+    """Return whether the results of a batch are small enough to be written while the next batch is sampled."""
+    pixels = verb.scale**2 * sum(prepared.picture.width * prepared.picture.height for prepared in batch)
+    return pixels <= _pixels_per_batch(batch[0].job.prior)
 
 
-def _most_light(prior: UNetPrior | Tiled) -> int:
-    """Pixels of results."""
-    from restorer.tasks.batching import SMALL
+def _pixels_per_batch(prior: UNetPrior | Tiled) -> int:
+    """Return the number of result pixels that fit into one batch on the device of the prior."""
+    from restorer.tasks.batching import MAX_PIXELS
 
-    return SMALL.get(prior.device.type, 1)
+    return MAX_PIXELS.get(prior.device.type, 1)
 
 
-def read(item: Item, options: Options, verb: Verb, prior: UNetPrior | Tiled, recipe: str) -> Work:
-    """Read a picture and decide on it; nothing is said and nothing is computed yet.
+def prepare_picture(
+    item: Item, options: Options, verb: Verb, prior: UNetPrior | Tiled, fingerprint: str
+) -> PreparedPicture:
+    """Read a picture and prepare its job, without printing or sampling anything.
+
+    Args:
+        item: The files of the picture and its result.
+        options: The options of the run.
+        verb: The verb.
+        prior: The model.
+        fingerprint: The fingerprint of the result; '' if no log is kept.
 
     Raises:
-        PictureError: it or its mask cannot be read. OutputError: its result cannot be written in that format.
+        PictureError: The picture or its mask cannot be read.
+        UsageError: The result cannot be written in the format of the target.
     """
     from restorer.images import files, writing
     from restorer.priors.tiled import Tiled
-    from restorer.tasks.batching import share
+    from restorer.tasks.batching import batch_share
 
-    began = time.monotonic()
+    start = time.monotonic()
     picture = files.load(sys.stdin.buffer if item.source == STDIO else item.source, options.max_pixels)
     target: Path | BinaryIO = sys.stdout.buffer if item.target == STDIO else item.target
-    form = writing.target_format(picture, target)
+    format = writing.target_format(picture, target)
     job, keep = verb.prepare(files.to_tensor(picture), item, picture, prior)
-    alone = options.show or isinstance(prior, Tiled)  # tiles that were asked for are kept to
-    used = 1.0 if alone else share(job)
-    return Work(item, picture, job, keep, target, form, verb.own, recipe, time.monotonic() - began, used)
+    is_alone = options.show or isinstance(prior, Tiled)  # a batch would ignore the requested tiles
+    share = 1.0 if is_alone else batch_share(job)
+    seconds = time.monotonic() - start
+    return PreparedPicture(item, picture, job, keep, target, format, verb.extra_options, fingerprint, seconds, share)
 
 
-def batch_of(work: Work, works: list[Work]) -> int:
-    """How many of them shared the network's evaluations with a picture: those whose states have its shape."""
-    return sum(other.job.start.shape == work.job.start.shape for other in works)
+def shared_batch_size(prepared: PreparedPicture, batch: list[PreparedPicture]) -> int:
+    """Return the number of pictures in a batch that share the network's evaluations with one of them.
+
+    Pictures share evaluations if their states have the same shape.
+    """
+    return sum(other.job.start.shape == prepared.job.start.shape for other in batch)
 
 
-def facts_of(job: Job, prior: Tiled, options: Options) -> dict[str, Any]:
+def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, Any]:
+    """Return the settings that a result was computed with, as the JSON output reports them.
+
+    Args:
+        job: The restoration.
+        prior: The prior as it was used in the end, which may have smaller tiles or another precision than the job's.
+        options: The options of the run.
+    """
     from restorer.models.load import precision_name
 
     return {
@@ -184,7 +219,7 @@ def facts_of(job: Job, prior: Tiled, options: Options) -> dict[str, Any]:
         "precision": precision_name(prior),
         "steps": job.evaluations,
         "method": options.method,
-        "detail": job.detail if job.then is None else options.detail,  # of several, each has its own
+        "detail": job.detail if job.then is None else options.detail,  # successive jobs differ in detail
         "seed": options.seed,
         "sigma": round(job.sigma, 2),
         "tile": job.factor * min(prior.tile, max(job.start.shape[-2:])),
@@ -192,8 +227,15 @@ def facts_of(job: Job, prior: Tiled, options: Options) -> dict[str, Any]:
     }
 
 
-def record_of(work: Work, options: Options, used: Tiled, batch: int) -> Record:
-    """What the result carries with it."""
+def build_record(prepared: PreparedPicture, options: Options, prior: Tiled, batch: int) -> Record:
+    """Return the provenance record of a result.
+
+    Args:
+        prepared: The picture and its job.
+        options: The options of the run.
+        prior: The prior as it was used in the end.
+        batch: Number of pictures that shared the network's evaluations, as `shared_batch_size` returns it.
+    """
     import hashlib
 
     import torch
@@ -202,22 +244,22 @@ def record_of(work: Work, options: Options, used: Tiled, batch: int) -> Record:
     from restorer.folders.provenance import Record
     from restorer.models.load import identity
 
-    job, original = work.job, work.picture.original
-    parts = facts_of(job, used, options)
-    given = {"method": options.method, "seed": options.seed, **dict(work.own), "tile": options.tile}
+    job, original = prepared.job, prepared.picture.original
+    settings = effective_settings(job, prior, options)
+    used = {"method": options.method, "seed": options.seed, **dict(prepared.extra_options), "tile": options.tile}
     if job.latent is None:
-        given |= {"sigma": job.sigma, "detail": parts["detail"]}
-    given["steps"] = parts["steps"] if job.then is None else options.steps
+        used |= {"sigma": job.sigma, "detail": settings["detail"]}
+    used["steps"] = settings["steps"] if job.then is None else options.steps
     return Record(
         __version__,
         options.command,
-        work.item.source.name,
+        prepared.item.source.name,
         hashlib.sha256(original).hexdigest() if original else "",
         options.model,
         identity(options.model)["sha256"],
-        given,
-        parts["device"],
-        parts["precision"],
+        used,
+        settings["device"],
+        settings["precision"],
         torch.get_num_threads(),
         batch,
     )

@@ -1,6 +1,7 @@
-"""The record that a result carries: what made it, and the command that makes it again.
+"""The provenance record that a result contains: how it was made, and the command that reproduces it.
 
-It says nothing of when, where or how fast, so the same restoration gives the same bytes.
+The record contains neither the time, the place nor the speed of the run, so repeating a restoration gives the same
+bytes.
 """
 
 from __future__ import annotations
@@ -11,23 +12,28 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-__all__ = ["Record", "parse"]
+__all__ = ["Record", "parse_record"]
 
-FLAGS = frozenset({"invert_mask"})
+FLAGS = frozenset({"invert_mask"})  # options that take no value
 
 
 @dataclass(frozen=True)
 class Record:
-    """How one result was made.
+    """The provenance record of one result.
 
     Args:
-        version: of this program.
-        command: the verb.
-        source: name of the input file, without its folder; source_sha256: of its bytes.
-        model, model_sha256: as it was named, and its weights.
-        options: what the result depends on, as the command line takes it; None where an option was not used.
-        device, precision, threads, batch: what it was computed with; the last digits depend on them. A batch counts the
-            small pictures that shared the network's evaluations.
+        version: The version of this program.
+        command: The verb.
+        source: The name of the input file, without its folder.
+        source_sha256: SHA-256 of the input file.
+        model: The model as the user named it.
+        model_sha256: SHA-256 of the weights of the model.
+        options: The options that the result depends on, as the command line takes them; None for an option that was
+            not used.
+        device: The device. The last digits of a result depend on the device, precision, threads and batch.
+        precision: "fp32", "bf16" or "fp16".
+        threads: Number of PyTorch's threads.
+        batch: Number of small pictures that shared the network's evaluations, this one included.
     """
 
     version: str
@@ -42,12 +48,12 @@ class Record:
     threads: int = 1
     batch: int = 1
 
-    def text(self) -> str:
-        """As it stands in a file: JSON in ASCII, the same for the same record."""
+    def to_json(self) -> str:
+        """Return the record as it is stored in a file: JSON in ASCII, identical for equal records."""
         return json.dumps({"restorer": 1, **asdict(self)}, sort_keys=True, separators=(",", ":"))
 
     def arguments(self) -> list[str]:
-        """The command line, after the program's name."""
+        """Return the arguments of the command that reproduces the result, without the name of the program."""
         result = [self.command, self.source]
         for name, value in (*self.options.items(), ("model", self.model), ("device", self.device)):
             flag = f"--{name.replace('_', '-')}"
@@ -58,13 +64,21 @@ class Record:
         return [*result, "--precision", self.precision]
 
     def command_line(self) -> str:
-        """For a shell; the number of threads stands in front, where PyTorch looks for it."""
+        """Return the command that reproduces the result, quoted for a shell.
+
+        On a CPU the command sets OMP_NUM_THREADS, from which PyTorch takes the number of threads.
+        """
         threads = f"OMP_NUM_THREADS={self.threads} " if self.device == "cpu" else ""
         return f"{threads}restore {shlex.join(self.arguments())}"
 
 
-def parse(text: str) -> Record | None:
-    """The record that `Record.text` wrote; None for any other text, however odd. Unknown fields are left out."""
+def parse_record(text: str) -> Record | None:
+    """Parse the text of a provenance record.
+
+    Returns:
+        The record that `Record.to_json` has written, without fields that this version does not know; None for any other
+        text, however malformed.
+    """
     try:
         content = json.loads(text)
         if not isinstance(content, dict) or content.get("restorer") != 1:
@@ -73,10 +87,10 @@ def parse(text: str) -> Record | None:
         record = Record(**{name: value for name, value in content.items() if name in known})
     except (ValueError, TypeError, RecursionError):
         return None
-    words = (record.version, record.command, record.source, record.source_sha256, record.model, record.model_sha256)
-    sound = all(isinstance(word, str) for word in (*words, record.device, record.precision))
-    plain = isinstance(record.options, dict) and all(
+    texts = (record.version, record.command, record.source, record.source_sha256, record.model, record.model_sha256)
+    has_texts = all(isinstance(text, str) for text in (*texts, record.device, record.precision))
+    has_options = isinstance(record.options, dict) and all(
         value is None or isinstance(value, (str, int, float)) for value in record.options.values()
     )
-    counted = isinstance(record.threads, int) and isinstance(record.batch, int)
-    return record if sound and plain and counted else None
+    has_counts = isinstance(record.threads, int) and isinstance(record.batch, int)
+    return record if has_texts and has_options and has_counts else None

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has
 BEGIN = """
 import os, signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from restorer.cli.terminal.signals import Terminated, leave_in_peace, raise_on_signals
+from restorer.cli.terminal.signals import Terminated, ignore_signals, raise_on_signals
 raise_on_signals()
 """
 
@@ -66,7 +66,7 @@ except {name}:
 def test_nothing_changes_the_exit_code_at_the_end() -> None:
     result = run("""
 import atexit
-leave_in_peace()
+ignore_signals()
 atexit.register(lambda: [os.kill(os.getpid(), number) for number in (2, 15)])
 raise SystemExit(3)
 """)

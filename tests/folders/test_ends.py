@@ -28,7 +28,7 @@ from stubs import Smooth
 from restorer.cli.app import run
 from restorer.folders import manifest
 from restorer.folders.manifest import MANIFEST
-from restorer.folders.provenance import parse
+from restorer.folders.provenance import parse_record
 from restorer.images import writing
 from restorer.images.files import load
 from restorer.images.picture import RECORD
@@ -95,7 +95,7 @@ def last_said() -> dict[str, str]:
 
 def source_of(name: str) -> str:
     """The hash of the picture that a result says it was made from."""
-    record = parse(load(Path("out", name)).text[RECORD])
+    record = parse_record(load(Path("out", name)).text[RECORD])
     assert record is not None
     return record.source_sha256
 
@@ -423,7 +423,7 @@ def test_two_runs_write_one_file(more: list[str], restore: Restore, monkeypatch:
         at_result(patch, 1, lambda path: codes.append(run(lines[1])))
         codes.append(run(lines[0]))
     assert codes == ([0, 0] if more else [0, 7])
-    record = parse(load(Path("a.png")).text[RECORD])
+    record = parse_record(load(Path("a.png")).text[RECORD])
     assert record is not None and record.options["sigma"] == (10 if more else 20)
     assert not list(Path().glob(".*"))
 

@@ -22,7 +22,7 @@ from stubs import Smooth
 
 from restorer.cli.app import run
 from restorer.folders.manifest import MANIFEST
-from restorer.folders.provenance import parse
+from restorer.folders.provenance import parse_record
 from restorer.images.files import load
 from restorer.images.picture import RECORD
 from restorer.models import load as models_load
@@ -178,11 +178,11 @@ def test_a_failure_is_logged_and_tried_again(restore: Restore) -> None:
 
 
 def test_two_runs_at_once(restore: Restore) -> None:
-    from restorer.folders.manifest import opened
+    from restorer.folders.manifest import open_manifest
 
     pictures(2)
     Path("out").mkdir()
-    with opened(Path("out", MANIFEST)):
+    with open_manifest(Path("out", MANIFEST)):
         code, _, err = restore(*FOLDER)
     assert code == 7 and "another run" in err and made() == []
     assert restore(*FOLDER)[0] == 0
@@ -295,7 +295,7 @@ def test_a_run_that_ends_anywhere_goes_on(number: signal.Signals) -> None:
 def test_a_result_carries_its_record(restore: Restore) -> None:
     paths = pictures(1)
     assert restore("denoise", paths[0], "--seed", 5, "-o", "a.png")[0] == 0
-    record = parse(load(Path("a.png")).text[RECORD])
+    record = parse_record(load(Path("a.png")).text[RECORD])
     assert record is not None
     assert (record.command, record.source, record.model) == ("denoise", "000.png", "photo")
     assert record.source_sha256 == hashlib.sha256(paths[0].read_bytes()).hexdigest()
@@ -338,7 +338,7 @@ def test_the_record_keeps_what_a_camera_wrote(restore: Restore) -> None:
     assert restore("denoise", path, "--sigma", 9, "-o", "a.jpg")[0] == 0
     kept = Image.open("a.jpg").getexif()
     assert kept[271] == "Maker" and kept.get_ifd(0x8769)[36867] == "2020:01:02 03:04:05"
-    assert parse(load(Path("a.jpg")).text[RECORD]) is not None
+    assert parse_record(load(Path("a.jpg")).text[RECORD]) is not None
     assert restore("denoise", "a.jpg", "--sigma", 5, "-o", "b.png")[0] == 0  # into another format: the newest counts
-    record = parse(load(Path("b.png")).text[RECORD])
+    record = parse_record(load(Path("b.png")).text[RECORD])
     assert record is not None and record.source == "a.jpg" and record.options["sigma"] == 5

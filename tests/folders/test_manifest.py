@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from restorer.errors import OutputError
-from restorer.folders.manifest import MANIFEST, Manifest, fingerprint, opened, sweep
+from restorer.folders.manifest import MANIFEST, Manifest, compute_fingerprint, open_manifest, remove_partial_files
 from restorer.images import writing
 from restorer.images.files import from_pil
 
-KEY = fingerprint("denoise", {"steps": None}, "a" * 64, "b" * 64)
+KEY = compute_fingerprint("denoise", {"steps": None}, "a" * 64, "b" * 64)
 
 
 @pytest.fixture
@@ -31,58 +31,58 @@ def logged(folder: Path) -> Manifest:
 
 
 def test_a_fingerprint_is_of_everything_the_result_depends_on() -> None:
-    same = fingerprint("denoise", {"steps": None}, "a" * 64, "b" * 64)
+    same = compute_fingerprint("denoise", {"steps": None}, "a" * 64, "b" * 64)
     others = {
-        fingerprint("upscale", {"steps": None}, "a" * 64, "b" * 64),
-        fingerprint("denoise", {"steps": 6}, "a" * 64, "b" * 64),
-        fingerprint("denoise", {"steps": None, "seed": 1}, "a" * 64, "b" * 64),
-        fingerprint("denoise", {"steps": None}, "c" * 64, "b" * 64),
-        fingerprint("denoise", {"steps": None}, "a" * 64, "c" * 64),
-        fingerprint("denoise", {"steps": None}, "a" * 64, "b" * 64, "b" * 64),
+        compute_fingerprint("upscale", {"steps": None}, "a" * 64, "b" * 64),
+        compute_fingerprint("denoise", {"steps": 6}, "a" * 64, "b" * 64),
+        compute_fingerprint("denoise", {"steps": None, "seed": 1}, "a" * 64, "b" * 64),
+        compute_fingerprint("denoise", {"steps": None}, "c" * 64, "b" * 64),
+        compute_fingerprint("denoise", {"steps": None}, "a" * 64, "c" * 64),
+        compute_fingerprint("denoise", {"steps": None}, "a" * 64, "b" * 64, "b" * 64),
     }
     assert same == KEY and KEY.startswith("sha256:") and len(others) == 6 and KEY not in others
-    assert fingerprint("x", {"a": 1, "b": 2}, "m") == fingerprint("x", {"b": 2, "a": 1}, "m")
+    assert compute_fingerprint("x", {"a": 1, "b": 2}, "m") == compute_fingerprint("x", {"b": 2, "a": 1}, "m")
 
 
 def test_done_is_what_was_written_by_the_same_recipe_and_is_still_there(tmp_path: Path, result: Path) -> None:
-    assert not logged(tmp_path).is_ours(result) and not logged(tmp_path).is_done(result, KEY)
+    assert not logged(tmp_path).has_begun(result) and not logged(tmp_path).is_done(result, KEY)
     log = logged(tmp_path)
-    log.begin(result)
+    log.log_begin(result)
     for known in (log, logged(tmp_path)):
-        assert known.is_ours(result) and not known.is_done(result, KEY)
-    log.record(result, {"event": "result", "status": "ok", "recipe": KEY})
+        assert known.has_begun(result) and not known.is_done(result, KEY)
+    log.log_result(result, {"event": "result", "status": "ok", "recipe": KEY})
     for known in (log, logged(tmp_path)):
         assert known.is_done(result, KEY) and not known.is_done(result, "sha256:other")
     result.unlink()
-    assert logged(tmp_path).is_ours(result) and not logged(tmp_path).is_done(result, KEY)
+    assert logged(tmp_path).has_begun(result) and not logged(tmp_path).is_done(result, KEY)
 
 
 def test_a_failure_is_tried_again(tmp_path: Path, result: Path) -> None:
     log = logged(tmp_path)
-    log.record(result, {"event": "result", "status": "ok", "recipe": KEY})
-    log.begin(result)
-    log.record(result, {"event": "result", "status": "failed", "recipe": KEY, "code": 6})
+    log.log_result(result, {"event": "result", "status": "ok", "recipe": KEY})
+    log.log_begin(result)
+    log.log_result(result, {"event": "result", "status": "failed", "recipe": KEY, "code": 6})
     assert not log.is_done(result, KEY) and not logged(tmp_path).is_done(result, KEY)
 
 
 def test_a_refusal_leaves_what_was_done_before(tmp_path: Path, result: Path) -> None:
     """As of a run that had neither --resume nor --overwrite, and found the result there."""
     log = logged(tmp_path)
-    log.begin(result)
-    log.record(result, {"event": "result", "status": "ok", "recipe": KEY})
-    log.record(result, {"event": "result", "status": "failed", "code": 7})
+    log.log_begin(result)
+    log.log_result(result, {"event": "result", "status": "ok", "recipe": KEY})
+    log.log_result(result, {"event": "result", "status": "failed", "code": 7})
     assert log.is_done(result, KEY) and logged(tmp_path).is_done(result, KEY)
-    log.begin(result)
+    log.log_begin(result)
     assert not log.is_done(result, KEY) and not logged(tmp_path).is_done(result, KEY)
 
 
 def test_a_result_that_was_refused_is_not_ours(tmp_path: Path, result: Path) -> None:
     log = logged(tmp_path)
-    log.record(result, {"event": "result", "status": "failed", "code": 7})
-    assert not log.is_ours(result) and not logged(tmp_path).is_ours(result)
-    log.begin(result)
-    log.record(result, {"event": "result", "status": "failed", "code": 6})
-    assert log.is_ours(result) and logged(tmp_path).is_ours(result)
+    log.log_result(result, {"event": "result", "status": "failed", "code": 7})
+    assert not log.has_begun(result) and not logged(tmp_path).has_begun(result)
+    log.log_begin(result)
+    log.log_result(result, {"event": "result", "status": "failed", "code": 6})
+    assert log.has_begun(result) and logged(tmp_path).has_begun(result)
 
 
 @pytest.mark.parametrize(
@@ -91,12 +91,12 @@ def test_a_result_that_was_refused_is_not_ours(tmp_path: Path, result: Path) -> 
 def test_a_torn_line_counts_as_never_written(tmp_path: Path, result: Path, torn: str) -> None:
     """It is ignored, and what follows is a line of its own."""
     log = logged(tmp_path)
-    log.begin(result)
+    log.log_begin(result)
     with (tmp_path / MANIFEST).open("ab") as file:
         file.write(torn.encode("latin-1"))
     again = logged(tmp_path)
-    assert again.is_ours(result) and not again.is_done(result, KEY)
-    again.record(result, {"event": "result", "status": "ok", "recipe": KEY})
+    assert again.has_begun(result) and not again.is_done(result, KEY)
+    again.log_result(result, {"event": "result", "status": "ok", "recipe": KEY})
     assert logged(tmp_path).is_done(result, KEY)
     lines = (tmp_path / MANIFEST).read_bytes().splitlines()
     assert json.loads(lines[-1]) == {
@@ -107,8 +107,8 @@ def test_a_torn_line_counts_as_never_written(tmp_path: Path, result: Path, torn:
 def test_every_way_to_cut_a_log_short(tmp_path: Path, result: Path) -> None:
     """Whatever a crash left of it: what it says to be done was said by a whole line."""
     log = logged(tmp_path)
-    log.begin(result)
-    log.record(result, {"event": "result", "status": "ok", "recipe": KEY})
+    log.log_begin(result)
+    log.log_result(result, {"event": "result", "status": "ok", "recipe": KEY})
     whole = (tmp_path / MANIFEST).read_bytes()
     for length in range(len(whole)):
         (tmp_path / MANIFEST).write_bytes(whole[:length])
@@ -121,52 +121,52 @@ def test_a_folder_may_be_moved_and_named_from_anywhere(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     log = Manifest(Path(MANIFEST))
-    log.record(Path("sub/a_denoised.png"), {"status": "ok", "recipe": KEY})
-    log.begin(Path("../elsewhere.png"))
-    assert logged(tmp_path).is_done(result, KEY) and logged(tmp_path).is_ours(tmp_path.parent / "elsewhere.png")
+    log.log_result(Path("sub/a_denoised.png"), {"status": "ok", "recipe": KEY})
+    log.log_begin(Path("../elsewhere.png"))
+    assert logged(tmp_path).is_done(result, KEY) and logged(tmp_path).has_begun(tmp_path.parent / "elsewhere.png")
     monkeypatch.chdir("/")
     moved = tmp_path / "moved"
     moved.mkdir()
     result.parent.rename(moved / "sub")
     (tmp_path / MANIFEST).rename(moved / MANIFEST)
     assert logged(moved).is_done(moved / "sub" / "a_denoised.png", KEY)
-    assert logged(moved).is_ours(tmp_path.parent / "elsewhere.png")
+    assert logged(moved).has_begun(tmp_path.parent / "elsewhere.png")
 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:
     """A file name is bytes; one that is no UTF-8 is logged and found again."""
     odd = tmp_path / b"caf\xe9 \xf0\x9f\x96\xbc.png".decode("utf-8", "surrogateescape")
     log = logged(tmp_path)
-    log.begin(odd)
-    assert logged(tmp_path).is_ours(odd)
+    log.log_begin(odd)
+    assert logged(tmp_path).has_begun(odd)
 
 
 def test_one_writer(tmp_path: Path) -> None:
     """A second run is refused while the first lives, and not after it was killed."""
     path = tmp_path / MANIFEST
     code = (
-        "import sys, time; from pathlib import Path; from restorer.folders.manifest import opened\n"
-        "with opened(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from restorer.folders.manifest import open_manifest\n"
+        "with open_manifest(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        with pytest.raises(OutputError, match="another run"), opened(path):
+        with pytest.raises(OutputError, match="another run"), open_manifest(path):
             pass
     finally:
         holder.kill()
         holder.wait()
-    with opened(path) as log:
-        log.begin(tmp_path / "a.png")
-    assert logged(tmp_path).is_ours(tmp_path / "a.png")
+    with open_manifest(path) as log:
+        log.log_begin(tmp_path / "a.png")
+    assert logged(tmp_path).has_begun(tmp_path / "a.png")
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(OutputError), opened(tmp_path / "none" / MANIFEST):
+    with pytest.raises(OutputError), open_manifest(tmp_path / "none" / MANIFEST):
         pass
     log = Manifest(tmp_path / "none" / MANIFEST)
     with pytest.raises(OutputError, match="cannot be written"):
-        log.begin(tmp_path / "a.png")
+        log.log_begin(tmp_path / "a.png")
     (tmp_path / MANIFEST).mkdir()
     with pytest.raises(OutputError, match="cannot be read"):
         logged(tmp_path)
@@ -188,5 +188,5 @@ def test_leftovers_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(KeyboardInterrupt):
         writing.save(from_pil(Image.new("RGB", (4, 4))), tmp_path / "b.png")
     (tmp_path / "kept").rename(left[0])
-    sweep([tmp_path, tmp_path / "none"])
+    remove_partial_files([tmp_path, tmp_path / "none"])
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(others)

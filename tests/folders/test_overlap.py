@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from stubs import Around, Smooth
+from stubs import Wrapper, Smooth
 from torch import Tensor
 
 from restorer.cli.app import run
 from restorer.diffusion.prior import Prediction
 from restorer.folders import picture as picture_at_work
 from restorer.folders.manifest import MANIFEST
-from restorer.folders.overlap import Ahead, Behind
+from restorer.folders.overlap import ReadAhead, WriteBehind
 from restorer.images import reading, writing
 from restorer.machine import memory
 from restorer.models import load as models_load
@@ -38,27 +38,27 @@ def met(event: threading.Event) -> None:
     assert event.wait(SOON)
 
 
-# ------------------------------------------------------------------------------------------------------------- Ahead
+# ------------------------------------------------------------------------------------------------------------- ReadAhead
 
 
 def ahead(
     things: list[int], seen: list[int] | None = None, weight: float = 0.4, may: Callable[[int], bool] = lambda n: True
-) -> Ahead[int, int]:
+) -> ReadAhead[int, int]:
     def read(thing: int) -> int:
         if seen is not None:
             seen.append(thing)
         return 10 * thing
 
-    return Ahead(things, read, may, lambda _: weight)
+    return ReadAhead(things, read, may, lambda _: weight)
 
 
 def test_what_is_read_comes_in_order_and_once() -> None:
     seen: list[int] = []
     with ahead([1, 2, 3, 4, 5, 6, 7], seen) as line:
         got = [line.take()]
-        assert not line.is_ready
+        assert not line.is_next_ready
         for _ in range(6):
-            line.fill()
+            line.prefetch()
             got.append(line.take())
     assert got == [10, 20, 30, 40, 50, 60, 70] and seen == [1, 2, 3, 4, 5, 6, 7]
 
@@ -69,8 +69,8 @@ def test_no_more_is_read_ahead_than_is_worth_having() -> None:
         seen: list[int] = []
         with ahead(list(range(9)), seen, weight) as line:
             for _ in range(3):  # what is there already counts
-                line.fill()
-                assert line.is_ready
+                line.prefetch()
+                assert line.is_next_ready
             assert len(seen) == count
 
 
@@ -82,13 +82,13 @@ def test_what_may_not_be_read_ahead_is_read_in_its_turn_by_who_takes_it() -> Non
         threads.append(threading.current_thread().name.split("_")[0])
         return thing
 
-    with Ahead([1, 2, 3, 4], read, lambda thing: thing != 2, lambda _: 0.1) as line:
-        line.fill()
-        assert line.take() == 1 and not line.is_ready
-        line.fill()
-        assert not line.is_ready and line.take() == 2
-        line.fill()
-        assert line.is_ready and [line.take(), line.take()] == [3, 4]
+    with ReadAhead([1, 2, 3, 4], read, lambda thing: thing != 2, lambda _: 0.1) as line:
+        line.prefetch()
+        assert line.take() == 1 and not line.is_next_ready
+        line.prefetch()
+        assert not line.is_next_ready and line.take() == 2
+        line.prefetch()
+        assert line.is_next_ready and [line.take(), line.take()] == [3, 4]
     assert threads == ["restorer-ahead", "MainThread", "restorer-ahead", "restorer-ahead"]
 
 
@@ -102,12 +102,12 @@ def test_what_cannot_be_read_ahead_fails_in_its_turn_or_not_at_all() -> None:
             raise MemoryError
         return thing
 
-    with Ahead([1, 2, 3], read, lambda _: True, lambda _: 0.1) as line:
-        line.fill()
+    with ReadAhead([1, 2, 3], read, lambda _: True, lambda _: 0.1) as line:
+        line.prefetch()
         assert line.take() == 1
         with pytest.raises(MemoryError):
             line.take()
-        line.fill()
+        line.prefetch()
         assert line.take() == 3
     assert tries == [1, 2, 2, 3, 3]
 
@@ -121,8 +121,8 @@ def test_reading_goes_on_beside_something_else_and_ends_with_it() -> None:
         seen.append(thing)
         return thing
 
-    with Ahead([1, 2, 3], read, lambda _: True, lambda _: 0.1) as line:
-        line.fill()
+    with ReadAhead([1, 2, 3], read, lambda _: True, lambda _: 0.1) as line:
+        line.prefetch()
         met(began)
         line._closed = True  # as on the way out, while this one is still being read
         go_on.set()
@@ -130,22 +130,22 @@ def test_reading_goes_on_beside_something_else_and_ends_with_it() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("restorer-")]
 
 
-# ------------------------------------------------------------------------------------------------------------ Behind
+# ------------------------------------------------------------------------------------------------------------ WriteBehind
 
 
 def test_what_is_done_behind_is_done_in_order() -> None:
     done, go_on = list[str](), threading.Event()
-    with Behind() as behind:
-        behind.then(lambda: done.append("at once"))
+    with WriteBehind() as behind:
+        behind.run_or_submit(lambda: done.append("at once"))
         assert behind.is_idle and done == ["at once"]
-        behind.do(lambda: met(go_on))
-        behind.do(lambda: done.append("first"))
-        behind.then(lambda: done.append("second"))
+        behind.submit(lambda: met(go_on))
+        behind.submit(lambda: done.append("first"))
+        behind.run_or_submit(lambda: done.append("second"))
         assert not behind.is_idle and done == ["at once"]
         go_on.set()
         behind.wait()
         assert behind.is_idle and done == ["at once", "first", "second"]
-        behind.do(lambda: done.append("third"))
+        behind.submit(lambda: done.append("third"))
     assert done[-1] == "third"
 
 
@@ -156,13 +156,13 @@ def test_after_the_first_failure_nothing_is_done_and_it_is_told() -> None:
         met(go_on)
         raise SystemExit(7)
 
-    with pytest.raises(SystemExit, match="7"), Behind() as behind:
-        behind.do(fail)
-        behind.do(lambda: done.append(1))
-        behind.then(lambda: done.append(2))
+    with pytest.raises(SystemExit, match="7"), WriteBehind() as behind:
+        behind.submit(fail)
+        behind.submit(lambda: done.append(1))
+        behind.run_or_submit(lambda: done.append(2))
         go_on.set()
-    with pytest.raises(ValueError, match="told at once"), Behind() as behind:
-        behind.do(lambda: int("told at once"))
+    with pytest.raises(ValueError, match="told at once"), WriteBehind() as behind:
+        behind.submit(lambda: int("told at once"))
         behind.wait()
     assert done == []
 
@@ -175,11 +175,11 @@ def test_an_interruption_ends_what_is_being_done_and_drops_what_waits() -> None:
         met(go_on)
         done.append(1)
 
-    with pytest.raises(KeyboardInterrupt), Behind() as behind:
-        behind.do(slow)
-        behind.do(lambda: done.append(2))
+    with pytest.raises(KeyboardInterrupt), WriteBehind() as behind:
+        behind.submit(slow)
+        behind.submit(lambda: done.append(2))
         met(began)
-        waiting = behind._under_way[1]
+        waiting = behind._futures[1]
         waiting.add_done_callback(lambda _: go_on.set())  # it is dropped before the first one ends
         raise KeyboardInterrupt
     assert done == [1]
@@ -189,9 +189,9 @@ def test_an_interruption_ends_what_is_being_done_and_drops_what_waits() -> None:
 
 def test_without_a_thread() -> None:
     threads: list[threading.Thread] = []
-    with Behind(at_once=True) as behind:
-        behind.do(lambda: threads.append(threading.current_thread()))
-        behind.then(lambda: threads.append(threading.current_thread()))
+    with WriteBehind(synchronous=True) as behind:
+        behind.submit(lambda: threads.append(threading.current_thread()))
+        behind.run_or_submit(lambda: threads.append(threading.current_thread()))
     assert threads == 2 * [threading.main_thread()]
 
 
@@ -208,7 +208,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every picture of 12x14 pixels is a batch of its own."""
-    monkeypatch.setattr("restorer.tasks.batching.SMALL", {"cpu": 168})
+    monkeypatch.setattr("restorer.tasks.batching.MAX_PIXELS", {"cpu": 168})
 
 
 Restore = Callable[..., tuple[int, str, str]]
@@ -264,7 +264,7 @@ def before_each(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, act: Ca
     monkeypatch.setattr(module, name, called)
 
 
-class Held(Around):
+class Held(Wrapper):
     """At evaluation number `at`, from 1, calls `act`."""
 
     def __init__(self, at: int, act: Callable[[], None]) -> None:
@@ -301,7 +301,7 @@ def test_the_next_picture_is_read_while_the_network_is_at_work(
         met(was_read)
         begun.extend(events())
 
-    before_each(monkeypatch, picture_at_work, "Work", decided)
+    before_each(monkeypatch, picture_at_work, "PreparedPicture", decided)
     hold(monkeypatch, 1, act)
     code, _, err = restore(*RUN)
     assert code == 0 and made() == ["0", "1", "2"]
@@ -336,7 +336,7 @@ def test_batches_are_read_ahead_as_far_as_the_next_one_goes(restore: Restore, mo
         if len(read) == 32:
             full.set()
 
-    before_each(monkeypatch, picture_at_work, "Work", decided)
+    before_each(monkeypatch, picture_at_work, "PreparedPicture", decided)
     hold(monkeypatch, 1, lambda: (met(full), most.append(len(read)))[0])
     assert restore(*RUN)[0] == 0
     assert most == [32] and read == [f"{i:02}.png" for i in range(50)]
@@ -348,16 +348,16 @@ def test_what_is_not_read_beside_others(reason: str, restore: Restore, monkeypat
     """A large picture, a TIFF, any where memory is short: read and written with nothing beside it, in one thread."""
     pictures(3, suffix="tif" if reason == "tiff" else "png")
     if reason == "large":
-        monkeypatch.setattr("restorer.tasks.batching.SMALL", {"cpu": 167})
+        monkeypatch.setattr("restorer.tasks.batching.MAX_PIXELS", {"cpu": 167})
     elif reason == "large file":
-        monkeypatch.setattr(picture_at_work, "PIXEL_BYTES", 1)
+        monkeypatch.setattr(picture_at_work, "FILE_BYTES_PER_PIXEL", 1)
     elif reason == "memory":
-        monkeypatch.setattr(memory, "available", lambda *_: memory.foreseen(12 * 14) - 1)
+        monkeypatch.setattr(memory, "available", lambda *_: memory.estimate_memory(12 * 14) - 1)
     reading_in, writing_in = list[threading.Thread](), list[threading.Thread]()
-    before_each(monkeypatch, reading, "_decoded", lambda *_: reading_in.append(threading.current_thread()))
+    before_each(monkeypatch, reading, "_decode", lambda *_: reading_in.append(threading.current_thread()))
     before_each(monkeypatch, writing, "_write", lambda *_: writing_in.append(threading.current_thread()))
     done: list[list[str]] = []
-    before_each(monkeypatch, picture_at_work, "Work", lambda *_: done.append(made() if Path("out").exists() else []))
+    before_each(monkeypatch, picture_at_work, "PreparedPicture", lambda *_: done.append(made() if Path("out").exists() else []))
     assert restore(*RUN)[0] == 0 and made() == ["0", "1", "2"]
     assert set(reading_in) == {threading.main_thread()}
     assert done == [[], ["0"], ["0", "1"]]
@@ -369,7 +369,7 @@ def test_masks_are_looked_at_as_well(restore: Restore, monkeypatch: pytest.Monke
     pictures(3)
     Image.fromarray(np.pad(np.full((3, 3), 255, np.uint8), ((4, 5), (4, 7)))).save("m.tif")
     threads: list[threading.Thread] = []
-    before_each(monkeypatch, reading, "_decoded", lambda *_: threads.append(threading.current_thread()))
+    before_each(monkeypatch, reading, "_decode", lambda *_: threads.append(threading.current_thread()))
     assert restore("inpaint", "in", "-r", "--mask", "m.tif", "-o", "out", "--steps", "2")[0] == 0
     assert set(threads) == {threading.main_thread()}
 
@@ -415,7 +415,7 @@ def test_a_failure_of_a_batch_stops_before_the_picture_in_hand(
 ) -> None:
     """Three of 168 pixels share a batch; the fourth, which was read to see that, is not begun after a failure."""
     pictures(5)
-    monkeypatch.setattr("restorer.tasks.batching.SMALL", {"cpu": 588})
+    monkeypatch.setattr("restorer.tasks.batching.MAX_PIXELS", {"cpu": 588})
     monkeypatch.setattr(writing, "_write_synced", lambda data, path: Path("absent/x").write_bytes(data))
     code, _, err = restore(*RUN, "--fail-fast")
     assert code == 7 and err.count("error: ") == 1 and "3.png" not in err
@@ -436,7 +436,7 @@ def test_a_failure_that_is_read_ahead_is_told_in_its_turn(restore: Restore) -> N
 
 
 @pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize(("module", "name"), [(batching, "share"), (writing, "_write")], ids=["reading", "writing"])
+@pytest.mark.parametrize(("module", "name"), [(batching, "batch_share"), (writing, "_write")], ids=["reading", "writing"])
 def test_a_bug_in_a_thread_is_told_as_ever(
     module: Any, name: str, restore: Restore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -474,7 +474,7 @@ def test_an_interruption_while_three_pictures_are_at_work(restore: Restore, monk
         stopped.set()
         raise KeyboardInterrupt
 
-    before_each(monkeypatch, picture_at_work, "Work", decided)
+    before_each(monkeypatch, picture_at_work, "PreparedPicture", decided)
     before_each(monkeypatch, writing, "_write", lambda data, target, _: met(stopped))
     hold(monkeypatch, 3, interrupt)
     code, _, err = restore(*RUN)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from restorer.errors import OutputError, PictureError, RestorerError, UsageError
-from restorer.folders.paths import Item, decide, exit_code_of, find_mask, home_of
+from restorer.folders.paths import Item, resolve_targets, combined_exit_code, find_mask, find_log_folder
 from restorer.images.find import STDIO, collect
 
 Decided = tuple[list[Item], list[Item], list[tuple[Item, RestorerError]]]
@@ -35,7 +35,7 @@ def sources(inputs: list[str], recursive: bool = False) -> list[str]:
 
 def plan(inputs: list[str], output: str | None = None, recursive: bool = False, **policy: bool) -> Decided:
     policy = {"overwrite": False, "skip_existing": False} | policy
-    return decide(collect(inputs, recursive=recursive), output, "denoised", **policy)
+    return resolve_targets(collect(inputs, recursive=recursive), output, "denoised", **policy)
 
 
 def targets(inputs: list[str], output: str | None = None, recursive: bool = False, **policy: bool) -> list[str]:
@@ -111,7 +111,7 @@ def test_patterns_choose_among_what_a_folder_holds(include: list[str], exclude: 
     make("in/a.png", "in/b.jpg", "in/deep/c.png", "other.jpg")
     found = collect(["in", "other.jpg"], recursive=True, include=include, exclude=exclude)
     assert [path.as_posix() for path, _ in found] == [*expected, "other.jpg"]  # what is named is taken
-    with pytest.raises(PictureError, match="leave none of 3"):
+    with pytest.raises(PictureError, match="leave none of the 3"):
         collect(["in"], recursive=True, include=["*.gif"])
 
 
@@ -203,16 +203,16 @@ def test_a_result_that_exists() -> None:
 def test_what_an_earlier_run_made_is_replaced() -> None:
     make("a.png", "b.png", "a_denoised.png", "b_denoised.png")
     pictures = collect(["a.png", "b.png"], recursive=False)
-    to_do, _, failed = decide(
-        pictures, None, "denoised", overwrite=False, skip_existing=False, is_ours=lambda target: target.name[0] == "a"
+    to_do, _, failed = resolve_targets(
+        pictures, None, "denoised", overwrite=False, skip_existing=False, may_replace=lambda target: target.name[0] == "a"
     )
     assert [item.source.name for item in to_do] == ["a.png"] and [item.source.name for item, _ in failed] == ["b.png"]
 
 
 def test_a_dry_run_makes_no_folder() -> None:
     make("a.png")
-    to_do, _, _ = decide(
-        collect(["a.png"], recursive=False), "out/", "x4", overwrite=False, skip_existing=False, dry=True
+    to_do, _, _ = resolve_targets(
+        collect(["a.png"], recursive=False), "out/", "x4", overwrite=False, skip_existing=False, dry_run=True
     )
     assert to_do[0].target == Path("out/a_x4.png") and not Path("out").exists()
 
@@ -235,7 +235,7 @@ def test_a_dry_run_makes_no_folder() -> None:
 )
 def test_the_folder_a_run_belongs_to(inputs: list[str], output: str | None, home: str | None) -> None:
     make("in/b.png", "other/c.png", "a.png")
-    assert home_of(collect(inputs, recursive=True), output) == (Path(home) if home else None)
+    assert find_log_folder(collect(inputs, recursive=True), output) == (Path(home) if home else None)
 
 
 def test_skipping_leaves_the_others_to_do() -> None:
@@ -347,4 +347,4 @@ def test_a_dot_in_a_name_does_not_end_it() -> None:
     [([], 0, 0), ([], 5, 0), ([4], 0, 4), ([4, 4], 0, 4), ([4, 7], 0, 3), ([4], 1, 3), ([6, 6], 3, 3), ([7], 0, 7)],
 )
 def test_exit_code(codes: list[int], done: int, expected: int) -> None:
-    assert exit_code_of(codes, done) == expected
+    assert combined_exit_code(codes, done) == expected

@@ -1,1 +1,1 @@
-"""The restoring verbs at work: how a run over pictures is driven and shown."""
+"""The execution of a restoring verb in the terminal: the run over all pictures, each picture, and the dry run."""

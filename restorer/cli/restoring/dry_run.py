@@ -1,4 +1,4 @@
-"""`--dry-run`: what would be done, about how long by one timed evaluation, and how much memory it would take."""
+"""`--dry-run`: a preview of each picture's result, with the estimated time and memory."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from restorer.cli.terminal.forecast import USUAL_STEPS
-from restorer.cli.terminal.reporter import Reporter, duration
+from restorer.cli.terminal.forecast import DEFAULT_STEPS
+from restorer.cli.terminal.reporter import Reporter, format_duration
 from restorer.errors import RestorerError
 from restorer.folders.options import Options
 from restorer.folders.paths import Item
@@ -19,75 +19,80 @@ if TYPE_CHECKING:
     from restorer.priors.tiled import Tiled
     from restorer.priors.unet_prior import UNetPrior
 
-__all__ = ["is_here", "tell_plan"]
+__all__ = ["is_available_offline", "print_preview"]
 
 
-def is_here(model: str) -> bool:
-    """Whether a model can be loaded without a request."""
-    from restorer.models.hub.references import cached, parse
+def is_available_offline(model: str) -> bool:
+    """Return whether a model can be loaded without a request to the Hub."""
+    from restorer.models.hub.references import find_cached, parse_reference
 
-    return Path(model).exists() or (reference := parse(model)) is None or cached(reference) is not None
+    return Path(model).exists() or (reference := parse_reference(model)) is None or find_cached(reference) is not None
 
 
-def tell_plan(
+def print_preview(
     options: Options,
     items: list[Item],
     prior: UNetPrior | Tiled | None,
     scale: int,
     reporter: Reporter,
-    failed: Callable[[Item, RestorerError], None],
+    report_failure: Callable[[Item, RestorerError], None],
 ) -> int:
-    """Say it of every picture; how many could be done. Only headers are read.
+    """Print what a run would do with each picture, and return the number of pictures that it could restore.
 
-    The time is that of the whole picture, though `inpaint` looks at the surroundings of holes only; without a prior
-    there is none.
+    Only the headers of the files are read. The estimated time is that of the whole picture, although `inpaint`
+    processes only the surroundings of holes.
+
+    Args:
+        options: The options of the run.
+        items: The pictures.
+        prior: The model; None if it is not available, in which case no times are printed.
+        scale: The factor by which a result is larger than its input.
+        reporter: Receives the preview.
+        report_failure: Called with each picture that cannot be restored, and the reason.
     """
-    from restorer.images.reading import size_of
-    from restorer.machine.memory import foreseen, human_bytes
+    from restorer.images.reading import read_size
+    from restorer.machine.memory import estimate_memory, human_bytes
     from restorer.priors.latent import latent_of
 
-    rate = None if prior is None else _seconds_a_megapixel(prior)
+    rate = None if prior is None else _seconds_per_megapixel(prior)
     latent = None if prior is None else latent_of(prior)
-    steps = options.steps or (LATENT_STEPS if latent else USUAL_STEPS[options.command])
+    steps = options.steps or (LATENT_STEPS if latent else DEFAULT_STEPS[options.command])
     steps = 1 if options.command == "denoise" and options.detail == 0 else steps
     total, count = 0.0, 0
     for item in items:
         if item.source == STDIO:
             continue
         try:
-            width, height = size_of(item.source, options.max_pixels)
+            width, height = read_size(item.source, options.max_pixels)
         except RestorerError as error:
-            failed(item, error)
+            report_failure(item, error)
             continue
-        seen = width * height * (1 if latent else scale * scale) / 1e6
-        seconds = None if rate is None else round(steps * seen * rate, 2)
+        megapixels = width * height * (1 if latent else scale * scale) / 1e6  # that the network processes in one step
+        seconds = None if rate is None else round(steps * megapixels * rate, 2)
         total, count = total + (seconds or 0.0), count + 1
         size = f"{width}x{height}" + (f" -> {scale * width}x{scale * height}" if scale > 1 else "")
-        takes = "" if seconds is None else f" · {steps} steps · about {duration(seconds)}"
-        memory = foreseen(width * height * scale**2)
-        reporter.say(f"{item.source} -> {item.target} · {size}{takes} · {human_bytes(memory)}")
-        place = {
-            "input": str(item.source),
-            "output": str(item.target),
-            "width": scale * width,
-            "height": scale * height,
-        }
-        reporter.record(
+        duration = "" if seconds is None else f" · {steps} steps · about {format_duration(seconds)}"
+        memory = estimate_memory(width * height * scale**2)
+        reporter.say(f"{item.source} -> {item.target} · {size}{duration} · {human_bytes(memory)} of memory")
+        reporter.emit(
             {
                 "event": "plan",
                 "command": options.command,
-                **place,
+                "input": str(item.source),
+                "output": str(item.target),
+                "width": scale * width,
+                "height": scale * height,
                 "seconds": seconds,
                 "peak_mem_mb": round(memory / 1e6),
             }
         )
     if count > 1 and rate is not None:
-        reporter.say(f"{count} pictures, about {duration(total)} in all")
+        reporter.say(f"{count} pictures, about {format_duration(total)} in total")
     return count
 
 
-def _seconds_a_megapixel(prior: UNetPrior | Tiled) -> float:
-    """Of one evaluation: the second of two, of a square of 256 pixels, or 64 positions of latents."""
+def _seconds_per_megapixel(prior: UNetPrior | Tiled) -> float:
+    """Time one evaluation of 256x256 pixels, or of 64x64 latents, after one evaluation to warm up."""
     import torch
 
     from restorer.priors.latent import latent_of
@@ -95,9 +100,9 @@ def _seconds_a_megapixel(prior: UNetPrior | Tiled) -> float:
     latent = latent_of(prior)
     side = 256 if latent is None else 64
     x = torch.zeros(1, prior.channels, side, side, device=prior.device)
-    seen = latent.condition_channels if latent else 0
-    condition = torch.zeros(1, seen, side, side, device=prior.device) if seen else None
+    condition_channels = latent.condition_channels if latent else 0
+    condition = torch.zeros(1, condition_channels, side, side, device=prior.device) if condition_channels else None
     for _ in range(2):
-        began = time.monotonic()
+        start = time.monotonic()
         prior.predict(x, 1.0, condition).x0.sum().item()
-    return (time.monotonic() - began) / (side * side / 1e6)
+    return (time.monotonic() - start) / (side * side / 1e6)

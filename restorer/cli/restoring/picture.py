@@ -1,4 +1,4 @@
-"""One picture at work: read and decided on, sampled alone or in a batch with others, written and told."""
+"""The restoration of one picture in the terminal: it is announced, sampled alone or in a batch, and written."""
 
 from __future__ import annotations
 
@@ -8,81 +8,89 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from restorer.cli.terminal.forecast import Forecast, run_of
+from restorer.cli.terminal.forecast import Forecast, picture_workload
 from restorer.cli.terminal.reporter import Reporter, human_bytes
 from restorer.folders.options import Options
-from restorer.folders.picture import Work, facts_of, record_of
+from restorer.folders.picture import PreparedPicture, build_record, effective_settings
 from restorer.images.find import STDIO
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from restorer.images.files import Picture
-    from restorer.tasks.job import Job, Restored
+    from restorer.tasks.job import Restored
 
-    Prepared = tuple[Job, np.ndarray | None]
-
-__all__ = ["announce", "finish", "sample"]
+__all__ = ["announce", "sample", "write_result"]
 
 
-def announce(work: Work, options: Options, reporter: Reporter) -> None:
-    """One line before the work, and what the user should know."""
+def announce(prepared: PreparedPicture, options: Options, reporter: Reporter) -> None:
+    """Print one line about a picture before it is restored, followed by its notes."""
     import torch
 
-    job = work.job
-    parts = facts_of(job, job.prior, options)
-    device = f"cpu ({torch.get_num_threads()} threads)" if parts["device"] == "cpu" else parts["device"]
+    job = prepared.job
+    settings = effective_settings(job, job.prior, options)
+    device = f"cpu ({torch.get_num_threads()} threads)" if settings["device"] == "cpu" else settings["device"]
     tiles = f"{job.tiles} tiles" if job.tiles > 1 else "1 tile"
-    steps = f"{parts['steps']} step{'' if parts['steps'] == 1 else 's'}"
-    said = " (estimated)" if job.estimated else ""
-    detail = "by hole" if parts["detail"] is None else f"{parts['detail']:g}"
-    more = "" if job.latent else f"sigma {job.sigma:.1f}{said} · detail {detail} · "
+    steps = f"{settings['steps']} step{'' if settings['steps'] == 1 else 's'}"
+    origin = " (estimated)" if job.estimated else ""
+    detail = "by hole size" if settings["detail"] is None else f"{settings['detail']:g}"
+    noise = "" if job.latent else f"sigma {job.sigma:.1f}{origin} · detail {detail} · "
     reporter.say(
-        f"{options.command} {work.item.source.name} · {options.model} · {device} · {parts['precision']} · "
-        f"{steps} · {tiles} · {more}seed {options.seed}"
+        f"{options.command} {prepared.item.source.name} · {options.model} · {device} · {settings['precision']} · "
+        f"{steps} · {tiles} · {noise}seed {options.seed}"
     )
-    for note in (*work.picture.notes, *job.notes):
+    for note in (*prepared.picture.notes, *job.notes):
         reporter.warn(note)
     if job.plan is not None and job.latent is None:
         reporter.detail("noise levels (0..255): " + " ".join(f"{127.5 * s:.1f}" for s in job.plan.sigmas))
 
 
 def sample(
-    works: list[Work], options: Options, reporter: Reporter, forecast: Forecast, is_told: Callable[[], bool]
+    batch: list[PreparedPicture],
+    options: Options,
+    reporter: Reporter,
+    forecast: Forecast,
+    is_announced: Callable[[], bool],
 ) -> list[Restored | BaseException | None]:
-    """The results, or what became of them; None where there is nothing to compute.
+    """Sample a batch of pictures, showing the progress.
 
     Args:
-        is_told: whether all is said that comes before; as long as it is not, nor is the progress.
+        batch: The pictures. A picture that needs no sampling is a batch of its own.
+        options: The options of the run.
+        reporter: Shows the progress.
+        forecast: Prints the estimated time.
+        is_announced: Returns whether all earlier messages are printed; until then no progress is shown.
+
+    Returns:
+        For each picture its result, or the error that occurred; None if the picture needs no sampling.
     """
     from restorer.errors import RestorerError
     from restorer.tasks.batching import run_together
 
-    if works[0].job.plan is None:  # which is then alone
-        forecast.pass_over()
+    first, jobs = batch[0], [prepared.job for prepared in batch]
+    if first.job.plan is None:
+        forecast.skip_picture()
         return [None]
 
-    def shown(show: Callable[..., None], *where: int) -> None:
-        if is_told():
-            show(*where)
+    def show(update: Callable[..., None], *position: int) -> None:
+        if is_announced():
+            update(*position)
 
-    first, jobs = works[0], [work.job for work in works]
     longest = max(jobs, key=lambda job: job.evaluations)
-    label = first.item.source.name if len(works) == 1 else f"{len(works)} pictures"
-    tell = forecast.of(label, run_of(options, longest, longest.evaluations - longest.more), len(works))
+    label = first.item.source.name if len(batch) == 1 else f"{len(batch)} pictures"
+    workload = picture_workload(options, longest, longest.evaluations - longest.more)
+    on_timed = forecast.start(label, workload, len(batch))
     with reporter.progress(label) as bar:
-        bar.begin(longest.evaluations, longest.tiles, tell, by_step=longest.prior.device.type != "cpu")
-        if len(works) > 1:
-            # after memory ran out a job asks more often, tile by tile
-            return list(run_together(jobs, on_round=lambda n: shown(bar.step, min(n, longest.evaluations))))
+        bar.begin(longest.evaluations, longest.tiles, on_timed, by_step=longest.prior.device.type != "cpu")
+        if len(batch) > 1:
+            # After memory has run out, a job evaluates tile by tile, so there may be more rounds than evaluations.
+            return list(run_together(jobs, on_round=lambda n: show(bar.step, min(n, longest.evaluations))))
         try:
-            return [first.job.run(lambda step: shown(bar.step, step.index), lambda *tiles: shown(bar.tile, *tiles))]
+            return [first.job.run(lambda step: show(bar.step, step.index), lambda *tiles: show(bar.tile, *tiles))]
         except RestorerError as error:
             return [error]
 
 
-def finish(
-    work: Work,
+def write_result(
+    prepared: PreparedPicture,
     restored: Restored | None,
     options: Options,
     reporter: Reporter,
@@ -90,66 +98,71 @@ def finish(
     seconds: float,
     batch: int,
 ) -> dict[str, Any]:
-    """Write a result and say so.
+    """Write a result and report it.
 
     Args:
-        restored: what was computed; None where the picture stays as it is.
-        seconds: that it took so far. batch: pictures that shared the evaluations.
+        prepared: The picture and its job.
+        restored: The restored picture; None if the picture is copied as it is.
+        options: The options of the run.
+        reporter: Receives the messages.
+        seconds: Seconds that the picture has taken so far.
+        batch: Number of pictures that shared the network's evaluations.
 
     Returns:
-        What the log and `--json` say of it.
+        The fields that the log and `--json` report about the result.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: The result cannot be written.
     """
     from restorer.images import files, writing
     from restorer.models.load import identity
 
-    began, item, picture, job = time.monotonic(), work.item, work.picture, work.job
-    result, notes, used = picture, tuple[str, ...](), job.prior
+    start, item, picture, job = time.monotonic(), prepared.item, prepared.picture, prepared.job
+    result, notes, prior = picture, tuple[str, ...](), job.prior
     if restored is not None:
-        notes, used = restored.notes, restored.prior
-        result = files.with_result(picture, restored.image, keep=work.keep)
-        result = files.with_record(result, record_of(work, options, used, batch).text())
-    notes = (*notes, *writing.save(result, work.target, format=work.form, overwrite=options.overwrite or work.ours))
+        notes, prior = restored.notes, restored.prior
+        result = files.with_result(picture, restored.image, keep=prepared.keep)
+        result = files.with_record(result, build_record(prepared, options, prior, batch).to_json())
+    overwrite = options.overwrite or prepared.may_replace
+    notes = (*notes, *writing.save(result, prepared.target, format=prepared.format, overwrite=overwrite))
     for note in notes:
         reporter.warn(note)
-    seconds += time.monotonic() - began
+    seconds += time.monotonic() - start
     size = "" if item.target == STDIO else f" · {human_bytes(item.target.stat().st_size)}"
     reporter.say(f"wrote {item.target} · {result.width}x{result.height}{size} · {seconds:.1f} s", style="green")
     if options.show:
-        _show(picture, result, reporter)
+        _show_before_and_after(picture, result, reporter)
     return {
         "width": result.width,
         "height": result.height,
         "mode": result.mode,
         "depth_in": picture.depth,
-        "depth_out": writing.written_depth(result, work.form),
+        "depth_out": writing.written_depth(result, prepared.format),
         "model": identity(options.model),
-        **facts_of(job, used, options),
+        **effective_settings(job, prior, options),
         "batch": batch,
         "seconds": round(seconds, 2),
-        "peak_mem_mb": _peak_memory(),
+        "peak_mem_mb": _peak_memory_mb(),
         "warnings": [*picture.notes, *job.notes, *notes],
-        **({"recipe": work.recipe} if work.recipe else {}),
+        **({"recipe": prepared.fingerprint} if prepared.fingerprint else {}),
     }
 
 
-def _show(before: Picture, after: Picture, reporter: Reporter) -> None:
+def _show_before_and_after(before: Picture, after: Picture, reporter: Reporter) -> None:
     from restorer.cli.terminal.half_blocks import show
-    from restorer.images.files import reduced, to_pil
+    from restorer.images.files import reduce_depth, to_pil
 
     if not reporter.quiet and not show(
-        reporter.console, [to_pil(reduced(replace(p, alpha=None), 8)) for p in (before, after)]
+        reporter.console, [to_pil(reduce_depth(replace(p, alpha=None), 8)) for p in (before, after)]
     ):
-        reporter.warn("nothing is shown: this is no terminal with colours")
+        reporter.warn("the pictures are not drawn, because this is not a terminal with colours")
 
 
-def _peak_memory() -> int | None:
-    """The most memory this process has held, in MB; None where the system does not tell."""
+def _peak_memory_mb() -> int | None:
+    """Return the peak memory of this process in MB; None if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
         return None
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS reports bytes, other systems kilobytes
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)

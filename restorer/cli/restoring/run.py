@@ -1,4 +1,4 @@
-"""What the restoring verbs have in common: the pictures to be done, the model, the log, the exit code."""
+"""A run of a restoring verb: it collects the pictures, loads the model, keeps the log and sets the exit code."""
 
 from __future__ import annotations
 
@@ -12,16 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from restorer.cli.restoring.picture import announce, finish, sample
-from restorer.cli.terminal.downloads import obtain
+from restorer.cli.restoring.picture import announce, sample, write_result
+from restorer.cli.terminal.downloads import ensure_downloaded
 from restorer.cli.terminal.forecast import Forecast
-from restorer.cli.terminal.reporter import Reporter, code_of
+from restorer.cli.terminal.reporter import Reporter, exit_code_for
 from restorer.errors import PictureError, RestorerError, UsageError
-from restorer.folders.manifest import MANIFEST, Manifest, fingerprint, opened, sweep
+from restorer.folders.manifest import MANIFEST, Manifest, compute_fingerprint, open_manifest, remove_partial_files
 from restorer.folders.options import Options
-from restorer.folders.overlap import Ahead, Behind
-from restorer.folders.paths import Item, decide, exit_code_of, home_of
-from restorer.folders.picture import Verb, Work, are_light, batch_of, check_memory, is_light, read
+from restorer.folders.overlap import ReadAhead, WriteBehind
+from restorer.folders.paths import Item, combined_exit_code, find_log_folder, resolve_targets
+from restorer.folders.picture import (
+    PreparedPicture,
+    Verb,
+    can_read_ahead,
+    can_write_behind,
+    check_picture_memory,
+    prepare_picture,
+    shared_batch_size,
+)
 from restorer.images.find import STDIO, collect
 from restorer.limits import check_task
 
@@ -30,274 +38,309 @@ if TYPE_CHECKING:
     from restorer.priors.unet_prior import UNetPrior
     from restorer.tasks.job import Restored
 
-__all__ = ["load_prior_of", "restore_all"]
+__all__ = ["load_requested_prior", "restore_all"]
 
-Pictures = list[tuple[Path, Path | None]]
+Pictures = list[tuple[Path, Path | None]]  # each picture, and the input folder in which it was found
 
 
 def restore_all(options: Options, verb: Verb) -> None:
-    """Decide, load the model once, restore one picture or small batch after the other."""
+    """Restore all pictures that the options name.
+
+    The targets are chosen and checked first. The model is then loaded once, and the pictures are restored one after the
+    other, small ones in batches.
+
+    Raises:
+        RestorerError: The run cannot begin.
+        typer.Exit: At least one picture failed; its code is the exit code.
+    """
     reporter = Reporter(quiet=options.quiet, verbose=options.verbose, as_json=options.json)
-    pictures, refused = _collect(options)
-    with _log_of(options, pictures) as log:
-        _Run(options, verb, reporter, log).of(pictures, refused)
+    pictures, missing = _collect_inputs(options)
+    with _open_log(options, pictures) as log:
+        _Run(options, verb, reporter, log).execute(pictures, missing)
 
 
-def _collect(options: Options) -> tuple[Pictures, list[tuple[Item, RestorerError]]]:
-    """What the inputs name, and what they name in vain: one absent picture does not stop the others."""
+def _collect_inputs(options: Options) -> tuple[Pictures, list[tuple[Item, RestorerError]]]:
+    """Return the pictures that the inputs name, and the inputs that name none, each with the reason.
+
+    A missing input does not stop the others.
+    """
     found: dict[Path, Path | None] = {}
-    absent: list[tuple[Item, RestorerError]] = []
+    missing: list[tuple[Item, RestorerError]] = []
     patterns = {"include": options.include, "exclude": options.exclude}
     for name in options.inputs:
         try:
             for path, root in collect([name], recursive=options.recursive, **patterns):
                 found.setdefault(path, root)
         except PictureError as error:
-            absent.append((Item(Path(name), Path()), error))
-    return list(found.items()), absent
+            missing.append((Item(Path(name), Path()), error))
+    return list(found.items()), missing
 
 
 @contextmanager
-def _log_of(options: Options, pictures: Pictures) -> Iterator[Manifest | None]:
-    """The log that the run keeps: that named, or that of the folder where results go.
+def _open_log(options: Options, pictures: Pictures) -> Iterator[Manifest | None]:
+    """Open the log of the run: the file that the options name, or the default file in the folder of the run.
 
-    A folder of pictures that is restored in place has none unless the run is to be gone on with.
+    A run that restores a folder in place keeps no log unless `--resume` is given. A dry run writes nothing, so it only
+    reads an existing log.
     """
-    home = home_of(pictures, options.output)
-    place = options.manifest or (home / MANIFEST if home is not None else None)
-    if place is None and options.resume:
-        raise UsageError("there is no folder whose run could be gone on with", "name one with -o, or a log: --manifest")
-    walked = options.output is not None and any(root is not None for _, root in pictures)
-    if place is None or options.dry_run or not (options.resume or options.manifest or walked):
-        # A dry run looks at what is there and writes nothing.
-        yield Manifest(place) if place is not None and options.dry_run and options.resume else None
+    folder = find_log_folder(pictures, options.output)
+    path = options.manifest or (folder / MANIFEST if folder is not None else None)
+    if path is None and options.resume:
+        raise UsageError(
+            "--resume needs the folder or the log of an earlier run",
+            "name the folder with -o, or the log with --manifest",
+        )
+    has_folders = options.output is not None and any(root is not None for _, root in pictures)
+    if path is None or options.dry_run or not (options.resume or options.manifest or has_folders):
+        yield Manifest(path) if path is not None and options.dry_run and options.resume else None
         return
-    if home is not None and options.output is not None:
-        with suppress(OSError):  # `decide` and the log say what is wrong with it
-            home.mkdir(parents=True, exist_ok=True)
-    with opened(place) as log:
+    if folder is not None and options.output is not None:
+        with suppress(OSError):  # `resolve_targets` and the log report the error
+            folder.mkdir(parents=True, exist_ok=True)
+    with open_manifest(path) as log:
         yield log
 
 
 class _Run:
-    """One command line at work."""
+    """One run over pictures."""
 
     def __init__(self, options: Options, verb: Verb, reporter: Reporter, log: Manifest | None) -> None:
         self.options, self.verb, self.reporter, self.log = options, verb, reporter, log
-        self.began = time.monotonic()
-        self.codes: list[int] = []
+        self.start = time.monotonic()
+        self.codes: list[int] = []  # the exit codes of the pictures that failed
         self.done = self.skipped = 0
 
-    def of(self, pictures: Pictures, refused: list[tuple[Item, RestorerError]]) -> None:
-        """Restore them."""
+    def execute(self, pictures: Pictures, missing: list[tuple[Item, RestorerError]]) -> None:
+        """Restore the pictures, and report the missing inputs as failures."""
         options = self.options
         resumed = self.log if options.resume else None
-        to_do, exist, more = decide(
+        to_do, existing, failed = resolve_targets(
             pictures,
             options.output,
             self.verb.tag,
             overwrite=options.overwrite,
             skip_existing=options.skip_existing,
-            is_ours=resumed.is_ours if resumed is not None else lambda target: False,
-            dry=options.dry_run,
+            may_replace=resumed.has_begun if resumed is not None else lambda target: False,
+            dry_run=options.dry_run,
         )
-        for item, error in [*refused, *more]:
-            self._failed(item, error)
-        for item in exist:
+        for item, error in [*missing, *failed]:
+            self._fail(item, error)
+        for item in existing:
             self._skip(item, "exists")
         if options.dry_run:
-            self._tell_plan(to_do)
+            self._preview(to_do)
         elif not (options.fail_fast and self.codes):
-            self._work_through(to_do)
+            self._restore_pictures(to_do)
         self._finish()
 
-    def _work_through(self, to_do: list[Item]) -> None:
+    def _restore_pictures(self, to_do: list[Item]) -> None:
         options = self.options
         if self.log is not None:
-            sweep({item.target.parent for item in to_do if item.target != STDIO})
-        prior = self._prior(to_do) if to_do else None
+            remove_partial_files({item.target.parent for item in to_do if item.target != STDIO})
+        prior = self._load_prior(to_do) if to_do else None
         if prior is None:
             return
-        left = self._left(to_do)
-        forecast = Forecast(self.reporter, min(len(left), options.limit or len(left)))
-        may = partial(is_light, options=options, verb=self.verb, prior=prior)
-        ahead = Ahead(left, partial(self._read, prior=prior), may, lambda work: work.share)
-        # With these, what is done next depends on how it ended; and beside a single picture nothing is done.
-        at_once = options.fail_fast or options.limit is not None or len(left) == 1
-        with Behind(at_once=at_once) as behind, ahead:
-            for works in self._batches(left, ahead, behind, forecast):
-                self._restore(works, ahead, behind, forecast)
+        items = self._select_unfinished(to_do)
+        forecast = Forecast(self.reporter, min(len(items), options.limit or len(items)))
+        may_prefetch = partial(can_read_ahead, options=options, verb=self.verb, prior=prior)
+        ahead = ReadAhead(
+            items, partial(self._prepare, prior=prior), may_prefetch, lambda prepared: prepared.batch_share
+        )
+        # With --fail-fast and --limit, the next step depends on the last result; a single picture has no neighbours.
+        synchronous = options.fail_fast or options.limit is not None or len(items) == 1
+        with WriteBehind(synchronous=synchronous) as behind, ahead:
+            for batch in self._batches(items, ahead, behind, forecast):
+                self._restore_batch(batch, ahead, behind, forecast)
 
     def _batches(
-        self, left: list[Item], ahead: Ahead[Item, Work], behind: Behind, forecast: Forecast
-    ) -> Iterator[list[Work]]:
-        """What fits into one batch, until it is enough; the caller restores it before it asks for more."""
-        batch: list[Work] = []
-        for item in left:
-            if self._enough(len(batch)):
+        self, items: list[Item], ahead: ReadAhead[Item, PreparedPicture], behind: WriteBehind, forecast: Forecast
+    ) -> Iterator[list[PreparedPicture]]:
+        """Yield the pictures in batches until the run should stop.
+
+        The caller must restore each batch before it asks for the next.
+        """
+        batch: list[PreparedPicture] = []
+        for item in items:
+            if self._should_stop(len(batch)):
                 if batch:
                     yield batch
                 batch = []
-                if self._enough():
+                if self._should_stop():
                     return
-            if not ahead.is_ready:  # what is not read ahead may need all the memory, or the standard error
+            if not ahead.is_next_ready:  # a picture that was not read ahead may need all memory, or standard error
                 behind.wait()
             try:
-                work = ahead.take()
+                prepared = ahead.take()
             except RestorerError as error:
-                behind.then(partial(self._failed, item, error))
-                forecast.pass_over()
+                behind.run_or_submit(partial(self._fail, item, error))
+                forecast.skip_picture()
                 continue
-            if batch and sum(one.share for one in (*batch, work)) > 1:
+            if batch and sum(picture.batch_share for picture in (*batch, prepared)) > 1:
                 yield batch
                 batch = []
-                if self._enough():
+                if self._should_stop():
                     return
-            batch.append(work)
-            if sum(one.share for one in batch) >= 1:
+            batch.append(prepared)
+            if sum(picture.batch_share for picture in batch) >= 1:
                 yield batch
                 batch = []
         if batch:
             yield batch
 
-    def _enough(self, waiting: int = 0) -> bool:
-        """Whether no further picture is to be begun, if those that wait can be done."""
+    def _should_stop(self, waiting: int = 0) -> bool:
+        """Return whether no further picture should be begun, assuming that the waiting pictures succeed."""
         options = self.options
         return (options.limit is not None and self.done + waiting >= options.limit) or bool(
             options.fail_fast and self.codes
         )
 
-    def _left(self, to_do: list[Item]) -> list[Item]:
-        """What an earlier run has not done."""
-        left = []
+    def _select_unfinished(self, to_do: list[Item]) -> list[Item]:
+        """Return the pictures that the earlier run has not restored, and skip the others."""
+        unfinished = []
         for item in to_do:
             log = self.log if self.options.resume else None
             try:
-                # Only what that run has begun is worth reading for its hash.
-                if log is not None and log.is_ours(item.target) and log.is_done(item.target, self._recipe(item)):
-                    self._skip(item, "is done")
+                # The fingerprint hashes the input, so it is computed only for a result that the earlier run has begun.
+                if log is not None and log.has_begun(item.target) and log.is_done(item.target, self._fingerprint(item)):
+                    self._skip(item, "is already done")
                 else:
-                    left.append(item)
+                    unfinished.append(item)
             except RestorerError as error:
-                self._failed(item, error)
-        return left
+                self._fail(item, error)
+        return unfinished
 
-    def _prior(self, to_do: list[Item]) -> UNetPrior | Tiled | None:
-        """The model; where there is none to be had, every picture fails for that."""
+    def _load_prior(self, to_do: list[Item]) -> UNetPrior | Tiled | None:
+        """Load the model; if it is not available, every picture fails."""
         try:
-            obtain(self.options.model, self.reporter, self.options.command)
+            ensure_downloaded(self.options.model, self.reporter, self.options.command)
             with self.reporter.working("loading PyTorch and the model"):
-                prior = load_prior_of(self.options)
-            if self.verb.suits is not None:
-                self.verb.suits(prior)
+                prior = load_requested_prior(self.options)
+            if self.verb.check_prior is not None:
+                self.verb.check_prior(prior)
         except RestorerError as error:
             self.reporter.fail(error)
             for item in to_do:
-                self._failed(item, error, said=True)
+                self._fail(item, error, is_reported=True)
             return None
         return prior
 
-    def _recipe(self, item: Item) -> str:
-        """The fingerprint of what the result will depend on; '' where no log is kept."""
+    def _fingerprint(self, item: Item) -> str:
+        """Return the fingerprint of everything that the result depends on; '' if no log is kept."""
         if self.log is None or item.source == STDIO:
             return ""
         from restorer.models.load import find_model, model_sha256
 
-        options = {**self.options.sampling, **dict(self.verb.own)}
-        inputs = [_sha256(item.source)] + ([_sha256(self.verb.mask(item))] if self.verb.mask is not None else [])
-        return fingerprint(self.options.command, options, model_sha256(find_model(self.options.model)), *inputs)
+        options = {**self.options.sampling, **dict(self.verb.extra_options)}
+        hashes = [_sha256(item.source)]
+        if self.verb.find_mask is not None:
+            hashes.append(_sha256(self.verb.find_mask(item)))
+        return compute_fingerprint(self.options.command, options, model_sha256(find_model(self.options.model)), *hashes)
 
-    def _read(self, item: Item, prior: UNetPrior | Tiled) -> Work:
-        """Read a picture and decide on it; nothing is begun yet."""
+    def _prepare(self, item: Item, prior: UNetPrior | Tiled) -> PreparedPicture:
+        """Read a picture and prepare its job, without logging that it has begun."""
         if item.source != STDIO:
-            check_memory(item.source, self.options, self.verb.scale)
-        work = read(item, self.options, self.verb, prior, self._recipe(item))
-        # What an earlier run has begun is ours.
-        return replace(work, ours=self.options.resume and self.log is not None and self.log.is_ours(item.target))
+            check_picture_memory(item.source, self.options, self.verb.scale)
+        prepared = prepare_picture(item, self.options, self.verb, prior, self._fingerprint(item))
+        may_replace = self.options.resume and self.log is not None and self.log.has_begun(item.target)
+        return replace(prepared, may_replace=may_replace)
 
-    def _restore(self, works: list[Work], ahead: Ahead[Item, Work], behind: Behind, forecast: Forecast) -> None:
-        """Restore a batch while the one before is written and the next is read."""
-        behind.then(partial(self._begin, works))
-        ahead.fill()
-        began = time.monotonic()
-        outcomes = sample(works, self.options, self.reporter, forecast, lambda: behind.is_idle)
-        each = (time.monotonic() - began) / len(works)
-        behind.wait()  # the results of one batch are held, and not those of two
-        do = behind.do if are_light(works, self.verb) else behind.then
+    def _restore_batch(
+        self,
+        batch: list[PreparedPicture],
+        ahead: ReadAhead[Item, PreparedPicture],
+        behind: WriteBehind,
+        forecast: Forecast,
+    ) -> None:
+        """Restore a batch while the last batch is written and the next one is read."""
+        behind.run_or_submit(partial(self._begin, batch))
+        ahead.prefetch()
+        start = time.monotonic()
+        outcomes = sample(batch, self.options, self.reporter, forecast, lambda: behind.is_idle)
+        seconds = (time.monotonic() - start) / len(batch)
+        behind.wait()  # so that the results of only one batch are kept in memory
+        run = behind.submit if can_write_behind(batch, self.verb) else behind.run_or_submit
         bugs, failed = list[BaseException](), len(self.codes)
-        for work, outcome in zip(works, outcomes, strict=True):
+        for prepared, outcome in zip(batch, outcomes, strict=True):
             if self.options.fail_fast and len(self.codes) > failed:
                 break
             if isinstance(outcome, BaseException) and not isinstance(outcome, RestorerError):
                 bugs.append(outcome)
                 continue
-            do(partial(self._write, work, outcome, work.seconds + each, batch_of(work, works)))
+            size = shared_batch_size(prepared, batch)
+            run(partial(self._write, prepared, outcome, prepared.seconds + seconds, size))
         if bugs:
             behind.wait()
             raise bugs[0]
 
-    def _begin(self, works: list[Work]) -> None:
-        """Say what is done next, on the terminal and in the log."""
-        for work in works:
-            announce(work, self.options, self.reporter)
-            if self.log is not None and work.item.target != STDIO:
-                self.log.begin(work.item.target)
+    def _begin(self, batch: list[PreparedPicture]) -> None:
+        """Announce the pictures of a batch in the terminal and in the log."""
+        for prepared in batch:
+            announce(prepared, self.options, self.reporter)
+            if self.log is not None and prepared.item.target != STDIO:
+                self.log.log_begin(prepared.item.target)
 
-    def _write(self, work: Work, outcome: Restored | RestorerError | None, seconds: float, batch: int) -> None:
-        """Write what came out, and tell what became of it; `seconds` and `batch` as `finish`."""
-        item = work.item
+    def _write(
+        self, prepared: PreparedPicture, outcome: Restored | RestorerError | None, seconds: float, batch: int
+    ) -> None:
+        """Write a result, and report and log it. `seconds` and `batch` are those of `write_result`."""
+        item = prepared.item
         try:
             if isinstance(outcome, RestorerError):
                 raise outcome
-            told = finish(work, outcome, self.options, self.reporter, seconds=seconds, batch=batch)
-            content = self._result(item, status="ok", **told)
+            facts = write_result(prepared, outcome, self.options, self.reporter, seconds=seconds, batch=batch)
+            event = self._result_event(item, status="ok", **facts)
             if self.log is not None and item.target != STDIO:
-                self.log.record(item.target, content)
+                self.log.log_result(item.target, event)
         except RestorerError as error:
-            self._failed(item, error)
+            self._fail(item, error)
             return
         self.done += 1
-        self.reporter.result(str(item.target), content)
+        self.reporter.result(str(item.target), event)
 
-    def _tell_plan(self, to_do: list[Item]) -> None:
-        """What would be done, and what it would take; nothing is written or fetched."""
-        from restorer.cli.restoring.dry_run import is_here, tell_plan
+    def _preview(self, to_do: list[Item]) -> None:
+        """Print what the run would do, without writing or downloading anything."""
+        from restorer.cli.restoring.dry_run import is_available_offline, print_preview
 
-        prior = None
-        if not is_here(self.options.model):
-            hint = f"restore models pull {self.options.model} --dry-run tells its size"
-            self.reporter.warn(f"{self.options.model} is not here, and a dry run fetches nothing: {hint}")
-        elif not to_do or (prior := self._prior(to_do)) is None:
+        model, prior = self.options.model, None
+        if not is_available_offline(model):
+            self.reporter.warn(
+                f"the model {model} is not downloaded, and a dry run does not download it; "
+                f"restore models pull {model} --dry-run prints its size"
+            )
+        elif not to_do or (prior := self._load_prior(to_do)) is None:
             return
-        # Without the model nothing is known of what its results depend on.
-        chosen = (self._left(to_do) if prior is not None else to_do)[: self.options.limit]
-        self.done = tell_plan(self.options, chosen, prior, self.verb.scale, self.reporter, self._failed)
+        # Without the model there are no fingerprints, so no picture is known to be done.
+        items = (self._select_unfinished(to_do) if prior is not None else to_do)[: self.options.limit]
+        self.done = print_preview(self.options, items, prior, self.verb.scale, self.reporter, self._fail)
 
-    def _skip(self, item: Item, why: str) -> None:
+    def _skip(self, item: Item, reason: str) -> None:
+        """Report that a picture is skipped; `reason` is a phrase about its target, for instance "exists"."""
         self.skipped += 1
-        self.reporter.say(f"{item.target} {why}: skipped")
-        self.reporter.record(self._result(item, status="skipped"))
+        self.reporter.say(f"{item.target} {reason}: skipped")
+        self.reporter.emit(self._result_event(item, status="skipped"))
 
-    def _failed(self, item: Item, error: RestorerError, *, said: bool = False) -> None:
-        code = code_of(error)
+    def _fail(self, item: Item, error: RestorerError, *, is_reported: bool = False) -> None:
+        """Report and log that a picture failed; with `is_reported`, the error is already in the terminal."""
+        code = exit_code_for(error)
         self.codes.append(code)
-        if not said:
+        if not is_reported:
             self.reporter.fail(error, str(item.source))
         hint = {"hint": error.hint} if error.hint else {}
-        content = self._result(item, status="failed", code=code, error=str(error), **hint)
-        self.reporter.record(content)
+        event = self._result_event(item, status="failed", code=code, error=str(error), **hint)
+        self.reporter.emit(event)
         if self.log is not None and not self.options.dry_run and item.target not in (Path(), STDIO):
-            self.log.record(item.target, content)
+            self.log.log_result(item.target, event)
 
-    def _result(self, item: Item, **more: Any) -> dict[str, Any]:
-        place = {"input": str(item.source), "output": str(item.target) if item.target != Path() else None}
-        return {"event": "result", "command": self.options.command, **place, **more}
+    def _result_event(self, item: Item, **fields: Any) -> dict[str, Any]:
+        paths = {"input": str(item.source), "output": str(item.target) if item.target != Path() else None}
+        return {"event": "result", "command": self.options.command, **paths, **fields}
 
     def _finish(self) -> None:
-        code = exit_code_of(self.codes, self.done + self.skipped)
-        seconds = round(time.monotonic() - self.began, 2)
+        """Print the summary, and raise `typer.Exit` if a picture failed."""
+        code = combined_exit_code(self.codes, self.done + self.skipped)
+        seconds = round(time.monotonic() - self.start, 2)
         counts = {"ok": self.done, "failed": len(self.codes), "skipped": self.skipped}
-        self.reporter.record({"event": "summary", **counts, "seconds": seconds, "exit_code": code})
+        self.reporter.emit({"event": "summary", **counts, "seconds": seconds, "exit_code": code})
         if sum(counts.values()) > 1:
             done = "would be done" if self.options.dry_run else "done"
             self.reporter.say(
@@ -307,11 +350,12 @@ class _Run:
             raise typer.Exit(code)
 
 
-def load_prior_of(options: Options) -> UNetPrior | Tiled:
-    """The prior that a command line asks for, in the tiles it asks for.
+def load_requested_prior(options: Options) -> UNetPrior | Tiled:
+    """Load the prior that the options name, with the tiles that they request.
 
     Raises:
-        ModelError: it cannot be loaded, or does not serve the command.
+        ModelError: The model cannot be loaded, or does not serve the command.
+        DeviceError: The machine does not have the device.
     """
     from restorer.models.load import load_prior
     from restorer.priors.latent import latent_of
@@ -323,7 +367,7 @@ def load_prior_of(options: Options) -> UNetPrior | Tiled:
     if options.tile == "auto":
         return prior
     side = 1 << 30 if options.tile == "off" else int(options.tile)
-    if latent is not None:  # on the command line a tile counts pixels of the result
+    if latent is not None:  # the option counts pixels of the result, the prior counts latents
         side //= latent.factor
     return Tiled(prior, side, overlap=0 if options.tile == "off" else min(64, side // 4))
 

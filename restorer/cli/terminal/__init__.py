@@ -1,1 +1,1 @@
-"""The terminal itself: reporter, forecast, downloads, tables, signals."""
+"""Output and input of the terminal: reporter, forecast, downloads, tables, help, signals and standard streams."""

@@ -1,4 +1,4 @@
-"""Downloads as the terminal shows them: what is coming, a question above a gigabyte, a bar that counts bytes."""
+"""Downloads in the terminal: an announcement, a question before large downloads, and a progress bar for each file."""
 
 from __future__ import annotations
 
@@ -19,84 +19,109 @@ from restorer.limits import check_task
 
 if TYPE_CHECKING:
     from restorer.models.hub.download import OnBytes
-    from restorer.models.hub.references import Plan, Reference
+    from restorer.models.hub.references import Reference, Snapshot
 
-__all__ = ["ASK_ABOVE", "accept", "check_card", "obtain", "on_terminal", "pull"]
+__all__ = ["CONFIRM_ABOVE_BYTES", "check_card", "confirm_download", "ensure_downloaded", "is_interactive", "pull"]
 
-ASK_ABOVE = 1_000_000_000
-PLAIN_SECONDS = 10.0
+CONFIRM_ABOVE_BYTES = 1_000_000_000
+"""Size of a download above which the user is asked."""
+
+LINE_INTERVAL = 10.0  # seconds between two lines of progress outside a terminal
 
 
-def obtain(model: str, reporter: Reporter, task: str | None = None) -> None:
-    """Have a model of the Hub here before it is loaded, and say what it is not made for. Other models are left alone.
+def ensure_downloaded(model: str, reporter: Reporter, task: str | None = None) -> None:
+    """Download a model of the Hub unless it is cached, and warn if it was trained on one kind of picture only.
+
+    The function does nothing if `model` is not a reference to the Hub.
+
+    Args:
+        model: The name, path or Hub repository of the model.
+        reporter: Receives the messages.
+        task: The verb that uses the model; None to skip the check of the task.
 
     Raises:
-        ModelError: it cannot be had, the user does not want it, or it is known to be of no use for the task.
+        ModelError: The model cannot be downloaded, the user declines, or the model does not serve the task.
     """
-    from restorer.models.hub.references import parse
+    from restorer.models.hub.references import parse_reference
 
     if task is not None:
         check_card(model, task)
-    if Path(model).exists() or (reference := parse(model)) is None:
+    if Path(model).exists() or (reference := parse_reference(model)) is None:
         return
     pull(reference, reporter)
     if (card := reference.card) is not None and not card.general:
-        reporter.warn(f"{card.name} has seen nothing but {card.domain}; on other pictures it invents what it knows")
+        reporter.warn(f"{card.name} was trained on {card.domain} only; on other pictures it invents similar content")
 
 
 def check_card(model: str, task: str) -> None:
-    """Refuse a model of which the catalogue knows that it does not serve a task, before it is downloaded.
+    """Check that a model serves a task, as far as the catalogue knows, before it is downloaded.
 
     Raises:
-        ModelError: saying what it is for.
+        ModelError: The model does not serve the task; the message says which task it serves.
     """
-    from restorer.models.hub.references import parse
+    from restorer.models.hub.references import parse_reference
 
-    if not Path(model).exists() and (reference := parse(model)) is not None and reference.card is not None:
+    if not Path(model).exists() and (reference := parse_reference(model)) is not None and reference.card is not None:
         check_task(task, reference.card.task, reference.card.name)
 
 
 def pull(reference: Reference, reporter: Reporter, *, yes: bool = False) -> Path:
-    """The folder or file of a model in the cache, downloaded under the user's eyes if it is not there."""
+    """Return the folder or file of a model in the cache, downloading missing files with visible progress.
+
+    Args:
+        reference: The model.
+        reporter: Shows the progress.
+        yes: Whether large downloads begin without a question.
+
+    Raises:
+        ModelError: The model cannot be downloaded, or the user declines.
+    """
     from restorer.models.hub.download import fetch
 
-    with _download_bar(reporter) as on_bytes:
-        return fetch(reference, lambda plan: accept(plan, reporter, yes=yes), on_bytes)
+    with _show_download(reporter) as on_bytes:
+        return fetch(reference, lambda snapshot: confirm_download(snapshot, reporter, yes=yes), on_bytes)
 
 
-def on_terminal() -> bool:
-    """Whether somebody is there to be asked."""
+def is_interactive() -> bool:
+    """Return whether there is a user at the terminal who can answer a question."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def accept(plan: Plan, reporter: Reporter, *, yes: bool = False) -> None:
-    """Say what is about to be downloaded, and ask where it is much.
+def confirm_download(snapshot: Snapshot, reporter: Reporter, *, yes: bool = False) -> None:
+    """Announce a download, and ask the user before a large one.
+
+    Args:
+        snapshot: The model, with the files to be downloaded.
+        reporter: Receives the announcement.
+        yes: Whether large downloads begin without a question.
 
     Raises:
-        ModelError: the answer is no.
+        ModelError: The user declines.
     """
-    licence = f" · licence {plan.licence}" if plan.licence else " · no licence stated"
-    files = f"{len(plan.missing)} file{'' if len(plan.missing) == 1 else 's'}"
-    reporter.say(f"download {plan.reference} · {files} · {human_bytes(plan.bytes)}{licence}")
-    large = plan.bytes > ASK_ABOVE and not yes and on_terminal()
-    if large and not typer.confirm(f"Download {human_bytes(plan.bytes)}?", default=True, err=True):
-        raise ModelError(f"{plan.reference} was not downloaded", "restore models list tells smaller ones")
+    licence = f" · licence {snapshot.licence}" if snapshot.licence else " · no licence stated"
+    files = f"{len(snapshot.missing)} file{'' if len(snapshot.missing) == 1 else 's'}"
+    size = human_bytes(snapshot.download_bytes)
+    reporter.say(f"download {snapshot.reference} · {files} · {size}{licence}")
+    must_ask = snapshot.download_bytes > CONFIRM_ABOVE_BYTES and not yes and is_interactive()
+    if must_ask and not typer.confirm(f"Download {size}?", default=True, err=True):
+        raise ModelError(f"{snapshot.reference} was not downloaded", "restore models list prints smaller models")
 
 
 @contextmanager
-def _download_bar(reporter: Reporter) -> Iterator[OnBytes | None]:
-    """What `models.hub.download.fetch` takes: a bar for each file on a terminal, now and then a line elsewhere."""
+def _show_download(reporter: Reporter) -> Iterator[OnBytes | None]:
+    """Show the progress of `models.hub.download.fetch`: bars on a terminal, occasional lines elsewhere."""
     if reporter.quiet:
         yield None
-    elif not reporter.lively:
-        yield _Lines(reporter)
+    elif not reporter.is_live:
+        yield _ProgressLines(reporter)
     else:
-        with _bars(reporter) as on_bytes:
+        with _show_bars(reporter) as on_bytes:
             yield on_bytes
 
 
 @contextmanager
-def _bars(reporter: Reporter) -> Iterator[OnBytes]:
+def _show_bars(reporter: Reporter) -> Iterator[OnBytes]:
+    """Show a progress bar for each file."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -109,7 +134,7 @@ def _bars(reporter: Reporter) -> Iterator[OnBytes]:
 
     def on_bytes(name: str, done: int, total: int | None) -> None:
         if name not in tasks:
-            progress.start()  # not before: until then a question may be asked
+            progress.start()  # not earlier, because the bar would disturb a question to the user
             tasks[name] = progress.add_task(escape(name), total=total)
         progress.update(tasks[name], completed=done, total=total)
 
@@ -119,15 +144,15 @@ def _bars(reporter: Reporter) -> Iterator[OnBytes]:
         progress.stop()
 
 
-class _Lines:
-    """A line of progress every ten seconds, for logs."""
+class _ProgressLines:
+    """Progress for log files: one line every ten seconds."""
 
     def __init__(self, reporter: Reporter) -> None:
-        self._reporter, self._said = reporter, time.monotonic()
+        self._reporter, self._last_printed = reporter, time.monotonic()
 
     def __call__(self, name: str, done: int, total: int | None) -> None:
         now = time.monotonic()
-        if now - self._said > PLAIN_SECONDS:
-            self._said = now
-            of = f" of {human_bytes(total)}" if total else ""
-            self._reporter.say(f"{name}: {human_bytes(done)}{of}")
+        if now - self._last_printed > LINE_INTERVAL:
+            self._last_printed = now
+            out_of = f" of {human_bytes(total)}" if total else ""
+            self._reporter.say(f"{name}: {human_bytes(done)}{out_of}")

@@ -1,7 +1,7 @@
-"""What a run is going to take, said as soon as one evaluation of the network is timed, and what would take less.
+"""The estimated time of a run, printed as soon as some evaluations are timed, and the options that would save time.
 
-The evaluation that is timed is one of the run itself. The first one also pays for what is done once (code that is
-loaded, kernels that are chosen), so where it was short those after it are timed in its place (`console.Timing`).
+The timed evaluations are those of the run itself. The first one includes work that is done only once (loading code,
+choosing kernels), so if it was short, the evaluations after it are timed instead (`reporter.Timing`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from restorer.cli.terminal.reporter import Reporter, duration
+from restorer.cli.terminal.reporter import Reporter, format_duration
 from restorer.folders.options import Options
 from restorer.tasks.defaults import DENOISE, INPAINT, LATENT_STEPS, UPSCALE
 
@@ -18,116 +18,159 @@ if TYPE_CHECKING:
     from restorer.priors.tiled import Tiled
     from restorer.tasks.job import Job
 
-__all__ = ["LONG", "USUAL_STEPS", "WORTH_SAYING", "Forecast", "Run", "run_of", "ways"]
+__all__ = [
+    "DEFAULT_STEPS",
+    "MIN_ADVISED_SECONDS",
+    "MIN_ANNOUNCED_SECONDS",
+    "Forecast",
+    "Workload",
+    "faster_options",
+    "picture_workload",
+]
 
-USUAL_STEPS = {"denoise": DENOISE.steps, "inpaint": INPAINT.steps, "upscale": UPSCALE[4].steps}
-WORTH_SAYING = 10.0  # seconds from which a run is announced with its time
-LONG = 60.0  # seconds from which a run on a CPU names what is cheaper
-SAVES = 0.8  # the share of the time that a cheaper way takes at most
+DEFAULT_STEPS = {"denoise": DENOISE.steps, "inpaint": INPAINT.steps, "upscale": UPSCALE[4].steps}
+"""Number of network evaluations of each verb by default."""
+
+MIN_ANNOUNCED_SECONDS = 10.0
+"""Estimated time from which the time is printed."""
+
+MIN_ADVISED_SECONDS = 60.0
+"""Estimated time on a CPU from which faster options are printed."""
+
+MAX_TIME_SHARE = 0.8  # an option is only printed if it takes at most this share of the time
 
 
 @dataclass(frozen=True)
-class Run:
-    """What decides how long a run takes.
+class Workload:
+    """The properties of a run that decide how long it takes.
 
     Args:
-        steps: network evaluations of the whole picture.
-        usual: those it takes where nothing is said of them.
-        one_will_do: whether `--detail 0` takes a single one.
-        tile_auto: the share of the present time that `--tile auto` takes.
-        part: an option that does a part of the work, and the share of the time that it takes.
-        embedded: whether the model is the embedded one.
-        on_cpu: where it runs.
-        gpu: whether the machine has one.
-        latent: whether latents are to be decoded at the end, which is not among the evaluations.
+        steps: Number of network evaluations of the whole picture.
+        default_steps: Number of network evaluations by default.
+        allows_single_step: Whether `--detail 0` takes a single evaluation.
+        tile_auto_share: The time with `--tile auto`, as a share of the present time.
+        partial_option: An option that does part of the work, and its time as a share of the present time.
+        is_embedded: Whether the model is the embedded one.
+        on_cpu: Whether the run uses the CPU.
+        has_gpu: Whether the machine has a GPU.
+        is_latent: Whether latents are decoded at the end, which the evaluations do not include.
     """
 
     steps: int
-    usual: int
-    one_will_do: bool = False
-    tile_auto: float = 1.0
-    part: tuple[str, float] = ("", 1.0)
-    embedded: bool = True
+    default_steps: int
+    allows_single_step: bool = False
+    tile_auto_share: float = 1.0
+    partial_option: tuple[str, float] = ("", 1.0)
+    is_embedded: bool = True
     on_cpu: bool = True
-    gpu: bool = False
-    latent: bool = False
+    has_gpu: bool = False
+    is_latent: bool = False
 
 
-def run_of(options: Options, job: Job, steps: int) -> Run:
-    """The run of one picture by a restoring verb."""
+def picture_workload(options: Options, job: Job, steps: int) -> Workload:
+    """Return the workload of one picture in a restoring verb.
+
+    Args:
+        options: The options of the run.
+        job: The restoration.
+        steps: Number of network evaluations that count.
+    """
     import torch
 
     from restorer.tasks.job import tiled
 
     height, width = job.start.shape[-2:]
 
-    def area(tiles: Tiled) -> int:
-        """What the network sees in one evaluation of the picture, overlaps counted as often as they are seen."""
+    def evaluated_area(tiles: Tiled) -> int:
+        """Return the number of pixels that one evaluation processes, counting overlaps as often as they occur."""
         return tiles.count(height, width) * min(tiles.tile, height) * min(tiles.tile, width)
 
-    return Run(
+    tile_auto_share = 1.0
+    if not job.latent:
+        tile_auto_share = evaluated_area(tiled(job.prior.prior, height, width)) / evaluated_area(job.prior)
+    return Workload(
         steps,
-        LATENT_STEPS if job.latent else USUAL_STEPS[options.command],
-        one_will_do=options.command == "denoise" and steps > 1,
-        tile_auto=1.0 if job.latent else area(tiled(job.prior.prior, height, width)) / area(job.prior),
-        embedded=options.model == "photo",
+        LATENT_STEPS if job.latent else DEFAULT_STEPS[options.command],
+        allows_single_step=options.command == "denoise" and steps > 1,
+        tile_auto_share=tile_auto_share,
+        is_embedded=options.model == "photo",
         on_cpu=job.prior.device.type == "cpu",
-        gpu=torch.cuda.is_available(),
-        latent=job.latent is not None,
+        has_gpu=torch.cuda.is_available(),
+        is_latent=job.latent is not None,
     )
 
 
-def ways(run: Run, seconds: float) -> list[str]:
-    """What takes less, with its time where that follows from the `seconds` that the run takes as it is."""
-    found: list[tuple[str, float | None]] = []
-    if run.one_will_do:
-        found.append(("--detail 0", seconds / run.steps))
-    if run.steps > run.usual:
-        found.append((f"--steps {run.usual}", run.usual / run.steps * seconds))
-    elif run.steps == run.usual and not run.one_will_do:
-        found.append((f"--steps {run.usual // 2}", run.usual // 2 / run.steps * seconds))
-    found += [("--tile auto", run.tile_auto * seconds), (run.part[0], run.part[1] * seconds)]
-    if not run.embedded:
-        found.append(("--model photo", None))
-    found.append(("--device cuda" if run.gpu else "a machine with a GPU", None))
+def faster_options(workload: Workload, seconds: float) -> list[str]:
+    """Return the options that would save time, each with its estimated time if that can be derived.
+
+    Args:
+        workload: The workload as it is.
+        seconds: The estimated time of the workload.
+    """
+    candidates: list[tuple[str, float | None]] = []
+    steps, default = workload.steps, workload.default_steps
+    if workload.allows_single_step:
+        candidates.append(("--detail 0", seconds / steps))
+    if steps > default:
+        candidates.append((f"--steps {default}", default / steps * seconds))
+    elif steps == default and not workload.allows_single_step:
+        candidates.append((f"--steps {default // 2}", default // 2 / steps * seconds))
+    option, share = workload.partial_option
+    candidates += [("--tile auto", workload.tile_auto_share * seconds), (option, share * seconds)]
+    if not workload.is_embedded:
+        candidates.append(("--model photo", None))
+    candidates.append(("--device cuda" if workload.has_gpu else "a machine with a GPU", None))
     return [
-        how if takes is None else f"{how} (about {duration(takes)})"
-        for how, takes in found
-        if takes is None or takes <= SAVES * seconds
+        option if time is None else f"{option} (about {format_duration(time)})"
+        for option, time in candidates
+        if time is None or time <= MAX_TIME_SHARE * seconds
     ]
 
 
 class Forecast:
-    """Says of each picture what it takes, and once what would take less.
+    """The estimated time of each picture of a run, and once the options that would save time.
 
     Args:
-        reporter: to whom.
-        pictures: how many there are.
+        reporter: Receives the messages.
+        pictures: Number of pictures of the run.
     """
 
     def __init__(self, reporter: Reporter, pictures: int = 1) -> None:
-        self._reporter, self._left = reporter, pictures
-        self._counted = self._advised = False
+        self._reporter, self._remaining = reporter, pictures
+        self._has_printed_total = self._has_advised = False
 
-    def pass_over(self) -> None:
-        """One of the pictures cannot be done."""
-        self._left -= 1
+    def skip_picture(self) -> None:
+        """Exclude a picture that will not be sampled."""
+        self._remaining -= 1
 
-    def of(self, label: str, run: Run, pictures: int = 1) -> Callable[[float], None]:
-        """For the next picture, or so many in one batch: what `Timing` calls with the seconds that they take."""
-        left, self._left = self._left / pictures, self._left - pictures
+    def start(self, label: str, workload: Workload, pictures: int = 1) -> Callable[[float], None]:
+        """Start the forecast of the next picture or batch.
 
-        def tell(seconds: float) -> None:
-            total = seconds * left if not self._counted else seconds
-            if total < WORTH_SAYING:
+        Args:
+            label: The name of the picture or batch in the messages.
+            workload: The workload of one picture.
+            pictures: Number of pictures in the batch.
+
+        Returns:
+            A function that prints the forecast, to be called once with the estimated seconds of the picture or batch,
+            for instance by `reporter.Timing`.
+        """
+        batches, self._remaining = self._remaining / pictures, self._remaining - pictures
+
+        def print_forecast(seconds: float) -> None:
+            total = seconds if self._has_printed_total else seconds * batches
+            if total < MIN_ANNOUNCED_SECONDS:
                 return
-            takes = "take" if pictures > 1 else "sampling takes" if run.latent else "takes"
-            all_of_them = f"; {left * pictures:.0f} like it take {duration(total)}" if total > seconds else ""
-            self._counted = True
-            self._reporter.say(f"{label}: {takes} about {duration(seconds)}{all_of_them}")
-            if run.on_cpu and total > LONG and not self._advised:
-                self._advised = True
-                *more, last = ways(run, total)
-                self._reporter.say(f"less time: {', '.join(more)}{' or ' if more else ''}{last}")
+            verb = "take" if pictures > 1 else "sampling takes" if workload.is_latent else "takes"
+            rest = ""
+            if total > seconds:
+                like = "like these" if pictures > 1 else "like it"
+                rest = f"; {batches * pictures:.0f} pictures {like} take about {format_duration(total)}"
+            self._has_printed_total = True
+            self._reporter.say(f"{label}: {verb} about {format_duration(seconds)}{rest}")
+            if workload.on_cpu and total > MIN_ADVISED_SECONDS and not self._has_advised:
+                self._has_advised = True
+                *others, last = faster_options(workload, total)
+                self._reporter.say(f"to save time, use {', '.join(others)}{' or ' if others else ''}{last}")
 
-        return tell
+        return print_forecast

@@ -1,4 +1,7 @@
-"""Pictures in the terminal: two pixels a character, the upper one a half block, the lower one what is behind it."""
+"""Pictures in the terminal.
+
+Each character shows two pixels: the upper one is a half block, the lower one is the background behind it.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,23 @@ from rich.style import Style
 
 __all__ = ["show"]
 
-GAP, LEAST, MOST = 2, 8, 60  # columns between pictures; of a picture at least, rows at most
+GAP = 2  # columns between two pictures
+MIN_COLUMNS = 8  # of each picture
+MAX_ROWS = 60
 
 
 def show(console: Console, pictures: Sequence[Image.Image]) -> bool:
-    """Print pictures beside each other, all as high as the first; False where the terminal shows no colours."""
+    """Print pictures side by side, all as high as the first.
+
+    Returns:
+        Whether the pictures are printed; False if the console is not a terminal with 256 or more colours, or is too
+        narrow.
+    """
     width = (console.width - GAP * (len(pictures) - 1)) // len(pictures)
     colours = not console.no_color and console.color_system in ("256", "truecolor")
-    if not (console.is_terminal and colours) or width < LEAST:
+    if not (console.is_terminal and colours) or width < MIN_COLUMNS:
         return False
-    rows = min(MOST, max(1, console.height - 2), max(1, round(width * pictures[0].height / pictures[0].width / 2)))
+    rows = min(MAX_ROWS, max(1, console.height - 2), max(1, round(width * pictures[0].height / pictures[0].width / 2)))
     cells = [_cells(picture, width, rows) for picture in pictures]
     segments = []
     for row in range(rows):
@@ -34,7 +44,7 @@ def show(console: Console, pictures: Sequence[Image.Image]) -> bool:
 
 
 def _cells(picture: Image.Image, width: int, rows: int) -> list[list[Segment]]:
-    """The segments of each row; no wider than the picture's proportions ask for."""
+    """Return the segments of each row, at most `width` columns wide and no wider than the aspect ratio requires."""
     columns = min(width, max(1, round(2 * rows * picture.width / picture.height)))
     small = picture.convert("RGB").resize((columns, 2 * rows), Image.Resampling.LANCZOS)
     data = small.tobytes()

@@ -1,4 +1,4 @@
-"""The help, as people read it."""
+"""Improvements to the help pages that Typer prints."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typer.core import TyperCommand, TyperGroup
 
 __all__ = ["Command", "Group"]
 
-BETWEEN = "  ·  "  # examples
+EXAMPLE_SEPARATOR = "  ·  "  # between the examples at the end of a docstring
 
 
 def make_readable(command: Any, context: Any) -> None:
-    """What Typer's help lacks, done when help is asked for.
+    """Improve the help page of a command; called whenever the page is printed.
 
-    The examples that end a docstring go below the options, where a long help leaves the reader, a line each; a switch
-    has no `<bool>` behind it; and what is yellow, which cannot be read on white, becomes magenta.
+    The examples at the end of the docstring move below the options, one per line, so that they are still on the screen
+    after a long page. Switches lose the `<bool>` after their name. Yellow, which is illegible on white, becomes
+    magenta.
     """
     from typer import rich_utils
 
     text, _, examples = (command.help or "").rpartition("\n\n")
     if text and examples.startswith("restore "):
-        command.help, command.epilog = text, "\n\n".join(examples.split(BETWEEN))
+        command.help, command.epilog = text, "\n\n".join(examples.split(EXAMPLE_SEPARATOR))
     for parameter in command.get_params(context):
         if getattr(parameter, "is_flag", False) and parameter.metavar is None:
             parameter.metavar = ""
@@ -31,16 +32,18 @@ def make_readable(command: Any, context: Any) -> None:
 
 
 class Command(TyperCommand):
-    """A verb whose help is readable."""
+    """A command with an improved help page."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help page after `make_readable`."""
         make_readable(self, ctx)
         super().format_help(ctx, formatter)
 
 
 class Group(TyperGroup):
-    """Verbs whose help is readable."""
+    """A group of commands with an improved help page."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help page after `make_readable`."""
         make_readable(self, ctx)
         super().format_help(ctx, formatter)

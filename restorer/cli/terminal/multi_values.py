@@ -8,47 +8,48 @@ from typing import Any, ClassVar
 
 from restorer.cli.terminal.help import Command
 
-__all__ = ["SeveralValues", "is_number", "spread", "words"]
+__all__ = ["MultiValueCommand", "is_number", "repeat_option_names", "split_values"]
 
 
 def is_number(text: str) -> bool:
-    """Whether a word of the command line is a number, or several with commas between them."""
+    """Return whether an argument is a finite number, or several with commas between them."""
     try:
         return all(math.isfinite(float(part)) for part in text.split(","))
     except ValueError:
         return False
 
 
-def spread(arguments: Sequence[str], options: Mapping[str, Callable[[str], bool]]) -> list[str]:
-    """`--sigma 15 25 50` as `--sigma 15 --sigma 25 --sigma 50`, which is what the parser of the command line takes.
+def repeat_option_names(arguments: Sequence[str], options: Mapping[str, Callable[[str], bool]]) -> list[str]:
+    """Rewrite `--sigma 15 25 50` as `--sigma 15 --sigma 25 --sigma 50`, which the command-line parser accepts.
 
     Args:
-        arguments: the command line.
-        options: names of options, and whether a word can be a value of theirs. What cannot be one ends the values, so a
-            folder may follow; one whose name is a number is written `./25`.
+        arguments: The arguments of the command line.
+        options: For each option that takes several values, a function that returns whether an argument can be one of
+            its values. The first argument that cannot ends the values, so a folder may follow them; a folder whose name
+            is a number is written `./25`.
     """
-    found, option = list[str](), ""
-    for i, word in enumerate(arguments):
-        if word == "--":
-            return [*found, *arguments[i:]]
-        if option and options[option](word):
-            found += [word] if found[-1] == option else [option, word]
+    rewritten, option = list[str](), ""
+    for i, argument in enumerate(arguments):
+        if argument == "--":
+            return [*rewritten, *arguments[i:]]
+        if option and options[option](argument):
+            rewritten += [argument] if rewritten[-1] == option else [option, argument]
             continue
-        option = next((name for name in options if word == name or word.startswith(f"{name}=")), "")
-        found.append(word)
-    return found
+        option = next((name for name in options if argument == name or argument.startswith(f"{name}=")), "")
+        rewritten.append(argument)
+    return rewritten
 
 
-def words(given: Sequence[str] | None) -> list[str]:
-    """The values of such an option, each once."""
-    return list(dict.fromkeys(part for text in given or () for part in text.split(",") if part))
+def split_values(arguments: Sequence[str] | None) -> list[str]:
+    """Return the values of an option that takes several, without repetitions."""
+    return list(dict.fromkeys(part for text in arguments or () for part in text.split(",") if part))
 
 
-class SeveralValues(Command):
-    """A command with such options; a subclass names them."""
+class MultiValueCommand(Command):
+    """A command with options that take several values, which a subclass names in `multi_value_options`."""
 
-    several: ClassVar[Mapping[str, Callable[[str], bool]]] = {}
+    multi_value_options: ClassVar[Mapping[str, Callable[[str], bool]]] = {}
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """See `spread`."""
-        return super().parse_args(ctx, spread(args, self.several))
+        """Parse the arguments after `repeat_option_names`."""
+        return super().parse_args(ctx, repeat_option_names(args, self.multi_value_options))

@@ -1,4 +1,4 @@
-"""What the terminal shows: one line before, the progress, one line after; plain lines where no terminal listens."""
+"""Messages, progress and results of a command, on a terminal or, as plain lines, in a log file."""
 
 from __future__ import annotations
 
@@ -28,20 +28,22 @@ from rich.text import Text
 from rich.theme import Theme
 
 from restorer import errors
-from restorer.cli.terminal.streams import tell
+from restorer.cli.terminal.streams import print_line
 from restorer.machine.memory import human_bytes
 
 __all__ = [
     "EXIT_CODES",
+    "LINE_INTERVAL",
+    "THEME",
     "Bar",
     "Reporter",
     "Timing",
-    "code_of",
-    "duration",
-    "folded",
+    "exit_code_for",
+    "fold",
+    "format_duration",
     "human_bytes",
     "report_error",
-    "to_stderr",
+    "stderr_console",
 ]
 
 EXIT_CODES: dict[type[errors.RestorerError], int] = {
@@ -51,14 +53,17 @@ EXIT_CODES: dict[type[errors.RestorerError], int] = {
     errors.DeviceError: 6,
     errors.OutputError: 7,
 }
-PLAIN_SECONDS = 10.0
-WARM = 2.0  # seconds: a first evaluation that takes less may be, for the most part, what is done only once
-TIMED = 1.0  # seconds: evaluations that take less are timed together
-ROOM = 3  # columns to the right of the bar
-NARROW = 72  # columns below which the bar leaves out how long it has been at work
-INDENT = "  "  # of what does not fit into the first line of a message
+"""The exit code of each class of errors."""
 
-# Rich's own styles suit dark terminals: its yellow cannot be read on white, and its grey is black there.
+LINE_INTERVAL = 10.0
+"""Seconds between two lines of progress outside a terminal."""
+
+WARM_UP_SECONDS = 2.0  # a shorter first evaluation may consist mostly of work that is done only once
+MIN_TIMED_SECONDS = 1.0  # shorter evaluations are timed together
+RESERVED_COLUMNS = 3  # to the right of the progress bar
+NARROW_WIDTH = 72  # columns below which the progress bar omits the elapsed time
+INDENT = "  "  # of the continuation lines of a message
+
 THEME = Theme(
     {
         "bar.back": "dim",
@@ -68,28 +73,30 @@ THEME = Theme(
         "progress.data.speed": "none",
     }
 )
+"""Rich's default styles suit dark terminals: their yellow is illegible on white, and their gray is black there."""
 
 
-def code_of(error: BaseException) -> int:
-    """The exit code of an error; 1 for one that nobody expected."""
+def exit_code_for(error: BaseException) -> int:
+    """Return the exit code of an error; 1 for an unexpected error."""
     return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
 
 
-def to_stderr() -> Console:
-    """Where messages go."""
+def stderr_console() -> Console:
+    """Return a console for messages, which prints to standard error."""
     return Console(stderr=True, emoji=False, theme=THEME)
 
 
-def folded(text: str, width: int) -> str:
-    """A message in lines of at most `width` columns, broken between facts (" · ") if it has such, else between words.
+def fold(text: str, width: int) -> str:
+    """Break a message into lines of at most `width` columns.
 
-    A fact or a word that is longer, a path for instance, stays in one piece: broken by the terminal it can be copied.
+    A message that consists of facts is broken between facts (" · "), any other message between words. A fact or word
+    that is longer than a line, for instance a path, stays in one piece, so that it can be copied.
     """
-    between = " · " if " · " in text else " "
-    first, *others = text.split(between)
+    separator = " · " if " · " in text else " "
+    first, *others = text.split(separator)
     lines = [first]
     for piece in others:
-        longer = lines[-1] + between + piece
+        longer = lines[-1] + separator + piece
         if cell_len(longer) <= width:
             lines[-1] = longer
         else:
@@ -97,108 +104,131 @@ def folded(text: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def _tell(console: Console, text: str, style: str) -> None:
-    """A message with its first word in a style; lines are broken on a terminal only, for a log is searched by lines."""
-    shown = Text(folded(text, console.width) if console.file.isatty() else text)
+def _print_message(console: Console, text: str, style: str) -> None:
+    """Print a message with its first word in a style.
+
+    The message is folded on a terminal only, because a log file is searched by lines.
+    """
+    shown = Text(fold(text, console.width) if console.file.isatty() else text)
     shown.stylize(style, 0, text.find(" ") if " " in text else len(text))
     console.print(shown, soft_wrap=True, highlight=False)
 
 
 def report_error(error: BaseException, name: str = "", console: Console | None = None) -> None:
-    """One line that says what happened, and a hint."""
-    console = console or to_stderr()
+    """Print an error on one line, followed by its hint on another.
+
+    Args:
+        error: The error; its hint is the attribute `hint`, if there is one.
+        name: The name of the file; it is printed unless the message contains it.
+        console: The console to print to; None for standard error.
+    """
+    console = console or stderr_console()
     subject = f"{name}: " if name and name not in str(error) else ""
-    _tell(console, "error: " + " ".join(f"{subject}{error}".split()), "bold red")
+    _print_message(console, "error: " + " ".join(f"{subject}{error}".split()), "bold red")
     if hint := getattr(error, "hint", ""):
-        _tell(console, f"hint: {hint}", "dim")
+        _print_message(console, f"hint: {hint}", "dim")
 
 
 class Timing:
-    """Times one evaluation of a run, or several short ones, and tells what all of it takes.
+    """The time of one evaluation, or of several short ones, from which the time of the whole run is estimated.
 
     Args:
-        forecast: called once, with seconds.
-        by_step: whether only evaluations of the whole picture can be timed: a GPU is still at work when a tile is said
-            to be done.
+        on_timed: Called once, with the estimated seconds of the run; None for no estimate.
+        by_step: Whether only evaluations of the whole picture are timed. On a GPU a tile is reported as done while the
+            GPU is still computing it.
     """
 
-    def __init__(self, forecast: Callable[[float], None] | None, *, by_step: bool = False) -> None:
-        self._forecast, self._by_step = forecast, by_step
-        self._began = time.monotonic()
-        self._since: tuple[float, float] | None = None  # the clock, and what was done, when the timing began
+    def __init__(self, on_timed: Callable[[float], None] | None, *, by_step: bool = False) -> None:
+        self._on_timed, self._by_step = on_timed, by_step
+        self._start = time.monotonic()
+        self._timed_from: tuple[float, float] | None = None  # (time, work done) at which the timing begins
 
-    def seen(self, done: float, total: float, *, whole: bool) -> None:
-        """So much is done; `whole`: up to the end of an evaluation of the whole picture."""
-        if self._forecast is None or done >= total or (self._by_step and not whole):
+    def update(self, done: float, total: float, *, is_whole_step: bool) -> None:
+        """Report the progress.
+
+        Args:
+            done: The work done so far, in evaluations.
+            total: The work of the whole run, in evaluations.
+            is_whole_step: Whether an evaluation of the whole picture has just ended.
+        """
+        if self._on_timed is None or done >= total or (self._by_step and not is_whole_step):
             return
         now = time.monotonic()
-        if self._since is None and (self._by_step or now - self._began < WARM):
-            self._since = now, done
+        if self._timed_from is None and (self._by_step or now - self._start < WARM_UP_SECONDS):
+            self._timed_from = now, done
             return
-        then, before = self._since or (self._began, 0.0)
-        if now - then >= TIMED and done > before:
-            tell, self._forecast = self._forecast, None
-            tell(now - self._began + (now - then) / (done - before) * (total - done))
+        since, done_before = self._timed_from or (self._start, 0.0)
+        if now - since >= MIN_TIMED_SECONDS and done > done_before:
+            on_timed, self._on_timed = self._on_timed, None
+            on_timed(now - self._start + (now - since) / (done - done_before) * (total - done))
 
 
 class Bar:
-    """Progress over the network evaluations of one picture: a bar on a terminal, now and then a line elsewhere."""
+    """The progress over the network evaluations of one picture or batch: a bar on a terminal, else occasional lines."""
 
     def __init__(self, console: Console, progress: Progress | None, task: TaskID | None, label: str) -> None:
         self._console, self._progress, self._task, self._label = console, progress, task, label
         self._steps, self._tiles, self._step, self._tile = 1, 1, 0, 0
-        self._began = self._said = time.monotonic()
-        self._tenth = 0
+        self._start = self._last_printed = time.monotonic()
+        self._last_tenth = 0
         self._timing = Timing(None)
 
     def begin(
-        self, steps: int, tiles: int, forecast: Callable[[float], None] | None = None, *, by_step: bool = False
+        self, steps: int, tiles: int, on_timed: Callable[[float], None] | None = None, *, by_step: bool = False
     ) -> None:
-        """The sizes are known.
+        """Begin the progress, now that its size is known.
 
         Args:
-            steps, tiles: evaluations of the whole picture, and of the network in each.
-            forecast, by_step: as `Timing`.
+            steps: Number of evaluations of the whole picture.
+            tiles: Number of tiles in each of them.
+            on_timed: As in `Timing`.
+            by_step: As in `Timing`.
         """
         self._steps, self._tiles, self._step, self._tile = steps, tiles, 0, 0
-        self._began = self._said = time.monotonic()
-        self._timing = Timing(forecast, by_step=by_step)
+        self._start = self._last_printed = time.monotonic()
+        self._timing = Timing(on_timed, by_step=by_step)
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, total=steps * tiles, visible=True)
         self._show()
 
     def step(self, index: int) -> None:
-        """So many evaluations of the whole picture are done."""
+        """Report the number of evaluations of the whole picture that are done."""
         self._step, self._tile = index, 0
-        self._timing.seen(index * self._tiles, self._steps * self._tiles, whole=True)
+        self._timing.update(index * self._tiles, self._steps * self._tiles, is_whole_step=True)
         self._show()
 
     def tile(self, done: int, total: int) -> None:
-        """So many tiles of the present evaluation are done; their number changes if memory ran out."""
+        """Report the number of tiles that are done in the current evaluation.
+
+        Args:
+            done: Number of tiles done.
+            total: Number of tiles in the evaluation, which changes if memory has run out.
+        """
         self._tile, self._tiles = done, total
-        self._timing.seen(self._step * total + done, self._steps * total, whole=False)
+        self._timing.update(self._step * total + done, self._steps * total, is_whole_step=False)
         self._show()
 
     def _show(self) -> None:
         done = self._step * self._tiles + self._tile
         total = self._steps * self._tiles
         step = min(self._step + 1, self._steps) if self._tile < self._tiles else self._step + 1
-        where = f"step {min(step, self._steps)}/{self._steps}"
+        position = f"step {min(step, self._steps)}/{self._steps}"
         if self._tiles > 1:
-            where += f", tile {min(self._tile + 1, self._tiles)}/{self._tiles}"
+            position += f", tile {min(self._tile + 1, self._tiles)}/{self._tiles}"
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, total=total, where=where)
+            self._progress.update(self._task, completed=done, total=total, position=position)
             return
         now, tenth = time.monotonic(), 10 * done // total
-        if done == 0 or done == total or not (tenth > self._tenth or now - self._said > PLAIN_SECONDS):
+        is_due = tenth > self._last_tenth or now - self._last_printed > LINE_INTERVAL
+        if done == 0 or done == total or not is_due:
             return
-        self._tenth, self._said = tenth, now
-        left = (now - self._began) / done * (total - done)
-        self._console.print(f"{self._label}: {where}, {100 * done // total} %, {duration(left)} left", highlight=False)
+        self._last_tenth, self._last_printed = tenth, now
+        percent, left = 100 * done // total, format_duration((now - self._start) / done * (total - done))
+        self._console.print(f"{self._label}: {position}, {percent} %, {left} left", highlight=False)
 
 
-def duration(seconds: float) -> str:
-    """8 s, 1 min 20 s, 2 h 5 min: two figures are all that an estimate has."""
+def format_duration(seconds: float) -> str:
+    """Format a duration like "8 s", "1 min 20 s" or "2 h 5 min"; an estimate is no more precise than that."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -212,96 +242,112 @@ def duration(seconds: float) -> str:
 
 
 class Reporter:
-    """Messages to stderr, results to stdout.
+    """The output of a command: messages to standard error, results to standard output.
 
     Args:
-        quiet: nothing but the results' paths. verbose: more. as_json: one JSON object a picture on stdout.
+        quiet: Whether only errors and the paths of the results are printed.
+        verbose: Whether additional messages are printed.
+        as_json: Whether events are printed to standard output, one JSON object per line.
     """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False, as_json: bool = False) -> None:
         self.quiet, self.verbose, self.as_json = quiet, verbose, as_json
-        self.console = to_stderr()
+        self.console = stderr_console()
 
     @property
-    def lively(self) -> bool:
-        """Whether what moves can be shown: on a terminal, not in a file that colours are forced into."""
+    def is_live(self) -> bool:
+        """Whether moving output can be shown: on a terminal, but not in a file for which colours are forced."""
         return self.console.is_terminal and not self.console.is_dumb_terminal and self.console.file.isatty()
 
     def say(self, text: str, style: str = "") -> None:
-        """A message; the style is that of its first word."""
+        """Print a message, with its first word in a style."""
         if not self.quiet:
-            _tell(self.console, text, style)
+            _print_message(self.console, text, style)
 
     def detail(self, text: str) -> None:
-        """A message for those who asked for more."""
+        """Print a message if additional messages are wanted."""
         if self.verbose:
             self.say(text)
 
     def warn(self, text: str) -> None:
-        """Something did not go as the user may think."""
+        """Print a note about something that the user may not expect."""
         self.say(f"note: {text}", style="bold magenta")
 
     def fail(self, error: BaseException, name: str = "") -> None:
-        """One picture failed; said even when quiet."""
+        """Print the error of a picture, even if the reporter is quiet.
+
+        Args:
+            error: The error.
+            name: The file of the picture.
+        """
         report_error(error, name, self.console)
 
-    def result(self, path: str, record: dict[str, Any]) -> None:
-        """A picture is done: its record, or its path for whoever reads the standard output."""
-        if self.as_json:
-            self.record(record)
-        elif path != "-" and (self.quiet or not sys.stdout.isatty()):
-            tell(path)
+    def result(self, path: str, event: dict[str, Any]) -> None:
+        """Print the result of a picture: its event as JSON, or else its path for a reader of standard output.
 
-    def record(self, record: dict[str, Any]) -> None:
-        """One JSON object on a line of its own."""
+        Args:
+            path: The path of the result; "-" for standard output.
+            event: The fields of the JSON object.
+        """
         if self.as_json:
-            tell(json.dumps({"schema": 1, **record}, ensure_ascii=False))
+            self.emit(event)
+        elif path != "-" and (self.quiet or not sys.stdout.isatty()):
+            print_line(path)
+
+    def emit(self, event: dict[str, Any]) -> None:
+        """Print an event as a JSON object on a line of its own, if JSON is wanted."""
+        if self.as_json:
+            print_line(json.dumps({"schema": 1, **event}, ensure_ascii=False))
 
     @contextmanager
-    def working(self, what: str) -> Iterator[None]:
-        """While something goes on that has no steps."""
-        if self.quiet or not self.lively:
+    def working(self, activity: str) -> Iterator[None]:
+        """Show that an activity without steps is in progress, for instance "loading the model"."""
+        if self.quiet or not self.is_live:
             yield
             return
-        with self.console.status(escape(what)):
+        with self.console.status(escape(activity)):
             yield
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Bar]:
-        """A bar that goes away when the picture is done."""
+        """Show a progress bar that disappears when the picture or batch is done."""
         if self.quiet:
             yield Bar(Console(file=None, quiet=True), None, None, label)
-        elif not self.lively:
+        elif not self.is_live:
             yield Bar(self.console, None, None, label)
         else:
             columns = _columns(self.console.width)
             with _Progress(*columns, console=self.console) as progress:
-                task = progress.add_task(escape(label), total=None, where="", visible=False)
+                task = progress.add_task(escape(label), total=None, position="", visible=False)
                 yield Bar(self.console, progress, task, label)
 
 
 class _Progress(Progress):
-    """A bar that leaves room for the ^C which a terminal shows: in the next line it would keep the bar from going."""
+    """A progress bar with free columns at its end for the ^C that a terminal shows.
+
+    On the next line, the ^C would prevent the bar from being erased.
+    """
 
     def __init__(self, *columns: ProgressColumn, console: Console) -> None:
-        self._terminal = console  # `Progress.console` is not there yet when the first table is made
+        self._terminal = console  # `Progress.console` is not set yet when the first table is made
         super().__init__(*columns, console=console, transient=True)
 
     def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
+        """Return the bar as a table that leaves `RESERVED_COLUMNS` free."""
         table = super().make_tasks_table(tasks)
-        table.width = max(1, self._terminal.width - ROOM)
+        table.width = max(1, self._terminal.width - RESERVED_COLUMNS)
         return table
 
 
 def _columns(width: int) -> list[ProgressColumn]:
-    """The parts of the bar. A long name is cut, so that it takes no room from the figures."""
-    name = Column(max_width=width // (4 if width >= NARROW else 6), no_wrap=True, overflow="ellipsis")
+    """Return the columns of the progress bar; a long name is cut, so that the figures stay visible."""
+    name = Column(max_width=width // (4 if width >= NARROW_WIDTH else 6), no_wrap=True, overflow="ellipsis")
     return [
         SpinnerColumn(),
         TextColumn("{task.description}", table_column=name),
         BarColumn(bar_width=None),
-        TextColumn("{task.fields[where]}"),
-        *([TimeElapsedColumn()] if width >= NARROW else []),
+        TextColumn("{task.fields[position]}"),
+        *([TimeElapsedColumn()] if width >= NARROW_WIDTH else []),
         TextColumn("left"),
         TimeRemainingColumn(),
     ]

@@ -16,9 +16,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from restorer.evaluation.evaluate import Scores
 
-__all__ = ["Row", "as_csv", "means", "plain", "table"]
+__all__ = ["Row", "build_table", "group_means", "to_csv", "to_json"]
 
-# Field of `Scores`, heading, and how it is written.
 COLUMNS = (
     ("psnr", "PSNR", ".2f"),
     ("ssim", "SSIM", ".4f"),
@@ -28,11 +27,19 @@ COLUMNS = (
     ("seconds", "s", ".2f"),
     ("evaluations", "evals", "g"),
 )
+"""For each column the field of `Scores`, the heading and the format."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Scores of one picture. condition: how it was degraded; by: what restored it."""
+    """The scores of one picture.
+
+    Args:
+        name: The name of the picture.
+        condition: The degradation of the picture.
+        by: The method that restored the picture.
+        scores: The scores of the result.
+    """
 
     name: str
     condition: str
@@ -40,8 +47,8 @@ class Row:
     scores: Scores
 
 
-def means(rows: Sequence[Row]) -> dict[tuple[str, str], tuple[int, Scores]]:
-    """By condition and restorer: the number of pictures and their mean, in the order of appearance."""
+def group_means(rows: Sequence[Row]) -> dict[tuple[str, str], tuple[int, Scores]]:
+    """Return the number of pictures and their mean scores for each condition and method, in order of appearance."""
     from restorer.evaluation.evaluate import mean_scores
 
     groups: dict[tuple[str, str], list[Scores]] = {}
@@ -52,14 +59,14 @@ def means(rows: Sequence[Row]) -> dict[tuple[str, str], tuple[int, Scores]]:
     return {key: (len(scores), mean_scores(scores)) for key, scores in groups.items()}
 
 
-def plain(scores: Scores) -> dict[str, float | None]:
-    """For JSON: what does not apply is left out, what is infinite is null."""
+def to_json(scores: Scores) -> dict[str, float | None]:
+    """Return the scores as JSON fields, without those that do not apply; infinite scores are None."""
     known = {name: value for name, value in asdict(scores).items() if value is not None}
     return {name: round(value, 5) if math.isfinite(value) else None for name, value in known.items()}
 
 
-def as_csv(task: str, rows: Sequence[Row]) -> str:
-    """A heading, then one line for each picture, condition and restorer."""
+def to_csv(task: str, rows: Sequence[Row]) -> str:
+    """Return the scores as CSV: a heading, then one line for each picture, condition and method."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [name for name, _, _ in COLUMNS]
@@ -72,24 +79,29 @@ def as_csv(task: str, rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def table(rows: Sequence[Row], *, pictures: bool) -> Table:
-    """Means per condition and restorer; with `pictures` those of each picture too."""
-    groups = means(rows)
-    used = [c for c in COLUMNS if any(getattr(mean, c[0]) is not None for _, mean in groups.values())]
+def build_table(rows: Sequence[Row], *, pictures: bool) -> Table:
+    """Return a table of the mean scores for each condition and method.
+
+    Args:
+        rows: The scores of all pictures.
+        pictures: Whether the table has a row for each picture as well.
+    """
+    groups = group_means(rows)
+    columns = [c for c in COLUMNS if any(getattr(mean, c[0]) is not None for _, mean in groups.values())]
     result = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
     for heading in ("condition", "by"):
         result.add_column(heading, no_wrap=True)
     result.add_column("pictures", justify="right", no_wrap=True)
-    for _, heading, _ in used:
+    for _, heading, _ in columns:
         result.add_column(heading, justify="right", no_wrap=True)
 
-    def written(scores: Scores) -> list[str]:
-        values = [(getattr(scores, name), form) for name, _, form in used]
-        return ["" if value is None else format(value, form) for value, form in values]
+    def format_scores(scores: Scores) -> list[str]:
+        values = [(getattr(scores, name), spec) for name, _, spec in columns]
+        return ["" if value is None else format(value, spec) for value, spec in values]
 
     for (condition, by), (count, mean) in groups.items():
         for row in rows if pictures else ():
             if (row.condition, row.by) == (condition, by):
-                result.add_row(condition, by, escape(row.name), *written(row.scores), style="dim")
-        result.add_row(condition, by, f"mean of {count}" if pictures else str(count), *written(mean))
+                result.add_row(condition, by, escape(row.name), *format_scores(row.scores), style="dim")
+        result.add_row(condition, by, f"mean of {count}" if pictures else str(count), *format_scores(mean))
     return result

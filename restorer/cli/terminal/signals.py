@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as exceptions that arrive once, so that what is half written is removed on the way out."""
+"""Ctrl-C and SIGTERM as exceptions, each raised once, so that incomplete files are removed before the process ends."""
 
 from __future__ import annotations
 
@@ -9,53 +9,54 @@ import threading
 import time
 from types import FrameType
 
-__all__ = ["Terminated", "leave_in_peace", "raise_on_signals"]
+__all__ = ["Terminated", "ignore_signals", "raise_on_signals"]
 
-AGAIN = 1.0  # seconds within which a second signal means the first
-SIGNALS: dict[int, type[BaseException]] = {}
+REPEAT_SECONDS = 1.0  # a signal that follows another one within this time is ignored
+EXCEPTIONS: dict[int, type[BaseException]] = {}  # signal number -> exception
 
 
 class Terminated(BaseException):
-    """SIGTERM."""
+    """The exception that SIGTERM raises."""
 
 
-class _Raise:
-    """The handler: the first signal raises; what follows at once would only disturb the tidying up."""
+class _RaiseOnce:
+    """A signal handler that raises on the first signal, and ignores repeated ones, which would disturb the clean-up."""
 
     def __init__(self) -> None:
-        self.last = -AGAIN
+        self.last = -REPEAT_SECONDS
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         before, self.last = self.last, time.monotonic()
-        if self.last - before >= AGAIN:
-            raise SIGNALS[number]
+        if self.last - before >= REPEAT_SECONDS:
+            raise EXCEPTIONS[number]
 
 
 def raise_on_signals() -> None:
-    """From now on SIGINT raises KeyboardInterrupt and SIGTERM `Terminated`, in the main thread.
+    """Make SIGINT raise KeyboardInterrupt and SIGTERM raise `Terminated` in the main thread.
 
-    An exception that falls into a destructor is lost by Python itself: it is raised again after it.
+    Python drops an exception that is raised in a destructor, so such an exception is raised again afterwards. A signal
+    that is ignored when this function is called stays ignored.
     """
-    SIGNALS.update({signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated})
-    handler = _Raise()
-    for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup, or in the background of a script
+    EXCEPTIONS.update({signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated})
+    handler = _RaiseOnce()
+    for number in EXCEPTIONS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup, or in the background of a script
             signal.signal(number, handler)
-    usual = sys.unraisablehook
+    default_hook = sys.unraisablehook
 
-    def tell(lost: sys.UnraisableHookArgs) -> None:
-        for number, raised in SIGNALS.items():
-            if lost.exc_type is raised:
-                handler.last = -AGAIN
-                # not here: what is raised in this hook is lost as well
+    def raise_again(dropped: sys.UnraisableHookArgs) -> None:
+        for number, exception in EXCEPTIONS.items():
+            if dropped.exc_type is exception:
+                handler.last = -REPEAT_SECONDS
+                # The exception is raised later, because Python drops exceptions from this hook as well.
                 threading.Timer(0.01, _thread.interrupt_main, [number]).start()
                 return
-        usual(lost)
+        default_hook(dropped)
 
-    sys.unraisablehook = tell
+    sys.unraisablehook = raise_again
 
 
-def leave_in_peace() -> None:
-    """Everything is done: no signal changes the exit code while Python takes itself apart."""
-    for number in SIGNALS:
+def ignore_signals() -> None:
+    """Ignore SIGINT and SIGTERM, so that they do not change the exit code while Python shuts down."""
+    for number in EXCEPTIONS:
         signal.signal(number, signal.SIG_IGN)
