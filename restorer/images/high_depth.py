@@ -37,7 +37,7 @@ TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """The first four bytes of a TIFF file: little- and big-endian, with 32-bit and with 64-bit offsets (BigTIFF)."""
 
 _MAX_SAMPLES = 16
-_NATIVE_PACKINGS = {  # names of packings in a file's byte order -> the same in the byte order of this machine
+_NATIVE_PACKINGS = {  # packings in the byte order of a file -> packings in the byte order of this machine
     **{"F;32F": "F;32NF", "F;32BF": "F;32NF"},
     **{"I;32S": "I;32NS", "I;32BS": "I;32NS", "I;16S": "I;16NS", "I;16BS": "I;16NS"},
 }
@@ -56,7 +56,7 @@ def check_strips(tags: Mapping[int, Any]) -> None:
     Raises:
         ValueError: strips or tiles are missing.
     """
-    # The tags give the size of the stored pixels; Pillow's own size is that of the picture after its rotation.
+    # The tags give the size of the stored pixels; Pillow's own size is that of the upright picture.
     width, height = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
     if TiffImagePlugin.STRIPOFFSETS in tags:
         needed = math.ceil(height / (tags.get(TiffImagePlugin.ROWSPERSTRIP) or height))

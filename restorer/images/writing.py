@@ -284,12 +284,12 @@ def _output_error(target: Path | str, error: OSError) -> OutputError:
     messages = {
         errno.EEXIST: (f"{target} already exists", "allow overwriting, or choose another name"),
         errno.ENOENT: (f"{target}: the folder {folder} does not exist", "create it first"),
-        errno.ENOTDIR: (f"{target}: {folder} is not a folder", "choose another place"),
-        errno.EACCES: (f"{target}: the folder {folder} is not writable", "choose another place"),
-        errno.EPERM: (f"{target}: the folder {folder} is not writable", "choose another place"),
-        errno.EROFS: (f"{target}: the folder {folder} is not writable", "choose another place"),
-        errno.ENOSPC: (f"{target}: the disk is full", "free some space, or choose another place"),
-        errno.EDQUOT: (f"{target}: the disk quota is used up", "free some space, or choose another place"),
+        errno.ENOTDIR: (f"{target}: {folder} is not a folder", "choose another location"),
+        errno.EACCES: (f"{target}: the folder {folder} is not writable", "choose another location"),
+        errno.EPERM: (f"{target}: the folder {folder} is not writable", "choose another location"),
+        errno.EROFS: (f"{target}: the folder {folder} is not writable", "choose another location"),
+        errno.ENOSPC: (f"{target}: the disk is full", "free some space, or choose another location"),
+        errno.EDQUOT: (f"{target}: the disk quota is used up", "free some space, or choose another location"),
     }
-    fallback = (f"{target} cannot be written: {error.strerror or error}", "choose another place or name")
+    fallback = (f"{target} cannot be written: {error.strerror or error}", "choose another location or name")
     return OutputError(*messages.get(error.errno or 0, fallback))

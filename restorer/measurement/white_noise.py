@@ -39,7 +39,7 @@ MAX_PATCHES = 60_000  # largest number of patches that is examined, which bounds
 CANDIDATE_FACTOR = 2  # number of patches to choose from, as a multiple of those measured
 MARGIN_SIGMAS = 2.5  # a mean is near 0 or 255 if it is closer than this many standard deviations
 MIN_MARGIN = 16.0  # smallest such distance on the 0..255 scale, used while the estimate of the noise is still 0
-CHUNK = 1 << 20  # values whose clipping is undone together; a large picture does not fit in double precision
+CHUNK = 1 << 20  # values whose clipping is undone together, because double precision needs much memory
 
 
 def estimate_sigma(image: Tensor) -> float:

@@ -42,7 +42,7 @@ MAX_MEMORY = 300e6
 LINE = re.compile(
     r"error: |hint: |note: |denoise |inpaint |upscale |wrote out/|.+: step |\d+ done, \d+ failed, 0 skipped in "
 )
-# Messages about files that are not damaged but unsuitable; these two are usage errors.
+# Messages about files that are intact but unsuitable, which are usage errors.
 USAGE = re.compile(r"cannot hold the picture's transparency|: the mask is \d+x\d+, but the picture is \d+x\d+$")
 Call = Callable[[list[str]], tuple[int, str, str]]
 VERBS = {
