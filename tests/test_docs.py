@@ -245,7 +245,7 @@ def of(lines: list[dict[str, Any]], event: str, status: str | None = None) -> di
 
 def test_every_line_has_the_schema(lines: list[dict[str, Any]]) -> None:
     (stated,) = [row[2] for row in rows(section(JSON, "JSON")) if row[0] == "`schema`"]
-    assert all(line["schema"] == int(stated.split(";")[0]) for line in lines)
+    assert all(line["schema"] == int(stated.split(",")[0]) for line in lines)
     assert documented(JSON, "JSON") == ALWAYS
     assert {line["event"] for line in lines} == {"result", "plan", "summary"}
 
