@@ -1,4 +1,4 @@
-"""What the tests share: few threads, a cache of their own, diffusers as an oracle, and the mark of tests for a GPU."""
+"""Common setup of the tests: few threads, a cache of their own, diffusers as an oracle, and the marker for a GPU."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ CACHE = tempfile.TemporaryDirectory(prefix="restorer-tests-")
 
 
 def pytest_configure() -> None:
-    # What is measured or fetched is kept there, by other processes too.
+    """Set the cache folder and the number of threads."""
+    # Processes that the tests start use this cache too.
     os.environ["XDG_CACHE_HOME"] = CACHE.name
-    # The tensors here are small: more threads would only wait for one another.
+    # The tensors of the tests are small, so that more threads would only wait for each other.
     torch.set_num_threads(min(4, torch.get_num_threads()))
 
 
 def pytest_unconfigure() -> None:
+    """Remove the cache folder."""
     CACHE.cleanup()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests that need a GPU if there is none."""
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:
@@ -35,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def diffusers() -> ModuleType:
-    """The reference implementation. It imports torchvision, which may need repair before that."""
+    """Import the reference implementation; torchvision, which it imports, may need repair first."""
     with suppress(ImportError):
         import_torchvision()
     return pytest.importorskip("diffusers")

@@ -1,4 +1,4 @@
-"""A prior of which everything is known: independent Gaussian pixels."""
+"""A prior whose posterior is known in closed form: independent Gaussian pixels."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from restorer.diffusion.prior import Prediction, Prior, per_item
 
 
 class GaussianPrior(Prior):
-    """x_0 ~ N(mu, v I), so that E[x_0 | x] = (v x + sigma^2 mu) / (v + sigma^2).
+    """A prior x_0 ~ N(mu, v I), so that E[x_0 | x] = (v x + sigma^2 mu) / (v + sigma^2).
 
     Args:
-        mu: the mean, a number or a tensor that broadcasts to the picture.
-        v: the variance.
+        mu: Mean, a number or a tensor that broadcasts to the picture.
+        v: Variance.
     """
 
     def __init__(self, mu: float | Tensor = 0.0, v: float = 0.25) -> None:
@@ -24,6 +24,6 @@ class GaussianPrior(Prior):
         self.sigma_min, self.sigma_max, self.device = 0.0, math.inf, torch.device("cpu")
 
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
-        """The posterior mean, pixel by pixel."""
+        """Return the posterior mean of each pixel."""
         variance = per_item(sigma, x).square().view(-1, 1, 1, 1).to(x.device, x.dtype)
         return Prediction((self.v * x + variance * self.mu) / (self.v + variance))
