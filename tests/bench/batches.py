@@ -1,4 +1,7 @@
-"""What small pictures gain by sharing an evaluation: PYTHONPATH=. python tests/bench/batches.py [--device cpu]"""
+"""Measure the time that small pictures save by sharing an evaluation.
+
+PYTHONPATH=. python tests/bench/batches.py [--device cpu]
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ SIDES, BATCHES, ROUNDS = (32, 64, 128, 256), (1, 2, 4, 8), 5
 
 
 def main() -> None:
-    """One line a size: the time of a batch as a multiple of that of one picture, the fastest of several rounds."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print one line for each size: the time of each batch relative to one picture, the fastest of several rounds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
     prior = load_prior(device=parser.parse_args().device)
     for side in SIDES:
@@ -23,12 +26,12 @@ def main() -> None:
             x = torch.randn(batch, prior.channels, side, side, device=prior.device)
             times = []
             for _ in range(ROUNDS):
-                began = time.perf_counter()
+                start = time.perf_counter()
                 prior.denoise(x, 0.4).sum().item()
-                times.append(time.perf_counter() - began)
+                times.append(time.perf_counter() - start)
             seconds[batch] = min(times[1:])
-        ratios = ", ".join(f"{batch}: {seconds[batch] / seconds[1]:.1f}" for batch in BATCHES[1:])
-        print(f"{side}x{side}: one {1000 * seconds[1]:.1f} ms; times as long for {ratios}", flush=True)
+        ratios = ", ".join(f"{seconds[batch] / seconds[1]:.1f} times for {batch}" for batch in BATCHES[1:])
+        print(f"{side}x{side}: {1000 * seconds[1]:.1f} ms for one picture; {ratios}", flush=True)
 
 
 if __name__ == "__main__":

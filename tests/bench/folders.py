@@ -1,4 +1,7 @@
-"""How busy a folder of small pictures keeps the network: PYTHONPATH=. python tests/bench/folders.py [--device cpu]"""
+"""Measure how busy a folder of small pictures keeps the network.
+
+PYTHONPATH=. python tests/bench/folders.py [--device cpu]
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ from PIL import Image
 from restorer.cli.app import run
 from restorer.priors.unet_prior import UNetPrior
 
-FOLDERS = ((40, 160, 120), (20, 640, 480))  # pictures, width, height
-NOISE = 25.0
+FOLDERS = ((40, 160, 120), (20, 640, 480))  # number of pictures, width, height
+NOISE = 25.0  # standard deviation in levels
 
 
-def draw(folder: Path, count: int, width: int, height: int) -> None:
-    """Smooth colours with white noise, which a PNG takes as long to hold as a photograph's."""
+def write_pictures(folder: Path, count: int, width: int, height: int) -> None:
+    """Write PNG files of smooth colours and white noise, which take as long to compress as noisy photographs."""
     folder.mkdir()
     for i in range(count):
         rng = np.random.default_rng(i)
@@ -32,50 +35,56 @@ def draw(folder: Path, count: int, width: int, height: int) -> None:
         Image.fromarray(noisy.clip(0, 255).round().astype(np.uint8)).save(folder / f"{i:03}.png")
 
 
-class Watch:
-    """Adds up the seconds in which the network was evaluating."""
+class Stopwatch:
+    """The total time of the network evaluations since `seconds` was last set to zero.
+
+    Creating a stopwatch replaces `UNetPrior.predict`.
+    """
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        usual = UNetPrior.predict
+        original = UNetPrior.predict
 
-        def predict(prior: UNetPrior, *arguments: Any, **named: Any) -> Any:
-            began = time.perf_counter()
-            prediction = usual(prior, *arguments, **named)
+        def predict(prior: UNetPrior, *args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            prediction = original(prior, *args, **kwargs)
             if prior.device.type == "cuda":
                 torch.cuda.synchronize(prior.device)
-            self.seconds += time.perf_counter() - began
+            self.seconds += time.perf_counter() - start
             return prediction
 
         UNetPrior.predict = predict  # type: ignore[method-assign]
 
 
-def restored(folder: Path, device: str, watch: Watch) -> tuple[float, float]:
-    """Seconds that a run over a folder takes, the model's loading included, and those of the network."""
+def time_run(folder: Path, device: str, stopwatch: Stopwatch) -> tuple[float, float]:
+    """Return the seconds of a run over a folder, loading of the model included, and those of the network alone."""
     with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
-        watch.seconds, began = 0.0, time.perf_counter()
+        stopwatch.seconds, start = 0.0, time.perf_counter()
         code = run(["denoise", str(folder), "-r", "-o", out, "--device", device, "-q"])
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
     if code:
         raise SystemExit(code)
-    return seconds, watch.seconds
+    return seconds, stopwatch.seconds
 
 
 def main() -> None:
-    """One line a folder, the fastest of the rounds."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print one line for each folder, the fastest of the rounds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rounds", type=int, default=1)
-    given = parser.parse_args()
-    device, watch = given.device, Watch()
-    with tempfile.TemporaryDirectory() as place:
-        draw(Path(place, "warm"), 1, 64, 64)
-        restored(Path(place, "warm"), device, watch)  # what is done only once
+    options = parser.parse_args()
+    device, stopwatch = options.device, Stopwatch()
+    with tempfile.TemporaryDirectory() as parent:
+        write_pictures(Path(parent, "warm-up"), 1, 64, 64)
+        time_run(Path(parent, "warm-up"), device, stopwatch)  # work that a process does only once
         for count, width, height in FOLDERS:
-            folder = Path(place, f"{width}x{height}")
-            draw(folder, count, width, height)
-            wall, busy = min(restored(folder, device, watch) for _ in range(given.rounds))
-            print(f"{count} of {width}x{height}: {wall:.2f} s, {100 * busy / wall:.0f} % of it the network", flush=True)
+            folder = Path(parent, f"{width}x{height}")
+            write_pictures(folder, count, width, height)
+            total, busy = min(time_run(folder, device, stopwatch) for _ in range(options.rounds))
+            print(
+                f"{count} pictures of {width}x{height}: {total:.2f} s, {100 * busy / total:.0f} % of it in the network",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Quality against time: each task at its defaults, with fewer and with more network evaluations.
+"""Measure quality against time: each task at its defaults, and with fewer and more network evaluations.
 
     python tests/bench/frontier.py DATA [--limit 8] [--tasks ...] [--plot FILE.svg] [--from FILE.json]
 
-DATA as for defaults.py, whose pictures these are: squares of 192 pixels. Time is given in evaluations of the network,
-of which `restore bench` tells the seconds; overhead.py tells what the rest of a run adds. The plot needs matplotlib.
-`--from` draws figures that were measured before: `--plot` leaves them beside the plot, as FILE.json.
+DATA is the folder that defaults.py uses, and the pictures are the same: squares of 192 pixels. Time is given as a
+number of network evaluations; `restore bench` reports the seconds of an evaluation, and overhead.py measures the rest
+of a run. The plot needs matplotlib. `--plot` also writes the figures beside the plot, as FILE.json, and `--from` draws
+such a file without measuring again.
 """
 
 from __future__ import annotations
@@ -18,73 +19,76 @@ from typing import Any
 
 import numpy as np
 import torch
-from defaults import KINDS, denoise_cases, enlarge_cases, fill_cases
+from defaults import MASK_KINDS, denoise_cases, inpaint_cases, upscale_cases
 
 import restorer
 from restorer.tasks import denoise, inpaint, upscale
 from restorer.tasks.defaults import Defaults
 
-TASKS = ("denoise 15", "denoise 25", "denoise 50", *KINDS, "x2", "x4")
-STEPS = {"denoise": (1, 2, 4, 6, 8, 12), "hole": (5, 8, 12, 16, 20, 30, 60), "x": (3, 4, 6, 8, 10, 12, 15, 30)}
+TASKS = ("denoise 15", "denoise 25", "denoise 50", *MASK_KINDS, "x2", "x4")
+DENOISE_STEPS = (1, 2, 4, 6, 8, 12)
+INPAINT_STEPS = (5, 8, 12, 16, 20, 30, 60)
+UPSCALE_STEPS = (3, 4, 6, 8, 10, 12, 15, 30)
 
-Use = Callable[[Defaults], None]
+SetDefaults = Callable[[Defaults], None]
 Row = dict[str, float]
 
 
-def setting(task: str) -> tuple[Defaults, Use, tuple[int, ...]]:
-    """The defaults of a task, how to replace them, and the numbers of steps to try."""
+def find_setting(task: str) -> tuple[Defaults, SetDefaults, tuple[int, ...]]:
+    """Return the defaults of a task, a function that replaces them, and the numbers of steps to try."""
     if task.startswith("denoise"):
-        return denoise.DENOISE, lambda d: setattr(denoise, "DENOISE", d), STEPS["denoise"]
-    if task in KINDS:
+        return denoise.DENOISE, lambda d: setattr(denoise, "DENOISE", d), DENOISE_STEPS
+    if task in MASK_KINDS:
         name = "INPAINT_WIDE" if task == "box" else "INPAINT"
-        return getattr(inpaint, name), lambda d: setattr(inpaint, name, d), STEPS["hole"]
+        return getattr(inpaint, name), lambda d: setattr(inpaint, name, d), INPAINT_STEPS
     scale = int(task.removeprefix("x"))
-    return upscale.UPSCALE[scale], lambda d: upscale.UPSCALE.update({scale: d}), STEPS["x"]
+    return upscale.UPSCALE[scale], lambda d: upscale.UPSCALE.update({scale: d}), UPSCALE_STEPS
 
 
-def cases_of(task: str, data: Path, limit: int, prior: Any) -> list[Callable[[], tuple[float, float, float]]]:
-    """One for each picture, giving PSNR, texture and that of the truth."""
-    every = sorted((data / "CBSD68").glob("*.png"))
-    pictures = every[:: len(every) // limit][:limit]
+def make_cases(task: str, data: Path, limit: int, prior: Any) -> list[Callable[[], tuple[float, float, float]]]:
+    """Return a function for each picture that returns the PSNR and the high-frequency energies of result and truth."""
+    paths = sorted((data / "CBSD68").glob("*.png"))
+    pictures = paths[:: len(paths) // limit][:limit]
     if task.startswith("denoise"):
         return denoise_cases(pictures, prior, float(task.split()[1]))
-    if task in KINDS:
-        return fill_cases(data, task, limit, prior)
-    return enlarge_cases(pictures, int(task.removeprefix("x")), prior)
+    if task in MASK_KINDS:
+        return inpaint_cases(data, task, limit, prior)
+    return upscale_cases(pictures, int(task.removeprefix("x")), prior)
 
 
-class Counted:
-    """Counts a prior's evaluations."""
+class EvaluationCounter:
+    """A replacement of a prior's `predict` that counts the evaluations."""
 
     def __init__(self, prior: Any) -> None:
         self.count, self._predict = 0, prior.predict
         prior.predict = self
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, *args: Any) -> Any:
+        """Evaluate the prior and count the evaluation."""
         self.count += 1
-        return self._predict(*arguments)
+        return self._predict(*args)
 
 
-def measure(task: str, data: Path, limit: int, prior: Any, counted: Counted) -> Iterator[Row]:
-    """One row a number of steps."""
-    base, use, numbers = setting(task)
-    cases = cases_of(task, data, limit, prior)
-    for steps in sorted({*numbers, base.steps}):
-        use(replace(base, steps=steps, detail=0.0 if steps == 1 else base.detail))
-        counted.count = 0
-        score, energy, true = np.array([case() for case in cases]).mean(0)
+def measure(task: str, data: Path, limit: int, prior: Any, counter: EvaluationCounter) -> Iterator[Row]:
+    """Yield one row of figures for each number of steps."""
+    base, set_defaults, step_counts = find_setting(task)
+    cases = make_cases(task, data, limit, prior)
+    for steps in sorted({*step_counts, base.steps}):
+        set_defaults(replace(base, steps=steps, detail=0.0 if steps == 1 else base.detail))
+        counter.count = 0
+        score, energy, true_energy = np.array([case() for case in cases]).mean(0)
         yield {
             "steps": steps,
             "default": steps == base.steps,
             "psnr": float(score),
-            "texture": float(energy / true),
-            "evaluations": counted.count / len(cases),
+            "texture": float(energy / true_energy),
+            "evaluations": counter.count / len(cases),
         }
-    use(base)
+    set_defaults(base)
 
 
-def draw(found: dict[str, list[Row]], file: Path) -> None:
-    """Small pictures of PSNR against evaluations; the default is the filled point."""
+def draw(figures: dict[str, list[Row]], file: Path) -> None:
+    """Draw a plot of PSNR and texture against evaluations for each task; the filled point is the default."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -92,18 +96,18 @@ def draw(found: dict[str, list[Row]], file: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(3, 3, figsize=(8, 6.4), layout="constrained")
-    for axis in axes.flat[len(found) :]:
+    for axis in axes.flat[len(figures) :]:
         axis.axis("off")
-    for axis, (task, rows) in zip(axes.flat, found.items(), strict=False):
+    for axis, (task, rows) in zip(axes.flat, figures.items(), strict=False):
         x, y, z = ([row[key] for row in rows] for key in ("evaluations", "psnr", "texture"))
         axis.plot(x, y, "-o", color="#0a7", markersize=4, markerfacecolor="white")
         for a, b, row in zip(x, y, rows, strict=True):
             if row["default"]:
                 axis.plot([a], [b], "o", color="#0a7", markersize=6)
-        other = axis.twinx()
-        other.plot(x, z, ":", color="#888")
-        other.set_ylim(0, max(1.05, *z))
-        other.tick_params(colors="#888", labelsize=6)
+        texture_axis = axis.twinx()
+        texture_axis.plot(x, z, ":", color="#888")
+        texture_axis.set_ylim(0, max(1.05, *z))
+        texture_axis.tick_params(colors="#888", labelsize=6)
         axis.set_xscale("log")
         axis.set_xticks(x, [f"{a:g}" if i == 0 or a > 1.3 * x[i - 1] else "" for i, a in enumerate(x)])
         axis.minorticks_off()
@@ -114,32 +118,32 @@ def draw(found: dict[str, list[Row]], file: Path) -> None:
 
 
 def main() -> None:
-    """Measure, print, draw."""
+    """Measure the tasks, print the figures and draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS, metavar="TASK")
-    parser.add_argument("--limit", type=int, default=8, help="pictures a task")
+    parser.add_argument("--limit", type=int, default=8, help="number of pictures for each task")
     parser.add_argument("--plot", type=Path)
-    parser.add_argument("--from", dest="known", type=Path)
+    parser.add_argument("--from", dest="saved_figures", type=Path, help="draw the figures of this file")
     options = parser.parse_args()
-    found: dict[str, list[Row]] = json.loads(options.known.read_text()) if options.known else {}
-    if not options.known:
+    figures: dict[str, list[Row]] = json.loads(options.saved_figures.read_text()) if options.saved_figures else {}
+    if not options.saved_figures:
         if options.data is None:
-            parser.error("DATA or --from")
+            parser.error("name DATA, or a file with --from")
         prior = restorer.load_prior("photo")
-        counted = Counted(prior)
+        counter = EvaluationCounter(prior)
         with torch.inference_mode():
             for task in options.tasks:
                 print(f"\n### {task}\n\n| steps | evaluations | PSNR | texture |\n|---|---|---|---|")
-                found[task] = []
-                for row in measure(task, options.data, options.limit, prior, counted):
-                    found[task].append(row)
+                figures[task] = []
+                for row in measure(task, options.data, options.limit, prior, counter):
+                    figures[task].append(row)
                     steps = f"**{row['steps']}**" if row["default"] else str(row["steps"])
                     cells = f"{row['evaluations']:g} | {row['psnr']:.2f} | {row['texture']:.2f}"
                     print(f"| {steps} | {cells} |", flush=True)
     if options.plot:
-        options.plot.with_suffix(".json").write_text(json.dumps(found))
-        draw(found, options.plot)
+        options.plot.with_suffix(".json").write_text(json.dumps(figures))
+        draw(figures, options.plot)
 
 
 if __name__ == "__main__":

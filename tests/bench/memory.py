@@ -1,9 +1,9 @@
-"""Peak memory of the verbs against the pixels of the result, with a network that takes none.
+"""Measure the peak memory of the verbs against the pixels of the result, with a network that takes no memory.
 
     PYTHONPATH=. python tests/bench/memory.py [--most 100] [--real]
 
-One line a run: what the process held at its highest beyond what it held before, in MB and in bytes a pixel, beside what
-`machine.memory` foresees. `--real`: with the embedded prior, whose share grows with the tile and not with the picture.
+Each run prints one line: the increase of the process's memory at its peak, in MB and in bytes per pixel, and the
+estimate of `machine.memory`. `--real` uses the embedded prior, whose memory depends on the tile and not on the picture.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ RUNS = (
 
 
 def main() -> None:
-    """Run them one after the other, each in a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Do all runs one after the other, each in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=float, default=100, help="megapixels of the largest result")
-    parser.add_argument("--real", action="store_true", help="with the embedded prior")
+    parser.add_argument("--real", action="store_true", help="use the embedded prior")
     parser.add_argument("--child", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         measure(options.child[0], float(options.child[1]), options.child[2:], real=options.real)
         return
-    for verb, megapixels, more in RUNS:
+    for verb, megapixels, arguments in RUNS:
         if megapixels <= options.most:
             flags = ["--real"] if options.real else []
-            subprocess.run([sys.executable, __file__, *flags, "--child", verb, str(megapixels), *more], check=True)
+            subprocess.run([sys.executable, __file__, *flags, "--child", verb, str(megapixels), *arguments], check=True)
 
 
-def measure(verb: str, megapixels: float, more: list[str], *, real: bool) -> None:
-    """One run, in this process, in a folder that is removed."""
+def measure(verb: str, megapixels: float, arguments: list[str], *, real: bool) -> None:
+    """Do one run in this process, in a temporary folder, and print its peak memory."""
     import numpy as np
     from PIL import Image
 
@@ -58,8 +58,8 @@ def measure(verb: str, megapixels: float, more: list[str], *, real: bool) -> Non
     from stubs import Smooth
 
     if not real:
-        models_load.load_prior = lambda *arguments: Smooth()
-    scale = int(more[more.index("--scale") + 1]) if verb == "upscale" else 1
+        models_load.load_prior = lambda *args: Smooth()
+    scale = int(arguments[arguments.index("--scale") + 1]) if verb == "upscale" else 1
     side = int((megapixels * 1e6) ** 0.5) // scale
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -67,24 +67,24 @@ def measure(verb: str, megapixels: float, more: list[str], *, real: bool) -> Non
         Image.fromarray(blocks).resize((side, side), Image.Resampling.NEAREST).save("in.png")
         if verb == "inpaint":
             Image.fromarray(np.repeat(np.arange(side) % 97 == 0, side).reshape(side, side)).save("mask.png")
-            more = [*more, "--mask", "mask.png"]
-        import torch  # before the memory is taken stock of
+            arguments = [*arguments, "--mask", "mask.png"]
+        import torch  # loaded before the first measurement of the memory
 
         torch.randn(8) @ torch.randn(8)
-        before = status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-        code = run([verb, "in.png", "-o", "out.png", "-q", *more])
-        taken, pixels = status("VmHWM") - before, (scale * side) ** 2
+        before = read_status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+        code = run([verb, "in.png", "-o", "out.png", "-q", *arguments])
+        increase, pixels = read_status("VmHWM") - before, (scale * side) ** 2
         os.chdir("/")
     print(
-        f"{verb} {' '.join(more)}: {pixels / 1e6:.1f} megapixels, {taken / 1e6:.0f} MB, {taken / pixels:.0f} bytes a "
-        f"pixel, foreseen {estimate_memory(pixels) / 1e6:.0f} MB, exit {code}",
+        f"{verb} {' '.join(arguments)}: {pixels / 1e6:.1f} megapixels, {increase / 1e6:.0f} MB, "
+        f"{increase / pixels:.0f} bytes per pixel, estimated {estimate_memory(pixels) / 1e6:.0f} MB, exit code {code}",
         flush=True,
     )
 
 
-def status(name: str) -> int:
-    """A field of this process's status, in bytes."""
+def read_status(name: str) -> int:
+    """Return a field of this process's status in bytes."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return 1024 * int(line.split()[1])
 

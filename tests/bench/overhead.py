@@ -1,11 +1,15 @@
-"""What a run costs beside the evaluations of its network: PYTHONPATH=. python tests/bench/overhead.py [--side 512 768]
+"""Measure the time that a run spends outside its network evaluations.
 
-Of each verb at its defaults, on a made-up picture: evaluations, seconds of one (the fastest of them all), seconds of
-sampling, their ratio, and what is spent beside the evaluations. Enlarging also on a photograph, since its last touch,
-which makes the result shrink to exactly what was given, takes the more steps the more of it is clipped. With
-`--command` whole processes as well, alternating with `import torch` alone: when the first evaluation of `restore
-denoise` begins, and when it ends. With `--pixels` the time of `denoise --steps 2` against the pixels instead, and the
-exponent of the line through it. All of it with what the command tells its process about memory and threads.
+    PYTHONPATH=. python tests/bench/overhead.py [--side 512 768] [--command] [--pixels]
+
+For each verb at its defaults, on a synthetic picture, it prints the number of evaluations, the time of the fastest one,
+the time of sampling, their ratio, and the share of the time outside the evaluations. Upscaling is also measured on a
+photograph: its last operation, which makes the result shrink to exactly the input, takes more steps if more pixels are
+clipped.
+
+`--command` also times whole processes, alternating with `import torch` alone: the time until the first evaluation of
+`restore denoise` begins, and until the command ends. `--pixels` instead times `denoise --steps 2` for several sizes and
+prints the exponent of the fitted power law. The memory and the threads of the process are set up as the command does.
 """
 
 from __future__ import annotations
@@ -37,66 +41,67 @@ ROUNDS = 3
 PHOTOGRAPH = Path(__file__).resolve().parents[1] / "images" / "gates.jpg"
 
 
-def picture(height: int, width: int) -> torch.Tensor:
-    """Something smooth with edges, and noise of 25 levels: (3, H, W)."""
+def synthetic(height: int, width: int) -> torch.Tensor:
+    """Return a smooth picture with edges and noise of 25 levels, (3, H, W)."""
     down, across = torch.meshgrid(torch.linspace(0, 20, height), torch.linspace(0, 20, width), indexing="ij")
     x = 0.5 + 0.3 * torch.sin(down) * torch.cos(across).sign()
     return x.repeat(3, 1, 1) + 25 / 255 * torch.randn(3, height, width, generator=torch.Generator().manual_seed(0))
 
 
 def photograph(height: int, width: int) -> torch.Tensor:
-    """One of those that the tests have, shrunk: (3, H, W)."""
+    """Return a photograph of the tests, resized, (3, H, W) in [0, 1]."""
     with Image.open(PHOTOGRAPH) as image:
         pixels = np.array(image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
     return torch.from_numpy(pixels).permute(2, 0, 1) / 255
 
 
-class Timed:
-    """Times a prior's evaluations."""
+class EvaluationTimer:
+    """A replacement of a prior's `predict` that appends the time of each evaluation to `seconds`."""
 
     def __init__(self, prior: Any) -> None:
         self.seconds: list[float] = []
         self._predict = prior.predict
         prior.predict = self
 
-    def __call__(self, *arguments: Any) -> Any:
-        began = time.perf_counter()
-        prediction = self._predict(*arguments)
+    def __call__(self, *args: Any) -> Any:
+        """Evaluate the prior and note the time."""
+        start = time.perf_counter()
+        prediction = self._predict(*args)
         if prediction.x0.device.type == "cuda":
             torch.cuda.synchronize()
-        self.seconds.append(time.perf_counter() - began)
+        self.seconds.append(time.perf_counter() - start)
         return prediction
 
 
-def compare(name: str, prepare: Callable[[], Job], timed: Timed) -> None:
-    """One verb: the round that spends the least beside its evaluations."""
+def time_verb(name: str, prepare: Callable[[], Job], timer: EvaluationTimer) -> None:
+    """Time one verb, and print the round that spends the least time outside its evaluations."""
     rows = []
     for _ in range(ROUNDS):
-        began = time.perf_counter()
+        start = time.perf_counter()
         job = prepare()
-        decided = time.perf_counter()
-        timed.seconds.clear()
+        prepared = time.perf_counter()
+        timer.seconds.clear()
         restored = job.run()
-        ended = time.perf_counter()
-        rows.append((ended - decided, sum(timed.seconds), len(timed.seconds), min(timed.seconds), decided - began))
+        end = time.perf_counter()
+        rows.append((end - prepared, sum(timer.seconds), len(timer.seconds), min(timer.seconds), prepared - start))
         del restored
-    sampling, inside, count, one, deciding = min(rows, key=lambda row: row[0] - row[1])
+    sampling, evaluating, count, fastest, preparing = min(rows, key=lambda row: row[0] - row[1])
     print(
-        f"{name}: {count} evaluations of {1000 * one:.0f} ms (mean {1000 * inside / count:.0f}), sampling "
-        f"{sampling:.2f} s, {sampling / (count * one):.3f} times evaluations times one, "
-        f"{sampling / inside - 1:.1%} beside them; "
-        f"deciding {1000 * deciding:.0f} ms",
+        f"{name}: {count} evaluations of {1000 * fastest:.0f} ms (mean {1000 * evaluating / count:.0f}), sampling "
+        f"{sampling:.2f} s, {sampling / (count * fastest):.3f} times the evaluations at the speed of the fastest, "
+        f"{sampling / evaluating - 1:.1%} outside the evaluations; "
+        f"preparation {1000 * preparing:.0f} ms",
         flush=True,
     )
 
 
-def commands(height: int, width: int) -> None:
-    """Whole processes: `import torch`, and `restore denoise`, alternating."""
+def time_commands(height: int, width: int) -> None:
+    """Time whole processes, `import torch` and `restore denoise`, alternately."""
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "noisy.png"
-        pixels = (picture(height, width).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-        Image.fromarray(np.ascontiguousarray(pixels)).save(place)
-        tell = (
+        path = Path(folder) / "noisy.png"
+        pixels = (synthetic(height, width).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        Image.fromarray(np.ascontiguousarray(pixels)).save(path)
+        script = (  # prints the time at which the first evaluation begins
             "import sys, time; from restorer.cli.app import app; import restorer.diffusion.reverse as r, "
             "restorer.priors.unet_prior as u; p = u.UNetPrior.predict; d = []\n"
             "def first(*a, **k):\n  d.append(time.time()); return p(*a, **k)\n"
@@ -105,63 +110,63 @@ def commands(height: int, width: int) -> None:
         )
         runs = {"import torch": [], "first evaluation begins": [], "whole command": []}
         for _ in range(ROUNDS):
-            began = time.time()
+            start = time.time()
             subprocess.run([sys.executable, "-c", "import torch"], check=True)
-            runs["import torch"].append(time.time() - began)
-            command = ["denoise", str(place), "-o", str(Path(folder) / "out.png"), "--overwrite", "-q"]
-            began = time.time()
-            done = subprocess.run([sys.executable, "-c", tell, *command], check=True, capture_output=True, text=True)
-            runs["first evaluation begins"].append(float(done.stdout.split()[-1]) - began)
-            began = time.time()
+            runs["import torch"].append(time.time() - start)
+            command = ["denoise", str(path), "-o", str(Path(folder) / "out.png"), "--overwrite", "-q"]
+            start = time.time()
+            done = subprocess.run([sys.executable, "-c", script, *command], check=True, capture_output=True, text=True)
+            runs["first evaluation begins"].append(float(done.stdout.split()[-1]) - start)
+            start = time.time()
             subprocess.run([sys.executable, "-m", "restorer", *command], check=True, capture_output=True)
-            runs["whole command"].append(time.time() - began)
+            runs["whole command"].append(time.time() - start)
     for label, seconds in runs.items():
         print(f"{label}: {min(seconds):.2f} s", flush=True)
 
 
-def pixels(prior: Any) -> None:
-    """From .06 to 16 megapixels, tiles as they are by default."""
-    found = []
+def time_sizes(prior: Any) -> None:
+    """Time `denoise --steps 2` from .06 to 16 megapixels, in the default tiles."""
+    points = []
     for side in (256, 512, 1024, 2048, 4096):
-        noisy, best = picture(side, side), float("inf")
+        noisy, best = synthetic(side, side), float("inf")
         for _ in range(ROUNDS if side < 2048 else 1):
             job = prepare_denoise(noisy, 25, steps=2, prior=prior)
-            began = time.perf_counter()
+            start = time.perf_counter()
             job.run()
-            best = min(best, time.perf_counter() - began)
-        found.append((side * side, best))
+            best = min(best, time.perf_counter() - start)
+        points.append((side * side, best))
         print(f"{side * side / 1e6:.2f} megapixels, {job.tiles} tiles: {best:.2f} s", flush=True)
-    print(f"exponent {np.polyfit(*np.log(np.array(found)).T, 1)[0]:.3f}", flush=True)
+    print(f"exponent {np.polyfit(*np.log(np.array(points)).T, 1)[0]:.3f}", flush=True)
 
 
 def main() -> None:
-    """Print one line a verb."""
+    """Print one line for each verb, command or size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, nargs=2, default=(512, 768), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--command", action="store_true")
-    parser.add_argument("--pixels", action="store_true")
+    parser.add_argument("--command", action="store_true", help="also time whole processes")
+    parser.add_argument("--pixels", action="store_true", help="time pictures of several sizes instead")
     options = parser.parse_args()
     height, width = options.side
     prior = load_prior(device=options.device)
     if options.pixels:
         with torch.inference_mode():
-            pixels(prior)
+            time_sizes(prior)
         return
-    timed = Timed(prior)
-    noisy = picture(height, width)
+    timer = EvaluationTimer(prior)
+    noisy = synthetic(height, width)
     clean = noisy.clamp(0, 1)
-    thin = torch.zeros(height, width, dtype=torch.bool)
-    thin[:: height // 16] = True
+    thin_lines = torch.zeros(height, width, dtype=torch.bool)
+    thin_lines[:: height // 16] = True
     small = torch.nn.functional.interpolate(clean[None], scale_factor=0.25, mode="area")[0]
     shrunk = photograph(height // 4, width // 4)
     with torch.inference_mode():
-        compare("denoise", lambda: prepare_denoise(noisy, prior=prior), timed)
-        compare("inpaint", lambda: prepare_inpaint(clean, thin, prior=prior), timed)
-        compare("upscale x4 of a photograph", lambda: prepare_upscale(shrunk, 4, prior=prior), timed)
-        compare("upscale x4 of noise", lambda: prepare_upscale(small, 4, prior=prior), timed)
+        time_verb("denoise", lambda: prepare_denoise(noisy, prior=prior), timer)
+        time_verb("inpaint", lambda: prepare_inpaint(clean, thin_lines, prior=prior), timer)
+        time_verb("upscale x4 of a photograph", lambda: prepare_upscale(shrunk, 4, prior=prior), timer)
+        time_verb("upscale x4 of noise", lambda: prepare_upscale(small, 4, prior=prior), timer)
     if options.command:
-        commands(height, width)
+        time_commands(height, width)
 
 
 if __name__ == "__main__":

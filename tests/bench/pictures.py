@@ -1,4 +1,7 @@
-"""The before-and-after pictures of the README, made by the tool at its defaults: python tests/bench/pictures.py"""
+"""Make the before-and-after pictures of the README with the default settings.
+
+python tests/bench/pictures.py
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ IMAGES = Path(__file__).parents[1] / "images"
 
 
 def side_by_side(before: Image.Image, after: Image.Image, name: str) -> None:
+    """Write two pictures side by side to a file in the folder of images."""
     sheet = Image.new("RGB", (after.width * 2 + 8, after.height), "white")
     sheet.paste(before.resize(after.size, Image.Resampling.NEAREST), (0, 0))
     sheet.paste(after, (after.width + 8, 0))
@@ -19,6 +23,7 @@ def side_by_side(before: Image.Image, after: Image.Image, name: str) -> None:
 
 
 def main() -> None:
+    """Restore three pictures and write them beside their originals."""
     noisy, scratched, small = (Image.open(IMAGES / n) for n in ("noisy.png", "scratched.png", "small.png"))
     side_by_side(noisy, restorer.denoise(noisy), "denoise.jpg")
     side_by_side(scratched, restorer.inpaint(scratched, Image.open(IMAGES / "scratched_mask.png")), "inpaint.jpg")

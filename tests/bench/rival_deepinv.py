@@ -1,8 +1,8 @@
-"""Against deepinv: its DiffPIR and DDRM, with the same network as a deepinv denoiser, against the presets here.
+"""Comparison with deepinv: its DiffPIR and DDRM against the presets of this project, with the same network.
 
-The denoiser is deepinv's own wrapper of networks that predict noise, around the UNet2DModel. The pictures are measured
-with noise of 0.05 on [0, 1], which both samplers of theirs are told. Of ours DDNM is the nearest to DDRM: the same
-share of fresh noise (eta 0.85), the same projection where there is no noise.
+The denoiser is deepinv's own wrapper for networks that predict noise, around the UNet2DModel. The measurements have
+noise of 0.05 on [0, 1], which is passed to both samplers of deepinv. Of the presets, DDNM is closest to DDRM: it has
+the same share of fresh noise (eta 0.85), and the same projection if there is no noise.
 """
 
 from __future__ import annotations
@@ -28,24 +28,33 @@ __all__ = ["SAMPLERS", "TASKS", "against_deepinv"]
 NOISE = 0.05  # standard deviation on [0, 1]
 SCALE = 4
 TASKS = ("inpaint", "upscale", "denoise")
-SAMPLERS = {"DiffPIR": "diffpir", "DDRM": "ddnm"}  # theirs: the preset here
+SAMPLERS = {"DiffPIR": "diffpir", "DDRM": "ddnm"}  # sampler of deepinv: preset of this project
 
 
 def against_deepinv(title: str, theirs: Sequence[Setting], ours: Sequence[Setting], rounds: int) -> None:
-    """All tasks with all samplers, but DDRM with shrinking, for which deepinv has no singular values."""
+    """Compare all tasks with all samplers, except DDRM for upscale.
+
+    DDRM needs the singular value decomposition of the operator, which deepinv does not have for shrinking.
+
+    Args:
+        title: Beginning of the heading of each table.
+        theirs: Settings with which deepinv runs.
+        ours: Settings with which this project runs.
+        rounds: Number of rounds that are timed.
+    """
     for sampler, method in SAMPLERS.items():
         for task in TASKS:
-            this = f"{title}, {task}, deepinv's {sampler} against {method}"
+            heading = f"{title}, {task}, deepinv's {sampler} against {method}"
             if sampler == "DDRM" and task == "upscale":
-                print(f"{this}: not compared, DDRM wants an operator with a decomposition\n", flush=True)
+                print(f"{heading}: not compared, DDRM needs an operator with a decomposition\n", flush=True)
                 continue
-            them = [Entrant(f"deepinv {one.precision}", partial(_theirs, sampler, task, one), False) for one in theirs]
-            us = [Entrant(f"restorer {one.precision}", partial(_ours, method, task, one), True) for one in ours]
-            race(this, them + us, rounds)
+            them = [Entrant(f"deepinv {s.precision}", partial(_run_theirs, sampler, task, s), False) for s in theirs]
+            us = [Entrant(f"restorer {s.precision}", partial(_run_ours, method, task, s), True) for s in ours]
+            race(heading, them + us, rounds)
 
 
-def _physics(task: str, known: Tensor) -> Any:
-    """Theirs."""
+def _make_physics(task: str, known: Tensor) -> Any:
+    """Return the operator of a task with its noise, as deepinv defines it."""
     import deepinv
 
     size, noise = (3, *known.shape[-2:]), deepinv.physics.GaussianNoise(NOISE)
@@ -61,15 +70,17 @@ def _physics(task: str, known: Tensor) -> Any:
             return deepinv.physics.Denoising(noise, device=known.device)
 
 
-def _sampler(name: str, denoiser: Any, steps: int, device: torch.device) -> Callable[[Tensor, Any], Tensor]:
+def _make_sampler(name: str, denoiser: Any, steps: int, device: torch.device) -> Callable[[Tensor, Any], Tensor]:
+    """Return a sampler of deepinv by its name."""
     import deepinv
 
     if name == "DiffPIR":
         return deepinv.sampling.DiffPIR(denoiser, deepinv.optim.L2(), sigma=NOISE, max_iter=steps, device=device)
-    return deepinv.sampling.DDRM(denoiser, sigmas=np.linspace(1, 0, steps))  # as by default, in fewer steps
+    return deepinv.sampling.DDRM(denoiser, sigmas=np.linspace(1, 0, steps))  # the default levels, in fewer steps
 
 
-def _theirs(sampler: str, task: str, setting: Setting) -> Runner:
+def _run_theirs(sampler: str, task: str, setting: Setting) -> Runner:
+    """Prepare a run of deepinv."""
     import deepinv
 
     network = TheirNetwork(setting.theirs(), setting.layout.patch)
@@ -81,14 +92,15 @@ def _theirs(sampler: str, task: str, setting: Setting) -> Runner:
         device=setting.device,
     )
     picture, known = picture_and_mask(setting.side, setting.device)
-    physics = _physics(task, known)
+    physics = _make_physics(task, known)
     y = physics((picture + 1) / 2)
-    sample = _sampler(sampler, denoiser, setting.steps, known.device)
+    sample = _make_sampler(sampler, denoiser, setting.steps, known.device)
     return Runner(lambda: sample(y.clone(), physics), lambda: network.calls)
 
 
-def _ours(method: str, task: str, setting: Setting) -> Runner:
-    prior, calls = in_tiles(setting.ours(), setting.side)
+def _run_ours(method: str, task: str, setting: Setting) -> Runner:
+    """Prepare a run of this project."""
+    prior, count_calls = in_tiles(setting.ours(), setting.side)
     picture, known = picture_and_mask(setting.side, prior.device)
     operators: dict[str, Degradation] = {"inpaint": Mask(known), "upscale": Bicubic(SCALE), "denoise": Identity()}
     operator = operators[task]
@@ -101,4 +113,4 @@ def _ours(method: str, task: str, setting: Setting) -> Runner:
         prior.prior.forget()
         return reverse(prior, operator, y, plan, operator.pseudo_inverse(y), noise_variance=(2 * NOISE) ** 2)
 
-    return Runner(run, calls)
+    return Runner(run, count_calls)

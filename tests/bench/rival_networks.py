@@ -1,4 +1,4 @@
-"""One network, twice: in diffusers and here, with the same weights, and both counting how often they are asked."""
+"""One network in two implementations, diffusers and this project, with the same weights and a count of evaluations."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from torch import Tensor, nn
 from restorer.diffusion.prior import Prediction
 from restorer.diffusion.schedule import Schedule, alpha_bar_of
 from restorer.models.load import PRECISIONS
-from restorer.networks.time_embedding import PackedTimes
+from restorer.networks.fast.time_cache import TimeCache
 from restorer.networks.unet import UNet, UNetConfig
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
 
-__all__ = ["NETWORKS", "CountingPrior", "Layout", "Setting", "TheirNetwork", "difference", "folded"]
+__all__ = ["NETWORKS", "CountingPrior", "Layout", "Setting", "TheirNetwork", "difference", "fold"]
 
 GOOGLE = {"attention_head_dim": None, "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A network to compare with.
+    """The architecture of a network to compare with, and the default settings of its comparison.
 
     Args:
-        fields: of a UNet2DModel.
-        side: of the pictures, in pixels; what is fully convolutional takes others.
-        patch: side of the blocks of pixels that are folded into its channels.
-        steps, rounds: as many as a processor has patience for.
+        fields: Configuration of a UNet2DModel.
+        side: Side of the pictures in pixels; a fully convolutional network accepts other sizes too.
+        patch: Side of the blocks of pixels that are folded into channels.
+        steps: Number of network evaluations that is practical on a CPU.
+        rounds: Number of rounds that is practical on a CPU.
     """
 
     fields: dict[str, Any]
@@ -49,7 +50,7 @@ NETWORKS = {
         },
         32,
     ),
-    "plain": Layout(  # no attention: any size
+    "plain": Layout(  # without attention, and therefore for pictures of any size
         {
             **GOOGLE,
             "in_channels": 12,
@@ -64,7 +65,7 @@ NETWORKS = {
         128,
         patch=2,
     ),
-    "celebahq": Layout(  # google/ddpm-celebahq-256, some 500 GFLOP an evaluation
+    "celebahq": Layout(  # google/ddpm-celebahq-256, about 500 GFLOP per evaluation
         {
             **GOOGLE,
             "block_out_channels": (128, 128, 256, 256, 512, 512),
@@ -78,17 +79,19 @@ NETWORKS = {
 }
 
 
-def folded(x: Tensor, patch: int) -> Tensor:
-    """Blocks of pixels as channels; x itself where a block is one pixel."""
+def fold(x: Tensor, patch: int) -> Tensor:
+    """Fold blocks of pixels into channels; blocks of one pixel leave x as it is."""
     return x if patch == 1 else F.pixel_unshuffle(x, patch)
 
 
 class TheirNetwork(nn.Module):
-    """What a user writes around a network for another library: folding, its precision, the plain tensor.
+    """The wrapper that a user writes to pass a network to another library.
+
+    It folds pictures, converts them to the precision of the network, and returns a plain tensor.
 
     Args:
-        network: (B, C, H, W), t -> a tensor, or something that holds it as `sample`.
-        patch: side of the blocks folded into channels; 1 where the pictures given are folded already.
+        network: (B, C, H, W), t -> a tensor, or an object with a tensor in its attribute `sample`.
+        patch: Side of the blocks that are folded into channels; 1 if the pictures are folded already.
     """
 
     def __init__(self, network: nn.Module, patch: int) -> None:
@@ -97,40 +100,42 @@ class TheirNetwork(nn.Module):
         self.dtype = next(network.parameters()).dtype
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Evaluate the network and count the evaluation."""
         self.calls += 1
-        output = self.network(folded(x, self.patch).to(self.dtype), t)
+        output = self.network(fold(x, self.patch).to(self.dtype), t)
         output = getattr(output, "sample", output).to(x.dtype)
         return output if self.patch == 1 else F.pixel_shuffle(output, self.patch)
 
 
 class CountingPrior(UNetPrior):
-    """Ours, as it is, counting."""
+    """A `UNetPrior` that counts its evaluations in `calls`."""
 
     calls = 0
 
     def forget(self) -> None:
-        """What single timesteps gave: a picture in one tile has no use for it, and another round is another picture."""
+        """Empty the caches of the time embedding, so that each round computes it as a new picture would."""
         for module in self.network.modules():
-            if isinstance(module, PackedTimes):
+            if isinstance(module, TimeCache):
                 module.forget()
 
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
+        """Evaluate the network and count the evaluation."""
         self.calls += 1
         return super().predict(x, sigma, condition)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A network, and how it is run.
+    """A network and the settings of its runs.
 
     Args:
-        layout: of the network; its weights are random, and those of one seed wherever it is built.
-        precision: fp32, bf16 or fp16.
-        device: where it runs.
-        side: of the pictures, in pixels.
-        steps: network evaluations.
-        channels_last: give theirs this memory format too, which its pipelines leave to the user.
-        graphs: of ours; see `UNetPrior`.
+        layout: Architecture of the network; its random weights come from one seed in both implementations.
+        precision: "fp32", "bf16" or "fp16".
+        device: Where the network runs.
+        side: Side of the pictures in pixels.
+        steps: Number of network evaluations.
+        channels_last: Whether the network of diffusers has this memory format too, which its pipelines leave to the
+            user.
     """
 
     layout: Layout
@@ -139,45 +144,45 @@ class Setting:
     side: int
     steps: int
     channels_last: bool = False
-    graphs: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision, as PyTorch has it."""
+        """Data type of the precision."""
         return PRECISIONS[self.precision]
 
     @property
     def spec(self) -> ModelSpec:
-        """Of ours: the linear schedule of 1000 steps, and nothing is clipped."""
+        """Spec of this project's network: the linear schedule of 1000 steps, without clipping."""
         return ModelSpec(UNetConfig(**self.layout.fields), Schedule(), clip=False, patch_size=self.layout.patch)
 
     @property
     def network_bytes(self) -> int:
-        """What ours takes for an evaluation of the whole picture."""
+        """Estimated memory of an evaluation of the whole picture by this project, in bytes."""
         return self.spec.evaluation_bytes(self.side**2, self.dtype.itemsize)
 
-    def _fresh(self) -> UNet:
+    def _build(self) -> UNet:
+        """Build the network of this project with random weights, always the same ones."""
         torch.manual_seed(0)
         return UNet(UNetConfig(**self.layout.fields))
 
     def theirs(self) -> nn.Module:
-        """A UNet2DModel."""
+        """Build the UNet2DModel of diffusers."""
         import diffusers
 
-        diffusers.utils.logging.set_verbosity_error()  # it warns of layers to be kept in float32, and names none
+        diffusers.utils.logging.set_verbosity_error()  # suppresses a warning about layers in float32
         network = diffusers.UNet2DModel(**self.layout.fields)
-        network.load_state_dict(self._fresh().state_dict())
+        network.load_state_dict(self._build().state_dict())
         network = network.eval().requires_grad_(False).to(self.device, self.dtype)
         return network.to(memory_format=torch.channels_last) if self.channels_last else network
 
     def ours(self) -> CountingPrior:
-        """A prior of pictures with three channels."""
-        return CountingPrior(self._fresh(), self.spec, device=self.device, dtype=self.dtype, graphs=self.graphs)
+        """Build the prior of this project."""
+        return CountingPrior(self._build(), self.spec, device=self.device, dtype=self.dtype)
 
 
 @torch.no_grad()
 def difference(setting: Setting, t: int = 500) -> float:
-    """The largest difference between what both predict as the clean picture, relative to the noise level."""
+    """Return the largest difference between the two predictions of the clean picture, relative to the noise level."""
     prior, side = setting.ours(), setting.side
     sigma = prior.spec.schedule.sigmas[t]
     x = sigma.float() * torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))

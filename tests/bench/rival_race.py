@@ -1,7 +1,8 @@
-"""Rivals timed in turn: what else the machine does then meets all of them, and ratios are within one run.
+"""Alternating timing of several programs, so that other load on the machine affects all of them equally.
 
-Each has a process of its own, as when somebody runs one of them and not the other: what a process is told about memory
-and threads, as `restore` tells its own, is not told to theirs, and nobody finds memory as another has left it.
+Each program has a process of its own, as when a user runs only one of them. Settings of memory and threads, which
+`restore` makes for its own process, therefore do not affect the other programs, and no program inherits the memory
+state of another.
 """
 
 from __future__ import annotations
@@ -27,30 +28,30 @@ from restorer.training.torchvision import import_torchvision
 __all__ = ["Entrant", "Runner", "header", "race", "table"]
 
 PACKAGES = ("restorer", "torch", "diffusers", "deepinv")
-PAUSE = 0.05  # seconds in which the threads of the one before go to sleep
+PAUSE = 0.05  # seconds before each run, in which the threads of the previous program go to sleep
 
 
 @dataclass(frozen=True)
 class Runner:
-    """One who runs, in the process it runs in.
+    """A program, prepared in the process in which it runs.
 
     Args:
-        run: sample once.
-        calls: network evaluations of the whole picture so far.
+        run: Samples once.
+        count_calls: Returns the number of network evaluations of the whole picture so far.
     """
 
     run: Callable[[], Tensor]
-    calls: Callable[[], float]
+    count_calls: Callable[[], float]
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """One who is to run.
+    """A program to be timed.
 
     Args:
-        label: whose, and in which precision.
-        make: called in a process of its own; a function that can be found by its name, and what can be pickled.
-        as_command: whether that process is told what `restore` tells its own.
+        label: Name and precision.
+        make: Prepares the program in a process of its own; it must be possible to pickle this function.
+        as_command: Whether the memory and the threads of that process are set up as `restore` does.
     """
 
     label: str
@@ -59,7 +60,7 @@ class Entrant:
 
 
 def header(device: str) -> str:
-    """The machine and the versions, in two lines."""
+    """Return the machine and the versions of the packages as two lines of text."""
     if device.startswith("cuda"):
         machine = torch.cuda.get_device_name(device)
     else:
@@ -68,14 +69,16 @@ def header(device: str) -> str:
 
 
 def _processor() -> str:
+    """Return the name of the processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str:
-    if package == "torch":  # with its build, which the metadata may not tell
+    """Return the name and the version of a package."""
+    if package == "torch":  # the metadata may lack the build, such as +cpu
         return f"torch {torch.__version__}"
     try:
         return f"{package} {metadata.version(package)}"
@@ -84,57 +87,67 @@ def _version(package: str) -> str:
 
 
 def race(title: str, entrants: Sequence[Entrant], rounds: int) -> None:
-    """Print a table; or why there is none. The first of the entrants is what the others are compared with.
+    """Time programs alternately and print a table, or the reason why they cannot be compared.
 
-    Every round runs each once. One round before them chooses kernels, and counts what each asks of its network.
+    Each round runs each program once. A first round, which is not timed, chooses kernels and counts the network
+    evaluations; programs with different numbers of evaluations are not compared.
+
+    Args:
+        title: Heading of the table.
+        entrants: The programs; the others are compared with the first.
+        rounds: Number of rounds that are timed.
     """
     with ExitStack() as processes:
-        runs = [processes.enter_context(_in_a_process(entrant)) for entrant in entrants]
+        runs = [processes.enter_context(_start_process(entrant)) for entrant in entrants]
         counts = [run()[1] for run in runs]
         if len(set(counts)) > 1:
-            told = ", ".join(f"{entrant.label}: {count:g}" for entrant, count in zip(entrants, counts, strict=True))
-            print(f"{title}: not compared, the evaluations differ ({told})\n", flush=True)
+            listed = ", ".join(f"{entrant.label}: {count:g}" for entrant, count in zip(entrants, counts, strict=True))
+            print(f"{title}: not compared, the numbers of evaluations differ ({listed})\n", flush=True)
             return
         times: list[list[float]] = [[] for _ in runs]
         for _ in range(rounds):
-            for own, run in zip(times, runs, strict=True):
-                own.append(run()[0])
+            for run_times, run in zip(times, runs, strict=True):
+                run_times.append(run()[0])
     print(f"{title}, {counts[0]:g} evaluations each, {rounds} rounds")
     table([entrant.label for entrant in entrants], times, counts[0])
 
 
 @contextmanager
-def _in_a_process(entrant: Entrant) -> Iterator[Callable[[], tuple[float, float]]]:
-    """Its process, while in the block: call it for a run, and get its seconds and its evaluations."""
+def _start_process(entrant: Entrant) -> Iterator[Callable[[], tuple[float, float]]]:
+    """Start the process of a program, and end it with the block.
+
+    Yields:
+        A function that runs the program once and returns its seconds and its number of evaluations.
+    """
     context = multiprocessing.get_context("spawn")
-    ours, its = context.Pipe()
-    process = context.Process(target=_serve, args=(its, entrant), daemon=True)
+    connection, child_connection = context.Pipe()
+    process = context.Process(target=_serve, args=(child_connection, entrant), daemon=True)
     with _environment(entrant.as_command):
         process.start()
-    its.close()
+    child_connection.close()
 
     def run() -> tuple[float, float]:
         time.sleep(PAUSE)
         try:
-            ours.send(True)
-            return ours.recv()  # type: ignore[no-any-return]
+            connection.send(True)
+            return connection.recv()  # type: ignore[no-any-return]
         except (EOFError, ConnectionError):
             process.join()
-            raise SystemExit(f"{entrant.label} came to its end, with code {process.exitcode}") from None
+            raise SystemExit(f"the process of {entrant.label} ended with exit code {process.exitcode}") from None
 
     try:
         yield run
     finally:
-        with ours, suppress(ConnectionError):  # it may have come to its end already
-            ours.send(False)
+        with connection, suppress(ConnectionError):  # the process may have ended already
+            connection.send(False)
         process.join()
 
 
 @contextmanager
 def _environment(as_command: bool) -> Iterator[None]:
-    """What a process begun here finds: OpenMP reads it when PyTorch is loaded."""
+    """Set the environment for a process that is started inside the block; OpenMP reads it when PyTorch is loaded."""
     before = dict(os.environ)
-    threads.keep_to_quota()  # theirs too: threads that take turns on a core say nothing of a library
+    threads.keep_to_quota()  # for all programs, because too many threads would say nothing about a library
     if as_command:
         threads.shorten_spin_wait()
     try:
@@ -146,29 +159,35 @@ def _environment(as_command: bool) -> Iterator[None]:
 
 @torch.no_grad()
 def _serve(caller: Connection, entrant: Entrant) -> None:
-    """What its process does: a run whenever it is asked for one."""
+    """Run a program whenever the parent process requests it, until it sends False."""
     if entrant.as_command:
         malloc.keep_pages()
     else:
-        import_torchvision()  # before their packages do, which cannot repair it
+        import_torchvision()  # before other packages import it, which cannot repair it
     runner = entrant.make()
     while caller.recv():
-        before, began = runner.calls(), time.perf_counter()
-        runner.run().sum().item()  # which waits for a GPU
-        caller.send((time.perf_counter() - began, runner.calls() - before))
+        before, start = runner.count_calls(), time.perf_counter()
+        runner.run().sum().item()  # reading the sum waits for a GPU
+        caller.send((time.perf_counter() - start, runner.count_calls() - before))
 
 
 def table(labels: Sequence[str], times: Sequence[Sequence[float]], evaluations: float | None = None) -> None:
-    """One line each: the fastest and the median, and how many times as fast as the first.
+    """Print one line for each program: its fastest and its median time, and its speed relative to the first program.
 
-    That is the median of the rounds, of each by what the first took in the same round, a few seconds earlier: machines
-    that are shared have good and bad minutes. In brackets are the least and the most.
+    The relative speed is the median over the rounds of the ratio between the first program's time and its own in the
+    same round, because the speed of a shared machine changes from minute to minute. The smallest and the largest ratio
+    are in brackets.
+
+    Args:
+        labels: Names of the programs.
+        times: Seconds of each program in each round.
+        evaluations: Number of network evaluations in a run, for the time of one evaluation; None to leave it out.
     """
-    for label, own in zip(labels, times, strict=True):
-        best, each = min(own), ""
+    for label, run_times in zip(labels, times, strict=True):
+        best, per_evaluation = min(run_times), ""
         if evaluations is not None:
-            each = f"{1000 * best / evaluations:9.1f} ms/evaluation"
-        ratios = [first / seconds for first, seconds in zip(times[0], own, strict=True)]
-        told = f"{statistics.median(ratios):6.2f} times ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"  {label:16}{best:9.3f} s, median{statistics.median(own):9.3f} s{each}{told}")
+            per_evaluation = f"{1000 * best / evaluations:9.1f} ms/evaluation"
+        ratios = [first / seconds for first, seconds in zip(times[0], run_times, strict=True)]
+        speed = f"{statistics.median(ratios):6.2f} times ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"  {label:16}{best:9.3f} s, median{statistics.median(run_times):9.3f} s{per_evaluation}{speed}")
     print(flush=True)

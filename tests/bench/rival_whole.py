@@ -1,9 +1,10 @@
-"""Whole commands, from start to the written file: `restore inpaint` against the same thing scripted with deepinv.
+"""Comparison of whole commands, from start to written file: `restore inpaint` against a script that uses deepinv.
 
     python tests/bench/rival_whole.py PICTURE MASK OUTPUT [--steps 20] [--precision fp32]
 
-is the script: import, load the embedded prior, DiffPIR, write. The embedded network is no UNet2DModel, so the script
-takes its module and its reading of weights from this package, and everything else from deepinv.
+runs the script: it imports its packages, loads the embedded prior, samples with DiffPIR and writes the result. The
+embedded network is not a UNet2DModel, so the script uses the network and the loading of weights of this project, and
+deepinv for everything else.
 """
 
 from __future__ import annotations
@@ -22,13 +23,21 @@ BENCH = Path(__file__).resolve().parent
 WIDTH, HEIGHT = 768, 512
 
 
-def whole(steps: int, rounds: int, precisions: Sequence[str]) -> None:
-    """Print how long each takes: theirs and ours in each precision, in turn, after one round that fills caches."""
+def time_whole_commands(steps: int, rounds: int, precisions: Sequence[str]) -> None:
+    """Print the times of deepinv and of this project in each precision.
+
+    The commands alternate, after a first round that fills caches and is not timed.
+
+    Args:
+        steps: Number of network evaluations.
+        rounds: Number of rounds that are timed.
+        precisions: "fp32", "bf16" or "fp16".
+    """
     from rival_race import table
 
     with tempfile.TemporaryDirectory() as folder:
         picture, mask, output = (Path(folder) / name for name in ("picture.png", "mask.png", "output.png"))
-        _draw(picture, mask)
+        _write_inputs(picture, mask)
         common = [picture, mask, output, "--steps", steps]
         ours = ["-m", "restorer", "inpaint", picture, "--mask", mask, "-o", output, "--overwrite", "--steps", steps]
         ours += ["--method", "diffpir", "--json", "--device", "cpu"]
@@ -42,7 +51,7 @@ def whole(steps: int, rounds: int, precisions: Sequence[str]) -> None:
             for label, command in commands.items():
                 seconds, evaluations = _run(command)
                 if evaluations != steps:
-                    print(f"not compared: {label} took {evaluations} evaluations, not {steps}")
+                    print(f"not compared: {label} needs {evaluations} evaluations, not {steps}")
                     return
                 if count:
                     times[label].append(seconds)
@@ -50,8 +59,8 @@ def whole(steps: int, rounds: int, precisions: Sequence[str]) -> None:
     table(list(times), list(times.values()))
 
 
-def _draw(picture: Path, mask: Path) -> None:
-    """A photograph, and holes in half of its pixels at random, so that nothing of it can be left out."""
+def _write_inputs(picture: Path, mask: Path) -> None:
+    """Write a photograph and a mask with holes in a random half of the pixels, so that no region can be skipped."""
     import numpy as np
     from PIL import Image
 
@@ -62,19 +71,19 @@ def _draw(picture: Path, mask: Path) -> None:
 
 
 def _run(command: Sequence[object]) -> tuple[float, int]:
-    """Seconds, and how many evaluations it says it made."""
+    """Run a command, and return its seconds and the number of evaluations that it reports."""
     path = os.pathsep.join(filter(None, [str(BENCH.parents[1]), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path}
-    began = time.perf_counter()
+    start = time.perf_counter()
     done = subprocess.run([sys.executable, *map(str, command)], env=environment, capture_output=True, text=True)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(f"{command}: {done.stderr}")
-    return seconds, json.loads(done.stdout.splitlines()[0])["steps"]  # ours: a picture a line, then a summary
+    return seconds, json.loads(done.stdout.splitlines()[0])["steps"]  # the first line is about the picture
 
 
-def script() -> None:
-    """Theirs."""
+def run_script() -> None:
+    """Inpaint a picture with deepinv."""
     parser = argparse.ArgumentParser()
     parser.add_argument("files", nargs=3)
     parser.add_argument("--steps", type=int, default=20)
@@ -83,7 +92,7 @@ def script() -> None:
 
     from restorer.training.torchvision import import_torchvision
 
-    import_torchvision()  # before deepinv does, which cannot repair it
+    import_torchvision()  # before deepinv imports it, which cannot repair it
 
     import deepinv
     import numpy as np
@@ -115,4 +124,4 @@ def script() -> None:
 
 
 if __name__ == "__main__":
-    script()
+    run_script()

@@ -1,4 +1,7 @@
-"""The pictures of the terminal in the README, made by the tool at its defaults: python tests/bench/terminal.py"""
+"""Make the images of the terminal in the README, from commands with the default settings.
+
+python tests/bench/terminal.py
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from rich.text import Text
 IMAGES = Path(__file__).parents[1] / "images"
 WIDTH, HEIGHT = 80, 24
 
-# An own frame for `export_svg`: that of Rich names a font of the web, and nothing is to be fetched.
+# The template of Rich for `export_svg` names a font that is fetched from the web; this template fetches nothing.
 SVG = """\
 <svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
 <style>
@@ -51,12 +54,14 @@ SVG = """\
 """
 
 
-def _theme(background: str, foreground: str, usual: str, bright: str) -> TerminalTheme:
+def _theme(background: str, foreground: str, normal: str, bright: str) -> TerminalTheme:
+    """Create a theme from hexadecimal colours: two, and eight normal and eight bright ones separated by spaces."""
+
     def rgb(text: str) -> tuple[int, int, int]:
         red, green, blue = bytes.fromhex(text)
         return red, green, blue
 
-    return TerminalTheme(rgb(background), rgb(foreground), [*map(rgb, usual.split())], [*map(rgb, bright.split())])
+    return TerminalTheme(rgb(background), rgb(foreground), [*map(rgb, normal.split())], [*map(rgb, bright.split())])
 
 
 THEMES = {
@@ -76,37 +81,49 @@ THEMES = {
 
 
 class Screen:
-    """The lines of a terminal, colours kept: as much of one as a bar asks for that goes over its line again."""
+    """The lines of a terminal with their colours.
+
+    Of the control sequences, only those that a progress bar uses to rewrite its line are implemented.
+    """
 
     def __init__(self) -> None:
-        self.lines, self.row, self.fresh = [""], 0, False
+        self.lines, self.row, self.is_at_start = [""], 0, False
 
     def feed(self, text: str) -> None:
-        """What a program writes."""
+        """Process the output of a program."""
         for part in re.split(r"(\x1b\[[0-9;?]*[A-Za-z]|\r|\n)", text):
             if part == "\r":
-                self.fresh = True
+                self.is_at_start = True
             elif part == "\n":
-                self.row, self.fresh = self.row + 1, False
+                self.row, self.is_at_start = self.row + 1, False
                 self.lines += [""] * (self.row + 1 - len(self.lines))
             elif part.startswith("\x1b") and part[-1] == "A":
                 self.row -= int(part[2:-1] or 1)
             elif part.startswith("\x1b") and part[-1] == "K":
                 self.lines[self.row] = ""
             elif part and (not part.startswith("\x1b") or part[-1] == "m"):
-                if self.fresh:  # over what stands there
-                    self.lines[self.row], self.fresh = "", False
+                if self.is_at_start:  # the text replaces the line
+                    self.lines[self.row], self.is_at_start = "", False
                 self.lines[self.row] += part
 
 
 def run(command: str, folder: Path, during: str = "") -> tuple[list[str], list[str]]:
-    """The screen when a line had `during` in it, and at the end; with the prompt and the command."""
+    """Run a command in a terminal.
+
+    Args:
+        command: The command, which is shown after a prompt.
+        folder: The current folder of the command.
+        during: A text that marks the moment of the first screen.
+
+    Returns:
+        The lines of the screen when one of them contains `during`, and at the end.
+    """
     outer, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", HEIGHT, WIDTH, 0, 0))
-    tools = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder)}
-    looks = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "LC_ALL": "C.UTF-8"}
+    paths = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder)}
+    terminal = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "LC_ALL": "C.UTF-8"}
     process = subprocess.Popen(
-        ["sh", "-c", command], cwd=folder, env={**tools, **looks}, stdin=inner, stdout=inner, stderr=inner
+        ["sh", "-c", command], cwd=folder, env={**paths, **terminal}, stdin=inner, stdout=inner, stderr=inner
     )
     os.close(inner)
     screen, middle, undecoded = Screen(), list[str](), b""
@@ -114,13 +131,13 @@ def run(command: str, folder: Path, during: str = "") -> tuple[list[str], list[s
     while True:
         try:
             undecoded += os.read(outer, 65536)
-        except OSError:  # Linux's way to say that nobody writes any more
+        except OSError:  # Linux raises it when the last writer has closed the terminal
             break
         if not undecoded:
             break
         try:
             text = undecoded.decode()
-        except UnicodeDecodeError:  # cut within a character
+        except UnicodeDecodeError:  # the rest of a character is still to come
             continue
         undecoded = b""
         screen.feed(text)
@@ -131,9 +148,10 @@ def run(command: str, folder: Path, during: str = "") -> tuple[list[str], list[s
     return middle, screen.lines
 
 
-def picture(lines: list[str], name: str) -> None:
-    """Write it, dark and light."""
-    text = Text.from_ansi("\n".join(lines).rstrip() + "\n")  # an empty line, or the last one is cut at its underscores
+def write_images(lines: list[str], name: str) -> None:
+    """Write the lines of a screen as two SVG files, one dark and one light."""
+    # The empty line at the end keeps the underscores of the last line from being cut off.
+    text = Text.from_ansi("\n".join(lines).rstrip() + "\n")
     for kind, theme in THEMES.items():
         console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
         console.print(text, soft_wrap=True, highlight=False)
@@ -144,8 +162,9 @@ def picture(lines: list[str], name: str) -> None:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    """Run two commands and write their images."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent)
         shutil.copy(IMAGES / "noisy.png", folder)
         noisy = Image.open(IMAGES / "noisy.png")
         (folder / "scans" / "1987").mkdir(parents=True)
@@ -153,9 +172,9 @@ def main() -> None:
             noisy.crop((60 * i, 40 * i, 60 * i + 200, 40 * i + 150)).save(folder / "scans" / name)
         (folder / "scans" / "torn.png").write_bytes((folder / "scans" / "beach.png").read_bytes()[:3000])
         middle, end = run("restore denoise noisy.png", folder, during="step 3/4")
-        # The bar is gone at the end; the picture shows both.
-        picture([*middle, *(line for line in end if line not in middle)], "terminal-denoise")
-        picture(run("restore denoise scans/ -r -o clean/", folder)[1], "terminal-folder")
+        # The bar is gone at the end; the image shows the bar and the result.
+        write_images([*middle, *(line for line in end if line not in middle)], "terminal-denoise")
+        write_images(run("restore denoise scans/ -r -o clean/", folder)[1], "terminal-folder")
 
 
 if __name__ == "__main__":
