@@ -1,9 +1,9 @@
-"""The contract between a diffusion model and whoever asks it: a noisy picture in, the clean one out."""
+"""The contract between a diffusion model and its callers: a noisy picture goes in, the clean one comes out."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -11,65 +11,121 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Around", "Mirrored", "Prediction", "Prior", "pad_to_multiple", "per_item"]
+__all__ = [
+    "Mirrored",
+    "Prediction",
+    "Prior",
+    "PriorWrapper",
+    "Resources",
+    "WrapperResources",
+    "pad_to_multiple",
+    "per_item",
+]
 
 
 def per_item(sigma: float | Tensor, like: Tensor) -> Tensor:
-    """A noise level, a float or (B,), as float64 (B,) on the CPU, one per picture of `like` (B, C, H, W)."""
+    """Return a noise level, a float or (B,), for each picture of `like` (B, C, H, W): float64 (B,) on the CPU."""
     values = torch.as_tensor(sigma, dtype=torch.float64).detach().cpu()
     return values.expand(like.shape[0]) if values.ndim == 0 else values
 
 
 def pad_to_multiple(x: Tensor, multiple: int, dims: tuple[int, ...] = ()) -> Tensor:
-    """Reflect (B, C, H, W) at the bottom and right up to a multiple; again and again where the picture is tiny.
+    """Reflect a picture at the bottom and right until its sides are multiples of a number.
+
+    A tiny picture is reflected several times.
 
     Args:
-        dims: of these axes at the beginning, not at the end: as if the picture were mirrored along them, padded, and
-            mirrored back.
+        x: Picture, (B, C, H, W).
+        multiple: The number.
+        dims: Axes (-1, -2) that are padded at the beginning and not at the end, as if the picture were mirrored along
+            them, padded, and mirrored back.
     """
     height, width = x.shape[-2:]
     down, right = -height % multiple, -width % multiple
     while down or right:
-        # One reflection reaches at most size - 1 further; a single row or column can only be repeated.
+        # One reflection reaches at most size - 1 pixels; a single row or column can only be repeated.
         step_down, step_right = min(down, x.shape[-2] - 1), min(right, x.shape[-1] - 1)
         if step_down == 0 and step_right == 0:
-            return F.pad(x, _sides(right, down, dims), mode="replicate")
-        x = F.pad(x, _sides(step_right, step_down, dims), mode="reflect")
+            return F.pad(x, _pad_argument(right, down, dims), mode="replicate")
+        x = F.pad(x, _pad_argument(step_right, step_down, dims), mode="reflect")
         down, right = down - step_down, right - step_right
     return x
 
 
-def _sides(across: int, down: int, dims: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """What `F.pad` takes."""
+def _pad_argument(across: int, down: int, dims: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Return the padding in the form that `F.pad` takes."""
     columns = (across, 0) if -1 in dims else (0, across)
     return (*columns, down, 0) if -2 in dims else (*columns, 0, down)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a prior says of a noisy picture.
+    """A prior's answer to a noisy picture.
 
     Args:
-        x0: the posterior mean E[clean | noisy], shaped like the input, on [-1, 1].
-        log_variance: for networks that learned it, the log variance of the reverse step p(x_{t-1} | x_t) of their own
-            schedule (Nichol & Dhariwal 2021, eq. 15), shaped like the input; else None.
+        x0: The posterior mean E[clean | noisy], shaped like the input, on [-1, 1].
+        log_variance: For networks that learned it, the log variance of the reverse step p(x_{t-1} | x_t) of their own
+            schedule (Nichol & Dhariwal 2021, eq. 15), shaped like the input; otherwise None.
     """
 
     x0: Tensor
     log_variance: Tensor | None = None
 
 
+class Resources:
+    """What a prior takes of the machine, and the precisions it has.
+
+    This base class describes a prior that has one precision and takes no memory worth counting.
+    """
+
+    def run(self, sigmas: Sequence[float]) -> AbstractContextManager[None]:
+        """Return a context in which the prior stays as it is and is asked for these noise levels, in this order.
+
+        The prior may then compute whatever depends on a level alone for several levels at once. Callers may ask for
+        other levels too, and need not ask for all of these.
+        """
+        return nullcontext()
+
+    def full_precision(self) -> Prior | None:
+        """Return the same prior in float32; None if it is in float32 already."""
+        return None
+
+    def low_precision(self) -> Prior | None:
+        """Return the same prior in half the memory; None if there is no such form."""
+        return None
+
+    def evaluation_bytes(self, pixels: int, *, low: bool = False) -> int:
+        """Return about how many bytes one evaluation takes at its peak, beside the weights.
+
+        Args:
+            pixels: Positions that the evaluation covers.
+            low: Whether to count for `low_precision`.
+        """
+        return 0
+
+    def kept_bytes(self, *, low: bool = False) -> int:
+        """Return how many bytes the next evaluation allocates and keeps, beside `evaluation_bytes`.
+
+        The number is 0 once they are allocated.
+
+        Args:
+            low: Whether to count for `low_precision`.
+        """
+        return 0
+
+
 class Prior(ABC):
     """An unconditional diffusion model behind one question: what is the clean picture?
 
     Attributes:
-        channels: channels of the pictures it knows (3 for colour).
-        native_size: side in pixels of the pictures it was trained on, where it is tied to it; None where any size does.
-        clip: whether its pictures lie in [-1, 1] (latents do not).
-        mirrors: whether pictures are as likely to it mirrored, left to right and upside down.
-        multiple: it pads pictures at the bottom and right up to a multiple of this; tiles begin at multiples of it.
-        sigma_min, sigma_max: the noise levels it has learned, as standard deviations on the [-1, 1] scale.
-        device: where its tensors live.
+        channels: Channels of the pictures it knows (3 for colour).
+        native_size: Side in pixels of the pictures it was trained on, if it is tied to it; None if any size will do.
+        clip: Whether its pictures lie in [-1, 1]; latents do not.
+        mirrors: Whether it finds pictures as likely when they are mirrored, left to right and upside down.
+        multiple: It pads pictures at the bottom and right to a multiple of this; tiles begin at multiples of it.
+        sigma_min: Lowest noise level it has learned, a standard deviation on the [-1, 1] scale.
+        sigma_max: Highest noise level it has learned.
+        device: Device of its tensors.
     """
 
     channels: int
@@ -83,85 +139,98 @@ class Prior(ABC):
 
     @abstractmethod
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
-        """One network evaluation.
+        """Evaluate the network once.
 
         Args:
-            x: float (B, C, H, W), a clean picture in [-1, 1] plus white noise of standard deviation sigma.
-            sigma: the noise level, a float or (B,). At 0 the prior is the identity.
-            condition: float (B, K, H, W), what a conditional network sees beside x.
+            x: A clean picture on [-1, 1] plus white noise of standard deviation sigma, float (B, C, H, W).
+            sigma: Noise level, a float or (B,). At 0 the prior is the identity.
+            condition: What a conditional network sees beside x, float (B, K, H, W).
         """
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """The posterior mean alone, shaped like x."""
+        """Return the posterior mean alone, shaped like x."""
         return self.predict(x, sigma).x0
 
-    def expecting(self, sigmas: Sequence[float]) -> AbstractContextManager[None]:
-        """A run, in which the prior stays what it is and these noise levels are to be asked for, in this order: what
-        depends on a level alone can be computed for several of them together. Others may be asked for all the same,
-        and some of these not.
-        """
-        return nullcontext()
-
     def mirrored(self, dims: tuple[int, ...]) -> Prior:
-        """The same prior shown pictures that are mirrored along these axes (-1, -2), its answers turned back."""
+        """Return the same prior for pictures mirrored along axes (-1, -2): it mirrors its input and its answer."""
         return Mirrored(self, dims) if dims else self
 
-    def full_precision(self) -> Prior | None:
-        """The same prior in float32; None where it is in float32 already."""
-        return None
-
-    def low_precision(self) -> Prior | None:
-        """The same prior in half the memory; None where there is no such thing."""
-        return None
-
-    def evaluation_bytes(self, pixels: int, *, low: bool = False) -> int:
-        """About what one evaluation takes in memory at its highest, beside the weights, for that many positions.
-
-        Args:
-            low: as `low_precision` would.
-        """
-        return 0
-
-    def kept_bytes(self, *, low: bool = False) -> int:
-        """What the next evaluation takes and keeps, beside `evaluation_bytes`; nothing once it is there.
-
-        Args:
-            low: as `low_precision` would.
-        """
-        return 0
+    @property
+    def resources(self) -> Resources:
+        """Memory, precisions and the beginning of runs: everything about the prior that the mathematics ignores."""
+        return Resources()
 
 
-class Around(Prior):
-    """A prior that asks another one, and states what that one states; it has no other precision."""
+class PriorWrapper(Prior):
+    """A prior that asks another prior, and has the attributes of that one.
+
+    Args:
+        prior: The other prior.
+    """
 
     def __init__(self, prior: Prior) -> None:
         self.prior, self.channels, self.native_size = prior, prior.channels, prior.native_size
         self.clip, self.mirrors, self.multiple, self.device = prior.clip, prior.mirrors, prior.multiple, prior.device
         self.sigma_min, self.sigma_max = prior.sigma_min, prior.sigma_max
 
-    def expecting(self, sigmas: Sequence[float]) -> AbstractContextManager[None]:
-        """See `Prior.expecting`."""
-        return self.prior.expecting(sigmas)
+    @property
+    def resources(self) -> Resources:
+        """Resources of the wrapped prior, without its other precisions."""
+        return WrapperResources(self.prior)
+
+
+class WrapperResources(Resources):
+    """Resources of a prior that wraps another one.
+
+    Args:
+        prior: The wrapped prior.
+        rewrap: Function that wraps the other prior's `full_precision` or `low_precision` in the same way; None if the
+            wrapper has no other precision.
+    """
+
+    def __init__(self, prior: Prior, rewrap: Callable[[Prior], Prior] | None = None) -> None:
+        self._inner, self._rewrap = prior.resources, rewrap
+
+    def run(self, sigmas: Sequence[float]) -> AbstractContextManager[None]:
+        """Begin a run of the wrapped prior."""
+        return self._inner.run(sigmas)
+
+    def full_precision(self) -> Prior | None:
+        """Return the wrapped prior in float32, wrapped again; None if there is no such form."""
+        return self._wrapped(self._inner.full_precision) if self._rewrap else None
+
+    def low_precision(self) -> Prior | None:
+        """Return the wrapped prior in half the memory, wrapped again; None if there is no such form."""
+        return self._wrapped(self._inner.low_precision) if self._rewrap else None
 
     def evaluation_bytes(self, pixels: int, *, low: bool = False) -> int:
-        """See `Prior.evaluation_bytes`."""
-        return self.prior.evaluation_bytes(pixels, low=low)
+        """Return what an evaluation of the wrapped prior takes."""
+        return self._inner.evaluation_bytes(pixels, low=low)
 
     def kept_bytes(self, *, low: bool = False) -> int:
-        """See `Prior.kept_bytes`."""
-        return self.prior.kept_bytes(low=low)
+        """Return what the wrapped prior's next evaluation keeps."""
+        return self._inner.kept_bytes(low=low)
+
+    def _wrapped(self, other: Callable[[], Prior | None]) -> Prior | None:
+        prior = other()
+        return None if prior is None or self._rewrap is None else self._rewrap(prior)
 
 
-class Mirrored(Around):
-    """See `Prior.mirrored`."""
+class Mirrored(PriorWrapper):
+    """A prior whose input and answer are mirrored; see `Prior.mirrored`.
+
+    Args:
+        prior: The other prior.
+        dims: Axes to mirror, from (-1, -2).
+    """
 
     def __init__(self, prior: Prior, dims: tuple[int, ...]) -> None:
         super().__init__(prior)
         self.dims = dims
 
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
-        """See `Prior.predict`."""
-        seen = None if condition is None else condition.flip(self.dims)
-        answer = self.prior.predict(x.flip(self.dims), sigma, seen)
+        """Evaluate the other prior on the mirrored picture, and mirror its answer; see `Prior.predict`."""
+        mirrored_condition = None if condition is None else condition.flip(self.dims)
+        answer = self.prior.predict(x.flip(self.dims), sigma, mirrored_condition)
         x0, log_variance = answer.x0.flip(self.dims), answer.log_variance
         return Prediction(x0, None if log_variance is None else log_variance.flip(self.dims))

@@ -1,19 +1,20 @@
 r"""The reverse process: one loop for every task and method.
 
     x0  = prior.denoise(x, sigma)                                        one network evaluation
-    x0c = argmin_z |y - A z|^2 / s_y^2 + |z - x0|^2 / r^2                the data, in closed form
-    d   = x0c, or extrapolated from the x0c before it                    (DPM-Solver++ 2M, arXiv:2211.01095)
+    x0c = argmin_z |y - A z|^2 / s_y^2 + |z - x0|^2 / r^2                correction towards the data, in closed form
+    d   = x0c, or extrapolated from the previous x0c                     (DPM-Solver++ 2M, arXiv:2211.01095)
     x'  = d + kappa sigma' ( a eps + sqrt(zeta) w z )                    eps the noise implied by x, z ~ N(0, I)
 
-with r^2 = sigma^2 v / (sigma^2 + v), a = sqrt(1 - zeta) and w = 1. With kappa = 1, zeta = 1 - (sigma'/sigma)^2 and
-nothing measured this is Ho et al. 2020, algorithm 2, written for x_t / sqrt(abar_t): x' is a draw from
-q(x_{t-1} | x_t, x_0 = d). Two settings more, and two kinds of level that do not fall:
+with r^2 = sigma^2 v / (sigma^2 + v), a = sqrt(1 - zeta) and w = 1. With kappa = 1, zeta = 1 - (sigma'/sigma)^2 and no
+measurement this is Ho et al. 2020, algorithm 2, written for x_t / sqrt(abar_t): x' is a draw from
+q(x_{t-1} | x_t, x_0 = d). There are three more cases:
 
-    the reverse variance    beta~ (w = 1), beta, or learned between the two: w^2 = (beta / beta~)^f, with f = 0, 1 or of
-                            the network (Nichol & Dhariwal 2021, eq. 15), beta and beta~ those of the step taken
-    a level that stays      a = 1 - zeta / 2, the Langevin step x' = x + e score + sqrt(2 e) z with e = zeta sigma^2 / 2
-                            and score = (x0c - x) / sigma^2: the corrector of Song et al. 2021, arXiv:2011.13456
-    a level that rises      adds noise: q(x_t | x_{t-1}), which is how RePaint travels back
+    another reverse variance    w^2 = (beta / beta~)^f, with f = 0 for beta~ (w = 1), f = 1 for beta, or f learned by the
+                                network (Nichol & Dhariwal 2021, eq. 15); beta and beta~ are those of the step taken
+    a level that stays          a = 1 - zeta / 2: the Langevin step x' = x + e score + sqrt(2 e) z with
+                                e = zeta sigma^2 / 2 and score = (x0c - x) / sigma^2, which is the corrector of Song et
+                                al. 2021, arXiv:2011.13456
+    a level that rises          the step adds noise, q(x_t | x_{t-1}), which is how RePaint travels back
 """
 
 from __future__ import annotations
@@ -35,23 +36,24 @@ from restorer.diffusion.schedule import Schedule
 
 __all__ = ["NoiseField", "NotFiniteError", "Step", "learned_fraction", "reverse"]
 
-PART = 1 << 18  # numbers of a noise field that are drawn at a time: about a millisecond
-MIRRORS = ((), (-1,), (-2,), (-2, -1))  # axes of (B, C, H, W) that the first evaluation mirrors, the second, ...
+PART = 1 << 18  # numbers of a noise field that one generator draws, in about a millisecond
+MIRRORS = ((), (-1,), (-2,), (-2, -1))  # axes of (B, C, H, W) that are mirrored, by evaluation, in turn
 
 
 class NotFiniteError(ArithmeticError):
-    """A network gave inf or nan, as low precision may."""
+    """A network returned inf or nan, as may happen in low precision."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What is known after one network evaluation.
+    """The state of a run after one network evaluation.
 
     Args:
-        index: evaluations done so far, from 1.
-        total: evaluations in all.
-        sigma: the noise level of this one.
-        x0: the prior's prediction; corrected: the same with the data put in. (B, C, H, W).
+        index: Number of evaluations so far, from 1.
+        total: Number of evaluations in all.
+        sigma: Noise level of this evaluation.
+        x0: The prior's prediction, (B, C, H, W).
+        corrected: The prediction corrected towards the data, (B, C, H, W).
     """
 
     index: int
@@ -62,10 +64,10 @@ class Step:
 
 
 class NoiseField:
-    """White noise that depends on the seed and the shape alone: drawn on the CPU, whatever the device or the tiles.
+    """White noise that depends on the seed and the shape alone. It is drawn on the CPU, whatever the device or the tiles.
 
     Args:
-        seed: of the whole batch; or several, one for each picture, whose noise is then the same in any batch.
+        seed: Seed of the whole batch, or one seed for each picture, whose noise is then the same in any batch.
     """
 
     def __init__(self, seed: int | Sequence[int]) -> None:
@@ -73,22 +75,22 @@ class NoiseField:
         self._generators = [torch.Generator().manual_seed(s) for s in seeds]
 
     def like(self, x: Tensor) -> Tensor:
-        """The next field, shaped like x and where x is."""
+        """Return the next field, in the shape, on the device and in the precision of x."""
         shape = (len(x) // len(self._generators), *x.shape[1:])
         fields = [_normal(shape, g) for g in self._generators]
         return (fields[0] if len(fields) == 1 else torch.cat(fields)).to(x.device, x.dtype)
 
 
 def _normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """White noise, float32.
+    """Draw white noise, float32.
 
-    Large fields are drawn in parts, each from a generator of its own, by as many threads as PyTorch has: one alone
-    takes as long as a fast device takes for the network. How many there are changes nothing.
+    Large fields are drawn in parts, each from a generator of its own, by as many threads as PyTorch has: one thread
+    would take as long as a fast device takes for the network. The number of threads does not change the field.
     """
     count = math.prod(shape)
     if count <= PART:
         return torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
-    with torch.inference_mode(False):  # which the threads are not in
+    with torch.inference_mode(False):  # the threads are not in inference mode
         field = torch.empty(count, dtype=torch.float32)
         parts = field.split(PART)
     seeds = torch.randint(2**32, (len(parts),), generator=generator).tolist()
@@ -99,13 +101,13 @@ def _normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     try:
         with ThreadPoolExecutor(min(torch.get_num_threads(), len(parts))) as threads:
             list(threads.map(draw, parts, seeds))
-    except RuntimeError:  # no new threads: the main one has come to its end, and this is another
+    except RuntimeError:  # the main thread has ended, and Python starts no new ones
         list(map(draw, parts, seeds))
     return field.view(*shape)
 
 
 def _second_order(corrected: Tensor, previous: Tensor | None, plan: Plan, i: int) -> Tensor:
-    """The corrected estimate carried half a step on along its last change, in log sigma."""
+    """Return the corrected estimate, extrapolated half a step along its last change in log sigma."""
     if previous is None or plan.extrapolation == 0 or plan.sigmas[i + 1] == 0:
         return corrected
     before, now, after = plan.sigmas[i - 1 : i + 2]
@@ -126,36 +128,38 @@ def reverse(
     """Run the reverse process.
 
     Args:
-        prior: the diffusion model.
-        degradation, y: what was measured and how, or None where nothing is known beyond the start.
-        plan: noise levels and the rest.
-        start: float (B, C, H, W) on the [-1, 1] scale: the mean of the first state, or that state itself
-            (`plan.fresh_start` False).
-        noise_variance: s_y^2 of the noise in y on the [-1, 1] scale.
-        on_step: called after every evaluation; what it raises ends the run. It does not write to the prior's weights.
+        prior: The diffusion model.
+        degradation: The operator A of the measurement; None if nothing was measured.
+        y: The measurement; None if nothing was measured.
+        plan: Noise levels and the other settings of the run.
+        start: Mean of the first state, float (B, C, H, W) on [-1, 1]; the first state itself if `plan.fresh_start` is
+            False.
+        noise_variance: Variance s_y^2 of the noise in y, on the [-1, 1] scale.
+        on_step: Function called after every evaluation. An exception that it raises ends the run. It must not write to
+            the prior's weights.
 
     Returns:
         The restored picture, shaped like start.
 
     Raises:
-        NotFiniteError: a prediction is inf or nan.
+        NotFiniteError: A prediction is inf or nan.
     """
     noise = NoiseField(plan.seed)
     carried = plan.sigmas[0] * (plan.kappa if plan.fresh_start else 1.0)
     x = torch.add(start, noise.like(start), alpha=carried) if plan.fresh_start else start
     previous: Tensor | None = None
     done = 0
-    with prior.expecting(plan.sigmas[:-1]):
+    with prior.resources.run(plan.sigmas[:-1]):
         for i, (sigma, after) in enumerate(pairwise(plan.sigmas)):
             if after > sigma:
                 x = torch.add(x, noise.like(x), alpha=plan.kappa * math.sqrt(after**2 - sigma**2))
                 carried, previous = plan.kappa * after, None
                 continue
-            asked = prior.mirrored(MIRRORS[done % len(MIRRORS)]) if plan.mirrored else prior
-            prediction = asked.predict(x, sigma)
+            oriented = prior.mirrored(MIRRORS[done % len(MIRRORS)]) if plan.mirrored else prior
+            prediction = oriented.predict(x, sigma)
             x0 = prediction.x0
-            if not math.isfinite(float(x0.sum())):  # one number that is not makes the sum so, and it needs no room
-                raise NotFiniteError("the network gave values that are not finite")
+            if not math.isfinite(float(x0.sum())):  # the sum is finite only if all numbers are, and takes no memory
+                raise NotFiniteError("the network returned values that are not finite")
             corrected = x0
             if degradation is not None and y is not None:
                 v = plan.prior_variance
@@ -167,14 +171,14 @@ def reverse(
             if on_step is not None:
                 on_step(Step(done, plan.evaluations, sigma, x0, corrected))
             clean, log_variance = d if plan.eps_from == "corrected" else x0, prediction.log_variance
-            del prediction, x0, corrected  # of a large picture they are large, and what follows needs room
-            x = _put_back(x, d, clean, log_variance, carried, plan, i, noise)
+            del prediction, x0, corrected  # large for a large picture, and the next line needs memory
+            x = _renoise(x, d, clean, log_variance, carried, plan, i, noise)
             carried = plan.kappa * after
             del d, clean, log_variance
     return x
 
 
-def _put_back(
+def _renoise(
     x: Tensor,
     d: Tensor,
     clean: Tensor,
@@ -184,7 +188,18 @@ def _put_back(
     i: int,
     noise: NoiseField,
 ) -> Tensor:
-    """d plus the noise of the next level: fresh, or implied by x, which is `clean` and noise of deviation `carried`."""
+    """Return d plus the noise of the next level, partly implied by x and partly fresh.
+
+    Args:
+        x: The state, which is `clean` plus noise of standard deviation `carried`.
+        d: The estimate that the noise is added to.
+        clean: The estimate that the implied noise is relative to.
+        log_variance: The learned variance, if any; see `Prediction`.
+        carried: Standard deviation of the noise in x.
+        plan: The plan.
+        i: Index of the step in the plan.
+        noise: Source of fresh noise.
+    """
     sigma, after, zeta = plan.sigmas[i], plan.sigmas[i + 1], plan.zeta[i]
     amount = plan.kappa * after
     if amount == 0:
@@ -192,17 +207,15 @@ def _put_back(
     kept = math.sqrt(1 - zeta) if after < sigma else 1 - zeta / 2
     x_next = (x - clean).mul_(amount * kept / carried).add_(d)
     if zeta > 0:
-        wide, fresh = _widening(sigma, after, plan, log_variance), noise.like(x)
-        x_next.add_(fresh if wide is None else fresh.mul_(wide), alpha=amount * math.sqrt(zeta))
+        widening, fresh = _widening(sigma, after, plan, log_variance), noise.like(x)
+        x_next.add_(fresh if widening is None else fresh.mul_(widening), alpha=amount * math.sqrt(zeta))
     return x_next
 
 
 def _widening(sigma: float, after: float, plan: Plan, log_variance: Tensor | None) -> float | Tensor | None:
-    """w: the standard deviation of the fresh noise over that of the small variance, for the step sigma -> after.
+    """Return w for the step sigma -> after: the deviation of the fresh noise relative to the small variance.
 
-    None is 1.
-
-    With abar_t = 1 / (1 + sigma^2) the variances beta_t and beta~_t of such a step, divided by abar_{t-1}, are
+    None stands for 1. With abar_t = 1 / (1 + sigma^2) the variances beta_t and beta~_t of such a step, divided by abar_{t-1}, are
     (sigma^2 - sigma'^2) (1 + sigma'^2) / (1 + sigma^2) and sigma'^2 (sigma^2 - sigma'^2) / sigma^2.
     """
     if plan.variance == "small":
@@ -211,19 +224,19 @@ def _widening(sigma: float, after: float, plan: Plan, log_variance: Tensor | Non
     if plan.variance == "large":
         return math.sqrt(ratio)
     if log_variance is None or plan.schedule is None:
-        raise ValueError("the network has learned no variance")
+        raise ValueError("the network has not learned a variance")
     return (learned_fraction(log_variance, sigma, plan.schedule) / 2 * math.log(ratio)).exp()
 
 
 def learned_fraction(log_variance: Tensor, sigma: float, schedule: Schedule) -> Tensor:
-    """Where a learned variance lies, 0 at log beta~ and 1 at log beta of the network's own step from sigma.
+    """Return where a learned variance lies between log beta~ (0) and log beta (1) of the network's own step from sigma.
 
     The same fraction serves a longer step, as when a schedule is respaced (Nichol & Dhariwal 2021, section 4).
 
     Args:
-        log_variance: as in `Prediction`.
-        sigma: the noise level it was given at; between two nodes of the schedule the nearer counts.
-        schedule: the network's own.
+        log_variance: See `Prediction`.
+        sigma: Noise level of the prediction; between two nodes of the schedule the nearer one counts.
+        schedule: The network's own schedule.
     """
     t = schedule.t_at(torch.tensor([sigma], dtype=torch.float64)).round().long()
     low, high = (float(fixed_log_variance(schedule, t, kind)) for kind in ("small", "large"))

@@ -1,6 +1,6 @@
-"""Neural networks, without any knowledge of what they are used for.
+"""Neural networks, which know nothing of their use, nor of how they are made faster.
 
-`NETWORKS` names the architectures as `_class_name` does in a config.json; a configuration builds its own network.
+`NETWORKS` maps the `_class_name` of a config.json to the configuration that builds the network.
 """
 
 from restorer.networks.residual_unet import ResidualUNet, ResidualUNetConfig

@@ -4,15 +4,15 @@
     z -> [nearest code of the codebook] -> post_quant_conv -> decoder -> picture
 
 The network is that of VQGAN (Esser et al. 2021, https://arxiv.org/abs/2012.09841, appendix A); Rombach et al. 2022
-(https://arxiv.org/abs/2112.10752, section 3.1) run the diffusion on its latents. What keeps these close to unit size is
-either a codebook, looked up after the diffusion as the first layer of the decoder, or a Gaussian posterior drawn
-slightly towards N(0, I), the variational autoencoder of Kingma & Welling 2014 (https://arxiv.org/abs/1312.6114).
+(https://arxiv.org/abs/2112.10752, section 3.1) run the diffusion on its latents. Two means keep the latents close to
+unit size: a codebook, which is looked up after the diffusion as the first layer of the decoder, or a Gaussian posterior
+that is drawn slightly towards N(0, I), as in the variational autoencoder of Kingma & Welling 2014
+(https://arxiv.org/abs/1312.6114).
 
 Modules carry the names that the Hub's checkpoints use, so a state dict loads without a converter. The order of
 operations follows that layout too: with equal weights the outputs are equal bit for bit
-(tests/networks/test_autoencoder.py). Pictures are on [-1, 1], and what comes out is not clamped. Latents are those of
-the network itself: `scaling_factor` stands in the configuration for whoever runs a diffusion on them, and is applied
-there.
+(tests/networks/test_autoencoder.py). Pictures are on [-1, 1], and decoded pictures are not clamped. Latents are not
+scaled here: whoever runs a diffusion on them applies the `scaling_factor` of the configuration.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ import torch
 from torch import Tensor, nn
 
 from restorer.networks.attention import Attention
-from restorer.networks.fast.prepacked import convolved
-from restorer.networks.layers import activated
+from restorer.networks.layers import AddConv2d, GroupNorm
 from restorer.networks.unet import Downsample, Upsample
 
 __all__ = ["AUTOENCODERS", "Autoencoder", "AutoencoderConfig", "AutoencoderKL", "KLConfig", "VQConfig", "VQModel"]
 
-EPS = 1e-6  # of every normalization: in this layout it stands in no configuration
-DISTANCES = 2**24  # entries of the table of distances to the codes that is held at one time: 64 MiB
+EPS = 1e-6  # of every normalization; configurations of this layout do not state it
+DISTANCES = 2**24  # entries of the table of distances to the codes that is held at once: 64 MiB
 LOG_VARIANCE = (-30.0, 20.0)  # limits of the posterior's log variance, so that its exponential stays finite
 
 # Fields that change the output, and the values of each that are implemented, the default first.
@@ -43,7 +42,7 @@ FIXED: dict[str, tuple[object, ...]] = {
     "latents_mean": (None,),
     "latents_std": (None,),
 }
-# Lowest and highest value of every whole number; whatever lies outside belongs to no network that is known.
+# Lowest and highest value of every whole number; no known network lies outside.
 INTEGERS = {
     "in_channels": (1, 8),
     "out_channels": (1, 8),
@@ -53,7 +52,7 @@ INTEGERS = {
     "num_vq_embeddings": (1, 2**18),
     "vq_embed_dim": (1, 512),
 }
-OPTIONAL = ("vq_embed_dim", "shift_factor")  # may be left empty, by null in a config.json
+OPTIONAL = ("vq_embed_dim", "shift_factor")  # may be null in a config.json
 WIDEST, DEEPEST, LARGEST = 2048, 8, 1e6
 
 
@@ -62,17 +61,19 @@ class AutoencoderConfig:
     """The fields that both kinds of autoencoder have, under the layout's own names and with its defaults.
 
     Args:
-        in_channels, out_channels: of pictures.
-        block_out_channels: features of each level, the finest first; each level halves the size but the last.
-        down_block_types, up_block_types: one a level, the coarsest first on the way up; Attn... attends.
-        layers_per_block: resnets of a level of the encoder; the decoder has one more.
-        latent_channels: channels of latents.
-        norm_num_groups: groups of every normalization.
-        mid_block_add_attention: whether the coarsest level attends over all positions.
-        scaling_factor: the diffusion runs on `scaling_factor * z` (Rombach et al. 2022, section 4.3.2).
+        in_channels: Channels of pictures that are encoded.
+        out_channels: Channels of decoded pictures.
+        block_out_channels: Features of each level, the finest first. Every level but the last halves the size.
+        down_block_types: Type of each level of the encoder, the finest first; those named Attn... attend.
+        up_block_types: Type of each level of the decoder, the coarsest first.
+        layers_per_block: Resnets of a level of the encoder; a level of the decoder has one more.
+        latent_channels: Channels of latents.
+        norm_num_groups: Groups of every normalization.
+        mid_block_add_attention: Whether the coarsest level attends over all positions.
+        scaling_factor: Factor of the diffusion, which runs on `scaling_factor * z` (Rombach et al. 2022, section 4.3.2).
 
     Raises:
-        ValueError: a field of the wrong kind or size, or a combination that no network of this layout has.
+        ValueError: A field is of the wrong type or size, or no network of this layout has the combination.
     """
 
     in_channels: int = 3
@@ -90,7 +91,7 @@ class AutoencoderConfig:
         for field in fields(self):
             _check(field.name, field.type, getattr(self, field.name), field.name in OPTIONAL)
         if self.scaling_factor <= 0:
-            raise ValueError("scaling_factor is above 0")
+            raise ValueError("scaling_factor must be above 0")
         widths, levels = self.block_out_channels, len(self.block_out_channels)
         if not 1 <= levels <= DEEPEST or not all(type(w) is int and 1 <= w <= WIDEST for w in widths):
             raise ValueError(f"block_out_channels are 1 to {DEEPEST} whole numbers from 1 to {WIDEST}")
@@ -107,10 +108,10 @@ class AutoencoderConfig:
 
     @classmethod
     def from_fields(cls, content: Mapping[str, Any]) -> Self:
-        """What a config.json says. Fields left out take the defaults above; those unknown here are passed over.
+        """Return the configuration in a config.json. Missing fields take the defaults; unknown ones are ignored.
 
         Raises:
-            ValueError: as the class, and where a field asks for something that is not implemented.
+            ValueError: As for the class, and if a field asks for something that is not implemented.
         """
         for name, known in FIXED.items():
             if content.get(name, known[0]) not in known:
@@ -123,11 +124,11 @@ class AutoencoderConfig:
 
     @property
     def stride(self) -> int:
-        """Pixels of a picture along one side of one latent position."""
+        """Pixels along one side of the area that one latent position covers."""
         return 2 ** (len(self.block_out_channels) - 1)
 
     def build(self) -> Autoencoder:
-        """The network, with fresh weights."""
+        """Return the network with fresh weights."""
         raise NotImplementedError
 
 
@@ -135,19 +136,19 @@ class AutoencoderConfig:
 class VQConfig(AutoencoderConfig):
     """The configuration of a `VQModel`.
 
-    A scaling_factor left out is 1 here, although diffusers says 0.18215: the published models of this kind (CompVis)
-    have no such field and were trained on latents as they are.
+    The default of scaling_factor is 1, although that of diffusers is 0.18215: the published models of this kind
+    (CompVis) have no such field and were trained on unscaled latents.
 
     Args:
-        num_vq_embeddings: codes in the codebook.
-        vq_embed_dim: channels of a code; None for latent_channels.
+        num_vq_embeddings: Number of codes in the codebook.
+        vq_embed_dim: Channels of a code; None for latent_channels.
     """
 
     num_vq_embeddings: int = 256
     vq_embed_dim: int | None = None
 
     def build(self) -> VQModel:
-        """The network, with fresh weights."""
+        """Return the network with fresh weights."""
         return VQModel(self)
 
 
@@ -156,8 +157,9 @@ class KLConfig(AutoencoderConfig):
     """The configuration of an `AutoencoderKL`.
 
     Args:
-        shift_factor: the diffusion runs on `scaling_factor * (z - shift_factor)`; None is 0.
-        use_quant_conv, use_post_quant_conv: whether there is a 1x1 convolution on either side of the latents.
+        shift_factor: Shift of the diffusion, which runs on `scaling_factor * (z - shift_factor)`; None is 0.
+        use_quant_conv: Whether a 1x1 convolution makes the latents.
+        use_post_quant_conv: Whether a 1x1 convolution reads the latents.
     """
 
     latent_channels: int = 4
@@ -167,12 +169,12 @@ class KLConfig(AutoencoderConfig):
     use_post_quant_conv: bool = True
 
     def build(self) -> AutoencoderKL:
-        """The network, with fresh weights."""
+        """Return the network with fresh weights."""
         return AutoencoderKL(self)
 
 
 def _check(name: str, kind: str | type, value: object, optional: bool) -> None:
-    """Refuse a value that is not of the kind that its field is annotated with, or out of range."""
+    """Refuse a value that has not the type of its field, or that is out of range."""
     if value is None and optional:
         return
     kind, shown = str(kind), str(value)[:40]
@@ -182,41 +184,41 @@ def _check(name: str, kind: str | type, value: object, optional: bool) -> None:
             raise ValueError(f"{name} must lie between {low} and {high}, not {shown}")
     elif kind.startswith("tuple"):
         if not isinstance(value, tuple):
-            raise ValueError(f"{name} is a list, not {shown}")
+            raise ValueError(f"{name} must be a list, not {shown}")
     elif kind == "bool":
         if not isinstance(value, bool):
-            raise ValueError(f"{name} is true or false, not {shown}")
+            raise ValueError(f"{name} must be true or false, not {shown}")
     elif isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
-        raise ValueError(f"{name} is a number of at most {LARGEST:g}, not {shown}")
+        raise ValueError(f"{name} must be a number of at most {LARGEST:g}, not {shown}")
 
 
 class ResnetBlock(nn.Module):
-    """norm, SiLU, conv, twice; plus the input, by a 1x1 convolution if the widths differ. It knows no time.
+    """Twice normalization, SiLU and a convolution; plus the input, through a 1x1 convolution if the widths differ.
 
-    Where no gradients are wanted, the input is overwritten.
+    The block sees no time. It overwrites its input unless gradients are recorded.
     """
 
     def __init__(self, groups: int, c_in: int, c_out: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, c_in, EPS)
+        self.norm1 = GroupNorm(groups, c_in, EPS)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.norm2 = nn.GroupNorm(groups, c_out, EPS)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.norm2 = GroupNorm(groups, c_out, EPS)
+        self.conv2 = AddConv2d(c_out, c_out, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else None
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(activated(self.norm1, x))
+        h = self.conv1(self.norm1(x, silu=True))
         x = x if self.conv_shortcut is None else self.conv_shortcut(x)
-        return convolved(self.conv2, activated(self.norm2, h), plus=x, overwrite=True)
+        return self.conv2(self.norm2(h, silu=True), other=x, overwrite=True)
 
 
 def _attention(groups: int, width: int) -> Attention:
-    """The U-Net's attention, with one head as wide as the block."""
+    """Return the attention of the U-Net with one head as wide as the block."""
     return Attention(width, width, groups, EPS)
 
 
 class Level(nn.Module):
-    """Resnets of one size, with attention after each where asked for; the samplers after them are the subclass's."""
+    """Resnets of one size, each followed by attention if `attend`. Subclasses add the change of size."""
 
     def __init__(self, groups: int, c_in: int, c_out: int, layers: int, *, attend: bool) -> None:
         super().__init__()
@@ -232,7 +234,7 @@ class Level(nn.Module):
 
 
 class DownLevel(Level):
-    """A level of the encoder; then half the size, padded at the right and bottom only."""
+    """A level of the encoder, which ends by halving the size, padded at the right and bottom only."""
 
     def __init__(self, groups: int, c_in: int, c_out: int, layers: int, *, attend: bool, last: bool) -> None:
         super().__init__(groups, c_in, c_out, layers, attend=attend)
@@ -244,7 +246,7 @@ class DownLevel(Level):
 
 
 class UpLevel(Level):
-    """A level of the decoder; then twice the size."""
+    """A level of the decoder, which ends by doubling the size."""
 
     def __init__(self, groups: int, c_in: int, c_out: int, layers: int, *, attend: bool, last: bool) -> None:
         super().__init__(groups, c_in, c_out, layers, attend=attend)
@@ -256,7 +258,7 @@ class UpLevel(Level):
 
 
 class Middle(nn.Module):
-    """The coarsest level: resnet, attention where asked for, resnet."""
+    """The coarsest level: a resnet, attention if the configuration has it, and a resnet."""
 
     def __init__(self, config: AutoencoderConfig, width: int) -> None:
         super().__init__()
@@ -270,7 +272,7 @@ class Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """(B, in_channels, H, W) -> (B, c_out, H // stride, W // stride); rows and columns left over are dropped."""
+    """The encoder: (B, in_channels, H, W) -> (B, c_out, H // stride, W // stride). Odd rows and columns are dropped."""
 
     def __init__(self, config: AutoencoderConfig, c_out: int) -> None:
         super().__init__()
@@ -281,18 +283,18 @@ class Encoder(nn.Module):
             c_in, attend, last = widths[max(i - 1, 0)], kind.startswith("Attn"), i == len(widths) - 1
             self.down_blocks.append(DownLevel(groups, c_in, widths[i], layers, attend=attend, last=last))
         self.mid_block = Middle(config, widths[-1])
-        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], EPS)
+        self.conv_norm_out = GroupNorm(groups, widths[-1], EPS)
         self.conv_out = nn.Conv2d(widths[-1], c_out, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
         for down in self.down_blocks:
             x = down(x)
-        return self.conv_out(activated(self.conv_norm_out, self.mid_block(x)))
+        return self.conv_out(self.conv_norm_out(self.mid_block(x), silu=True))
 
 
 class Decoder(nn.Module):
-    """(B, latent_channels, h, w) -> (B, out_channels, stride * h, stride * w)."""
+    """The decoder: (B, latent_channels, h, w) -> (B, out_channels, stride * h, stride * w)."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -304,34 +306,34 @@ class Decoder(nn.Module):
         for i, kind in enumerate(config.up_block_types):
             c_in, attend, last = rising[max(i - 1, 0)], kind.startswith("Attn"), i == len(rising) - 1
             self.up_blocks.append(UpLevel(groups, c_in, rising[i], layers, attend=attend, last=last))
-        self.conv_norm_out = nn.GroupNorm(groups, rising[-1], EPS)
+        self.conv_norm_out = GroupNorm(groups, rising[-1], EPS)
         self.conv_out = nn.Conv2d(rising[-1], config.out_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid_block(self.conv_in(z))
         for up in self.up_blocks:
             x = up(x)
-        return self.conv_out(activated(self.conv_norm_out, x))
+        return self.conv_out(self.conv_norm_out(x, silu=True))
 
 
 class Quantizer(nn.Module):
-    """The codebook: every position of the latents becomes the nearest code (Esser et al. 2021, eq. 2)."""
+    """The codebook, which replaces every position of the latents by the nearest code (Esser et al. 2021, eq. 2)."""
 
     def __init__(self, codes: int, channels: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(codes, channels)
 
     def indices(self, z: Tensor) -> Tensor:
-        """The number of the nearest code at each position, (B, h, w) int64. The distances are float32 in any case."""
+        """Return the index of the nearest code at each position, (B, h, w) int64. Distances are always float32."""
         codes = self.embedding.weight.float()
         points = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1]).float()
-        # A latent of 128 x 128 and 8192 codes would make a table of 0.5 GB: some rows at a time.
+        # The whole table would take 0.5 GB for latents of 128 x 128 and 8192 codes, so it is made in parts.
         rows = points.split(max(1, DISTANCES // len(codes)))
         nearest = torch.cat([torch.cdist(some, codes).argmin(1) for some in rows])
         return nearest.view(z.shape[0], *z.shape[2:])
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, C, h, w) -> the same shape, of codes alone. No gradient reaches z."""
+        """Return the nearest code at each position, shaped like z (B, C, h, w). No gradient reaches z."""
         return self.embedding(self.indices(z)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -351,15 +353,15 @@ class VQModel(nn.Module):
         self.decoder = Decoder(config)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Latents (B, e, H // stride, W // stride) of a picture (B, in_channels, H, W), before the codebook."""
+        """Encode: (B, in_channels, H, W) -> (B, e, H // stride, W // stride), before the codebook is looked up."""
         return self.quant_conv(self.encoder(x))
 
     def decode(self, z: Tensor, *, quantize: bool = True) -> Tensor:
-        """The picture (B, out_channels, stride * h, stride * w) of latents (B, e, h, w).
+        """Decode: (B, e, h, w) -> (B, out_channels, stride * h, stride * w).
 
         Args:
-            z: latents, not scaled.
-            quantize: False leaves them as they are, where they are codes already or shall not become any.
+            z: Unscaled latents.
+            quantize: Whether to look them up in the codebook first.
         """
         return self.decoder(self.post_quant_conv(self.quantize(z) if quantize else z))
 
@@ -378,10 +380,10 @@ class AutoencoderKL(nn.Module):
         self.decoder = Decoder(config)
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Latents (B, C, H // stride, W // stride) of a picture (B, in_channels, H, W).
+        """Encode: (B, in_channels, H, W) -> (B, C, H // stride, W // stride).
 
         Args:
-            x: the picture.
+            x: Picture.
             noise: N(0, I) shaped like the latents, for a draw from the posterior q(z | x) = N(mean, variance I); None
                 for its mode, which is its mean.
         """
@@ -389,7 +391,7 @@ class AutoencoderKL(nn.Module):
         return mean if noise is None else mean + (0.5 * log_variance.clamp(*LOG_VARIANCE)).exp() * noise
 
     def decode(self, z: Tensor) -> Tensor:
-        """The picture (B, out_channels, stride * h, stride * w) of latents (B, C, h, w), not scaled."""
+        """Decode unscaled latents: (B, C, h, w) -> (B, out_channels, stride * h, stride * w)."""
         return self.decoder(self.post_quant_conv(z))
 
 

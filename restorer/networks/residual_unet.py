@@ -6,9 +6,9 @@ It follows DRUNet (Zhang et al. 2021, https://arxiv.org/abs/2008.13751): residua
 and transposed convolutions of 2x2 between the levels, and skip connections that are added rather than concatenated.
 Instead of a noise map, the timestep scales and shifts the features inside every block (FiLM, Perez et al. 2018).
 
-GroupNorm measures the whole of what it is given, so a tile of a picture comes out otherwise than the same pixels in the
-whole picture. Here an output pixel depends on its surroundings alone, and tiles agree. It is also faster: a block
-reads and writes its features about half as often.
+GroupNorm measures its whole input, so the result for a tile differs from that for the same pixels in the whole picture.
+Here an output pixel depends on its surroundings alone, and tiles agree. The network is also faster: a block reads and
+writes its features about half as often.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restorer.networks.fast.prepacked import convolved
-from restorer.networks.time_embedding import TimedBlock, TimedNetwork, TimeMLP, Times
+from restorer.networks.layers import AddConv2d
+from restorer.networks.time_embedding import TimedBlock, TimedNetwork, TimeEmbedding, TimeMLP
 
 __all__ = ["ResidualUNet", "ResidualUNetConfig"]
 
@@ -32,13 +32,14 @@ class ResidualUNetConfig:
     """The shape of a `ResidualUNet`.
 
     Args:
-        in_channels, out_channels: of what goes in and comes out.
-        block_out_channels: features of each level, the finest first; a level has half the height and width of the one
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        block_out_channels: Features of each level, the finest first. A level has half the height and width of the one
             before it.
-        layers_per_block: residual blocks of a level on the way down; on the way up it has one more.
+        layers_per_block: Residual blocks of a level on the way down; on the way up a level has one more.
 
     Raises:
-        ValueError: no level, or a number below 1.
+        ValueError: There is no level, or a number is below 1.
     """
 
     in_channels: int = 3
@@ -50,34 +51,34 @@ class ResidualUNetConfig:
         if not self.block_out_channels:
             raise ValueError("block_out_channels names no level")
         if min(self.in_channels, self.out_channels, self.layers_per_block, *self.block_out_channels) < 1:
-            raise ValueError("channels and layers_per_block are at least 1")
+            raise ValueError("channels and layers_per_block must be at least 1")
 
     @property
     def attends(self) -> bool:
-        """Nothing attends: any size will do."""
+        """False: nothing attends, so any size will do."""
         return False
 
     def build(self) -> ResidualUNet:
-        """The network, with fresh weights."""
+        """Return the network with fresh weights."""
         return ResidualUNet(self)
 
 
 class ResidualBlock(TimedBlock):
     """x + conv2(relu(scale(t) * conv1(x) + shift(t))). It starts close to the identity, so that depth does no harm.
 
-    Where no gradients are wanted, x is overwritten: what is new to the process's memory costs more than arithmetic.
+    The block overwrites x unless gradients are recorded, because new memory costs more than the arithmetic.
     """
 
     def __init__(self, width: int, time: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.time_emb_proj = nn.Linear(time, 2 * width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        if not self.conv1.weight.is_meta:  # there is nothing to draw, and PyTorch would load its compiler for it
-            self._draw()
+        self.conv2 = AddConv2d(width, width, 3, padding=1)
+        if not self.conv1.weight.is_meta:  # without memory there is nothing to draw, and PyTorch would load its compiler
+            self._initialize()
 
-    def _draw(self) -> None:
-        """Fresh weights."""
+    def _initialize(self) -> None:
+        """Draw fresh weights."""
         nn.init.kaiming_normal_(self.conv1.weight, nonlinearity="relu")
         nn.init.kaiming_normal_(self.conv2.weight, nonlinearity="relu")
         with torch.no_grad():
@@ -90,15 +91,11 @@ class ResidualBlock(TimedBlock):
         scale, shift = times[self.slot][:, :, None, None].chunk(2, dim=1)
         h = self.conv1(x)
         h = torch.addcmul(shift, h, 1 + scale, out=None if torch.is_grad_enabled() else h)
-        return convolved(self.conv2, F.relu(h, inplace=True), plus=x, overwrite=True)
+        return self.conv2(F.relu(h, inplace=True), other=x, overwrite=True)
 
 
 class ResidualUNet(TimedNetwork):
-    """The network. `forward(x, t)` takes (B, in_channels, H, W) and timesteps (B,), or (1,) for all, which need not be
-    integers.
-
-    H and W must be multiples of `stride`, which is 2 ** (levels - 1).
-    """
+    """The network. Height and width of its input must be multiples of `stride`, which is 2 ** (levels - 1)."""
 
     def __init__(self, config: ResidualUNetConfig) -> None:
         super().__init__()
@@ -119,10 +116,10 @@ class ResidualUNet(TimedNetwork):
         self.up_blocks = nn.ModuleList([level(width, blocks + 1) for width in widths])
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
-        self.times = Times(self, self.time_embedding, flip=True, shift=0)
+        self.embed_time = TimeEmbedding(self, self.time_embedding, flip=True, shift=0)
 
-    def at(self, x: Tensor, times: Sequence[Tensor]) -> Tensor:
-        """See `TimedNetwork`."""
+    def evaluate(self, x: Tensor, times: Sequence[Tensor]) -> Tensor:
+        """Evaluate the network; see `TimedNetwork`. The input has `in_channels` channels, the output `out_channels`."""
         x, skips = self.conv_in(x), []
         for i, blocks in enumerate(self.down_blocks):
             if i:

@@ -12,21 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restorer.networks.attention import Attention, PackedAttention
-from restorer.networks.fast.prepacked import convolved
-from restorer.networks.layers import DoublingConv2d, activated, double_size, normalized
-from restorer.networks.time_embedding import TimedBlock, TimedNetwork, TimeMLP, Times
+from restorer.networks.attention import Attention
+from restorer.networks.layers import AddConv2d, GroupNorm, UpsampleConv2d, double_size
+from restorer.networks.time_embedding import TimedBlock, TimedNetwork, TimeEmbedding, TimeMLP
 
-__all__ = ["UNet", "UNetConfig", "to_channels_last"]
+__all__ = ["UNet", "UNetConfig"]
 
 DOWN_BLOCKS: tuple[str, ...] = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
-N = TypeVar("N", bound=nn.Module)
 UP_BLOCKS: tuple[str, ...] = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
 
 
@@ -34,19 +31,19 @@ UP_BLOCKS: tuple[str, ...] = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock
 class UNetConfig:
     """The fields of a `UNet2DModel` configuration that shape the network or its output, under their own names.
 
-    `attention_head_dim` None means one head as wide as the block. `downsample_padding` 0 pads right and bottom only.
-    `downsample_type` and `upsample_type` say how the blocks that attend change the size: "conv", or "resnet" for a
-    resnet that averages 2x2 pixels or repeats them (Dhariwal & Nichol 2021, https://arxiv.org/abs/2105.05233). Of the
-    other blocks the type says it. `attn_norm_num_groups` concerns the middle attention alone, which with "scale_shift"
-    has no normalization unless this is given. The defaults are those of the layout, which a checkpoint relies on for
-    every field that it leaves out.
+    If `attention_head_dim` is None, one head is as wide as the block. If `downsample_padding` is 0, the map is padded at
+    the right and bottom only. `downsample_type` and `upsample_type` say how the attending blocks change the size:
+    "conv" for a convolution, or "resnet" for a resnet that averages 2x2 pixels or repeats them (Dhariwal & Nichol 2021,
+    https://arxiv.org/abs/2105.05233). For the other blocks their type says it. `attn_norm_num_groups` concerns the
+    middle attention alone, which with "scale_shift" has no normalization unless this field is given. The defaults are
+    those of the layout, because checkpoints rely on them for every field that they leave out.
 
-    Not of that layout are `attention_heads`, a number of heads that is the same at every width, in the place of
-    `attention_head_dim`, and `time_features`, the features of a timestep where these are not as many as the first level
-    has channels. Networks of guided-diffusion may have them.
+    Two fields do not belong to that layout, but networks of guided-diffusion may need them: `attention_heads`, a number
+    of heads that is the same at every width and replaces `attention_head_dim`; and `time_features`, the number of
+    features of a timestep if it is not the number of channels of the first level.
 
     Raises:
-        ValueError: a combination that no network of this layout has.
+        ValueError: No network of this layout has the combination.
     """
 
     in_channels: int = 3
@@ -112,19 +109,27 @@ class UNetConfig:
         return self.add_attention or any(kind.startswith("Attn") for kind in kinds)
 
     def build(self) -> UNet:
-        """The network, with fresh weights."""
+        """Return the network with fresh weights."""
         return UNet(self)
 
 
 def half_size(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, H / 2, W / 2): means of 2x2 pixels."""
+    """Average 2x2 pixels: (B, C, H, W) -> (B, C, H / 2, W / 2)."""
     return F.avg_pool2d(x, kernel_size=2, stride=2)
 
 
 class ResnetBlock(TimedBlock):
-    """norm, SiLU, conv; time embedding; norm, SiLU, conv; plus the input, by a 1x1 convolution if widths differ.
+    """Two convolutions, each after normalization and SiLU, with the time between them; plus the input.
 
-    `resize` acts before the first convolution and on the input that is added.
+    The input passes through a 1x1 convolution if the widths differ.
+
+    Args:
+        config: Configuration of the network.
+        c_in: Channels of the input.
+        c_out: Channels of the output.
+        time: Features of the time embedding.
+        divide_by: Number that the output is divided by.
+        resize: Function that changes the size, both before the first convolution and of the input that is added.
     """
 
     def __init__(
@@ -140,32 +145,32 @@ class ResnetBlock(TimedBlock):
         self.resize = resize
         self.scale_shift = config.resnet_time_scale_shift == "scale_shift"
         self.divide_by = divide_by
-        self.norm1 = nn.GroupNorm(config.norm_num_groups, c_in, config.norm_eps)
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.norm1 = GroupNorm(config.norm_num_groups, c_in, config.norm_eps)
+        self.conv1 = AddConv2d(c_in, c_out, 3, padding=1)
         self.time_emb_proj = nn.Linear(time, 2 * c_out if self.scale_shift else c_out)
-        self.norm2 = nn.GroupNorm(config.norm_num_groups, c_out, config.norm_eps)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.norm2 = GroupNorm(config.norm_num_groups, c_out, config.norm_eps)
+        self.conv2 = AddConv2d(c_out, c_out, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else None
 
     def forward(self, x: Tensor, times: Sequence[Tensor]) -> Tensor:
-        h = activated(self.norm1, x)
+        h = self.norm1(x, silu=True)
         if self.resize is not None:
             x, h = self.resize(x), self.resize(h)
         e = times[self.slot]
         if self.scale_shift:
             scale, shift = e[:, :, None, None].chunk(2, dim=1)
-            h = F.silu(normalized(self.norm2, self.conv1(h)) * (1 + scale) + shift)
+            h = F.silu(self.norm2(self.conv1(h)) * (1 + scale) + shift)
         else:
-            h = activated(self.norm2, convolved(self.conv1, h, e))
+            h = self.norm2(self.conv1(h, shift=e), silu=True)
         if self.conv_shortcut is not None:
             x = self.conv_shortcut(x)
-        own = self.conv_shortcut is not None or self.resize is not None  # else it may be a skip connection, too
-        h = convolved(self.conv2, h, plus=x, overwrite=own)
+        fresh = self.conv_shortcut is not None or self.resize is not None  # otherwise x may be a skip connection too
+        h = self.conv2(h, other=x, overwrite=fresh)
         return h / self.divide_by if self.divide_by != 1 else h
 
 
 def attention(config: UNetConfig, width: int, groups: int | None = None, *, divide_by: float = 1.0) -> Attention:
-    """The configuration's attention at a width; `groups` None are the configuration's."""
+    """Return the configuration's attention at a width, with the configuration's groups unless `groups` is given."""
     heads = config.attention_heads
     head_dim = width // heads if heads else config.attention_head_dim or width
     groups = config.norm_num_groups if groups is None else groups
@@ -173,7 +178,7 @@ def attention(config: UNetConfig, width: int, groups: int | None = None, *, divi
 
 
 class Downsample(nn.Module):
-    """Convolution of stride 2; padding 0 pads one row and column at the right and bottom instead of all round."""
+    """A convolution of stride 2. With padding 0 one row and column are padded at the bottom and right instead."""
 
     def __init__(self, width: int, padding: int) -> None:
         super().__init__()
@@ -185,31 +190,23 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest neighbour times two, then a convolution."""
+    """Nearest-neighbour upsampling by two, then a convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv = DoublingConv2d(width)
+        self.conv = UpsampleConv2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
 
 
-def to_channels_last(network: N) -> N:
-    """The network, in place, for inputs in this memory format."""
-    for module in network.modules():
-        if isinstance(module, (Attention, PackedAttention)):
-            (module if isinstance(module, Attention) else module.unpacked()).channels_last = True
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-
-
 def resized(sampler: nn.Module, x: Tensor, times: Sequence[Tensor]) -> Tensor:
-    """x through what changes its size: a convolution, or a resnet, which sees the time too."""
+    """Apply a layer that changes the size: a convolution, or a resnet, which sees the time too."""
     return sampler(x, times) if isinstance(sampler, ResnetBlock) else sampler(x)
 
 
 class DownBlock(nn.Module):
-    """One level of the contracting half: resnets, attention after each where asked for, then half the size."""
+    """One level of the contracting half: resnets, attention after each if the type has it, then half the size."""
 
     def __init__(self, config: UNetConfig, kind: str, c_in: int, c_out: int, time: int, *, last: bool) -> None:
         super().__init__()
@@ -237,12 +234,12 @@ class DownBlock(nn.Module):
 
 
 class MidBlock(nn.Module):
-    """The bottom: resnet, attention where asked for, resnet."""
+    """The bottom: a resnet, attention if the configuration has it, and a resnet."""
 
     def __init__(self, config: UNetConfig, width: int, time: int) -> None:
         super().__init__()
         scale = config.mid_block_scale_factor
-        # With scale_shift and no groups of its own, the middle attention has no normalization in this layout.
+        # In this layout the middle attention has no normalization with scale_shift, unless it has groups of its own.
         groups = config.norm_num_groups if config.resnet_time_scale_shift == "default" else 0
         groups = config.attn_norm_num_groups or groups
         attends = [attention(config, width, groups, divide_by=scale)] if config.add_attention else []
@@ -257,7 +254,7 @@ class MidBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """One level of the expanding half: each resnet takes one skip connection; then twice the size."""
+    """One level of the expanding half: resnets, each of which takes one skip connection, then twice the size."""
 
     def __init__(
         self, config: UNetConfig, kind: str, c_in: int, c_out: int, c_skip: int, time: int, *, last: bool
@@ -282,11 +279,7 @@ class UpBlock(nn.Module):
 
 
 class UNet(TimedNetwork):
-    """The network. `forward(x, t)` takes (B, in_channels, H, W) and timesteps (B,), or (1,) for all, which need not be
-    integers.
-
-    H and W must be multiples of `stride`, which is 2 ** (levels - 1).
-    """
+    """The U-Net. Height and width of its input must be multiples of `stride`, which is 2 ** (levels - 1)."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -312,12 +305,12 @@ class UNet(TimedNetwork):
             self.up_blocks.append(UpBlock(config, kind, c_in, rising[i], c_skip, time, last=last))
 
         flip, shift = config.flip_sin_to_cos, config.freq_shift
-        self.times = Times(self, self.time_embedding, flip=flip, shift=shift)
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], config.norm_eps)
+        self.embed_time = TimeEmbedding(self, self.time_embedding, flip=flip, shift=shift)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[0], config.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
-    def at(self, x: Tensor, times: Sequence[Tensor]) -> Tensor:
-        """See `TimedNetwork`."""
+    def evaluate(self, x: Tensor, times: Sequence[Tensor]) -> Tensor:
+        """Evaluate the network; see `TimedNetwork`. The input has `in_channels` channels, the output `out_channels`."""
         if self.config.center_input_sample:
             x = 2 * x - 1.0
         x = self.conv_in(x)
@@ -327,4 +320,4 @@ class UNet(TimedNetwork):
         x = self.mid_block(x, times)
         for up in self.up_blocks:
             x = up(x, times, skips)
-        return self.conv_out(activated(self.conv_norm_out, x))
+        return self.conv_out(self.conv_norm_out(x, silu=True))

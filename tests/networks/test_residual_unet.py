@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from restorer.networks.residual_unet import ResidualBlock, ResidualUNet, ResidualUNetConfig
-from restorer.networks.time_embedding import timestep_embedding
+from restorer.networks.time_embedding import timestep_features
 
 SMALL = ResidualUNetConfig(in_channels=3, out_channels=6, block_out_channels=(8, 12), layers_per_block=1)
 
@@ -51,7 +51,7 @@ def test_the_network_is_its_drawing() -> None:
     """Written out for two levels: down, the bottom, up, one sum."""
     network = built()
     x, t = picture(2, 3, 8, 12), torch.tensor([3.5, 900.0], dtype=torch.float64)
-    embedding = F.silu(network.time_embedding(timestep_embedding(t, 8, flip=True, shift=0).double()))
+    embedding = F.silu(network.time_embedding(timestep_features(t, 8, flip=True, shift=0).double()))
 
     def through(block: ResidualBlock, h: torch.Tensor) -> torch.Tensor:
         return block(h, {block.slot: block.time_emb_proj(embedding)})  # and no other's

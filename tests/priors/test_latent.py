@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 from autoencoders import TINY, VQ, normal, pair, random_weights
-from stubs import Around
+from stubs import Wrapper
 from torch import Tensor
 
 from restorer.diffusion.plan import Plan
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import NoiseField, reverse
 from restorer.diffusion.schedule import Schedule
-from restorer.networks.fast.prepacked import Packed, can_pack, plainly
+from restorer.networks.fast.prepacked import Prepacked, can_prepack, unaccelerated
 from restorer.networks.unet import UNet, UNetConfig
 from restorer.priors.latent import Conditioned, LatentPrior, ddim_plan, first_mean, latent_of
 from restorer.priors.tiled import Tiled
@@ -161,7 +161,7 @@ def test_unconditional_latents(diffusers: ModuleType, monkeypatch: pytest.Monkey
     picture = (prior.decode(seen[0] * 0.4) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
     assert largest(picture - torch.from_numpy(images)) <= 1e-5
     assert prior.factor == 4 and prior.condition_channels == 0 and prior.serves == "generate"
-    assert latent_of(prior) is prior and latent_of(Tiled(prior, 8, overlap=2)) is prior and latent_of(Around()) is None
+    assert latent_of(prior) is prior and latent_of(Tiled(prior, 8, overlap=2)) is prior and latent_of(Wrapper()) is None
 
 
 @pytest.mark.parametrize("shift", [None, 0.1159])
@@ -259,29 +259,29 @@ def test_half_precision_leaves_the_autoencoder_alone(diffusers: ModuleType) -> N
     expected = prior.decode(latents)
     low = LatentPrior(prior.network, prior.spec, prior.autoencoder, dtype=torch.bfloat16)
     assert torch.equal(low.decode(latents), expected)
-    assert prior.full_precision() is None
-    high = Conditioned(Tiled(low, 8, overlap=2), latents).full_precision()
+    assert prior.resources.full_precision() is None
+    high = Conditioned(Tiled(low, 8, overlap=2), latents).resources.full_precision()
     assert high is not None and high.predict(latents, 1.0).x0.dtype == torch.float32
-    inner = low.full_precision()
+    inner = low.resources.full_precision()
     assert isinstance(inner, LatentPrior) and inner.autoencoder is low.autoencoder and inner.dtype == torch.float32
-    assert Conditioned(inner, latents).full_precision() is None
+    assert Conditioned(inner, latents).resources.full_precision() is None
 
 
-@pytest.mark.skipif(not can_pack(torch.device("cpu"), torch.float32), reason="this processor has no packed layers")
+@pytest.mark.skipif(not can_prepack(torch.device("cpu"), torch.float32), reason="this processor has no packed layers")
 @torch.no_grad()
 def test_a_decoder_is_packed_and_foreseen(diffusers: ModuleType) -> None:
     prior, _, _ = both(diffusers, SUPER)
     latents = normal(2, 3, 8, 8)
-    with plainly():
+    with unaccelerated():
         plain = prior.decode(latents)
-    before = prior.kept_bytes()
-    layers = [layer for layer in prior.autoencoder.decoder.modules() if isinstance(layer, Packed)]
-    packed = sum(layer.packs(torch.float32) for layer in layers)
-    once = sum(layer.packs(torch.bfloat16) for layer in layers)
+    before = prior.resources.kept_bytes()
+    layers = [layer for layer in prior.autoencoder.decoder.modules() if isinstance(layer, Prepacked)]
+    packed = sum(layer.count_packed(torch.float32) for layer in layers)
+    once = sum(layer.count_packed(torch.bfloat16) for layer in layers)
     assert float((prior.decode(latents) - plain).norm()) < 1e-5 * float(plain.norm())
-    assert before - prior.kept_bytes() == 4 * packed
-    held = sum(torch.ops.mkldnn._nbytes(layer._packed) for layer in layers)
+    assert before - prior.resources.kept_bytes() == 4 * packed
+    held = sum(torch.ops.mkldnn._nbytes(layer._cache.weight) for layer in layers)
     assert 0.95 * 4 * once <= held <= 1.5 * 4 * once  # biases are not in it, and so few channels are padded
-    left = prior.kept_bytes()
-    low = prior.low_precision()  # whose decoder is the same, and stays packed
-    assert low is not None and low.autoencoder is prior.autoencoder and prior.kept_bytes() == left
+    left = prior.resources.kept_bytes()
+    low = prior.resources.low_precision()  # whose decoder is the same, and stays packed
+    assert low is not None and low.autoencoder is prior.autoencoder and prior.resources.kept_bytes() == left

@@ -160,7 +160,7 @@ def test_progress() -> None:
     seen.clear()
     tiled.predict(random(1, 3, 16, 9), 0.1)
     assert seen == [(1, 1)]
-    quiet = tiled.watched(None)
+    quiet = tiled.with_callback(None)
     quiet.predict(random(1, 3, 30, 40), 0.1)
     assert seen == [(1, 1)] and (quiet.tile, quiet.overlap, quiet.batch) == (16, 4, 2)
 
@@ -185,7 +185,7 @@ def test_a_tiled_prior_is_a_prior() -> None:
     tiled = Tiled(spy, 16, overlap=4)
     for name in ("channels", "native_size", "clip", "sigma_min", "sigma_max", "device"):
         assert getattr(tiled, name) == getattr(spy, name)
-    assert tiled.full_precision() is None
+    assert tiled.resources.full_precision() is None
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(16, 16), (16, 20), (16, -1), (0, 0)])

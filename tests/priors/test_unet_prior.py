@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from restorer.diffusion.objective import target
 from restorer.diffusion.prior import per_item
 from restorer.diffusion.schedule import Schedule
-from restorer.networks.layers import shuffled, unshuffled
+from restorer.networks.fast.pixel_shuffle import pixel_shuffle, pixel_unshuffle
 from restorer.networks.unet import UNet, UNetConfig
 from restorer.priors.unet_prior import PREDICTION_TYPES, ModelSpec, UNetPrior, pad_to_multiple
 
@@ -194,23 +194,23 @@ def test_blocks_of_pixels_as_channels(patch: int, channels: int, height: int, wi
     for one in (x, odd, x.contiguous(memory_format=torch.channels_last), x.mT.contiguous().mT):
         for wanted in (False, True):
             with torch.set_grad_enabled(wanted):
-                folded = unshuffled(one, patch, dtype)
+                folded = pixel_unshuffle(one, patch, dtype)
                 assert torch.equal(folded, expected)
                 assert folded.is_contiguous(memory_format=torch.channels_last)
                 more = torch.cat([folded, folded], dim=1)[:, folded.shape[1] :]
                 for like in (folded, folded.contiguous(), more):
-                    back = shuffled(like, patch)
+                    back = pixel_shuffle(like, patch)
                     assert torch.equal(back, x.to(dtype)) and back.is_contiguous()
     for small in (x[:1, :, :patch, :patch], x[:1, :1, :patch], x[:1, :1, ..., :patch], x[:1, :1]):
         for one in (small, small.contiguous(), small.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)):
             with torch.no_grad():  # axes of a single position may have any stride
-                folded = unshuffled(one, patch, dtype)
+                folded = pixel_unshuffle(one, patch, dtype)
                 assert torch.equal(folded, F.pixel_unshuffle(small, patch).to(dtype))
                 for like in (folded, folded.contiguous(), folded.clone(memory_format=torch.channels_last)):
-                    assert torch.equal(shuffled(like, patch), small.to(dtype))
+                    assert torch.equal(pixel_shuffle(like, patch), small.to(dtype))
     with torch.enable_grad():
         x.requires_grad_(True)
-        (shuffled(unshuffled(x, patch, dtype), patch).float() ** 2).sum().backward()
+        (pixel_shuffle(pixel_unshuffle(x, patch, dtype), patch).float() ** 2).sum().backward()
     assert x.grad is not None and torch.allclose(x.grad, 2 * x, atol=0.05)
 
 
@@ -311,7 +311,7 @@ def test_low_precision_comes_back_as_float32(dtype: torch.dtype) -> None:
     x = noisy(random(1, 3, 24, 17), 0.3)
     full = prior_of(network, spec)
     exact = full.predict(x, 0.3).x0
-    assert full.full_precision() is None
+    assert full.resources.full_precision() is None
     low = prior_of(network, spec, dtype=dtype)
 
     def precisions() -> set[torch.dtype]:  # of all but the normalizations, which some kernels want in float32
@@ -324,7 +324,7 @@ def test_low_precision_comes_back_as_float32(dtype: torch.dtype) -> None:
     difference = float((x0 - exact).abs().max())
     assert 0 < difference < 0.05
 
-    again = low.full_precision()
+    again = low.resources.full_precision()
     assert again is not None and again.dtype == torch.float32
     assert precisions() == {dtype}  # the copy has weights of its own
     for key, value in again.network.state_dict().items():

@@ -1,9 +1,10 @@
-"""Layers whose weights lie in memory as the processor's kernels read them.
+"""Layers whose weights lie in memory in the order in which the processor's kernels read them.
 
-oneDNN computes on weights in blocks of its own. PyTorch hands it the plain layout, and every call rearranges it: for
-256 channels on a 4x4 map that takes longer than the convolution. Here it is done once, and what can be is computed as
-one operation: a convolution with what is added to it, linear layers of one input, a convolution of doubled pixels. The
-values are those of the plain layers to rounding (another kernel sums in another order). Figures: tests/bench/NOTES.md.
+oneDNN computes on weights in blocks of its own. PyTorch hands it the plain layout, and every call reorders it: for 256
+channels on a 4x4 map the reordering takes longer than the convolution. The layers here reorder ("prepack") once. They
+also compute in one operation what oneDNN can fuse: a convolution with what is added to it, linear layers that share
+their input, a convolution of upsampled pixels. The values are those of the plain layers to rounding, because another
+kernel sums in another order. docs/explanation/speed.md has the figures.
 """
 
 from __future__ import annotations
@@ -12,83 +13,104 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restorer.networks.fast import winograd
-from restorer.networks.fast.weight_versions import parameter_state
-from restorer.networks.layers import DoublingConv2d, Together, double_size
+from restorer.networks.fast.weight_versions import parameter_version
+from restorer.networks.layers import UpsampleConv2d, double_size
 
 __all__ = [
-    "Packed",
+    "JointLinear",
     "PackedConv2d",
     "PackedConvTranspose2d",
-    "PackedDoublingConv2d",
-    "PackedTogether",
-    "can_pack",
-    "convolved",
-    "left_to_pack",
-    "pack",
-    "plainly",
-    "unpack",
+    "PackedUpsampleConv2d",
+    "Prepacked",
+    "can_prepack",
+    "unaccelerated",
 ]
 
 LAYOUT = torch.channels_last
-MANY = 50_000_000  # multiplications a thread from which on halving them is worth the transforms
-NARROW = 16  # channels: what half the harmonic mean of those in and out must be at least
-HEAVY = 300_000_000  # weights of a network from which on their transforms, twice as many, would take too much memory
+MIN_MULTIPLICATIONS = 50_000_000  # per thread: from here on, halving them outweighs Winograd's transforms
+MIN_CHANNELS = 16  # half the harmonic mean of the channels in and out must be at least this for Winograd's algorithm
+OPERATIONS = (
+    "_convolution_pointwise",
+    "_convolution_pointwise_",
+    "_convolution_transpose_pointwise",
+    "_linear_pointwise",
+)
 
 
-class Packed(nn.Module):
-    """What packed layers have in common: for evaluation alone, with the parameters of the layer they were made of.
+class Packed(NamedTuple):
+    """Packed weights, and what they were packed for.
 
-    A convolution's blocks depend on the size of the input, batch included: weights packed for another one are computed
-    with by a kernel up to ten times as slow. So they are packed again where the size changes, which costs what a plain
-    layer pays at every call, three times that where weights are summed first, and five to twenty-five times where they
-    are transformed: of 256 channels at 32x32 pixels half the time of the convolution, of 512 at 16x16 twice that time.
+    Args:
+        key: Versions of the parameters and, where it matters, the shape of the input.
+        weight: The packed weight.
+        bias: The bias that belongs to it, where the layer computes one of its own.
     """
 
-    plain: ClassVar[bool] = False  # see `plainly`
+    key: tuple[Any, ...]
+    weight: Tensor
+    bias: Tensor | None = None
+
+
+class Prepacked(nn.Module):
+    """Base class of the layers that prepack; they serve evaluation alone and hold the parameters of the plain layer.
+
+    The blocks of a convolution depend on the size of its input, batch included: a kernel that is given weights packed
+    for another size takes up to ten times as long. So a layer packs again when the size changes. That costs what a
+    plain layer pays at every call, three times that where weights are summed first, and five to twenty-five times where
+    they are transformed: with 256 channels at 32x32 pixels half the time of the convolution, with 512 at 16x16 twice
+    the time.
+
+    Several threads may use one layer at once. Each computes with the weights it has just looked up or packed itself,
+    whatever the others put in their place meanwhile.
+    """
+
+    disabled: ClassVar[bool] = False  # see `unaccelerated`
 
     def __init__(self) -> None:
         super().__init__()
-        self.held = 0  # how many numbers it holds beside its parameters
-        self._packed: Tensor | None = None
-        self._packed_for: tuple[Any, ...] = ()
+        self.held = 0  # numbers that the layer holds beside its parameters
+        self._cache: Packed | None = None
 
-    def packs(self, dtype: torch.dtype) -> int:
-        """How many numbers it will hold beside its parameters, at most.
+    def count_packed(self, dtype: torch.dtype) -> int:
+        """Return how many numbers the layer will hold at most beside its parameters.
 
         Args:
-            dtype: its precision, or the one it would be cast to.
+            dtype: Precision of the parameters, or the one they would be cast to.
         """
         raise NotImplementedError
 
-    def unpacked(self) -> nn.Module:
-        """The layer it was made of."""
+    def plain(self) -> nn.Module:
+        """Return the layer that this one was made of."""
         raise NotImplementedError
 
-    def _packed_as(self, wanted: tuple[Any, ...], packing: Callable[[], Tensor], held: int | None = None) -> Tensor:
-        """Its weights for the state of its parameters (`parameter_state`) and, if it matters, an input's shape.
+    def _lookup(self, key: tuple[Any, ...], pack: Callable[[], Packed], held: int | None = None) -> Packed:
+        """Return the packed weights for a key, packing them if the cache holds others.
 
         Args:
-            held: how many numbers they are; all that `packs` says if left out.
+            key: See `Packed`.
+            pack: Function that packs the weights.
+            held: How many numbers these are; what `count_packed` says if left out.
         """
-        if self._packed is None or wanted != self._packed_for:
-            packed = packing()
-            self.held = self.packs(packed.dtype) if held is None else held
-            self._packed, self._packed_for = packed, wanted
-        return self._packed
+        packed = self._cache
+        if packed is None or packed.key != key:
+            packed = pack()
+            self.held = self.count_packed(packed.weight.dtype) if held is None else held
+            self._cache = packed
+        return packed
 
 
-class _PackedConvolution(Packed):
-    """A convolution of any kind: its parameters, and its shape as lists, the operations' own kind.
+class _PrepackedConvolution(Prepacked):
+    """A convolution of any kind.
 
     Args:
-        conv: on the CPU, without groups, padded with zeros, in a precision that `can_pack` has said yes to.
+        conv: Convolution on the CPU, without groups, padded with zeros, in a precision that `can_prepack` accepts.
     """
 
     def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
@@ -98,14 +120,14 @@ class _PackedConvolution(Packed):
         self._conv = (empty,)  # a tuple, so that it is not registered
         self.weight = conv.weight
         self.bias = conv.bias
-        self._shape = [int(p) for p in conv.padding], list(conv.stride), list(conv.dilation)
+        self._shape = [int(p) for p in conv.padding], list(conv.stride), list(conv.dilation)  # as the operations ask
 
-    def packs(self, dtype: torch.dtype) -> int:
-        """See `Packed.packs`."""
+    def count_packed(self, dtype: torch.dtype) -> int:
+        """Return how many numbers the layer will hold; see `Prepacked.count_packed`."""
         return self.weight.numel()
 
-    def unpacked(self) -> nn.Module:
-        """See `Packed.unpacked`."""
+    def plain(self) -> nn.Module:
+        """Return the plain convolution with the same parameters."""
         conv = copy(self._conv[0])
         conv._parameters = dict(conv._parameters)
         conv.weight = self.weight
@@ -113,208 +135,189 @@ class _PackedConvolution(Packed):
         return conv.train(self.training)
 
     def _convolve_transposed(self, x: Tensor, weight: Callable[[], Tensor]) -> Tensor:
-        """A transposed convolution with a weight of (C, K, H, W)."""
+        """Compute a transposed convolution with a weight (C, K, H, W)."""
         padding, stride, dilation = self._shape
+        key = (x.shape, *parameter_version(self.weight))
 
-        def packing() -> Tensor:
+        def pack() -> Packed:
             reorder = torch.ops.mkldnn._reorder_convolution_transpose_weight
-            return reorder(weight(), padding, [0, 0], stride, dilation, 1, list(x.shape))
+            return Packed(key, reorder(weight(), padding, [0, 0], stride, dilation, 1, list(x.shape)))
 
-        packed = self._packed_as((x.shape, *parameter_state(self.weight)), packing)
+        packed = self._lookup(key, pack).weight
         shape = padding, [0, 0], stride, dilation, 1
         return torch.ops.mkldnn._convolution_transpose_pointwise(x, packed, self.bias, *shape, "none", [], "")
 
 
-class PackedConv2d(_PackedConvolution):
-    """See `Packed`. Wide convolutions of 3x3 are computed by Winograd's algorithm (`winograd.py`) in float32.
+class PackedConv2d(_PrepackedConvolution):
+    """A prepacked convolution with the additions of `AddConv2d`.
 
-    `divides` says whether they may be.
+    In float32, wide 3x3 convolutions are computed by Winograd's algorithm (`winograd.py`).
+
+    Attributes:
+        winograd_allowed: Whether Winograd's algorithm may be used.
     """
 
-    divides = True
+    winograd_allowed = True
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__(conv)
         out, into, *kernel = conv.weight.shape
         same_size = kernel == [3, 3] and self._shape == ([1, 1], [1, 1], [1, 1])
-        self._wide = same_size and out * into >= NARROW * (out + into)
+        self._suits_winograd = same_size and out * into >= MIN_CHANNELS * (out + into)
 
     def forward(
-        self, x: Tensor, shift: Tensor | None = None, plus: Tensor | None = None, overwrite: bool = False
+        self, x: Tensor, shift: Tensor | None = None, other: Tensor | None = None, *, overwrite: bool = False
     ) -> Tensor:
-        """See `convolved`: what is the same for every picture of the batch is added by the kernel itself."""
-        bias: Tensor | None = self._parameters.get("bias")  # as an attribute it takes as long as a small operation
+        """Return conv(x) + shift + other; see `AddConv2d`. The kernel adds what is the same for the whole batch."""
+        bias: Tensor | None = self._parameters.get("bias")  # attribute access would take as long as a small operation
         if shift is not None and len(shift) == 1:
             bias, shift = shift[0] if bias is None else bias + shift[0], None
-        if overwrite and plus is not None:
-            overwrite = plus.dtype == x.dtype == self.weight.dtype and plus.is_contiguous(memory_format=LAYOUT)
-        out = self._convolve(x, bias, plus, overwrite)
+        overwrite = overwrite and not torch.is_grad_enabled()
+        if overwrite and other is not None:
+            overwrite = other.dtype == x.dtype == self.weight.dtype and other.is_contiguous(memory_format=LAYOUT)
+        out = self._convolve(x, bias, other, overwrite)
         return out if shift is None else out + shift[:, :, None, None]
 
-    def packs(self, dtype: torch.dtype) -> int:
-        """See `Packed.packs`: twice as many where it may be by Winograd's algorithm."""
-        return self.weight.numel() * (2 if dtype == torch.float32 and self.divides and self._wide else 1)
+    def count_packed(self, dtype: torch.dtype) -> int:
+        """Return how many numbers the layer will hold: twice the weight where Winograd's algorithm may be used."""
+        transformed = dtype == torch.float32 and self.winograd_allowed and self._suits_winograd
+        return self.weight.numel() * (2 if transformed else 1)
 
-    def _rows(self, x: Tensor, weight: Tensor) -> int:
-        """So many rows of this input at a time by Winograd's algorithm; 0 where a direct sum is better.
+    def _winograd_rows(self, x: Tensor, weight: Tensor) -> int:
+        """Return how many rows of this input Winograd's algorithm takes at a time; 0 where a direct sum is better.
 
-        As it is in lower precisions, which would lose exactness, and gain less.
+        A direct sum is better in lower precisions, in which the transforms would lose exactness and gain less.
         """
         exact = x.dtype == torch.float32 and weight.dtype == torch.float32
-        if not exact or not self._wide or not self.divides or x.shape[-1] % winograd.OUTPUTS:
+        if not exact or not self._suits_winograd or not self.winograd_allowed or x.shape[-1] % winograd.OUTPUTS:
             return 0
-        many = weight.numel() * x.numel() >= MANY * torch.get_num_threads() * x.shape[1]
-        return winograd.rows_of(x, len(weight)) if many and not torch.is_grad_enabled() else 0
+        enough = weight.numel() * x.numel() >= MIN_MULTIPLICATIONS * torch.get_num_threads() * x.shape[1]
+        return winograd.strip_rows(x, len(weight)) if enough and not torch.is_grad_enabled() else 0
 
-    def _convolve(self, x: Tensor, bias: Tensor | None, plus: Tensor | None, overwrite: bool) -> Tensor:
+    def _convolve(self, x: Tensor, bias: Tensor | None, other: Tensor | None, overwrite: bool) -> Tensor:
         weight: Tensor = self._parameters["weight"]  # type: ignore[assignment]
         padding, stride, dilation = self._shape
-        if Packed.plain:
-            return _sum(F.conv2d(x, weight, bias, stride, padding, dilation), plus, overwrite)
-        if rows := self._rows(x, weight):
-            return self._convolve_in_strips(x.contiguous(memory_format=LAYOUT), rows, bias, plus, overwrite)
-        state, packed = (x.shape, parameter_state(weight)), self._packed
-        if packed is None or state != self._packed_for:
+        if Prepacked.disabled:
+            return _add(F.conv2d(x, weight, bias, stride, padding, dilation), other, overwrite)
+        if rows := self._winograd_rows(x, weight):
+            return self._convolve_in_strips(x.contiguous(memory_format=LAYOUT), rows, bias, other, overwrite)
+        key, packed = (x.shape, parameter_version(weight)), self._cache
+        if packed is None or packed.key != key:
             reorder = torch.ops.mkldnn._reorder_convolution_weight
-            count, shape = weight.numel(), (*self._shape, 1, list(x.shape))
-            packed = self._packed_as(state, lambda: reorder(weight, *shape), count)
+            shape = (*self._shape, 1, list(x.shape))
+            packed = self._lookup(key, lambda: Packed(key, reorder(weight, *shape)), weight.numel())
         operations = torch.ops.mkldnn
-        if plus is None or plus.shape[2] == plus.shape[3] == 1:  # of single pixels older PyTorches add none
+        if other is None or other.shape[2] == other.shape[3] == 1:  # older PyTorches do not add maps of one pixel
             convolve = operations._convolution_pointwise.default
-            return _sum(convolve(x, packed, bias, padding, stride, dilation, 1, "none", [], ""), plus, overwrite)
-        rest: Any = packed, bias, padding, stride, dilation, 1, "add", 1.0, None, [], None
+            out = convolve(x, packed.weight, bias, padding, stride, dilation, 1, "none", [], "")
+            return _add(out, other, overwrite)
+        rest: Any = packed.weight, bias, padding, stride, dilation, 1, "add", 1.0, None, [], None
         if overwrite:
-            return operations._convolution_pointwise_.binary(plus, x, *rest)
-        return operations._convolution_pointwise.binary(x, plus, *rest)
+            return operations._convolution_pointwise_.binary(other, x, *rest)
+        return operations._convolution_pointwise.binary(x, other, *rest)
 
     def _convolve_in_strips(
-        self, x: Tensor, rows: int, bias: Tensor | None, plus: Tensor | None, overwrite: bool
+        self, x: Tensor, rows: int, bias: Tensor | None, other: Tensor | None, overwrite: bool
     ) -> Tensor:
-        """By Winograd's algorithm, so many rows at a time."""
-        seen, padding = winograd.seen_of(x, rows)
+        """Convolve by Winograd's algorithm, `rows` rows at a time."""
+        seen, padding = winograd.strip_shape(x, rows)
         shape = padding, [1, 1], [1, 1], winograd.POINTS
+        key = (*seen, parameter_version(self.weight))
 
-        def packing() -> Tensor:
-            return torch.ops.mkldnn._reorder_convolution_weight(winograd.kernels(self.weight), *shape, seen)
+        def pack() -> Packed:
+            reorder = torch.ops.mkldnn._reorder_convolution_weight
+            return Packed(key, reorder(winograd.transform_weight(self.weight), *shape, seen))
 
-        state, count = (*seen, parameter_state(self.weight)), 2 * self.weight.numel()
-        packed, bias = self._packed_as(state, packing, count), winograd.shifted(bias)
+        packed = self._lookup(key, pack, 2 * self.weight.numel()).weight
+        bias = winograd.transform_bias(bias)
 
         def multiply(maps: Tensor) -> Tensor:
             return torch.ops.mkldnn._convolution_pointwise(maps, packed, bias, *shape, "none", [], "")
 
-        result = plus if plus is not None and overwrite else None
-        return winograd.in_strips(x, rows, multiply, plus, result)
+        result = other if other is not None and overwrite else None
+        return winograd.convolve_in_strips(x, rows, multiply, other, result)
 
 
-class PackedConvTranspose2d(_PackedConvolution):
-    """See `Packed`."""
+class PackedConvTranspose2d(_PrepackedConvolution):
+    """A prepacked transposed convolution."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, K, H', W')."""
-        if Packed.plain:
+        """Convolve: (B, C, H, W) -> (B, K, H', W')."""
+        if Prepacked.disabled:
             padding, stride, dilation = self._shape
             return F.conv_transpose2d(x, self.weight, self.bias, stride, padding, dilation=dilation)
         return self._convolve_transposed(x, lambda: self.weight)
 
 
-class PackedDoublingConv2d(_PackedConvolution):
-    """See `Packed`. Three neighbours among doubled pixels are two pixels, so a transposed convolution of 4x4 gives the
-    same with 4 multiplications for 9: its weights are sums of those that meet the same pixel.
+class PackedUpsampleConv2d(_PrepackedConvolution):
+    """A prepacked `UpsampleConv2d`, as one transposed 4x4 convolution.
+
+    Three neighbours among upsampled pixels are two pixels, so a transposed convolution gives the same result with 4
+    multiplications in the place of 9. Its weights are sums of those that meet the same pixel.
     """
 
-    def __init__(self, conv: DoublingConv2d) -> None:
+    def __init__(self, conv: UpsampleConv2d) -> None:
         super().__init__(conv)
-        self._shape = [1, 1], [2, 2], [1, 1]  # of the transposed one
+        self._shape = [1, 1], [2, 2], [1, 1]  # of the transposed convolution
 
     def forward(self, x: Tensor) -> Tensor:
-        """See `DoublingConv2d`."""
-        if Packed.plain:
+        """Upsample and convolve: (B, C, H, W) -> (B, C, 2 H, 2 W)."""
+        if Prepacked.disabled:
             return F.conv2d(double_size(x), self.weight, self.bias, padding=1)
-        return self._convolve_transposed(x, self._summed)
+        return self._convolve_transposed(x, self._summed_weight)
 
-    def packs(self, dtype: torch.dtype) -> int:
-        """See `Packed.packs`."""
+    def count_packed(self, dtype: torch.dtype) -> int:
+        """Return how many numbers the layer will hold: a 4x4 kernel in the place of a 3x3 one."""
         return self.weight.numel() * 16 // 9
 
-    def _summed(self) -> Tensor:
-        """(C, K, 4, 4)."""
+    def _summed_weight(self) -> Tensor:
+        """Return the weight of the transposed convolution, (C, K, 4, 4)."""
         kernel = F.pad(self.weight.float(), (1, 1, 1, 1))
         kernel = kernel[:, :, 1:] + kernel[:, :, :-1]
         kernel = kernel[..., 1:] + kernel[..., :-1]
         return kernel.flip(2, 3).transpose(0, 1).to(self.weight.dtype)
 
 
-class PackedTogether(Packed):
-    """See `Packed`: one product for all of the layers."""
-
-    def __init__(self, together: Together) -> None:
-        super().__init__()
-        self.layers = together.layers
-        self._bias: Tensor | None = None
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """See `Together`."""
-        weights: list[Tensor] = [layer.weight for layer in self.layers]
-        biases: list[Tensor] = [layer.bias for layer in self.layers]
-        if Packed.plain or x.dtype != weights[0].dtype:  # autocast
-            return [layer(x) for layer in self.layers]
-
-        def packing() -> Tensor:
-            self._bias = torch.cat(biases)
-            return torch.ops.mkldnn._reorder_linear_weight(torch.cat(weights))
-
-        packed = self._packed_as((*map(parameter_state, weights), *map(parameter_state, biases)), packing)
-        out = torch.ops.mkldnn._linear_pointwise(x, packed, self._bias, "none", [], "")
-        return list(out.split([len(weight) for weight in weights], dim=-1))
-
-    def packs(self, dtype: torch.dtype) -> int:
-        """See `Packed.packs`."""
-        return sum(layer.weight.numel() + len(layer.bias) for layer in self.layers)
-
-    def unpacked(self) -> nn.Module:
-        """See `Packed.unpacked`."""
-        return Together(*self.layers).train(self.training)
-
-
-PACKED: dict[type[nn.Module], Callable[[Any], Packed]] = {
-    nn.Conv2d: PackedConv2d,
-    nn.ConvTranspose2d: PackedConvTranspose2d,
-    DoublingConv2d: PackedDoublingConv2d,
-}
-
-
-def convolved(
-    conv: nn.Module, x: Tensor, shift: Tensor | None = None, plus: Tensor | None = None, *, overwrite: bool = False
-) -> Tensor:
-    """A convolution and what is added to it, which a packed one does on the way.
+class JointLinear(Prepacked):
+    """Several linear layers of one input, computed as one product. The layers remain their owners'.
 
     Args:
-        conv: plain or packed.
-        x: (B, C, H, W).
-        shift: of every output channel, (B or 1, K).
-        plus: another map, like the output.
-        overwrite: it is not needed any more, nor is it x, and the result may take its place, unless gradients are
-            wanted.
+        layers: At least one linear layer with a bias, all with the same number of input features.
     """
-    overwrite = overwrite and not torch.is_grad_enabled()
-    if isinstance(conv, PackedConv2d):
-        return conv(x, shift, plus, overwrite)
-    out = conv(x)
-    if shift is not None:
-        out = out + shift[:, :, None, None]
-    return _sum(out, plus, overwrite)
+
+    def __init__(self, *layers: nn.Linear) -> None:
+        super().__init__()
+        self.layers = layers  # a tuple, so that they are not registered twice
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the output of every layer for features (..., F)."""
+        weights: list[Tensor] = [layer.weight for layer in self.layers]
+        biases: list[Tensor] = [layer.bias for layer in self.layers]
+        if Prepacked.disabled or x.dtype != weights[0].dtype:  # the precisions differ under autocast
+            return [layer(x) for layer in self.layers]
+        key = (*map(parameter_version, weights), *map(parameter_version, biases))
+
+        def pack() -> Packed:
+            return Packed(key, torch.ops.mkldnn._reorder_linear_weight(torch.cat(weights)), torch.cat(biases))
+
+        packed = self._lookup(key, pack)
+        out = torch.ops.mkldnn._linear_pointwise(x, packed.weight, packed.bias, "none", [], "")
+        return list(out.split([len(weight) for weight in weights], dim=-1))
+
+    def count_packed(self, dtype: torch.dtype) -> int:
+        """Return how many numbers the layers will hold; see `Prepacked.count_packed`."""
+        return sum(layer.weight.numel() + len(layer.bias) for layer in self.layers)
 
 
-def _sum(out: Tensor, plus: Tensor | None, overwrite: bool) -> Tensor:
-    """Both, in the place of the second if it may be overwritten."""
-    if plus is None:
+def _add(out: Tensor, other: Tensor | None, overwrite: bool) -> Tensor:
+    """Add a map to a result, in the place of the map where that may be overwritten."""
+    if other is None:
         return out
-    return plus.add_(out) if overwrite and plus.dtype == out.dtype else plus + out
+    return other.add_(out) if overwrite and other.dtype == out.dtype else other + out
 
 
-def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this machine has it: oneDNN on an x86 processor, in a precision for which it has kernels there."""
+def can_prepack(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether this machine prepacks: oneDNN on an x86 processor that has kernels for the precision."""
     if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     if not torch.backends.mkldnn.is_available() or not all(hasattr(torch.ops.mkldnn, name) for name in OPERATIONS):
@@ -322,71 +325,11 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
 
-OPERATIONS = (
-    "_convolution_pointwise",
-    "_convolution_pointwise_",
-    "_convolution_transpose_pointwise",
-    "_linear_pointwise",
-)
-
-
-def pack(network: nn.Module) -> None:
-    """Replace the network's layers, in place. Modules of another kind may have a `packed_form` of their own.
-
-    Normalizations get their few parameters in float32, in which their kernels compute.
-    """
-    _replace(network, _packed_form)
-    light = sum(parameter.numel() for parameter in network.parameters()) < HEAVY
-    for module in network.modules():
-        if isinstance(module, nn.GroupNorm):
-            module.float()
-        elif isinstance(module, PackedConv2d):
-            module.divides = light
-
-
-def unpack(network: nn.Module) -> None:
-    """Undo `pack`, in place; nothing where there is nothing to undo."""
-    _replace(network, lambda module: module.unpacked() if isinstance(module, Packed) else None)
-
-
-def _packed_form(module: nn.Module) -> nn.Module | None:
-    """None where it stays as it is."""
-    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-        plain = module.groups == 1 and module.padding_mode == "zeros" and not any(module.output_padding)
-        packed = PACKED.get(type(module)) if plain else None
-        return None if packed is None else packed(module)
-    if isinstance(module, Together):
-        return PackedTogether(module) if all(layer.bias is not None for layer in module.layers) else None
-    own = getattr(module, "packed_form", None)
-    return None if own is None else own()
-
-
-def left_to_pack(network: nn.Module, dtype: torch.dtype, *, afresh: bool = False) -> int:
-    """How many numbers more than now the next evaluation will hold beside the weights, at most.
-
-    Args:
-        dtype: the network's precision.
-        afresh: of a copy of the network in that precision, which holds none yet.
-    """
-    layers = (layer for layer in network.modules() if isinstance(layer, Packed))
-    return sum(max(layer.packs(dtype) - (0 if afresh else layer.held), 0) for layer in layers)
-
-
 @contextmanager
-def plainly() -> Iterator[None]:
-    """Within, networks compute as they are written: packed layers as plain ones, and nothing recorded is replayed."""
-    Packed.plain = True
+def unaccelerated() -> Iterator[None]:
+    """Let networks compute as they are written within the block: nothing is prepacked, and no recording is replayed."""
+    Prepacked.disabled = True
     try:
         yield
     finally:
-        Packed.plain = False
-
-
-def _replace(network: nn.Module, by: Callable[[nn.Module], nn.Module | None]) -> None:
-    """Put another module in the place of some, wherever they are."""
-    for name, module in list(network.named_children()):
-        other = by(module)
-        if other is None:
-            _replace(module, by)
-        else:
-            setattr(network, name, other)
+        Prepacked.disabled = False

@@ -1,4 +1,8 @@
-"""Whether weights are still those that something was computed from: packed, remembered, or written down."""
+"""Versions of weights: whether they are still those that something was computed from.
+
+Packed weights, cached embeddings and recorded operations are all derived from parameters, and are stale once these are
+loaded, cast or written to.
+"""
 
 from __future__ import annotations
 
@@ -10,52 +14,52 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Weights", "parameter_state", "unchanging"]
+__all__ = ["Versions", "constant_weights", "parameter_version"]
 
 _VERSION = operator.attrgetter("_version")
 
 
-def parameter_state(parameter: Tensor) -> tuple[int, int]:
-    """Another one once it has been loaded or cast."""
+def parameter_version(parameter: Tensor) -> tuple[int, int]:
+    """Return a value that changes whenever the parameter is loaded, cast or written to."""
     return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version
 
 
-class _Run:
-    """A time in which weights stay as they are."""
+class _Block:
+    """One `constant_weights` block."""
 
-    over = False
+    ended = False
 
 
 class _Thread(threading.local):
-    """The run that this thread is in the midst of, the innermost one."""
+    """The innermost `constant_weights` block that this thread is in."""
 
-    run: _Run | None = None
+    block: _Block | None = None
 
 
 _THREAD = _Thread()
 
 
 @contextmanager
-def unchanging() -> Iterator[None]:
-    """Within, in this thread, weights are looked at once: nobody is to write to them. A run within a run looks anew.
+def constant_weights() -> Iterator[None]:
+    """Check weights only once within the block, in this thread. Nobody may write to them there.
 
-    To look at all of them takes a hundredth of an evaluation of a small network, whose convolutions leave nothing of
-    it in the caches.
+    A check of all weights takes a hundredth of an evaluation of a small network, whose convolutions leave none of them
+    in the caches. A block within a block checks anew.
     """
-    before, run = _THREAD.run, _Run()
-    _THREAD.run = run
+    outer, block = _THREAD.block, _Block()
+    _THREAD.block = block
     try:
         yield
     finally:
-        run.over = True
-        _THREAD.run = before
+        block.ended = True
+        _THREAD.block = outer
 
 
-class Weights:
-    """Modules' parameters, and the modules in them, as they are now.
+class Versions:
+    """The parameters of modules, and the modules directly in them, as they are at construction.
 
     Args:
-        modules: parameters are looked for in these alone, not in modules in them.
+        modules: Modules whose own parameters and children count; those of their children do not.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
@@ -64,18 +68,18 @@ class Weights:
         self._owners += [module._modules for module in modules if module._modules]
         self._owned = self._owned_now()
         self._parameters = [part for part in self._owned if isinstance(part, Tensor)]
-        self._counting = [p for p in self._parameters if not p.is_inference()]  # others do not count changes
+        self._counting = [p for p in self._parameters if not p.is_inference()]  # the others count no writes
         self._state = self._state_now()
-        self._seen_in: _Run | None = None  # which has found them as they were
+        self._checked_in: _Block | None = None  # the block in which they were last found unchanged
 
     def changed(self) -> bool:
-        """Whether any has been replaced, loaded, written to or cast since. See `unchanging`."""
-        run = _THREAD.run
-        if run is not None and self._seen_in is run and not run.over:
+        """Return whether any of them has been replaced, loaded, cast or written to since; see `constant_weights`."""
+        block = _THREAD.block
+        if block is not None and self._checked_in is block and not block.ended:
             return False
         now, before = self._owned_now(), self._owned
         same = len(now) == len(before) and all(map(operator.is_, now, before)) and self._state_now() == self._state
-        self._seen_in = (run or self._seen_in) if same else None
+        self._checked_in = (block or self._checked_in) if same else None
         return not same
 
     def _owned_now(self) -> list[Any]:

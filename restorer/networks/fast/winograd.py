@@ -1,16 +1,18 @@
-r"""Convolutions of 3x3 with half the multiplications: Winograd's F(4, 3) along the rows of a picture.
+r"""3x3 convolutions with half the multiplications: Winograd's F(4, 3) along the rows of a picture.
 
-Of a kernel g of three, four neighbouring outputs are a product of polynomials (Lavin & Gray 2015,
-https://arxiv.org/abs/1509.09308): with six inputs d, and by their values at the points 0, 1, -1, 2, -2 and infinity,
+Four neighbouring outputs y of a kernel g of three are a product of polynomials (Lavin & Gray 2015,
+https://arxiv.org/abs/1509.09308). With six inputs d, and with the values of the polynomials at the points 0, 1, -1, 2,
+-2 and infinity,
 
     y = A^T ( (G g) * (B^T d) ),
 
-six products in the place of twelve. Here each is a convolution of 3x1 over the other axis and the channels, and all of
-them are six groups of one convolution. Along both axes it would take a quarter of the multiplications, but so much more
-is transformed, and so many more weights are read, that nothing is won (tests/bench/NOTES.md, 4, 15 and 28).
+which takes six products in the place of twelve. Here each product is a 3x1 convolution over the other axis and the
+channels, and all of them are six groups of one convolution. Along both axes the algorithm would take a quarter of the
+multiplications, but it would transform so much more, and read so many more weights, that it gains nothing
+(docs/explanation/speed.md, 4, 15 and 28).
 
-The points are in the order infinity, 0, 1, -1, 2, -2; what belongs to infinity is divided by -4. In float32 the result
-is off by twice what a direct sum is off by rounding.
+The points are stored in the order infinity, 0, 1, -1, 2, -2, and the values at infinity are divided by -4. In float32
+the rounding error is twice that of a direct sum.
 """
 
 from __future__ import annotations
@@ -21,46 +23,56 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["OUTPUTS", "POINTS", "entered", "in_strips", "kernels", "left", "rows_of", "seen_of", "shifted"]
+__all__ = [
+    "OUTPUTS",
+    "POINTS",
+    "convolve_in_strips",
+    "strip_rows",
+    "strip_shape",
+    "transform_bias",
+    "transform_input",
+    "transform_output",
+    "transform_weight",
+]
 
 OUTPUTS = 4  # of a tile
 POINTS = 6
-CACHED = 1 << 19  # numbers a thread of a strip of transformed rows
-LOW = 4  # rows of a strip: with fewer, those above and below it are too many
+CACHED = 1 << 19  # numbers of a strip of transformed rows for each thread
+MIN_ROWS = 4  # of a strip: with fewer, the rows above and below it are too large a share
 
 
-def kernels(weight: Tensor) -> Tensor:
-    """G g: (K, C, 3, 3) -> (6 K, C, 3, 1), of each point a convolution of 3x1.
+def transform_weight(weight: Tensor) -> Tensor:
+    """Return G g: (K, C, 3, 3) -> (6 K, C, 3, 1), a 3x1 convolution for each point.
 
-    Contiguous, as written: from any other layout PyTorch packs the weights of several groups wrongly.
+    The result is contiguous: PyTorch packs the weights of several groups wrongly from any other layout.
     """
     g0, g1, g2 = weight.permute(3, 0, 1, 2).contiguous()
     points = weight.new_empty(POINTS, *g0.shape)
     torch.mul(g2, -4, out=points[0])
     torch.mul(g0, 1 / 4, out=points[1])
-    _of_both_signs((g0 + g2).div_(-6), g1 / -6, points[2:4])
-    _of_both_signs(torch.add(g0, g2, alpha=4).div_(24), g1 / 12, points[4:6])
+    _at_both_signs((g0 + g2).div_(-6), g1 / -6, points[2:4])
+    _at_both_signs(torch.add(g0, g2, alpha=4).div_(24), g1 / 12, points[4:6])
     return points.flatten(0, 1)[..., None]
 
 
-def _of_both_signs(even: Tensor, odd: Tensor, out: Tensor) -> None:
-    """A polynomial at a point and at its negative."""
+def _at_both_signs(even: Tensor, odd: Tensor, out: Tensor) -> None:
+    """Write a polynomial's value at a point and at the negative point, from its even and odd part."""
     torch.add(even, odd, out=out[0])
     torch.sub(even, odd, out=out[1])
 
 
-def shifted(bias: Tensor | None) -> Tensor | None:
-    """(K,) -> (6 K,): a bias of the products that is the same bias of every output."""
+def transform_bias(bias: Tensor | None) -> Tensor | None:
+    """Return the bias of the products, (6 K,), that adds the bias (K,) to every output."""
     width = 0 if bias is None else len(bias)
     return None if bias is None else F.pad(bias, (2 * width, 3 * width))
 
 
-def entered(x: Tensor, products: Tensor) -> None:
-    """B^T d.
+def transform_input(x: Tensor, products: Tensor) -> None:
+    """Write B^T d.
 
     Args:
-        x: tiles of four columns, (B, H, W / 4, 4, C). Beyond the first and the last there are zeros.
-        products: what becomes of them, (B, H, W / 4, 6, C).
+        x: Tiles of four columns, (B, H, W / 4, 4, C). Zeros are assumed before the first and after the last.
+        products: Destination, (B, H, W / 4, 6, C).
     """
     x0, x1, x2, x3 = x.unbind(3)
     infinity, zero, one, minus_one, two, minus_two = products.unbind(3)
@@ -77,12 +89,12 @@ def entered(x: Tensor, products: Tensor) -> None:
     zero[:, :, 1:].add_(x3[:, :, :-1], alpha=4)
 
 
-def left(products: Tensor, y: Tensor) -> None:
-    """A^T m.
+def transform_output(products: Tensor, y: Tensor) -> None:
+    """Write A^T m.
 
     Args:
-        products: (B, H, W / 4, 6, K).
-        y: what becomes of them, (B, H, W / 4, 4, K).
+        products: Products at the six points, (B, H, W / 4, 6, K).
+        y: Destination, (B, H, W / 4, 4, K).
     """
     y0, y1, y2, y3 = y.unbind(3)
     infinity, zero = products[:, :, :, 0], products[:, :, :, 1]
@@ -95,67 +107,69 @@ def left(products: Tensor, y: Tensor) -> None:
     torch.add(odd, odd_of_two, alpha=8, out=y3).add_(infinity)
 
 
-def rows_of(x: Tensor, out: int) -> int:
-    """Rows of a strip of x (B, C, H, W) that stays in a cache once it is transformed; 0 where they are too few.
+def strip_rows(x: Tensor, out: int) -> int:
+    """Return the rows of a strip that stays in a cache once it is transformed; 0 where these are too few.
 
     Args:
-        out: channels of the result.
+        x: Input, (B, C, H, W).
+        out: Number of output channels.
     """
     batch, into, height, width = x.shape
-    a_row = batch * width // OUTPUTS * POINTS * max(into, out)
-    count = -(-height * a_row // (CACHED * torch.get_num_threads()))
+    row = batch * width // OUTPUTS * POINTS * max(into, out)
+    count = -(-height * row // (CACHED * torch.get_num_threads()))
     rows = -(-height // min(count, height))
-    return rows if rows >= min(LOW, height) else 0
+    return rows if rows >= min(MIN_ROWS, height) else 0
 
 
-def seen_of(x: Tensor, rows: int) -> tuple[list[int], list[int]]:
-    """What the convolution of 3x1 sees of a strip, (B, 6 C, ...), and its padding.
+def strip_shape(x: Tensor, rows: int) -> tuple[list[int], list[int]]:
+    """Return the shape of the transformed strip that the 3x1 convolution sees, (B, 6 C, ...), and its padding.
 
-    A strip has a row more above and below; the whole picture is padded instead.
+    A strip has one more row above and below. Where one strip is the whole picture, it is padded instead.
     """
     batch, channels, height, width = x.shape
     edge = int(rows < height)
     return [batch, POINTS * channels, rows + 2 * edge, width // OUTPUTS], [1 - edge, 0]
 
 
-def in_strips(
-    x: Tensor, rows: int, multiply: Callable[[Tensor], Tensor], plus: Tensor | None, result: Tensor | None
+def convolve_in_strips(
+    x: Tensor, rows: int, multiply: Callable[[Tensor], Tensor], other: Tensor | None, result: Tensor | None
 ) -> Tensor:
-    """A convolution of 3x3, so many rows at a time.
+    """Compute a 3x3 convolution, `rows` rows at a time.
 
     Args:
-        x: (B, C, H, W), channels_last, W a multiple of 4.
-        rows: of a strip.
-        multiply: the convolution of 3x1 with `kernels`, of what `seen_of` says: (B, 6 C, ...) -> (B, 6 K, rows, W / 4).
-        plus: added to the result, and like it.
-        result: where it is written, channels_last, perhaps `plus` itself; None for a new one.
+        x: Input, (B, C, H, W), channels_last, W a multiple of 4.
+        rows: Rows of a strip.
+        multiply: The 3x1 convolution with the weights of `transform_weight`, for inputs of the shape that `strip_shape`
+            gives: (B, 6 C, ...) -> (B, 6 K, rows, W / 4).
+        other: Feature map that is added to the result, and shaped like it.
+        result: Where the result is written, channels_last, perhaps `other` itself; None for a new tensor.
     """
     batch, _, height, width = x.shape
-    (_, _, inside, columns), (padding, _) = seen_of(x, rows)
+    (_, _, inside, columns), (padding, _) = strip_shape(x, rows)
     edge = 1 - padding
     tiles = x.permute(0, 2, 3, 1).unflatten(2, (columns, OUTPUTS))
     inputs = x.new_empty(batch, inside, columns, POINTS, x.shape[1])
     strip: Tensor | None = None
     for first in range(0, height, rows):
-        top = min(first, height - rows)  # the last may see rows again
+        top = min(first, height - rows)  # the last strip may repeat rows
         above, below = min(top, edge), min(height - top - rows, edge)
         if above < edge:
             inputs[:, 0] = 0
         if below < edge:
             inputs[:, -1] = 0
-        entered(tiles[:, top - above : top + rows + below], inputs[:, edge - above : rows + edge + below])
+        transform_input(tiles[:, top - above : top + rows + below], inputs[:, edge - above : rows + edge + below])
         products = multiply(inputs.flatten(3).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).unflatten(3, (POINTS, -1))
         out = products.shape[-1]
         if result is None:
             result = x.new_empty(batch, height, width, out).permute(0, 3, 1, 2)
-        if plus is None:
-            left(products, result.permute(0, 2, 3, 1)[:, top : top + rows].unflatten(2, (columns, OUTPUTS)))
+        if other is None:
+            transform_output(products, result.permute(0, 2, 3, 1)[:, top : top + rows].unflatten(2, (columns, OUTPUTS)))
             continue
         if strip is None:
             strip = x.new_empty(batch, rows, columns, OUTPUTS, out)
-        left(products, strip)
+        transform_output(products, strip)
         new = slice(first, top + rows)
         sums = strip[:, first - top :].view(batch, -1, width, out).permute(0, 3, 1, 2)
-        torch.add(plus[:, :, new], sums, out=result[:, :, new])
+        torch.add(other[:, :, new], sums, out=result[:, :, new])
     assert result is not None  # a picture has rows
     return result

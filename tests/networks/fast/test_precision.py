@@ -16,7 +16,7 @@ import torch
 from restorer.machine import malloc, threads
 from restorer.models.load import resolve_dtype
 from restorer.networks.fast import precision
-from restorer.networks.fast.precision import GAIN, cache_file, faster_dtype, time_convolution
+from restorer.networks.fast.precision import MIN_GAIN, cache_file, faster_dtype, time_convolution
 
 SECONDS = {torch.float32: 3.0, torch.bfloat16: 1.0}
 
@@ -34,7 +34,7 @@ def not_again(dtype: torch.dtype) -> float:
 
 @pytest.mark.parametrize(
     ("bf16", "chosen"),
-    [(1.0, torch.bfloat16), (3 / GAIN, torch.bfloat16), (2.9, torch.float32), (30.0, torch.float32)],
+    [(1.0, torch.bfloat16), (3 / MIN_GAIN, torch.bfloat16), (2.9, torch.float32), (30.0, torch.float32)],
 )
 def test_the_faster_one_is_chosen_and_kept(bf16: float, chosen: torch.dtype) -> None:
     assert faster_dtype({torch.float32: 3.0, torch.bfloat16: bf16}.__getitem__) is chosen
@@ -98,8 +98,8 @@ def groups(tmp_path: Path, **limits: str) -> tuple[Path, Path]:
     ],
 )
 def test_the_quota_of_a_container(tmp_path: Path, limits: dict[str, str], cores: int | None) -> None:
-    assert threads.quota(*groups(tmp_path, **limits)) == cores
-    assert threads.quota(tmp_path, tmp_path / "absent") is None
+    assert threads.cpu_quota(*groups(tmp_path, **limits)) == cores
+    assert threads.cpu_quota(tmp_path, tmp_path / "absent") is None
 
 
 PAGES = """
@@ -153,8 +153,8 @@ def test_threads_wait_briefly(monkeypatch: pytest.MonkeyPatch, named: str | None
     """Unless somebody has said how long."""
     environment = {} if named is None else {named: "7"}
     monkeypatch.setattr(threads, "os", SimpleNamespace(environ=environment))
-    threads.wait_briefly()
-    assert environment == ({"GOMP_SPINCOUNT": str(threads.TURNS)} if named is None else {named: "7"})
+    threads.shorten_spin_wait()
+    assert environment == ({"GOMP_SPINCOUNT": str(threads.SPIN_COUNT)} if named is None else {named: "7"})
 
 
 def test_the_command_says_so_before_pytorch_is_loaded() -> None:
@@ -170,4 +170,4 @@ def test_the_command_says_so_before_pytorch_is_loaded() -> None:
     )
     environment = {name: value for name, value in os.environ.items() if name not in threads.SETTINGS}
     done = subprocess.run([sys.executable, "-c", tell], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", str(threads.TURNS)]
+    assert done.stdout.split() == ["False", str(threads.SPIN_COUNT)]

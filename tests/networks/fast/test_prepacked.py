@@ -11,29 +11,27 @@ from fast_networks import GUIDED, ONE_HEAD, PLAIN, RESIDUAL
 from torch import nn
 
 from restorer.diffusion.schedule import Schedule
-from restorer.evaluation.speed import operations
+from restorer.evaluation.speed import count_operations
 from restorer.networks import ResidualUNetConfig, UNetConfig
-from restorer.networks.attention import Attention, PackedAttention
-from restorer.networks.fast import prepacked as packing
-from restorer.networks.fast import winograd
+from restorer.networks.attention import Attention
+from restorer.networks.fast import prepacked, replacement, winograd
+from restorer.networks.fast.attention import PackedAttention, SingleHeadAttention
 from restorer.networks.fast.prepacked import (
-    Packed,
+    JointLinear,
     PackedConv2d,
     PackedConvTranspose2d,
-    PackedDoublingConv2d,
-    PackedTogether,
-    can_pack,
-    convolved,
-    pack,
-    plainly,
-    unpack,
+    PackedUpsampleConv2d,
+    Prepacked,
+    can_prepack,
+    unaccelerated,
 )
-from restorer.networks.layers import DoublingConv2d, Together
+from restorer.networks.fast.replacement import accelerate, decelerate
+from restorer.networks.layers import AddConv2d, UpsampleConv2d
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
 from restorer.tasks.denoise import prepare_denoise
 
 CPU = torch.device("cpu")
-needs_packing = pytest.mark.skipif(not can_pack(CPU, torch.float32), reason="this processor has no packed convolutions")
+needs_packing = pytest.mark.skipif(not can_prepack(CPU, torch.float32), reason="this processor has no packed convolutions")
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -67,7 +65,7 @@ def test_it_is_the_same_convolution(size: int, stride: int, padding: int, dilati
 def test_what_is_added_on_the_way(shifts: int | None, plus: bool, bias: bool) -> None:
     """One shift for the whole batch, or one for each picture; another map; both, or neither."""
     torch.manual_seed(0)
-    conv = nn.Conv2d(12, 40, 3, padding=1, bias=bias).requires_grad_(False).to(memory_format=torch.channels_last)
+    conv = AddConv2d(12, 40, 3, padding=1, bias=bias).requires_grad_(False).to(memory_format=torch.channels_last)
     x = torch.randn(2, 12, 9, 14).to(memory_format=torch.channels_last)
     shift = None if shifts is None else torch.randn(shifts, 40)
     other = torch.randn(2, 40, 9, 14).to(memory_format=torch.channels_last) if plus else None
@@ -77,11 +75,11 @@ def test_what_is_added_on_the_way(shifts: int | None, plus: bool, bias: bool) ->
     )
     kept = None if other is None else other.clone()
     for layer in (conv, PackedConv2d(conv)):
-        assert relative(convolved(layer, x, shift, other), exact) < 1e-6
-        assert relative(convolved(layer, x, shift, other, overwrite=True), exact) < 1e-6  # not with gradients
+        assert relative(layer(x, shift, other), exact) < 1e-6
+        assert relative(layer(x, shift, other, overwrite=True), exact) < 1e-6  # not with gradients
     assert other is None or torch.equal(other, kept)
-    with plainly():
-        assert torch.equal(convolved(PackedConv2d(conv), x, None, other), convolved(conv, x, None, other))
+    with unaccelerated():
+        assert torch.equal(PackedConv2d(conv)(x, None, other), conv(x, None, other))
 
 
 @needs_packing
@@ -91,9 +89,9 @@ def test_what_is_added_on_the_way(shifts: int | None, plus: bool, bias: bool) ->
 def test_what_is_added_may_be_overwritten(monkeypatch: pytest.MonkeyPatch, channels_last: bool, many: int) -> None:
     """By plain layers and packed ones, those of Winograd's algorithm too; in another layout it need not be."""
     torch.manual_seed(0)
-    monkeypatch.setattr(packing, "MANY", many)
+    monkeypatch.setattr(prepacked, "MIN_MULTIPLICATIONS", many)
     monkeypatch.setattr(winograd, "CACHED", 20_000 // torch.get_num_threads())
-    conv = nn.Conv2d(48, 40, 3, padding=1).to(memory_format=torch.channels_last)
+    conv = AddConv2d(48, 40, 3, padding=1).to(memory_format=torch.channels_last)
     x = torch.randn(2, 48, 9, 16).to(memory_format=torch.channels_last)
     other, shift = torch.randn(2, 40, 9, 16), torch.randn(1, 40)
     other = other.to(memory_format=torch.channels_last) if channels_last else other
@@ -102,12 +100,12 @@ def test_what_is_added_may_be_overwritten(monkeypatch: pytest.MonkeyPatch, chann
     packed = PackedConv2d(conv)
     for compute in (conv, packed):
         given = other.clone()
-        result = convolved(compute, x, shift, given, overwrite=True)
+        result = compute(x, shift, given, overwrite=True)
         assert relative(result, exact) < 2e-6
         assert not channels_last or result.data_ptr() == given.data_ptr()
-    with plainly():
+    with unaccelerated():
         given = other.clone()
-        result = convolved(packed, x, None, given, overwrite=True)
+        result = packed(x, None, given, overwrite=True)
         assert (result.data_ptr() == given.data_ptr()) is channels_last
 
 
@@ -116,12 +114,12 @@ def test_four_outputs_of_six_products() -> None:
     torch.manual_seed(0)
     x, weight, bias = torch.randn(2, 5, 7, 12).double(), torch.randn(3, 5, 3, 3).double(), torch.randn(3).double()
     inputs, y = torch.full((2, 7, 3, 6, 5), torch.nan).double(), torch.full((2, 7, 3, 4, 3), torch.nan).double()
-    winograd.entered(x.permute(0, 2, 3, 1).unflatten(2, (3, 4)), inputs)
-    kernels, shift = winograd.kernels(weight).unflatten(0, (6, 3)), winograd.shifted(bias)
-    assert shift is not None and winograd.shifted(None) is None
+    winograd.transform_input(x.permute(0, 2, 3, 1).unflatten(2, (3, 4)), inputs)
+    kernels, shift = winograd.transform_weight(weight).unflatten(0, (6, 3)), winograd.transform_bias(bias)
+    assert shift is not None and winograd.transform_bias(None) is None
     points = [F.conv2d(inputs[:, :, :, p].permute(0, 3, 1, 2), kernels[p], padding=(1, 0)) for p in range(6)]
     products = torch.stack(points, 1) + shift.view(6, 3, 1, 1)
-    winograd.left(products.permute(0, 3, 4, 1, 2), y)
+    winograd.transform_output(products.permute(0, 3, 4, 1, 2), y)
     exact = F.conv2d(x, weight, bias, padding=1)
     assert relative(y.flatten(2, 3).permute(0, 3, 1, 2), exact) < 1e-14
 
@@ -136,8 +134,8 @@ def test_by_fewer_products_it_is_the_same(
 ) -> None:
     """In strips of a row, of several, which do not divide the height, and in one."""
     torch.manual_seed(0)
-    monkeypatch.setattr(packing, "MANY", 1)
-    monkeypatch.setattr(winograd, "LOW", 1)
+    monkeypatch.setattr(prepacked, "MIN_MULTIPLICATIONS", 1)
+    monkeypatch.setattr(winograd, "MIN_ROWS", 1)
     monkeypatch.setattr(winograd, "CACHED", cached)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     conv = nn.Conv2d(64, 48, 3, padding=1, bias=bias).requires_grad_(False)
@@ -145,16 +143,16 @@ def test_by_fewer_products_it_is_the_same(
     x, plus = (map_.to(memory_format=torch.channels_last) for map_ in (x, plus))
     exact = F.conv2d(x.double(), conv.weight.double(), None if conv.bias is None else conv.bias.double(), padding=1)
     layer, kept, calls = PackedConv2d(conv), plus.clone(), []
-    entered = winograd.entered
-    monkeypatch.setattr(winograd, "entered", lambda *given: calls.append(1) or entered(*given))
+    entered = winograd.transform_input
+    monkeypatch.setattr(winograd, "transform_input", lambda *given: calls.append(1) or entered(*given))
     out = layer(x)
     assert out.is_contiguous(memory_format=torch.channels_last) and relative(out, exact) < 2e-6
-    assert relative(layer(x.contiguous(), plus=plus), exact + plus.double()) < 2e-6 and torch.equal(plus, kept)
-    assert relative(layer(x, plus=plus, overwrite=True), exact + kept.double()) < 2e-6
+    assert relative(layer(x.contiguous(), other=plus), exact + plus.double()) < 2e-6 and torch.equal(plus, kept)
+    assert relative(layer(x, other=plus, overwrite=True), exact + kept.double()) < 2e-6
     strips = len(calls) // 3
     assert strips == {1: height, 1 << 20: 1}.get(cached, strips) and (strips > 1 or cached > 1 or height == 1)
     assert cached != 30_000 or (strips > 1) == (batch * height * width * 6 * 64 // 4 > cached)
-    with plainly():
+    with unaccelerated():
         assert torch.equal(layer(x), conv(x))
 
 
@@ -166,8 +164,8 @@ def test_fewer_products_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = [2]
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads[0])
     calls: list[int] = []
-    entered = winograd.entered
-    monkeypatch.setattr(winograd, "entered", lambda *given: calls.append(1) or entered(*given))
+    entered = winograd.transform_input
+    monkeypatch.setattr(winograd, "transform_input", lambda *given: calls.append(1) or entered(*given))
 
     def divided(
         conv: nn.Conv2d, height: int, width: int, dtype: torch.dtype = torch.float32, gradients: bool = False
@@ -188,18 +186,18 @@ def test_fewer_products_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not divided(nn.Conv2d(128, 128, 3, padding=1, stride=2), 64, 64)
     assert not divided(nn.Conv2d(128, 128, 3, padding=2, dilation=2), 32, 32)
     assert not divided(nn.Conv2d(512, 512, 1), 64, 64)
-    if can_pack(CPU, torch.bfloat16):
+    if can_prepack(CPU, torch.bfloat16):
         assert not divided(nn.Conv2d(128, 128, 3, padding=1), 32, 32, torch.bfloat16)
     threads[0] = 4
     assert not divided(nn.Conv2d(128, 128, 3, padding=1), 32, 32)
     assert divided(nn.Conv2d(128, 128, 3, padding=1), 64, 64)
     assert divided(nn.Conv2d(64, 64, 3, padding=1), 8, 4096)  # a thread's share of a strip is as large
     network = nn.Sequential(nn.Conv2d(128, 128, 3, padding=1))
-    for heavy, divides in ((1 << 30, True), (1, False)):
-        monkeypatch.setattr(packing, "HEAVY", heavy)
-        unpack(network)
-        pack(network)
-        assert network[0].divides is divides
+    for heavy, allowed in ((1 << 30, True), (1, False)):
+        monkeypatch.setattr(replacement, "HEAVY", heavy)
+        decelerate(network)
+        accelerate(network)
+        assert network[0].winograd_allowed is allowed
 
 
 @needs_packing
@@ -215,9 +213,9 @@ def test_it_is_the_same_transposed_convolution(size: int, stride: int, padding: 
         exact = exact if conv.bias is None else exact + conv.bias.double()[:, None, None]
         out = packed(x)
         assert out.is_contiguous(memory_format=torch.channels_last) and relative(out, exact) < 1e-6
-        with plainly():
+        with unaccelerated():
             assert torch.equal(packed(x), conv(x))
-    again = packed.unpacked()
+    again = packed.plain()
     assert type(again) is nn.ConvTranspose2d and torch.equal(again(x), conv(x))
 
 
@@ -225,8 +223,8 @@ def test_it_is_the_same_transposed_convolution(size: int, stride: int, padding: 
 def test_doubled_pixels_are_convolved_as_they_are() -> None:
     """Every pixel, those of the border too, at several sizes."""
     torch.manual_seed(0)
-    conv = DoublingConv2d(20).requires_grad_(False).to(memory_format=torch.channels_last)
-    packed = PackedDoublingConv2d(conv)
+    conv = UpsampleConv2d(20).requires_grad_(False).to(memory_format=torch.channels_last)
+    packed = PackedUpsampleConv2d(conv)
     for batch, height, width in ((1, 1, 1), (1, 4, 4), (2, 9, 16), (1, 33, 20)):
         x = torch.randn(batch, 20, height, width).to(memory_format=torch.channels_last)
         doubled = x.double().repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
@@ -234,10 +232,10 @@ def test_doubled_pixels_are_convolved_as_they_are() -> None:
         assert relative(conv(x), exact) < 1e-6
         out = packed(x)
         assert out.shape == exact.shape and float((out - exact).abs().max()) < 1e-5 * float(exact.abs().max())
-        with plainly():
+        with unaccelerated():
             assert torch.equal(packed(x), conv(x))
-    again = packed.unpacked()
-    assert type(again) is DoublingConv2d and torch.equal(again(x), conv(x))
+    again = packed.plain()
+    assert type(again) is UpsampleConv2d and torch.equal(again(x), conv(x))
 
 
 @needs_packing
@@ -245,13 +243,13 @@ def test_linear_layers_of_one_input() -> None:
     """Each has its own part of the one product, whatever comes in and whichever of the weights change."""
     torch.manual_seed(0)
     layers = [nn.Linear(24, width).requires_grad_(False) for width in (8, 40, 16)]
-    packed = PackedTogether(Together(*layers))
+    packed = JointLinear(*layers)
     for shape in ((1, 24), (5, 24), (2, 9, 24)):
         x = torch.randn(shape)
         for part, layer in zip(packed(x), layers, strict=True):
             exact = F.linear(x.double(), layer.weight.double(), layer.bias.double())
             assert part.shape == exact.shape and relative(part, exact) < 1e-6
-        with plainly():
+        with unaccelerated():
             assert all(torch.equal(part, layer(x)) for part, layer in zip(packed(x), layers, strict=True))
     layers[1].bias.add_(1)
     layers[2].weight.mul_(-1)
@@ -277,11 +275,11 @@ def test_one_head_attends_by_two_layers_as_by_four(groups: int, divide_by: float
     assert float(weights.max(dim=-1).values.median()) > 0.5
     network = nn.Sequential(attention)
     state = {name: value.clone() for name, value in network.state_dict().items()}
-    pack(network)
+    accelerate(network)
     packed = network[0]
-    assert isinstance(packed, PackedAttention)
+    assert isinstance(packed, SingleHeadAttention)
     assert relative(packed(x), before) < 1e-5
-    with plainly():
+    with unaccelerated():
         assert torch.equal(packed(x), before)
     kept = network.state_dict()
     assert kept.keys() == state.keys() and all(torch.equal(kept[name], value) for name, value in state.items())
@@ -289,7 +287,7 @@ def test_one_head_attends_by_two_layers_as_by_four(groups: int, divide_by: float
     assert relative(packed(x), before) > 0.01
     packed.to_out[0].bias.sub_(1)
     network.eval()
-    unpack(network)
+    decelerate(network)
     assert network[0] is attention and not attention.training and relative(attention(x), before) < 1e-6
 
 
@@ -299,15 +297,15 @@ def test_several_heads_attend_as_they_are() -> None:
     network = nn.Sequential(Attention(224, 8, 32, 1e-5).requires_grad_(False))
     x = torch.randn(1, 224, 4, 4)
     before = network(x)
-    pack(network)
-    assert type(network[0]) is Attention and isinstance(network[0].to_qkv, PackedTogether)
+    accelerate(network)
+    assert type(network[0]) is PackedAttention
     assert relative(network(x), before) < 1e-6
-    unpack(network)
-    assert type(network[0].to_qkv) is Together and torch.equal(network(x), before)
+    decelerate(network)
+    assert type(network[0]) is Attention and torch.equal(network(x), before)
 
 
 @needs_packing
-@pytest.mark.skipif(not can_pack(CPU, torch.bfloat16), reason="no bfloat16 kernels")
+@pytest.mark.skipif(not can_prepack(CPU, torch.bfloat16), reason="no bfloat16 kernels")
 @pytest.mark.parametrize("config", [PLAIN, ONE_HEAD], ids=["heads", "one head"])
 def test_networks_in_bfloat16_are_as_exact_as_plain_ones(config: UNetConfig) -> None:
     torch.manual_seed(0)
@@ -319,12 +317,12 @@ def test_networks_in_bfloat16_are_as_exact_as_plain_ones(config: UNetConfig) -> 
     exact = network(x, t)
     network.bfloat16()
     plain = relative(network(x.bfloat16(), t), exact)
-    pack(network)
+    accelerate(network)
     assert relative(network(x.bfloat16(), t), exact) <= 1.2 * plain < 0.05
 
 
 @needs_packing
-@pytest.mark.skipif(not can_pack(CPU, torch.bfloat16), reason="no bfloat16 kernels")
+@pytest.mark.skipif(not can_prepack(CPU, torch.bfloat16), reason="no bfloat16 kernels")
 def test_in_bfloat16_as_exact_as_the_plain_one() -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(64, 64, 3, padding=1).requires_grad_(False).bfloat16()
@@ -343,10 +341,10 @@ def test_networks_keep_parity_and_their_state(config: UNetConfig | ResidualUNetC
     state = {key: value.clone() for key, value in network.state_dict().items()}
     x, t = torch.randn(2, config.in_channels, 32, 16), torch.tensor([3.0, 700.0])
     before = network(x, t)
-    pack(network)
+    accelerate(network)
     assert sum(isinstance(module, PackedConv2d) for module in network.modules()) > 10
     assert not any(
-        type(module) in (nn.Conv2d, nn.ConvTranspose2d, DoublingConv2d, Together) for module in network.modules()
+        type(module) in replacement.REPLACEMENTS for module in network.modules()
     )
     assert relative(network(x, t), before) < 1e-5
     kept = network.state_dict()
@@ -358,7 +356,7 @@ def test_networks_keep_parity_and_their_state(config: UNetConfig | ResidualUNetC
     assert relative(network(x, t), before) > 0.1  # what was packed is not used for other weights
     network.load_state_dict(state)
     assert relative(network(x, t), before) < 1e-5
-    unpack(network)
+    decelerate(network)
     assert torch.equal(network(x, t), before)
 
 
@@ -368,16 +366,16 @@ def test_weights_made_in_inference_mode_serve_too() -> None:
         network = RESIDUAL.build().eval()
         x, t = torch.randn(1, 12, 16, 16), torch.zeros(1)
         before = network(x, t)
-        pack(network)
+        accelerate(network)
         assert relative(network(x, t), before) < 1e-5
 
 
 @needs_packing
 def test_what_cannot_be_packed_stays() -> None:
     network = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3, padding_mode="reflect", padding=1))
-    pack(network)
+    accelerate(network)
     assert not any(isinstance(module, PackedConv2d) for module in network)
-    assert not can_pack(CPU, torch.float64) and not can_pack(torch.device("meta"), torch.float32)
+    assert not can_prepack(CPU, torch.float64) and not can_prepack(torch.device("meta"), torch.float32)
 
 
 @needs_packing
@@ -392,8 +390,8 @@ def test_priors_pack_and_change_their_precision() -> None:
     again = UNetPrior(prior.network, spec)  # packed already
     x = torch.randn(1, 3, 24, 24)
     assert torch.equal(prior.denoise(x, 0.3), again.denoise(x, 0.3))
-    low = prior.low_precision()
-    assert low is not None and (full := low.full_precision()) is not None
+    low = prior.resources.low_precision()
+    assert low is not None and (full := low.resources.full_precision()) is not None
     assert relative(full.denoise(x, 0.3), prior.denoise(x, 0.3)) < 1e-2
     content = io.BytesIO()
     torch.save(prior.network.state_dict(), content)
@@ -405,31 +403,32 @@ def test_priors_pack_and_change_their_precision() -> None:
 @pytest.mark.parametrize("many", [1, 1 << 40])
 def test_what_will_be_packed_is_foreseen(monkeypatch: pytest.MonkeyPatch, many: int) -> None:
     """What each layer says it will hold, until the first evaluation has done it: for Winograd's algorithm twice."""
-    monkeypatch.setattr(packing, "MANY", many)
+    monkeypatch.setattr(prepacked, "MIN_MULTIPLICATIONS", many)
     prior = UNetPrior(RESIDUAL.build(), ModelSpec(RESIDUAL, Schedule(), "v_prediction", patch_size=2))
-    layers = [m for m in prior.network.modules() if isinstance(m, Packed)]
-    weights = sum(layer.packs(torch.float32) for layer in layers)
-    once = sum(layer.packs(torch.bfloat16) for layer in layers)
+    layers = [m for m in prior.network.modules() if isinstance(m, Prepacked)]
+    weights = sum(layer.count_packed(torch.float32) for layer in layers)
+    once = sum(layer.count_packed(torch.bfloat16) for layer in layers)
     assert 1.3 * once < weights < 2 * once
     everything = sum(p.numel() for p in prior.network.parameters())
-    assert weights > 10_000 and prior.kept_bytes() == 4 * weights
+    assert weights > 10_000 and prior.resources.kept_bytes() == 4 * weights
     job = prepare_denoise(torch.rand(3, 32, 32), 10, prior=prior)
     before, low = job.memory(), job.memory(low=True)
     job.run()
     numbers = weights if many == 1 else once
     assert sum(layer.held for layer in layers) == numbers
-    held = sum(torch.ops.mkldnn._nbytes(layer._packed) for layer in layers if layer.packs(torch.float32))
-    held += sum(4 * layer._bias.numel() for layer in layers if isinstance(layer, PackedTogether))
+    caches = [layer._cache for layer in layers if layer.count_packed(torch.float32)]
+    held = sum(torch.ops.mkldnn._nbytes(cache.weight) for cache in caches)
+    held += sum(4 * cache.bias.numel() for cache in caches if cache.bias is not None)
     assert 1 <= held / (4 * numbers) <= 1.25  # so few channels are padded to whole blocks
-    assert prior.kept_bytes() == 4 * (weights - numbers) and before - job.memory() == 4 * numbers
+    assert prior.resources.kept_bytes() == 4 * (weights - numbers) and before - job.memory() == 4 * numbers
     assert job.memory(low=True) == low  # a copy in low precision will have packed nothing, and has weights of its own
-    packed = once if can_pack(CPU, torch.bfloat16) else 0
-    assert prior.kept_bytes(low=True) == 2 * (packed + everything)
-    copy = prior.low_precision()
-    assert copy is not None and copy.kept_bytes() == copy.kept_bytes(low=True) == 2 * packed
-    monkeypatch.setattr(packing, "MANY", 1)  # as if the next picture were larger
+    packed = once if can_prepack(CPU, torch.bfloat16) else 0
+    assert prior.resources.kept_bytes(low=True) == 2 * (packed + everything)
+    copy = prior.resources.low_precision()
+    assert copy is not None and copy.resources.kept_bytes() == copy.resources.kept_bytes(low=True) == 2 * packed
+    monkeypatch.setattr(prepacked, "MIN_MULTIPLICATIONS", 1)  # as if the next picture were larger
     job.run()
-    assert sum(layer.held for layer in layers) == weights and prior.kept_bytes() == 0
+    assert sum(layer.held for layer in layers) == weights and prior.resources.kept_bytes() == 0
 
 
 @needs_packing
@@ -441,7 +440,7 @@ def test_under_autocast_they_still_answer(config: UNetConfig | ResidualUNetConfi
     network = config.build().eval().requires_grad_(False)
     x, t = torch.randn(1, config.in_channels, 16, 16), torch.tensor([300.0])
     exact = network(x, t)
-    pack(network)
+    accelerate(network)
     with torch.autocast("cpu", dtype):
         assert relative(network(x, t), exact) < 0.05
 
@@ -451,6 +450,6 @@ def test_under_autocast_they_still_answer(config: UNetConfig | ResidualUNetConfi
 def test_its_operations_are_counted(config: UNetConfig | ResidualUNetConfig) -> None:
     network = config.build().eval().requires_grad_(False)
     x, t = torch.randn(1, config.in_channels, 16, 16), torch.zeros(1)
-    plain = operations(lambda: network(x, t))
-    pack(network)
-    assert operations(lambda: network(x, t)) == plain > 1e6
+    plain = count_operations(lambda: network(x, t))
+    accelerate(network)
+    assert count_operations(lambda: network(x, t)) == plain > 1e6

@@ -11,15 +11,18 @@ from torch import nn
 from restorer.diffusion.plan import Plan
 from restorer.diffusion.reverse import reverse
 from restorer.diffusion.schedule import Schedule
-from restorer.networks import ResidualUNet, ResidualUNetConfig, time_embedding
-from restorer.networks.fast.prepacked import can_pack, pack, unpack
-from restorer.networks.time_embedding import PackedTimes, TimedBlock, Times
+from restorer.networks import ResidualUNet, ResidualUNetConfig
+from restorer.networks.fast import time_cache
+from restorer.networks.fast.prepacked import can_prepack
+from restorer.networks.fast.replacement import accelerate, decelerate
+from restorer.networks.fast.time_cache import TimeCache
+from restorer.networks.time_embedding import TimedBlock, TimeEmbedding
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
 
 SMALL = ResidualUNetConfig(block_out_channels=(8, 16))
 pytestmark = pytest.mark.skipif(
-    not can_pack(torch.device("cpu"), torch.float32), reason="this processor has no packed layers"
+    not can_prepack(torch.device("cpu"), torch.float32), reason="this processor has no packed layers"
 )
 
 
@@ -30,8 +33,8 @@ def built() -> ResidualUNet:
     for block in network.modules():
         if isinstance(block, TimedBlock):
             nn.init.normal_(block.time_emb_proj.weight)
-    pack(network.requires_grad_(False))
-    assert isinstance(network.times, PackedTimes)
+    accelerate(network.requires_grad_(False))
+    assert isinstance(network.embed_time, TimeCache)
     return network
 
 
@@ -40,7 +43,7 @@ class Counted:
 
     def __init__(self, network: ResidualUNet) -> None:
         self.count = 0
-        network.times.linear_1.register_forward_hook(self)
+        network.embed_time.linear_1.register_forward_hook(self)
         network.time_embedding.register_forward_hook(self)
 
     def __call__(self, *_: object) -> None:
@@ -49,7 +52,7 @@ class Counted:
 
 def afresh(network: ResidualUNet, t: torch.Tensor, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
     """By the layers as they are written."""
-    return list(Times(network, network.time_embedding, flip=True, shift=0)(t, dtype))
+    return list(TimeEmbedding(network, network.time_embedding, flip=True, shift=0)(t, dtype))
 
 
 def same(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:
@@ -64,10 +67,10 @@ def test_a_timestep_is_computed_once() -> None:
     counted = Counted(network)
     for turn in range(3):
         for t in (early, late):
-            assert same(network.times(t.clone(), torch.float32), expected[t]), turn
+            assert same(network.embed_time(t.clone(), torch.float32), expected[t]), turn
     assert counted.count == 2
     assert not same(expected[early], expected[late])
-    several = network.times(torch.cat([early, late]), torch.float32)
+    several = network.embed_time(torch.cat([early, late]), torch.float32)
     assert counted.count == 3
     for i, t in enumerate((early, late)):
         assert same([part[i : i + 1] for part in several], expected[t])
@@ -77,15 +80,15 @@ def test_a_timestep_is_computed_once() -> None:
 def test_other_weights_are_other_answers() -> None:
     """Loaded, written to, or cast."""
     network, t = built(), torch.tensor([20.0])
-    before = network.times(t, torch.float32)
+    before = network.embed_time(t, torch.float32)
     network.load_state_dict({name: 2 * weight for name, weight in network.state_dict().items()})
-    loaded = network.times(t, torch.float32)
+    loaded = network.embed_time(t, torch.float32)
     assert same(loaded, afresh(network, t)) and not same(loaded, before)
     network.time_embedding.linear_2.bias.add_(1)
-    written = network.times(t, torch.float32)
+    written = network.embed_time(t, torch.float32)
     assert same(written, afresh(network, t)) and not same(written, loaded)
     network.bfloat16().float()
-    cast = network.times(t, torch.float32)
+    cast = network.embed_time(t, torch.float32)
     assert same(cast, afresh(network, t)) and not any(map(torch.equal, cast, written))
 
 
@@ -93,66 +96,66 @@ def test_where_it_is_not_for_evaluation_nothing_is_remembered() -> None:
     """With gradients, under autocast, traced; nor once it is unpacked, when an optimizer may write unnoticed."""
     network, t = built(), torch.tensor([20.0])
     with torch.no_grad():
-        known = network.times(t, torch.float32)
+        known = network.embed_time(t, torch.float32)
     counted = Counted(network)
     network.requires_grad_(True)
     for _ in range(2):
-        computed = network.times(t, torch.float32)
+        computed = network.embed_time(t, torch.float32)
         assert same(computed, known) and all(part.requires_grad for part in computed)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert network.times(t, torch.float32)[0].dtype == torch.bfloat16
+        assert network.embed_time(t, torch.float32)[0].dtype == torch.bfloat16
     assert counted.count == 3
     with torch.no_grad():
-        assert network.times(t, torch.float32) is known
-        assert network.times(t[:0], torch.float32)[0].shape[0] == 0
-    unpack(network)
-    assert type(network.times) is Times
+        assert network.embed_time(t, torch.float32) is known
+        assert network.embed_time(t[:0], torch.float32)[0].shape[0] == 0
+    decelerate(network)
+    assert type(network.embed_time) is TimeEmbedding
     optimizer = torch.optim.AdamW(network.time_embedding.parameters(), lr=1.0, fused=True)
-    sum(part.sum() for part in network.times(t, torch.float32)).backward()
+    sum(part.sum() for part in network.embed_time(t, torch.float32)).backward()
     with torch.no_grad():
-        before = network.times(t, torch.float32)
+        before = network.embed_time(t, torch.float32)
         optimizer.step()
-        assert not same(network.times(t, torch.float32), before)
+        assert not same(network.embed_time(t, torch.float32), before)
 
 
 @torch.no_grad()
 def test_it_does_not_remember_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     network = built()
-    one = sum(part.numel() for part in network.times(torch.tensor([0.0]), torch.float32))
-    monkeypatch.setattr(time_embedding, "REMEMBERED", 3 * one)
+    one = sum(part.numel() for part in network.embed_time(torch.tensor([0.0]), torch.float32))
+    monkeypatch.setattr(time_cache, "CAPACITY", 3 * one)
     expected = {i: afresh(network, torch.tensor([float(i)])) for i in range(8)}
     for i in (*range(8), *range(8)):
-        assert same(network.times(torch.tensor([float(i)]), torch.float32), expected[i])
-        assert len(network.times._known) <= 3
+        assert same(network.embed_time(torch.tensor([float(i)]), torch.float32), expected[i])
+        assert len(network.embed_time._cache_of) <= 3
 
 
 @torch.no_grad()
 def test_what_is_expected_is_computed_several_at_a_time() -> None:
     """The numbers of each are its own, whatever is computed beside it."""
-    network, timesteps = built(), [float(37 * i) for i in range(time_embedding.AHEAD + 4)]
+    network, timesteps = built(), [float(37 * i) for i in range(time_cache.AHEAD + 4)]
     expected = {t: afresh(network, torch.tensor([t])) for t in (*timesteps, 5.5)}
     counted, alone = Counted(network), built()
-    network.times.expect([*timesteps, *timesteps[::-1]])
+    network.embed_time.announce([*timesteps, *timesteps[::-1]])
     counts = []
     for t in (*timesteps, *timesteps, 5.5):
-        given = network.times(torch.tensor([t]), torch.float32)
+        given = network.embed_time(torch.tensor([t]), torch.float32)
         assert same(given, expected[t]) and [part.shape[0] for part in given] == [1] * len(given)
-        assert all(map(torch.equal, given, alone.times(torch.tensor([t]), torch.float32)))
+        assert all(map(torch.equal, given, alone.embed_time(torch.tensor([t]), torch.float32)))
         counts.append(counted.count)
-    assert counts == [1] * time_embedding.AHEAD + [2] * (4 + len(timesteps)) + [3]
-    network.times.expect(timesteps[:3])
-    network.times.forget()
+    assert counts == [1] * time_cache.AHEAD + [2] * (4 + len(timesteps)) + [3]
+    network.embed_time.announce(timesteps[:3])
+    network.embed_time.forget()
     for t, count in ((timesteps[1], 4), (timesteps[2], 4), (timesteps[0], 5), (timesteps[3], 6)):
-        assert same(network.times(torch.tensor([t]), torch.float32), expected[t])
+        assert same(network.embed_time(torch.tensor([t]), torch.float32), expected[t])
         assert counted.count == count
 
 
 @torch.no_grad()
 def test_another_thread_may_have_been_faster() -> None:
     network, t = built(), torch.tensor([3.0])
-    network.times.expect([3.0, 4.0])
-    known = network.times(t, torch.float32)
-    again = network.times._learned(3.0, torch.float32, network.times._known)
+    network.embed_time.announce([3.0, 4.0])
+    known = network.embed_time(t, torch.float32)
+    again = network.embed_time._fill(3.0, torch.float32, network.embed_time._cache_of)
     assert all(map(torch.equal, known, again))
 
 
