@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +17,6 @@ from restorer.diffusion.plan import Plan, make_plan
 from restorer.diffusion.reverse import reverse
 from restorer.diffusion.schedule import Schedule
 from restorer.networks import Network, NetworkConfig
-from restorer.networks.fast.graphed import Graphed, can_record
 from restorer.networks.residual_unet import ResidualUNetConfig
 from restorer.networks.unet import UNetConfig
 from restorer.priors.tiled import Tiled
@@ -80,52 +76,6 @@ def test_the_prior(shape: tuple[int, ...]) -> None:
     x, sigma = random(*shape), torch.tensor([0.3, 2.0])[: shape[0]]
     assert_agree(gpu.predict(x.cuda(), sigma.cuda()).x0, cpu.predict(x, sigma).x0)
     assert_agree(gpu.predict(x.cuda(), 0.05).x0, cpu.predict(x, 0.05).x0)
-
-
-needs_recordings = pytest.mark.skipif(
-    not can_record(), reason="this PyTorch does not recover from a recording that fails"
-)
-
-
-@needs_recordings
-def test_the_recorded_prior() -> None:
-    """The second evaluation of a shape is recorded, the others are replayed, in and out of inference mode."""
-    cpu, gpu = UNetPrior(network(), SPEC), UNetPrior(network(), SPEC, device="cuda", graphs=True)
-    answer = gpu._answer
-    assert isinstance(answer, Graphed)
-    with torch.inference_mode():
-        for k in range(4):
-            x = random(1, 3, 32, 48, seed=k)
-            assert_agree(gpu.predict(x.cuda(), 0.1 + k).x0, cpu.predict(x, 0.1 + k).x0)
-    for k in range(3):
-        x = random(2, 3, 32, 32, seed=k)
-        assert_agree(gpu.predict(x.cuda(), 0.2).x0, cpu.predict(x, 0.2).x0)
-    assert answer.works and all(replay is not None for replay in answer._known.values())
-
-
-@needs_recordings
-def test_an_answer_is_no_part_of_the_recording() -> None:
-    recorded = Graphed(lambda x: x * 2)
-    with torch.no_grad():
-        answers = [recorded(torch.full((3,), float(k), device="cuda")) for k in range(5)]
-    assert recorded.works and torch.equal(torch.stack(answers)[:, 0].cpu(), 2.0 * torch.arange(5))
-
-
-@needs_recordings
-def test_what_waits_for_the_gpu_is_not_recorded() -> None:
-    """In a process of its own, which a recording that failed may leave in a bad state."""
-    script = """
-import torch
-from restorer.networks.fast.graphed import Graphed
-graphed, x = Graphed(lambda x: x * float(x.sum())), torch.ones(3, device="cuda")
-before = torch.cuda.current_stream()
-with torch.no_grad():
-    for _ in range(4):
-        assert torch.equal(graphed(x), 3 * x)
-assert not graphed.works and torch.cuda.current_stream() == before
-"""
-    root = Path(__file__).resolve().parent.parent
-    subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(root)}, check=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
