@@ -115,7 +115,7 @@ class Resources:
 
 
 class Prior(ABC):
-    """An unconditional diffusion model behind one question: what is the clean picture?
+    """An unconditional diffusion model, behind one question: which clean picture does a noisy one show.
 
     Attributes:
         channels: Channels of the pictures it knows (3 for colour).

@@ -1,7 +1,7 @@
 r"""The reverse process: one loop for every task and method.
 
     x0  = prior.denoise(x, sigma)                                        one network evaluation
-    x0c = argmin_z |y - A z|^2 / s_y^2 + |z - x0|^2 / r^2                correction towards the data, in closed form
+    x0c = argmin_z |y - A z|^2 / s_y^2 + |z - x0|^2 / r^2                towards the data, in closed form
     d   = x0c, or extrapolated from the previous x0c                     (DPM-Solver++ 2M, arXiv:2211.01095)
     x'  = d + kappa sigma' ( a eps + sqrt(zeta) w z )                    eps the noise implied by x, z ~ N(0, I)
 
@@ -64,7 +64,9 @@ class Step:
 
 
 class NoiseField:
-    """White noise that depends on the seed and the shape alone. It is drawn on the CPU, whatever the device or the tiles.
+    """White noise that depends on the seed and the shape alone.
+
+    It is drawn on the CPU, whatever the device or the tiles.
 
     Args:
         seed: Seed of the whole batch, or one seed for each picture, whose noise is then the same in any batch.
@@ -215,8 +217,8 @@ def _renoise(
 def _widening(sigma: float, after: float, plan: Plan, log_variance: Tensor | None) -> float | Tensor | None:
     """Return w for the step sigma -> after: the deviation of the fresh noise relative to the small variance.
 
-    None stands for 1. With abar_t = 1 / (1 + sigma^2) the variances beta_t and beta~_t of such a step, divided by abar_{t-1}, are
-    (sigma^2 - sigma'^2) (1 + sigma'^2) / (1 + sigma^2) and sigma'^2 (sigma^2 - sigma'^2) / sigma^2.
+    None stands for 1. With abar_t = 1 / (1 + sigma^2), the variances beta_t and beta~_t of such a step, divided by
+    abar_{t-1}, are (sigma^2 - sigma'^2) (1 + sigma'^2) / (1 + sigma^2) and sigma'^2 (sigma^2 - sigma'^2) / sigma^2.
     """
     if plan.variance == "small":
         return None

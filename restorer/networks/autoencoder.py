@@ -70,7 +70,8 @@ class AutoencoderConfig:
         latent_channels: Channels of latents.
         norm_num_groups: Groups of every normalization.
         mid_block_add_attention: Whether the coarsest level attends over all positions.
-        scaling_factor: Factor of the diffusion, which runs on `scaling_factor * z` (Rombach et al. 2022, section 4.3.2).
+        scaling_factor: Factor of the diffusion, which runs on `scaling_factor * z` (Rombach et al. 2022, section
+            4.3.2).
 
     Raises:
         ValueError: A field is of the wrong type or size, or no network of this layout has the combination.

@@ -74,7 +74,7 @@ class ResidualBlock(TimedBlock):
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.time_emb_proj = nn.Linear(time, 2 * width)
         self.conv2 = AddConv2d(width, width, 3, padding=1)
-        if not self.conv1.weight.is_meta:  # without memory there is nothing to draw, and PyTorch would load its compiler
+        if not self.conv1.weight.is_meta:  # on that device PyTorch would load its compiler to draw nothing
             self._initialize()
 
     def _initialize(self) -> None:

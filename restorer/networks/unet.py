@@ -31,7 +31,7 @@ UP_BLOCKS: tuple[str, ...] = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock
 class UNetConfig:
     """The fields of a `UNet2DModel` configuration that shape the network or its output, under their own names.
 
-    If `attention_head_dim` is None, one head is as wide as the block. If `downsample_padding` is 0, the map is padded at
+    If `attention_head_dim` is None, one head is as wide as the block. If `downsample_padding` is 0, maps are padded at
     the right and bottom only. `downsample_type` and `upsample_type` say how the attending blocks change the size:
     "conv" for a convolution, or "resnet" for a resnet that averages 2x2 pixels or repeats them (Dhariwal & Nichol 2021,
     https://arxiv.org/abs/2105.05233). For the other blocks their type says it. `attn_norm_num_groups` concerns the

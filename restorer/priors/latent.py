@@ -208,8 +208,9 @@ class _LatentResources(UNetResources):
 
 
 def ddim_plan(schedule: Schedule, steps: int, *, eta: float = 0.0, offset: int = 1, seed: int = 0) -> Plan:
-    """Return the plan of DDIM as latent diffusion uses it (Song et al. 2021, https://arxiv.org/abs/2010.02502, eq. 12,
-    16).
+    """Return the plan of DDIM as latent diffusion uses it.
+
+    See Song et al. 2021, https://arxiv.org/abs/2010.02502, eq. 12 and 16.
 
     The timesteps are offset + k * (T // steps), with k from steps - 1 down to 0; the clean latents follow.
 

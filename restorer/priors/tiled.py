@@ -66,8 +66,7 @@ def ramp(starts: list[int], index: int, tile: int) -> Tensor:
 
 
 def _rise(shared: int) -> Tensor:
-    """Return weights that rise from 0 to 1 over the pixels that two tiles share; reversed, they are 1 minus
-    themselves."""
+    """Return weights that rise from 0 to 1 over the pixels that two tiles share; reversed, they sum to 1 with these."""
     margin = min(MARGIN, shared // 4)
     place = (torch.arange(shared) + 0.5 - margin) / max(shared - 2 * margin, 1)
     return torch.sin(place.clamp(0, 1) * math.pi / 2) ** 2

@@ -182,8 +182,7 @@ class UNetResources(Resources):
             yield
 
     def full_precision(self) -> UNetPrior | None:
-        """Return the prior in float32, with weights of its own, which stay rounded as they are; None if it is
-        already."""
+        """Return a copy in float32, whose weights stay rounded as they are; None if the prior is in float32."""
         prior = self._prior
         return None if prior.dtype == torch.float32 else self._copy(torch.float32)
 
