@@ -1,4 +1,4 @@
-"""The Python API: what comes in comes back, of the same kind, size and mode."""
+"""The Python API returns a result of the same type, size and mode as its input."""
 
 from __future__ import annotations
 
@@ -16,29 +16,33 @@ import restorer
 from restorer import denoise, inpaint, upscale
 from restorer.errors import UsageError
 
-SIZES = [(1, 1), (1, 7), (3, 2), (17, 33)]  # height, width
+SIZES = [(1, 1), (1, 7), (3, 2), (17, 33)]  # (height, width)
 MODES = ["L", "LA", "RGB", "RGBA"]
 TASKS = ["denoise", "inpaint", "upscale"]
 
 
 def pil(mode: str = "RGB", height: int = 12, width: int = 10, seed: int = 0) -> Image.Image:
+    """Return a Pillow image of uniform noise."""
     values = np.random.default_rng(seed).integers(60, 196, (height, width, 4), dtype=np.uint8)
     bands = [Image.fromarray(values[..., i]) for i in range(Image.getmodebands(mode))]
     return bands[0] if len(bands) == 1 else Image.merge(mode, bands)
 
 
 def tensor(channels: int = 3, height: int = 12, width: int = 10, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Return a tensor of uniform noise in [0.25, 0.75]."""
     values = torch.rand(channels, height, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return (0.25 + values / 2).to(dtype)
 
 
 def corner(height: int = 12, width: int = 10) -> np.ndarray:
+    """Return a mask, bool (H, W), that fills the top left quarter."""
     fill = np.zeros((height, width), bool)
     fill[: (height + 1) // 2, : (width + 1) // 2] = True
     return fill
 
 
 def restore(task: str, picture: Any, **options: Any) -> Any:
+    """Run a task with options that make it cheap, unless `options` overrides them."""
     options = {"prior": Smooth(), "steps": 3, **options}
     if task == "denoise":
         return denoise(picture, options.pop("sigma", 15.0), **options)
@@ -110,9 +114,9 @@ def test_a_tensor_and_the_image_of_its_values_give_the_same() -> None:
 
 
 def test_values_beyond_0_and_1_are_not_clamped_on_the_way_in() -> None:
-    """The posterior mean of a Gaussian prior is linear in the data, also outside."""
+    """The posterior mean of a Gaussian prior is linear in the data, also outside the range."""
     image = tensor() * 4 - 1.5
-    result = denoise(image, 255.0, steps=1, prior=GaussianPrior(0.0, 1.0))  # v = 1, s^2 = 4: a fifth of the way
+    result = denoise(image, 255.0, steps=1, prior=GaussianPrior(0.0, 1.0))  # v / (v + s^2) = 1 / (1 + 4)
     assert torch.allclose(result, ((image * 2 - 1) / 5 + 1) / 2, atol=1e-6)
 
 
@@ -146,12 +150,12 @@ def test_the_noise_is_estimated_by_default() -> None:
 
 @pytest.mark.parametrize(("options", "evaluations"), [({"steps": 1}, 1), ({"detail": 0}, 1), ({"steps": 4}, 4)])
 def test_evaluations_and_what_on_step_hears(options: dict[str, Any], evaluations: int) -> None:
-    spy, heard = Spy(), []
-    denoise(pil(), 20.0, prior=spy, on_step=heard.append, **options)
-    assert len(spy.calls) == len(heard) == evaluations
-    assert [step.index for step in heard] == list(range(1, evaluations + 1))
-    assert all(step.total == evaluations and step.x0.shape == (1, 3, 12, 10) for step in heard)
-    assert [step.sigma for step in heard] == pytest.approx([call.sigma for call in spy.calls])
+    spy, reported = Spy(), []
+    denoise(pil(), 20.0, prior=spy, on_step=reported.append, **options)
+    assert len(spy.calls) == len(reported) == evaluations
+    assert [step.index for step in reported] == list(range(1, evaluations + 1))
+    assert all(step.total == evaluations and step.x0.shape == (1, 3, 12, 10) for step in reported)
+    assert [step.sigma for step in reported] == pytest.approx([call.sigma for call in spy.calls])
 
 
 def test_alpha_and_hidden_colour_stay() -> None:
@@ -221,7 +225,7 @@ def test_known_values_of_a_double_tensor_stay() -> None:
     "kind",
     [
         lambda fill: fill,
-        lambda fill: fill.astype(np.uint8),  # 1 = fill: any value but 0
+        lambda fill: fill.astype(np.uint8),  # 1 means fill, as any value but 0 does
         lambda fill: fill[None].astype(np.float32),
         lambda fill: torch.from_numpy(fill),
         lambda fill: torch.from_numpy(fill)[None].long(),
@@ -298,7 +302,7 @@ def test_the_same_seed_gives_the_same_bytes(task: str) -> None:
 def test_an_option_out_of_range_is_refused(task: str, bad: dict[str, Any], picture: Any) -> None:
     with pytest.raises(UsageError, match=next(iter(bad))):
         restore(task, picture, **bad)
-    with pytest.raises(ValueError):  # what Python programs expect
+    with pytest.raises(ValueError):  # the built-in class that Python programs expect
         restore(task, picture, **bad)
 
 

@@ -1,4 +1,4 @@
-"""The operators against their definitions: adjoint, pseudo-inverse, proximal point, and Pillow's own resize."""
+"""The operators agree with their definitions: adjoint, pseudo-inverse, proximal point, and Pillow's own resize."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ HEIGHT, WIDTH = 24, 36
 
 
 class Iterated(Bicubic):
-    """As for pictures that are too large for eigenvectors: by conjugate gradients."""
+    """Bicubic shrinking that always uses conjugate gradients, as for images that are too large for eigenvectors."""
 
     MAX_DENSE_LENGTH = 0
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    """A picture of white noise on [-1, 1]."""
+    """Return images of uniform white noise on [-1, 1]."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 2 - 1
 
 
 def operators() -> dict[str, Degradation]:
+    """Return every operator, by the name that the test reports show."""
     return {
         "identity": Identity(),
         "mask": Mask(random(1, 1, HEIGHT, WIDTH, seed=9) > 0),
@@ -44,22 +45,24 @@ every_operator = pytest.mark.parametrize("operator", operators().values(), ids=o
 
 
 def pillow_float(picture: np.ndarray, scale: int) -> np.ndarray:
-    """Pillow's shrink of one plane in mode F."""
+    """Return a plane, float32 (H, W), as Pillow shrinks it in mode F."""
     size = (picture.shape[1] // scale, picture.shape[0] // scale)
     return np.asarray(Image.fromarray(picture.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
 
 
 def pillow_bytes(picture: np.ndarray, scale: int) -> np.ndarray:
-    """Pillow's shrink of an 8-bit RGB picture (H, W, 3)."""
+    """Return an 8-bit RGB image (H, W, 3) as Pillow shrinks it."""
     size = (picture.shape[1] // scale, picture.shape[0] // scale)
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
 
 
 def to_tensor(picture: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return an 8-bit image (H, W, 3) as a tensor (1, 3, H, W) on [-1, 1]."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].to(dtype) / 127.5 - 1
 
 
 def to_bytes(x: Tensor) -> np.ndarray:
+    """Return a tensor (1, 3, H, W) on [-1, 1] as an 8-bit image (H, W, 3)."""
     return ((x[0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
 
@@ -86,13 +89,14 @@ def test_the_pseudo_inverse_meets_the_penrose_conditions(operator: Degradation):
 
 
 def per_picture(first: float, second: float) -> Tensor:
+    """Return one number for each of two images, (2, 1, 1, 1)."""
     return torch.tensor([first, second], dtype=torch.float64).reshape(2, 1, 1, 1)
 
 
 def gradient(
     operator: Degradation, x: Tensor, x0: Tensor, y: Tensor, noise: float | Tensor, prior: float | Tensor
 ) -> Tensor:
-    """The gradient of |y - A x|^2 / s_y^2 + |x - x0|^2 / r^2, halved, times s_y^2."""
+    """Return s_y^2 / 2 times the gradient of |y - A x|^2 / s_y^2 + |x - x0|^2 / r^2."""
     return operator.transpose(operator.measure(x) - y) + (x - x0) * noise / prior
 
 
@@ -141,8 +145,8 @@ def test_without_noise_or_prior_correct_is_the_projection(operator: Degradation,
     y = operator.measure(random(2, 3, HEIGHT, WIDTH, seed=1))
     x = operator.correct(x0, y, noise, prior)
     torch.testing.assert_close(operator.measure(x), y, rtol=0, atol=1e-10)
-    moved = x - x0  # lies in the range of A^T: what A does not see is kept
-    torch.testing.assert_close(operator.pseudo_inverse(operator.measure(moved)), moved, rtol=0, atol=1e-10)
+    change = x - x0  # lies in the range of A^T, because the part that A does not see is kept
+    torch.testing.assert_close(operator.pseudo_inverse(operator.measure(change)), change, rtol=0, atol=1e-10)
 
 
 @every_operator
@@ -155,7 +159,7 @@ def test_without_trust_in_the_data_correct_is_the_estimate(operator: Degradation
 
 @every_operator
 def test_correct_agrees_for_a_picture_alone_and_in_a_batch(operator: Degradation):
-    """Each picture has its own variances and its own solver."""
+    """Each image of a batch has its own variances and is solved to the same precision as alone."""
     if isinstance(operator, Mask):
         operator = Mask(operator.known[:1])
     x0 = random(2, 3, HEIGHT, WIDTH)
@@ -184,7 +188,7 @@ def test_identity_and_mask_without_noise_are_exact_to_the_bit():
     assert torch.equal(Mask(known).correct(x0, y, 0.0, 0.7), torch.where(known, y, x0))
 
 
-# The last touch of identity and mask
+# `finish` of identity and mask
 
 
 def test_identity_finishes_with_the_estimate():
@@ -213,7 +217,7 @@ def test_mask_finishes_with_the_known_pixels_bit_for_bit_and_never_reads_the_oth
     seed=st.integers(0, 2**31),
 )
 def test_measure_is_pillows_bicubic(scale: int, height: int, width: int, seed: int):
-    """Mode F holds float32, so one unit in the last place at 255 is 1.5e-5."""
+    """The results agree to the rounding of mode F, whose float32 has a unit in the last place of 1.5e-5 at 255."""
     picture = np.random.default_rng(seed).uniform(0, 255, (height * scale, width * scale)).astype(np.float32)
     plane = torch.from_numpy(picture)[None, None]
     expected = pillow_float(picture, scale)
@@ -226,7 +230,7 @@ def test_measure_is_pillows_bicubic(scale: int, height: int, width: int, seed: i
     scale=st.sampled_from([2, 3, 4, 8]), height=st.integers(1, 12), width=st.integers(1, 12), seed=st.integers(0, 2**31)
 )
 def test_measure_is_pillows_bicubic_of_eight_bits_to_one_level(scale: int, height: int, width: int, seed: int):
-    """Away from black and white, where Pillow clips after each axis; it also rounds there, hence the level."""
+    """Away from black and white, where Pillow clips, its rounding after each axis allows for one level."""
     picture = np.random.default_rng(seed).integers(64, 192, (height * scale, width * scale, 3)).astype(np.uint8)
     y = to_bytes(Bicubic(scale).measure(to_tensor(picture, torch.float64)))
     assert np.abs(y.astype(int) - pillow_bytes(picture, scale)).max() <= 1
@@ -261,7 +265,7 @@ def test_autocast_does_not_reach_the_solver(operator: Bicubic):
 
 @pytest.mark.parametrize("scale", [2, 3, 8])
 def test_both_solvers_agree_at_the_size_of_pictures(scale: int):
-    """With one variance for all and with one each, along axes that differ."""
+    """Both solvers agree with one variance for the batch and with one for each image, on axes of different lengths."""
     x, y = random(2, 3, 40 * scale, 57 * scale), random(2, 3, 40, 57, seed=1)
     for noise in (0.0, 1e-4, per_picture(1e-6, 1.0)):
         dense, iterated = (kind(scale).correct(x, y, noise, 0.01) for kind in (Bicubic, Iterated))
@@ -269,14 +273,14 @@ def test_both_solvers_agree_at_the_size_of_pictures(scale: int):
 
 
 def test_products_of_lower_precision_are_not_used(monkeypatch: pytest.MonkeyPatch):
-    """Whoever lets PyTorch multiply float32 in TF32 or bf16 gets the solver that multiplies no matrices."""
+    """If PyTorch may multiply float32 in TF32 or bf16, the solver without matrix products is used."""
 
-    def refused(*_: object) -> Tensor:
-        raise AssertionError("a product of matrices")
+    def refuse(*_: object) -> Tensor:
+        raise AssertionError("the eigenvectors must not be used")
 
     x, y = random(1, 3, 64, 64, dtype=torch.float32), random(1, 3, 16, 16, seed=1, dtype=torch.float32)
     expected = Bicubic(4).correct(x, y, 1e-4, 0.5)
-    monkeypatch.setattr(Bicubic, "_solve_by_eigenvectors", refused)
+    monkeypatch.setattr(Bicubic, "_solve_by_eigenvectors", refuse)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
@@ -287,9 +291,9 @@ def test_products_of_lower_precision_are_not_used(monkeypatch: pytest.MonkeyPatc
 
 
 def test_products_of_lower_precision_by_the_newer_switches():
-    """A setting of the whole process, so in one of its own."""
+    """The newer settings are respected too. They hold for a whole process, so the test runs in a process of its own."""
     if not hasattr(torch.backends.mkldnn, "matmul"):
-        pytest.skip("this PyTorch has the older switch only")
+        pytest.skip("this PyTorch has only the older setting")
     code = (
         "import torch; from restorer.diffusion.degradations import Bicubic\n"
         "torch.backends.mkldnn.matmul.fp32_precision = 'bf16'\n"
@@ -312,15 +316,15 @@ def test_the_data_may_be_of_another_precision(operator: Bicubic):
 
 
 def test_what_inference_has_kept_serves_gradients():
-    """Eigenvectors outlive the run that asked first, whatever mode it was in."""
+    """Eigenvectors that are cached in inference mode can be used later to compute gradients."""
     x, y = random(1, 3, 44, 52), random(1, 3, 11, 13, seed=1)
     with torch.inference_mode():
         expected = Bicubic(4).correct(x, y, 0.1, 0.5)
-    wanted = x.clone().requires_grad_()
-    found = Bicubic(4).correct(wanted, y, 0.1, 0.5)
+    leaf = x.clone().requires_grad_()
+    found = Bicubic(4).correct(leaf, y, 0.1, 0.5)
     assert torch.equal(found.detach(), expected)
     found.sum().backward()
-    assert wanted.grad is not None and bool(wanted.grad.isfinite().all())
+    assert leaf.grad is not None and bool(leaf.grad.isfinite().all())
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -329,8 +333,8 @@ def test_other_devices_agree(device: str):
         pytest.skip("no CUDA device")
     x, y = random(2, 3, 48, 64, dtype=torch.float32), random(2, 3, 12, 16, seed=1, dtype=torch.float32)
     for noise in (0.0, 0.1, torch.full((2, 1, 1, 1), 0.2)):
-        there = Bicubic(4).correct(x.to(device), y.to(device), noise, 0.5)
-        torch.testing.assert_close(there.cpu(), Bicubic(4).correct(x, y, noise, 0.5), rtol=0, atol=5e-6)
+        found = Bicubic(4).correct(x.to(device), y.to(device), noise, 0.5)
+        torch.testing.assert_close(found.cpu(), Bicubic(4).correct(x, y, noise, 0.5), rtol=0, atol=5e-6)
     assert Bicubic(4).finish(x.to(device), y.to(device)).device.type == device
 
 
@@ -341,11 +345,11 @@ def test_bicubic_refuses_what_it_cannot_shrink():
         Bicubic(0)
 
 
-# The last touch of bicubic
+# `finish` of bicubic
 
 
 def text(size: tuple[int, int], scale: int) -> np.ndarray:
-    """Black, antialiased text on white: saturated nearly everywhere, and sharp."""
+    """Return black, antialiased text on white, which is sharp and saturated nearly everywhere."""
     picture = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(picture)
     for line in range(size[1] // (12 * scale)):
@@ -354,13 +358,14 @@ def text(size: tuple[int, int], scale: int) -> np.ndarray:
 
 
 def waves(size: tuple[int, int]) -> np.ndarray:
-    """A zone plate in three colours with blown highlights and crushed shadows."""
+    """Return a zone plate in three colours with clipped highlights and shadows."""
     across, down = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
     phases = np.stack([across**2 / 300 + down / 5, down**2 / 250, (across * down) / 200], -1)
     return (127.5 + 180 * np.sin(phases)).clip(0, 255).round().astype(np.uint8)
 
 
 def residual(x: Tensor, small: np.ndarray, scale: int) -> np.ndarray:
+    """Return the difference between x, shrunk by Pillow, and the small image, in levels."""
     return pillow_bytes(to_bytes(x), scale).astype(float) - small
 
 
@@ -381,15 +386,16 @@ def test_shrinking_the_finished_picture_gives_the_input_back(scale: int, content
     assert finished.abs().max() <= 1
     levels = (finished + 1) * 127.5
     assert (levels - levels.round()).abs().max() < 1e-4
-    off = residual(finished, small, scale)
-    assert np.sqrt((off**2).mean()) <= 1
+    difference = residual(finished, small, scale)
+    assert np.sqrt((difference**2).mean()) <= 1
     if estimate == "noisy":
-        assert np.abs(off).max() <= 1
+        assert np.abs(difference).max() <= 1
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed", "expanded", "one for two"])
 @pytest.mark.parametrize("kind", [Bicubic, Iterated])
 def test_what_is_given_stays_and_may_lie_as_it_likes(kind: type[Bicubic], layout: str):
+    """Arguments are not changed, and any memory layout gives the same result."""
     operator = kind(2)
     x, y = random(2, 3, 16, 24, dtype=torch.float32), random(2, 3, 8, 12, seed=1, dtype=torch.float32)
     match layout:
@@ -401,26 +407,27 @@ def test_what_is_given_stays_and_may_lie_as_it_likes(kind: type[Bicubic], layout
             x, y = (z[:1].expand(2, -1, -1, -1) for z in (x, y))
         case "one for two":
             x = x[:1]
-    expected_of = x.expand(len(y), -1, -1, -1).clone(memory_format=torch.contiguous_format)
-    kept = x.clone(), y.clone()
+    contiguous = x.expand(len(y), -1, -1, -1).clone(memory_format=torch.contiguous_format)
+    copies = x.clone(), y.clone()
     for result, expected in (
-        (operator.correct(x, y, 0.1, 1.0), operator.correct(expected_of, y.contiguous(), 0.1, 1.0)),
-        (operator.finish(x, y), operator.finish(expected_of, y.contiguous())),
+        (operator.correct(x, y, 0.1, 1.0), operator.correct(contiguous, y.contiguous(), 0.1, 1.0)),
+        (operator.finish(x, y), operator.finish(contiguous, y.contiguous())),
     ):
         assert result.shape == expected.shape
-        torch.testing.assert_close(result, expected, rtol=0, atol=2.5 / 255)  # one level where it is rounded
+        torch.testing.assert_close(result, expected, rtol=0, atol=2.5 / 255)  # `finish` rounds to levels
         assert float((result - expected).abs().mean()) < 1e-4
-    assert torch.equal(x, kept[0]) and torch.equal(y, kept[1])
+    assert torch.equal(x, copies[0]) and torch.equal(y, copies[1])
 
 
 def test_a_finished_picture_stays_as_it_is():
+    """`finish` hardly changes an image that already shrinks to the data."""
     large = waves((64, 48))
     x = Bicubic(2).finish(to_tensor(large), to_tensor(pillow_bytes(large, 2)))
     assert np.sqrt(((to_bytes(x).astype(float) - large) ** 2).mean()) < 0.5
 
 
 def test_finish_is_as_near_as_any_picture_can_be_where_none_gives_the_input_back():
-    """White noise of 8 bits is no picture's shrink: compare with a long, plain projected gradient descent."""
+    """For 8-bit white noise, which no image shrinks to, the result is as close as that of long gradient descent."""
     scale = 2
     small = np.random.default_rng(0).integers(0, 256, (12, 16, 3)).astype(np.uint8)
     y, operator = to_tensor(small), Bicubic(scale)

@@ -1,7 +1,7 @@
-"""The training targets and the variational bound, against closed forms and quadrature on Gaussian pixels.
+"""The training targets and the variational bound agree with closed forms and with quadrature on Gaussian pixels.
 
-Pixels x_0 ~ N(mu, v), independent, make everything known: E[x_0 | x_t] is linear in x_t, and the chain x_0, x_1, ... is
-a Gaussian process, so that p(x_{t-1} | x_t) follows from Bayes' rule without a word of eq. 6 and 7.
+If the pixels x_0 ~ N(mu, v) are independent, every quantity is known: E[x_0 | x_t] is linear in x_t, and the chain
+x_0, x_1, ... is a Gaussian process, so that p(x_{t-1} | x_t) follows from Bayes' rule without eq. 6 and 7.
 """
 
 from __future__ import annotations
@@ -39,21 +39,22 @@ LEVELS = np.arange(256) / 127.5 - 1
 
 
 def column(values: np.ndarray | Tensor | list[float]) -> Tensor:
-    """Numbers as pictures of one pixel, float64 (B, 1, 1, 1)."""
+    """Return numbers as images of one pixel, float64 (B, 1, 1, 1)."""
     return torch.as_tensor(values, dtype=torch.float64).reshape(-1, 1, 1, 1)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
+    """Return standard normal values, float64."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def upper_tail(z: np.ndarray) -> np.ndarray:
-    """1 - Phi(z)."""
+    """Return 1 - Phi(z)."""
     return np.array([0.5 * math.erfc(value / math.sqrt(2)) for value in np.ravel(z)]).reshape(np.shape(z))
 
 
 class GaussianPixels:
-    """N(mu, std^2), rounded to 8 bits with the rest of both tails in the outermost values."""
+    """Independent pixels N(mu, std^2), rounded to 8 bits. The outermost values hold the mass of the tails."""
 
     def __init__(self, mu: float, std: float) -> None:
         self.mu, self.v = mu, std**2
@@ -66,19 +67,20 @@ class GaussianPixels:
 
     @property
     def bits(self) -> float:
-        """Their negative log-likelihood, bits a pixel."""
+        """The negative log-likelihood in bits per pixel."""
         return float(-(self.mass * np.log2(self.mass)).sum())
 
-    def drawn(self, *shape: int) -> Tensor:
-        """Pictures of such pixels, float64: every quantile of the distribution, in random order."""
+    def sample(self, *shape: int) -> Tensor:
+        """Return images of such pixels, float64: every quantile of the distribution once, in random order."""
         count = math.prod(shape)
         values = self.x0[np.searchsorted(self.mass.cumsum() / self.mass.sum(), (np.arange(count) + 0.5) / count)]
         return torch.from_numpy(np.random.default_rng(0).permutation(values)).reshape(shape)
 
     def predict(self, schedule: Schedule, x_t: Tensor, t: Tensor, kind: str = "optimal") -> tuple[Tensor, Tensor]:
-        """E[x_0 | x_t] and the log variance of the step.
+        """Return E[x_0 | x_t] and the log variance of the reverse step.
 
-        A fixed one, or Var[x_{t-1} | x_t] = beta~ + w^2 Var[x_0 | x_t] with w the factor of x_0 in eq. 7.
+        The variance is one of the fixed ones, or for "optimal" Var[x_{t-1} | x_t] = beta~ + w^2 Var[x_0 | x_t], where w
+        is the factor of x_0 in eq. 7.
         """
         a = schedule.alpha_bars[t].view(-1, 1, 1, 1)
         x0_hat = (self.v * a.sqrt() * x_t + (1 - a) * self.mu) / (self.v * a + 1 - a)
@@ -89,10 +91,10 @@ class GaussianPixels:
         return x0_hat, (step.variance + step.mean**2 * self.v * (1 - a) / (self.v * a + 1 - a)).log()
 
     def expected_terms(self, schedule: Schedule, kind: str = "optimal") -> np.ndarray:
-        """E[vlb_term] at every t: over the values by their mass, over x_t by Gauss-Hermite nodes."""
+        """Return E[vlb_term] at every t, summed over the values by mass and over x_t by Gauss-Hermite quadrature."""
         terms = np.zeros(schedule.steps)
         for t in range(schedule.steps):
-            # Given x_0 a divergence is quadratic in x_t, and three nodes are exact.
+            # For a given x_0 a divergence is quadratic in x_t, so that three nodes are exact.
             nodes, weights = np.polynomial.hermite_e.hermegauss(60 if t == 0 else 3)
             x0, noise = (column(g.ravel()) for g in np.meshgrid(self.x0, nodes, indexing="ij"))
             at = torch.full((len(x0),), t)
@@ -107,6 +109,7 @@ class GaussianPixels:
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
 def test_the_picture_comes_back_from_its_target(kind: str) -> None:
+    """`to_x0` is the inverse of `target`."""
     x0, eps = random(4, 3, 5, 6), random(4, 3, 5, 6, seed=1)
     alpha_bar = column([0.9999, 0.7, 0.1, 1e-4])
     x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
@@ -138,13 +141,13 @@ def test_unknown_names_are_refused() -> None:
 
 def test_the_simple_loss_is_a_mean_square_for_each_picture() -> None:
     output = torch.stack([torch.zeros(3, 2, 2), torch.full((3, 2, 2), 2.0)])
-    wanted = torch.zeros(2, 3, 2, 2)
-    wanted[1, 0] = 5  # squares 9, 4 and 4
-    assert simple_loss(output, wanted).tolist() == pytest.approx([0, 17 / 3])
+    values = torch.zeros(2, 3, 2, 2)
+    values[1, 0] = 5  # the squared errors of the three channels are 9, 4 and 4
+    assert simple_loss(output, values).tolist() == pytest.approx([0, 17 / 3])
 
 
 def test_min_snr_weights_by_their_definition() -> None:
-    """gamma = 5 at SNR 20, 2 and 0: cut off, whole, and pure noise."""
+    """With gamma = 5 the SNR 20 is cut off, the SNR 2 is kept, and the SNR 0 is pure noise."""
     snr = torch.tensor([20.0, 2.0, 0.0], dtype=torch.float64)
     alpha_bar = column(snr / (1 + snr))
     assert min_snr_weight("sample", alpha_bar, 5.0).tolist() == pytest.approx([5, 2, 0])
@@ -154,7 +157,7 @@ def test_min_snr_weights_by_their_definition() -> None:
 
 
 def test_min_snr_losses_agree_between_parametrizations() -> None:
-    """One wrong estimate of x_0, and the eps and v that it implies: the weighted loss is the same."""
+    """An error in x_0 has the same weighted loss as the errors in eps and v that it implies."""
     x0, eps, wrong = (random(5, 3, 4, 4, seed=s) for s in range(3))
     alpha_bar = column([0.9999, 0.95, 0.8, 0.3, 0.001])
     x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
@@ -173,7 +176,7 @@ def test_min_snr_losses_agree_between_parametrizations() -> None:
 
 @pytest.mark.parametrize("t", [1, 2, 100, 999])
 def test_variances_are_those_of_diffusers(diffusers: ModuleType, t: int) -> None:
-    """float32 there: beta~ at small t is known to some digits only."""
+    """The variances agree with those of diffusers, whose float32 limits the precision of beta~ at small t."""
     at, fraction = torch.tensor([t]), torch.rand(1, 3, 2, 2, generator=torch.Generator().manual_seed(t))
     for kind in ("small", "large"):
         oracle = diffusers.DDPMScheduler(variance_type=f"fixed_{kind}")._get_variance(t)
@@ -186,7 +189,7 @@ def test_variances_are_those_of_diffusers(diffusers: ModuleType, t: int) -> None
 def test_the_learned_range_reaches_from_beta_tilde_to_beta() -> None:
     t = torch.tensor([0, 1, 500, 999])
     b, a = COSINE.betas.numpy(), COSINE.alpha_bars.numpy()
-    small = [math.log((1 - a[s - 1]) / (1 - a[s]) * b[s]) for s in (1, 1, 500, 999)]  # beta~_0 is 0: that of 1
+    small = [math.log((1 - a[s - 1]) / (1 - a[s]) * b[s]) for s in (1, 1, 500, 999)]  # beta~_1 in place of beta~_0 = 0
     large = [math.log(b[s]) for s in (0, 1, 500, 999)]
     ends = [range_log_variance(COSINE, t, torch.full((4, 1, 1, 1), f, dtype=torch.float64)) for f in (0, 1, 0.25)]
     assert ends[0].flatten().tolist() == pytest.approx(small, abs=1e-9)
@@ -198,9 +201,9 @@ def test_the_learned_range_reaches_from_beta_tilde_to_beta() -> None:
 
 
 def decoder_bits(x0: np.ndarray, mean: float, log_variance: float, dtype: torch.dtype = torch.float64) -> Tensor:
-    pictures = column(x0).to(dtype)
-    t, said = torch.zeros(len(pictures), dtype=torch.int64), column([log_variance])
-    return vlb_term(LINEAR, pictures, pictures, t, torch.full_like(pictures, mean), said)
+    """Return the decoder term of each value in bits, (B,)."""
+    pictures, t = column(x0).to(dtype), torch.zeros(len(x0), dtype=torch.int64)
+    return vlb_term(LINEAR, pictures, pictures, t, torch.full_like(pictures, mean), column([log_variance]))
 
 
 @settings(deadline=None, max_examples=100)
@@ -214,28 +217,28 @@ def test_the_256_values_have_probability_one_together(mean: float, log_variance:
 @pytest.mark.parametrize("z", [10, 100, 1e4, 1e8])
 @pytest.mark.parametrize("side", [-1, 1])
 def test_the_decoder_far_out(z: float, side: int) -> None:
-    """A bin's mass is that of its nearer edge's tail, Phi(-z) ~ pdf(z) / z (1 - 1 / z^2 + 3 / z^4)."""
+    """The mass of a bin is nearly the tail beyond its nearer edge, Phi(-z) ~ pdf(z) / z (1 - 1 / z^2 + 3 / z^4)."""
     std = 0.5 / z
     level = LEVELS[128]
     bits = decoder_bits(np.array([level]), level + side * (1 / 255 + 0.5), 2 * math.log(std))
-    wide = -math.expm1(-z * (2 / 255) / std - (2 / 255 / std) ** 2 / 2)  # what the farther edge leaves of it, nearly
+    share = -math.expm1(-z * (2 / 255) / std - (2 / 255 / std) ** 2 / 2)  # nearly the share before the farther edge
     log_tail = -(z**2) / 2 - math.log(z * math.sqrt(2 * math.pi)) + math.log1p(-1 / z**2 + 3 / z**4)
-    assert float(bits) == pytest.approx(-(log_tail + math.log(wide)) / math.log(2), rel=1e-4 if z == 10 else 1e-8)
+    assert float(bits) == pytest.approx(-(log_tail + math.log(share)) / math.log(2), rel=1e-4 if z == 10 else 1e-8)
 
 
 @pytest.mark.parametrize("log_variance", [-30.0, -9.0, 5.0])
 def test_the_decoder_in_single_precision(log_variance: float) -> None:
-    """Down to a standard deviation of 3e-7 and up to one of twelve: finite, with its gradient, and right."""
+    """The term is correct, and its gradient finite, for standard deviations from 3e-7 to 12."""
     exact = decoder_bits(LEVELS, 0.1234, log_variance)
     torch.testing.assert_close(
         decoder_bits(LEVELS, 0.1234, log_variance, torch.float32).double(), exact, rtol=1e-4, atol=2e-3
     )
     mean = torch.full((256, 1, 1, 1), 0.1234, requires_grad=True)
-    said = torch.tensor(log_variance, requires_grad=True)
+    learned = torch.tensor(log_variance, requires_grad=True)
     x0 = column(LEVELS).float()
-    vlb_term(LINEAR, x0, x0, torch.zeros(256, dtype=torch.int64), mean, said.view(1, 1, 1, 1)).sum().backward()
+    vlb_term(LINEAR, x0, x0, torch.zeros(256, dtype=torch.int64), mean, learned.view(1, 1, 1, 1)).sum().backward()
     assert mean.grad is not None and bool(mean.grad.isfinite().all())
-    assert said.grad is not None and bool(said.grad.isfinite())
+    assert learned.grad is not None and bool(learned.grad.isfinite())
 
 
 # -- the terms, by quadrature ------------------------------------------------------------------------------------------
@@ -245,7 +248,10 @@ def test_the_decoder_in_single_precision(log_variance: float) -> None:
     ("schedule", "kind"), [(LINEAR, "optimal"), (COSINE, "large"), (SHORT, "small"), (SHORT, "optimal")], ids=str
 )
 def test_every_divergence_is_its_quadrature(schedule: Schedule, kind: str) -> None:
-    """Bayes' rule on a grid of x_{t-1}: q from the two forward densities, p from the joint Gaussian of x_{t-1}, x_t."""
+    """Bayes' rule on a grid of x_{t-1} gives the divergence.
+
+    q is the product of the two forward densities, and p follows from the joint Gaussian of x_{t-1} and x_t.
+    """
     pixels = GaussianPixels(0.2, 0.1)
     found = pixels.expected_terms(schedule, kind)
     betas = schedule.betas.numpy()
@@ -262,7 +268,8 @@ def test_every_divergence_is_its_quadrature(schedule: Schedule, kind: str) -> No
         log_q = -((x - math.sqrt(before) * x0) ** 2) / (2 * (1 - before)) - (x_t - math.sqrt(1 - b) * x) ** 2 / (2 * b)
         cell = (grid[1] - grid[0]) / math.sqrt(precision)
         log_q -= np.log(np.exp(log_q).sum(-1, keepdims=True) * cell)
-        # x_{t-1} ~ N(sqrt(abar) mu, v'), and x_t = sqrt(1 - b) x_{t-1} + sqrt(b) noise: regress the one on the other.
+        # x_{t-1} ~ N(sqrt(abar) mu, v'), and x_t = sqrt(1 - b) x_{t-1} + sqrt(b) noise. Regressing x_{t-1} on x_t gives
+        # the mean and the variance of p.
         v = before * pixels.v + 1 - before
         gain = math.sqrt(1 - b) * v / ((1 - b) * v + b)
         mean = math.sqrt(before) * pixels.mu + gain * (x_t - math.sqrt((1 - b) * before) * pixels.mu)
@@ -280,7 +287,7 @@ def test_every_divergence_is_its_quadrature(schedule: Schedule, kind: str) -> No
     ("schedule", "mu", "std"), [(LINEAR, 0.2, 0.1), (COSINE, 0.8, 0.25), (SHORT, -0.9, 0.2)], ids=str
 )
 def test_the_decoder_term_is_its_quadrature(schedule: Schedule, mu: float, std: float) -> None:
-    """The posterior density of x_0 given x_1 integrated over each bin, pixels beyond the range in the last ones."""
+    """The decoder integrates the posterior density of x_0 given x_1 over each bin, and the tails over the outermost."""
     pixels = GaussianPixels(mu, std)
     a = 1 - float(schedule.betas[0])
     noise = np.linspace(-8, 8, 161)
@@ -300,7 +307,7 @@ def test_the_decoder_term_is_its_quadrature(schedule: Schedule, mu: float, std: 
 
 
 def test_the_prior_term_is_its_quadrature() -> None:
-    schedule = Schedule("linear", 20, 1e-3, 0.2)  # far from pure noise: abar_T is .11
+    schedule = Schedule("linear", 20, 1e-3, 0.2)  # x_T is far from pure noise: abar_T is .11
     a = math.prod(1 - beta for beta in schedule.betas.tolist())
     x = np.linspace(-12, 12, 20_001)
     values = np.array([[-1.0, 0.3], [0.5, 1.0]])
@@ -314,7 +321,7 @@ def test_the_prior_term_is_its_quadrature() -> None:
 
 
 def test_single_precision_is_enough() -> None:
-    """Every term of a thousand at once, and their sum."""
+    """Each of a thousand terms, and their sum, is the same in float32 as in float64."""
     t = torch.arange(1000)
     x0 = torch.from_numpy(np.random.default_rng(0).choice(LEVELS, (1000, 1, 4, 4)))
     marginal = LINEAR.marginal(x0, t)
@@ -332,37 +339,40 @@ def test_single_precision_is_enough() -> None:
 @pytest.mark.parametrize("schedule", [LINEAR, COSINE], ids=str)
 @pytest.mark.parametrize(("mu", "std"), [(0.1, 0.25), (-0.3, 0.1), (0.0, 0.03)])
 def test_with_the_optimal_variance_the_bound_is_the_likelihood(schedule: Schedule, mu: float, std: float) -> None:
-    """At most .01 bits above -log2 P of the values, and never below it."""
+    """The bound is at most .01 bits above -log2 P of the values, and never below."""
     pixels = GaussianPixels(mu, std)
     prior = float(torch.from_numpy(pixels.mass) @ prior_term(schedule, column(pixels.x0)))
     assert 0 <= prior + pixels.expected_terms(schedule).sum() - pixels.bits < 0.01
 
 
 def test_the_bound_of_drawn_pictures_is_their_likelihood() -> None:
-    """50 of 1000 timesteps and one draw of each: 51,200 pixels, a standard error of about .008 bits."""
-    pixels, seen = GaussianPixels(0.1, 0.25), []
-    x0 = pixels.drawn(1600, 1, 4, 8)
+    """With one sample of 50 of the 1000 timesteps and 51,200 pixels, the standard error is about .008 bits."""
+    pixels, progress = GaussianPixels(0.1, 0.25), []
+    x0 = pixels.sample(1600, 1, 4, 8)
     bound = variational_bound(
         lambda x_t, t: pixels.predict(COSINE, x_t, t),
         COSINE,
         x0,
         generator=torch.Generator().manual_seed(0),
         timesteps=50,
-        on_term=lambda done, total: seen.append((done, total)),
+        on_term=lambda done, total: progress.append((done, total)),
     )
     assert bound.total == pytest.approx(pixels.bits, abs=0.03)
-    assert seen == [(k, 50) for k in range(1, 51)]
+    assert progress == [(k, 50) for k in range(1, 51)]
 
 
-def off_by(c: float, x0: Tensor, schedule: Schedule):
-    """A network that is off by c everywhere, with the small variance: its divergences do not depend on the noise."""
+def biased_network(c: float, x0: Tensor, schedule: Schedule):
+    """Return a network with the error c at every pixel and the small variance, so that no term depends on the noise."""
     return lambda x_t, t: (x0 + c, fixed_log_variance(schedule, t, "small"))
 
 
 def test_every_term_stands_in_its_place() -> None:
-    """Off by c, L_t is half the fall of SNR times c^2 (Kingma et al. 2021, https://arxiv.org/abs/2107.00630)."""
+    """For an error c, L_t is c^2 / 2 times the decrease of the SNR.
+
+    Source: Kingma et al. 2021, https://arxiv.org/abs/2107.00630.
+    """
     x0 = torch.from_numpy(LEVELS[1:-1].copy()[:96]).view(2, 3, 4, 4)
-    bound = variational_bound(off_by(0.05, x0, SHORT), SHORT, x0, generator=torch.Generator())
+    bound = variational_bound(biased_network(0.05, x0, SHORT), SHORT, x0, generator=torch.Generator())
     a = SHORT.alpha_bars
     snr = a / (1 - a)
     expected = (snr[:-1] - snr[1:]) / 2 * 0.05**2 / math.log(2)
@@ -377,10 +387,10 @@ def test_every_term_stands_in_its_place() -> None:
 
 @pytest.mark.parametrize("timesteps", [2, 7, 59])
 def test_a_part_of_the_timesteps_gives_the_same_sum(timesteps: int) -> None:
-    """20,000 pictures of one pixel draw their timesteps: the mean is the whole sum, within its standard error."""
+    """With some of the timesteps, the mean over 20,000 images is the whole sum within its standard error."""
     x0 = torch.zeros(20_000, 1, 1, 1, dtype=torch.float64)
-    predict = off_by(0.05, x0, SHORT)
-    whole = variational_bound(off_by(0.05, x0[:1], SHORT), SHORT, x0[:1], generator=torch.Generator())
+    predict = biased_network(0.05, x0, SHORT)
+    whole = variational_bound(biased_network(0.05, x0[:1], SHORT), SHORT, x0[:1], generator=torch.Generator())
     part = variational_bound(predict, SHORT, x0, generator=torch.Generator().manual_seed(1), timesteps=timesteps)
     places = sorted({0, 1, *(1 + np.flatnonzero(np.diff(part.steps.numpy()))), SHORT.steps})
     terms = whole.steps.numpy()
@@ -394,12 +404,12 @@ def test_a_part_of_the_timesteps_gives_the_same_sum(timesteps: int) -> None:
 def test_impossible_numbers_of_timesteps(timesteps: int) -> None:
     x0 = torch.zeros(1, 1, 1, 1)
     with pytest.raises(ValueError, match="between 2 and 60"):
-        variational_bound(off_by(0, x0, SHORT), SHORT, x0, generator=torch.Generator(), timesteps=timesteps)
+        variational_bound(biased_network(0, x0, SHORT), SHORT, x0, generator=torch.Generator(), timesteps=timesteps)
 
 
 def test_the_seed_decides() -> None:
     pixels = GaussianPixels(0, 0.2)
-    x0 = pixels.drawn(2, 1, 4, 4)
+    x0 = pixels.sample(2, 1, 4, 4)
 
     def once(seed: int) -> Bound:
         generator = torch.Generator().manual_seed(seed)
@@ -413,7 +423,10 @@ def test_the_seed_decides() -> None:
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
 def test_the_bound_does_not_train_the_mean(kind: str) -> None:
-    """The first half's gradient is L_simple's. The second's is 0.001 T dL_t/dv, in closed form for t > 0."""
+    """The gradient of the first half is that of L_simple, and the gradient of the second half is 0.001 T dL_t/dv.
+
+    For t > 0 the latter has a closed form.
+    """
     t = torch.tensor([0, 1, 30, 59])
     x0, eps = column([-1, 0.2, 0.6, 1]).round(decimals=3), random(4, 1, 1, 1)
     output = (0.3 * random(4, 2, 1, 1, seed=2)).requires_grad_()
@@ -428,8 +441,8 @@ def test_the_bound_does_not_train_the_mean(kind: str) -> None:
     x_t = a.sqrt() * x0 + (1 - a).sqrt() * eps
     x0_hat = to_x0(kind, prediction.detach(), x_t, a)
     distance = (SHORT.posterior(x0, x_t, t).mean - SHORT.posterior(x0_hat, x_t, t).mean) ** 2
-    said = low + (v.detach() + 1) / 2 * (high - low)
-    slope = 0.5 * (1 - (low.exp() + distance) * (-said).exp()) * (high - low) / 2
+    log_variance = low + (v.detach() + 1) / 2 * (high - low)
+    slope = 0.5 * (1 - (low.exp() + distance) * (-log_variance).exp()) * (high - low) / 2
     expected = 0.001 * SHORT.steps * slope / math.log(2)
     torch.testing.assert_close(output.grad[1:, 1:], expected[1:], rtol=1e-9, atol=1e-15)
     assert bool(output.grad[0, 1].abs() > 0)
@@ -437,7 +450,7 @@ def test_the_bound_does_not_train_the_mean(kind: str) -> None:
 
 @pytest.mark.parametrize("uniform", [True, False])
 def test_the_hybrid_loss_is_unbiased(uniform: bool) -> None:
-    """Its mean over t, weighed by p(t), is that of L_simple plus 0.001 times the whole sum."""
+    """The mean over t, weighted by p(t), is the mean of L_simple plus 0.001 times the whole sum of L_vlb."""
     t = torch.arange(SHORT.steps)
     p = torch.full((60,), 1 / 60, dtype=torch.float64) if uniform else torch.softmax(random(60), 0)
     x0 = column(LEVELS[np.arange(60) * 4])
@@ -445,7 +458,7 @@ def test_the_hybrid_loss_is_unbiased(uniform: bool) -> None:
     loss = hybrid_loss(SHORT, "v_prediction", output, x0, eps, t, probability=None if uniform else p)
     a = SHORT.alpha_bars.view(-1, 1, 1, 1)
     x_t = a.sqrt() * x0 + (1 - a).sqrt() * eps
-    said = range_log_variance(SHORT, t, (output[:, 1:] + 1) / 2)
-    terms = vlb_term(SHORT, x0, x_t, t, a.sqrt() * x_t - (1 - a).sqrt() * output[:, :1], said)
+    log_variance = range_log_variance(SHORT, t, (output[:, 1:] + 1) / 2)
+    terms = vlb_term(SHORT, x0, x_t, t, a.sqrt() * x_t - (1 - a).sqrt() * output[:, :1], log_variance)
     simple = simple_loss(output[:, :1], a.sqrt() * eps - (1 - a).sqrt() * x0)
     assert float((p * loss).sum()) == pytest.approx(float((p * simple).sum() + 0.001 * terms.sum()), rel=1e-9)

@@ -1,4 +1,4 @@
-"""Plans: as many evaluations as asked for, levels where the papers put them, nothing that cannot be run."""
+"""Plans make the requested number of evaluations, use the published levels, and refuse impossible settings."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ PUBLISHED = [name for name in METHODS if name != "auto"]
 AUTO = Plan(sigmas=(3.0, 1.0, 0.0), zeta=(1.0, 1.0), kappa=0.7, extrapolation=1.0, fresh_start=False, seed=11)
 
 
-def rises(plan: Plan) -> int:
+def count_rises(plan: Plan) -> int:
+    """Return the number of transitions to a higher level."""
     return sum(after > before for before, after in pairwise(plan.sigmas))
 
 
 def timesteps(plan: Plan) -> np.ndarray:
-    """t of the linear schedule at every level but the last."""
+    """Return t of the linear schedule at every level but the last."""
     return Schedule("linear").t_at(torch.tensor(plan.sigmas[:-1], dtype=torch.float64)).numpy()
 
 
@@ -34,40 +35,42 @@ def test_a_plan_costs_the_steps_it_was_given(method: str, start: float, end: flo
         falls = sum(after < before for before, after in pairwise(plan.sigmas))
         assert falls + stays == plan.evaluations == steps
         assert stays == ((steps - 1) // 2 if method == "langevin" else 0)
-        assert len(plan.sigmas) - 1 == falls + stays + rises(plan) == len(plan.zeta)
+        assert len(plan.sigmas) - 1 == falls + stays + count_rises(plan) == len(plan.zeta)
         assert min(plan.sigmas[:-1]) > 0 and plan.sigmas[-1] == 0
         assert plan.sigmas[0] == pytest.approx(start, rel=1e-6)
         assert max(plan.sigmas) == plan.sigmas[0]
         assert steps == 1 or plan.sigmas[-2] == pytest.approx(end, rel=1e-6)
 
 
-def test_repaint_travels() -> None:
-    """A rise after every five levels, as many as the steps pay for; each leads back to where the five began."""
+def test_repaint_jumps_back() -> None:
+    """Jumps follow every five transitions, as many as the steps allow, and lead back to the start of the five."""
     for steps, expected in ((15, 0), (16, 1), (26, 2), (60, 5), (250, 24)):
         plan = make_plan("repaint", AUTO, start=80.0, end=0.02, steps=steps)
-        assert rises(plan) == expected
+        assert count_rises(plan) == expected
         for i, (before, after) in enumerate(pairwise(plan.sigmas)):
             if after > before:
                 assert after == plan.sigmas[i - 5]
                 assert plan.zeta[i] == 1
-    assert all(rises(make_plan(m, AUTO, start=80.0, end=0.02, steps=60)) == 0 for m in PUBLISHED if m != "repaint")
+    assert all(
+        count_rises(make_plan(m, AUTO, start=80.0, end=0.02, steps=60)) == 0 for m in PUBLISHED if m != "repaint"
+    )
 
 
-def test_travel_by_hand() -> None:
-    """Algorithm 1 of RePaint written out: each stretch of three gone over twice, while the jumps last."""
+def test_jumps_by_hand() -> None:
+    """Algorithm 1 of RePaint, written out: each stretch of three transitions is passed twice until no jump is left."""
     assert add_jumps([9, 8, 7, 6, 5, 4, 3, 2, 1], 2, 3) == [9, 8, 7, 6, 9, 8, 7, 6, 5, 4, 3, 6, 5, 4, 3, 2, 1]
     assert add_jumps([5, 4, 3, 2, 1], 0, 2) == [5, 4, 3, 2, 1]
 
 
 def test_langevin_stays() -> None:
-    """Every level but the first is gone to by a DDPM step and stayed at for one step of Langevin with r = .16."""
+    """A DDPM step leads to every level but the first, and one Langevin step with r = .16 follows it."""
     plan = make_plan("langevin", AUTO, start=80.0, end=0.02, steps=41)
     np.testing.assert_allclose(plan.sigmas[:-1], np.repeat(np.geomspace(80, 0.02, 21), 2)[1:], rtol=1e-12)
     for (before, after), zeta in zip(pairwise(plan.sigmas), plan.zeta, strict=True):
         assert zeta == pytest.approx(4 * 0.16**2 if after == before else 1 - (after / before) ** 2, abs=1e-12)
 
 
-def test_stay_by_hand() -> None:
+def test_corrector_steps_by_hand() -> None:
     assert add_corrector_steps([5, 4, 3], 2, 1) == [5, 4, 4, 3, 3]
     assert add_corrector_steps([5, 4, 3], 3, 2) == [5, 4, 4, 3, 3, 3]
     assert add_corrector_steps([5, 4, 3], 0, 2) == [5, 4, 3]
@@ -75,7 +78,7 @@ def test_stay_by_hand() -> None:
 
 @pytest.mark.parametrize("name", ["linear", "squaredcos_cap_v2"])
 def test_levels_of_a_schedule(name: str) -> None:
-    """As many steps as the schedule has are its nodes, whose DDPM is the paper's; fewer are uniform in its t."""
+    """With all its steps the levels are those of the schedule and DDPM is the paper's; fewer are uniform in its t."""
     schedule = Schedule(name, 200)
     ends = {"start": schedule.sigma_max, "end": schedule.sigma_min}
     plan = make_plan("ddpm", AUTO, **ends, steps=200, schedule=schedule, variance="large")
@@ -93,7 +96,7 @@ def test_levels_of_a_schedule(name: str) -> None:
 
 
 def test_spacings_are_the_published_ones() -> None:
-    """ddpm and ddim: geometric in sigma. ddnm: uniform in t. diffpir: uniform in sqrt(t)."""
+    """Levels are uniform in log sigma for ddpm and ddim, in t for ddnm and repaint, and in sqrt(t) for diffpir."""
     for method in ("ddpm", "ddim"):
         plan = make_plan(method, AUTO, start=80.0, end=0.02, steps=30)
         np.testing.assert_allclose(plan.sigmas[:-1], np.geomspace(80, 0.02, 30), rtol=1e-12)
@@ -117,7 +120,7 @@ def test_shares_of_fresh_noise_are_the_published_ones() -> None:
 
 
 def test_ddpm_share_is_the_posterior_variance_of_the_schedule() -> None:
-    """sqrt(zeta) sigma' of the loop is the standard deviation of q(x_{t-1} | x_t, x_0), over sqrt(abar_{t-1})."""
+    """The loop's sqrt(zeta) sigma' is the standard deviation of q(x_{t-1} | x_t, x_0) divided by sqrt(abar_{t-1})."""
     schedule = Schedule("squaredcos_cap_v2")
     t = torch.arange(1, 1000, 37)
     one = torch.ones(len(t), 1, 1, 1, dtype=torch.float64)
@@ -154,12 +157,12 @@ def test_log_levels() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"sigmas": (0.0,), "zeta": ()},  # nothing to do
+        {"sigmas": (0.0,), "zeta": ()},  # no evaluation
         {"sigmas": (), "zeta": ()},
-        {"zeta": (1.0,)},  # one number a transition
+        {"zeta": (1.0,)},  # one number is missing
         {"zeta": (1.0, 1.0, 1.0)},
         {"sigmas": (1.0, 0.5, 0.1)},  # does not end at 0
-        {"sigmas": (1.0, 0.0, 0.0)},  # 0 before the end
+        {"sigmas": (1.0, 0.0, 0.0)},  # reaches 0 before the end
         {"sigmas": (-1.0, 0.5, 0.0)},
         {"sigmas": (math.inf, 0.5, 0.0)},
         {"sigmas": (math.nan, 0.5, 0.0)},
@@ -173,7 +176,7 @@ def test_log_levels() -> None:
         {"prior_variance": math.nan},
         {"eps_from": "x0"},
         {"variance": "middle"},
-        {"variance": "learned"},  # of which schedule?
+        {"variance": "learned"},  # without a schedule
     ],
     ids=str,
 )

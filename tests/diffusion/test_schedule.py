@@ -1,4 +1,4 @@
-"""The forward process: against diffusers, against its own transitions, and against published timesteps."""
+"""The forward process agrees with diffusers, with its own transitions, and with published timesteps."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ LATENT = Schedule("scaled_linear", beta_start=0.0015, beta_end=0.0155)  # latent
 
 
 def picture(value: float) -> torch.Tensor:
+    """Return an image of one pixel with this value, float64 (1, 1, 1, 1)."""
     return torch.full((1, 1, 1, 1), value, dtype=torch.float64)
 
 
@@ -27,7 +28,7 @@ def test_schedules_are_those_of_diffusers(diffusers: ModuleType, schedule: Sched
     )
     torch.testing.assert_close(schedule.betas, oracle.betas.double(), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(schedule.alpha_bars, oracle.alphas_cumprod.double(), rtol=1e-5, atol=1e-6)
-    # diffusers multiplies in float32; what is left to noise is compared where float32 still holds it.
+    # diffusers multiplies in float32, which loses 1 - abar at the lowest noise levels.
     sigmas = ((1 - oracle.alphas_cumprod) / oracle.alphas_cumprod).double().sqrt()
     torch.testing.assert_close(schedule.sigmas[20:], sigmas[20:], rtol=1e-4, atol=0)
 
@@ -42,7 +43,7 @@ def test_last_alpha_bar_is_the_published_one(schedule: Schedule, last: float) ->
 
 
 def test_linear_schedule_spans_the_published_noise_levels() -> None:
-    """sigma from .01 (t = 0) to 157 (t = 999); the signal's share at 25/255 and 50/255."""
+    """sigma ranges from .01 (t = 0) to 157 (t = 999), and abar at noise of 25/255 and 50/255 is the published one."""
     linear = SCHEDULES["linear"]
     assert linear.sigma_min == pytest.approx(0.01, rel=1e-4)
     assert linear.sigma_max == pytest.approx(157, abs=0.5)
@@ -52,7 +53,7 @@ def test_linear_schedule_spans_the_published_noise_levels() -> None:
 
 @pytest.mark.parametrize("schedule", [*SCHEDULES.values(), Schedule("linear", 50, 1e-3, 0.3)], ids=str)
 def test_the_marginal_is_the_transitions_one_after_another(schedule: Schedule) -> None:
-    """q(x_t | x_0) from q(x_t | x_{t-1}): the mean goes through, the variance shrinks with it and grows by beta."""
+    """Composing q(x_t | x_{t-1}) gives q(x_t | x_0): each step shrinks mean and variance and adds beta."""
     mean, variance = picture(0.7), picture(0.0)
     for t in range(schedule.steps):
         at = torch.tensor([t])
@@ -67,12 +68,12 @@ def test_the_marginal_is_the_transitions_one_after_another(schedule: Schedule) -
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=str)
 @pytest.mark.parametrize("t", [1, 2, 40, 500, 998, 999])
 def test_the_posterior_is_bayes_rule(schedule: Schedule, t: int) -> None:
-    """p(x_{t-1}) p(x_t | x_{t-1}) on a grid of x_{t-1}, normalized by summing: mean and variance by quadrature."""
+    """Mean and variance agree with the quadrature of q(x_{t-1} | x_0) q(x_t | x_{t-1}) on a grid of x_{t-1}."""
     x0, x_t = 0.4, -0.3
     posterior = schedule.posterior(picture(x0), picture(x_t), torch.tensor([t]))
     before = schedule.marginal(picture(x0), torch.tensor([t - 1]))
     beta = 1 - float(schedule.alpha_bars[t] / schedule.alpha_bars[t - 1])
-    # The product is no wider than the narrower factor, and its mean lies between their means.
+    # The product is no wider than the narrower factor, and its mean lies between the means of the factors.
     means = (float(before.mean), x_t / math.sqrt(1 - beta))
     margin = 12 * math.sqrt(min(float(before.variance), beta / (1 - beta)))
     z = torch.linspace(min(means) - margin, max(means) + margin, 200_001, dtype=torch.float64)
@@ -117,9 +118,9 @@ def test_from_t_to_sigma_and_back(t: float, name: str) -> None:
     sigma = schedule.sigma_at(torch.tensor(t, dtype=torch.float64))
     assert float(schedule.t_at(sigma)) == pytest.approx(t, abs=2e-6)
     low = min(int(t), 998)
-    part = t - low  # between two nodes the logarithm of sigma is a straight line
-    between = schedule.sigmas[low].log() * (1 - part) + schedule.sigmas[low + 1].log() * part
-    assert float(sigma.log()) == pytest.approx(float(between), abs=1e-10)
+    fraction = t - low  # log sigma is linear between two levels of the schedule
+    expected = schedule.sigmas[low].log() * (1 - fraction) + schedule.sigmas[low + 1].log() * fraction
+    assert float(sigma.log()) == pytest.approx(float(expected), abs=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -128,12 +129,12 @@ def test_from_t_to_sigma_and_back(t: float, name: str) -> None:
         *[("linear", 2 * s / 255, t, 0.05) for s, t in ((5, 7.7), (10, 19.7), (15, 31.9), (25, 56.2), (50, 114.4))],
         *[("linear", 2 * s / 255, t, 0.5) for s, t in ((75, 167), (100, 214))],
         *[("squaredcos_cap_v2", 2 * s / 255, t, 0.5) for s, t in ((15, 67), (25, 116), (50, 231))],
-        # This row is cut off to whole steps, not rounded.
+        # The published timesteps of this row are truncated to integers, not rounded.
         *[("linear", s, t + 0.5, 0.5) for s, t in ((1, 258), (2, 395), (5, 565), (10, 673), (20, 768))],
     ],
 )
 def test_published_timesteps_of_noise_levels(name: str, sigma: float, t: float, digit: float) -> None:
-    """The table of notes/methods.md 2.6, to its last digit; a noise of s levels is 2 s / 255."""
+    """Timesteps agree with the table of notes/methods.md 2.6 to its last digit. A noise of s levels is 2 s / 255."""
     found = float(SCHEDULES[name].t_at(torch.tensor(sigma, dtype=torch.float64)))
     assert found == pytest.approx(t, abs=digit)
 
