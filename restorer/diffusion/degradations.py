@@ -2,8 +2,8 @@ r"""Degradations of an image as linear operators, and the exact correction of an
 
     y = A x + n,   n ~ N(0, s_y^2 I)
 
-Here x is a clean image (B, C, H, W) on [-1, 1], and y are the data: what was measured. The operator A keeps the image
-(denoise), hides pixels (inpaint) or shrinks the image (upscale):
+Here x is a clean image (B, C, H, W) on [-1, 1], and y are the measured data. The operator A keeps the image (denoise),
+hides pixels (inpaint) or shrinks the image (upscale):
 
     class       A                                    A^T                              A A^T
     Identity    I                                    I                                I
@@ -42,10 +42,11 @@ from torch import Tensor
 
 __all__ = ["Bicubic", "Degradation", "Identity", "Mask"]
 
+# Distance between two neighbouring 8-bit values on the [-1, 1] scale.
 EIGHT_BIT_STEP = 2 / 255
-"""Distance between two neighbouring 8-bit values on the [-1, 1] scale."""
+
+# Momentum of the projected gradient steps in `Bicubic.finish`. Values from .85 to .95 take about as many steps.
 MOMENTUM = 0.9
-"""Momentum of the projected gradient steps in `Bicubic.finish`. Values from .85 to .95 take about as many steps."""
 
 
 class Degradation(ABC):
@@ -122,7 +123,7 @@ class Identity(Degradation):
         return torch.lerp(x0, y, _data_weight(noise_variance, prior_variance, like=x0))
 
     def finish(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return x unchanged, because no pixel is known exactly."""
+        """Return x unchanged, because the data are the image itself."""
         return x
 
 
@@ -295,7 +296,7 @@ class Bicubic(Degradation):
         return (best + 1).div_(EIGHT_BIT_STEP).round_().mul_(EIGHT_BIT_STEP).sub_(1).clamp_(-1, 1).to(x.dtype)
 
     def _add_transpose(self, y: Tensor, x: Tensor) -> Tensor:
-        """Add A^T y to x, a contiguous tensor, in place."""
+        """Add A^T y to x, a contiguous tensor, in place, and return the sum."""
         return _shrink_transpose(_shrink_transpose(y, self.scale, -1), self.scale, -2, onto=x)
 
     def _measure_clipped(self, x: Tensor) -> Tensor:

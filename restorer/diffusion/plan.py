@@ -8,7 +8,7 @@ Every method is a preset of the one loop in `reverse.py`:
     repaint     Lugmayr et al. 2022                   as ddpm, with jumps      v = inf           uniform in t
     ddnm        Wang et al. 2023 (eta = .85)          zeta = .85^2             v = inf           uniform in t
     diffpir     Zhu et al. 2023                       zeta = .3 (holes: 1)     v = inf           uniform in sqrt(t)
-    langevin    Song et al. 2021 (SDE, alg. 2)        as ddpm, corrector       v = 1             uniform in log s
+    langevin    Song et al. 2021 (SDE, alg. 2)        as ddpm, plus corrector  v = 1             uniform in log s
     auto        this project's measured defaults      depends on the task      by task           uniform in log s
 
 Here s is the noise level sigma, s' is the next level, and zeta is the share of fresh noise in the noise that is added
@@ -17,6 +17,14 @@ weighed.
 
 If the schedule of the network is given, the levels are uniform in its t instead. With as many steps as the schedule
 has, they are the levels of the schedule, and `ddpm` is algorithm 2 of Ho et al. 2020.
+
+Sources:
+    ddpm        https://arxiv.org/abs/2006.11239
+    ddim        https://arxiv.org/abs/2010.02502
+    repaint     https://arxiv.org/abs/2201.09865
+    ddnm        https://arxiv.org/abs/2212.00490
+    diffpir     https://arxiv.org/abs/2305.08995
+    langevin    https://arxiv.org/abs/2011.13456
 """
 
 from __future__ import annotations
@@ -114,7 +122,7 @@ class Plan:
 
 
 def log_levels(start: float, end: float, count: int) -> list[float]:
-    """Return `count` noise levels from start to end, uniform in log sigma. A single level is the start."""
+    """Return `count` noise levels from start to end, uniform in log sigma. A single level equals the start."""
     if count == 1:
         return [start]
     return [start * (end / start) ** (i / (count - 1)) for i in range(count)]
