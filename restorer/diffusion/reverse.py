@@ -9,8 +9,8 @@ with r^2 = sigma^2 v / (sigma^2 + v), a = sqrt(1 - zeta) and w = 1. With kappa =
 measurement this is Ho et al. 2020, algorithm 2, written for x_t / sqrt(abar_t): x' is a draw from
 q(x_{t-1} | x_t, x_0 = d). There are three more cases:
 
-    another reverse variance    w^2 = (beta / beta~)^f, with f = 0 for beta~ (w = 1), f = 1 for beta, or f learned by the
-                                network (Nichol & Dhariwal 2021, eq. 15); beta and beta~ are those of the step taken
+    another reverse variance    w^2 = (beta / beta~)^f, with f = 0 for beta~ (w = 1), f = 1 for beta, or f learned by
+                                the network (Nichol & Dhariwal 2021, eq. 15); beta and beta~ are those of the step taken
     a level that stays          a = 1 - zeta / 2: the Langevin step x' = x + e score + sqrt(2 e) z with
                                 e = zeta sigma^2 / 2 and score = (x0c - x) / sigma^2, which is the corrector of Song et
                                 al. 2021, arXiv:2011.13456
