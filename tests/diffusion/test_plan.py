@@ -78,7 +78,7 @@ def test_corrector_steps_by_hand() -> None:
 
 @pytest.mark.parametrize("name", ["linear", "squaredcos_cap_v2"])
 def test_levels_of_a_schedule(name: str) -> None:
-    """As many steps as the schedule has use its levels, with the DDPM of the paper. Fewer steps are uniform in its t."""
+    """With as many steps as the schedule has, ddpm is that of the paper. Fewer steps are uniform in its t."""
     schedule = Schedule(name, 200)
     ends = {"start": schedule.sigma_max, "end": schedule.sigma_min}
     plan = make_plan("ddpm", AUTO, **ends, steps=200, schedule=schedule, variance="large")

@@ -43,7 +43,7 @@ def test_last_alpha_bar_is_the_published_one(schedule: Schedule, last: float) ->
 
 
 def test_linear_schedule_spans_the_published_noise_levels() -> None:
-    """sigma ranges from .01 (t = 0) to 157 (t = 999), and abar for a noise of 25/255 and 50/255 is the published one."""
+    """sigma ranges from .01 (t = 0) to 157 (t = 999), and abar at 25/255 and 50/255 has the published values."""
     linear = SCHEDULES["linear"]
     assert linear.sigma_min == pytest.approx(0.01, rel=1e-4)
     assert linear.sigma_max == pytest.approx(157, abs=0.5)
@@ -53,7 +53,7 @@ def test_linear_schedule_spans_the_published_noise_levels() -> None:
 
 @pytest.mark.parametrize("schedule", [*SCHEDULES.values(), Schedule("linear", 50, 1e-3, 0.3)], ids=str)
 def test_the_marginal_is_the_transitions_one_after_another(schedule: Schedule) -> None:
-    """Composing q(x_t | x_{t-1}) gives q(x_t | x_0): each step shrinks mean and variance, and adds beta to the variance."""
+    """Composing q(x_t | x_{t-1}) gives q(x_t | x_0): mean and variance shrink, and the variance grows by beta."""
     mean, variance = picture(0.7), picture(0.0)
     for t in range(schedule.steps):
         at = torch.tensor([t])
