@@ -45,8 +45,8 @@ test-hub-min: $(HUB_MIN)/.tested
 	$(HUB_MIN)/bin/python -m pytest tests/models/hub tests/cli/test_cli_models.py tests/models/test_hostile.py
 
 lint: $(VENV)/.tested
-	$(BIN)/ruff check restorer tests
-	$(BIN)/ruff format --check restorer tests
+	$(BIN)/ruff check restorer tests setup.py
+	$(BIN)/ruff format --check restorer tests setup.py
 	$(BIN)/mypy
 
 clean:
