@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 __all__ = [
-    *("CONFIG", "INDEX", "PICKLED", "SCHEDULER", "WEIGHTS", "WEIGHT_FILES", "Break", "fields", "folder_for"),
-    *("guided", "moved", "shards", "system_call", "write_file"),
+    *("CONFIG", "INDEX", "PICKLED", "SCHEDULER", "WEIGHTS", "WEIGHT_FILES", "Break", "fields", "guided", "rename_file"),
+    *("replace_by_folder", "shards", "system_call", "write_file"),
 ]
 
 CONFIG, SCHEDULER, INDEX = "config.json", "scheduler_config.json", "model_index.json"
@@ -45,6 +45,7 @@ class Evil:
 
 
 # -- ways to break a file ----------------------------------------------------------------------------------------------
+# Each of these functions breaks a file of the folder, or returns a function that does so.
 
 
 def write_file(name: str, content: bytes) -> Break:
@@ -74,7 +75,12 @@ def tensors(change: Callable[[dict[str, Tensor]], object]) -> Break:
 
 
 def pickled(content: Callable[[Path], Any], *, zipped: bool = True) -> Break:
-    """Replace the weights by pickled content, given the path of the trap; unzipped is the format before torch 1.6."""
+    """Replace the weights by a pickle.
+
+    Args:
+        content: Returns the content of the pickle for a given path of the trap.
+        zipped: Whether the file has the format of today; else it has the format from before torch 1.6.
+    """
 
     def write(folder: Path) -> None:
         (folder / WEIGHTS).unlink()
@@ -161,13 +167,13 @@ def tensor_pickle(count: int, shape: tuple[int, ...], stride: tuple[int, ...], o
 
 
 def oversized_claim(*tensor: Any, **options: Any) -> Break:
-    """Replace the weights by a zip file with 250 numbers and the pickle that `tensor_pickle` makes."""
+    """Replace the weights by a zip file with 250 numbers and a pickle of `tensor_pickle` that may claim more."""
     entries = {"archive/data.pkl": tensor_pickle(*tensor, **options), "archive/version": b"3\n"}
     return archive({**entries, "archive/data/0": bytes(1000)})
 
 
 def oversized_legacy_claim(count: int) -> Break:
-    """Replace the weights by such a file in the format before torch 1.6: five pickles, then 250 numbers."""
+    """Replace the weights by a file in the format before torch 1.6 that claims `count` numbers and holds 250."""
     system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
     heads = (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, system)
     parts = [*(pickle.dumps(head, 2) for head in heads), tensor_pickle(count, (count,), (1,), 0, None)]
@@ -213,12 +219,12 @@ def guided(change: dict[str, Tensor | None], options: bytes | None = None) -> Br
     return write
 
 
-def moved(name: str, to: str) -> Break:
+def rename_file(name: str, to: str) -> Break:
     """Rename a file of the folder."""
     return lambda folder: (folder / name).rename(folder / to) and None
 
 
-def folder_for(name: str) -> Break:
+def replace_by_folder(name: str) -> Break:
     """Replace a file by a folder of the same name."""
 
     def write(folder: Path) -> None:

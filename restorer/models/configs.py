@@ -67,6 +67,7 @@ SCHEDULE_NUMBERS = {
     "clip_sample_range": (1e-3, 1e3),
     "sample_max_value": (1e-3, 1e3),
 }
+# The numbers that may be null.
 NULLABLE = {"attn_norm_num_groups", "attention_head_dim", "attention_heads", "time_embedding_dim", "time_features"}
 LISTS: Mapping[str, tuple[type, str]] = {
     "block_out_channels": (int, "whole numbers"),
@@ -119,7 +120,7 @@ class TrainedBetas(Schedule):
 
     @cached_property
     def betas(self) -> Tensor:
-        """The betas beta_t, of shape (T,), float64."""
+        """Variances beta_t of the single steps, float64 (T,)."""
         return torch.tensor(self.values, dtype=torch.float64)
 
 

@@ -47,9 +47,9 @@ DEFAULTS: dict[str, Any] = {
     "diffusion_steps": 1000,
     "predict_xstart": False,
 }
-# Options of published networks by their number of parameters. The first are the networks for 256 pixels trained on
-# ImageNet and LSUN, and RePaint's on CelebA-HQ and Places; the second is trained on FFHQ (DPS, DiffPIR); the last is
-# the network for ImageNet at 512 pixels, fine-tuned without classes.
+# Options of published networks by their number of parameters. The first entry stands for the networks for 256 pixels
+# trained on ImageNet and LSUN, and for those of RePaint on CelebA-HQ and Places; the second for the network trained on
+# FFHQ (DPS, DiffPIR); the third for the network trained on ImageNet at 512 pixels whose classes were removed later.
 PUBLISHED = {552_814_086: {"image_size": 256}, 93_563_910: {"image_size": 256}, 557_973_638: {"image_size": 512}}
 # Options that the weights determine, and that a JSON file may repeat.
 DERIVED_OPTIONS = (
@@ -98,7 +98,9 @@ def _count_blocks(state: Mapping[str, Tensor], part: str) -> int:
 
 
 def unet_config(state: Mapping[str, Tensor]) -> UNetConfig:
-    """Return the configuration of a network from the names and shapes of its weights, with one attention head.
+    """Return the configuration of a network from the names and shapes of its weights.
+
+    The weights do not show the number of attention heads, so the configuration has a single head.
 
     Args:
         state: The weights by guided-diffusion's names.
@@ -119,9 +121,9 @@ def unet_config(state: Mapping[str, Tensor]) -> UNetConfig:
     if n < 1 or not n_in == n_out == levels * (n + 1):
         found = f"{n_in} input and {n_out} output blocks on {levels} levels"
         raise ValueError(f"it is not a U-Net of guided-diffusion: {found}")
-    first = [1 + level * (n + 1) for level in range(levels)]
-    widths = tuple(_dimension(state, f"input_blocks.{k}.0.out_layers.3.weight") for k in first)
-    has_attention = [f"input_blocks.{k}.1.qkv.weight" in state for k in first]
+    first_blocks = [1 + level * (n + 1) for level in range(levels)]
+    widths = tuple(_dimension(state, f"input_blocks.{k}.0.out_layers.3.weight") for k in first_blocks)
+    has_attention = [f"input_blocks.{k}.1.qkv.weight" in state for k in first_blocks]
     resamples_by_resnet = bool(upsampling) and not str(_find_upsampler(state, upsampling[0])).endswith("conv")
     has_scale_shift = _dimension(state, "input_blocks.1.0.emb_layers.1.weight") == 2 * widths[0]
     plain_down, plain_up = (

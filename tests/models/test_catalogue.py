@@ -68,7 +68,7 @@ def test_size_and_cost_of_the_embedded_prior() -> None:
     assert facts["bytes"] <= 25e6 and facts["gflop"] <= 35
 
 
-def test_a_folder_without_a_model_card_gives_fewer_facts(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_card_tells_less(tmp_path: Path) -> None:
     for name in ("config.json", "diffusion_pytorch_model.safetensors"):
         shutil.copy(weights_folder() / name, tmp_path)
     assert read_facts(tmp_path).keys() == {"parameters", "bytes", "size"}

@@ -176,7 +176,7 @@ def test_as_many_heads_at_every_width(diffusers: ModuleType, tmp_path: Path, fie
     assert same == spec
 
 
-def test_one_width_with_heads_is_stored_as_diffusers_does(diffusers: ModuleType, tmp_path: Path) -> None:
+def test_one_width_with_heads_is_said_as_diffusers_does(diffusers: ModuleType, tmp_path: Path) -> None:
     theirs = theirs_of(diffusers, ADM)
     network, spec = load_model(write_file(tmp_path, raw_file(theirs), num_heads=4))
     assert spec.network.attention_head_dim == 16 and spec.network.attention_heads is None  # type: ignore[union-attr]
@@ -240,7 +240,7 @@ def test_published_networks_need_no_options(
     assert not caplog.records
 
 
-def test_of_an_unknown_network_it_reports_what_it_assumes(
+def test_of_an_unknown_network_it_says_what_it_takes_for_granted(
     diffusers: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fields = {**FFHQ, "block_out_channels": (32, 32, 64, 64), "attention_head_dim": 64}

@@ -23,9 +23,9 @@ from hub_broken import (
     WEIGHTS,
     Break,
     fields,
-    folder_for,
     guided,
-    moved,
+    rename_file,
+    replace_by_folder,
     shards,
     write_file,
 )
@@ -156,8 +156,8 @@ FILES: dict[str, tuple[Break, str]] = {
         for name, table in ((CONFIG, NETWORKS), (SCHEDULER, SCHEDULES), (INDEX, PIPELINES))
         for new, pattern in table
     },
-    **{f"no {name}": (moved(name, "elsewhere"), f"{name} is missing") for name in (CONFIG, SCHEDULER, WEIGHTS)},
-    **{f"a folder for {name}": (folder_for(name), name) for name in (CONFIG, SCHEDULER, WEIGHTS)},
+    **{f"no {name}": (rename_file(name, "elsewhere"), f"{name} is missing") for name in (CONFIG, SCHEDULER, WEIGHTS)},
+    **{f"a folder for {name}": (replace_by_folder(name), name) for name in (CONFIG, SCHEDULER, WEIGHTS)},
     "shards that lead out": (shards, f"{WEIGHTS} is missing"),
     "no model at all": (lambda folder: folder / "nowhere", "there is no model"),
     "options 100,000 deep": (guided({}, GARBAGE["100,000 deep"]), "model.pt.json is larger"),

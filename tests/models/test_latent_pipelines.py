@@ -78,7 +78,7 @@ def record_latents(prior: Any, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return seen
 
 
-def theirs(diffusers: ModuleType, folder: Path) -> tuple[Any, Any, Any]:
+def diffusers_parts(diffusers: ModuleType, folder: Path) -> tuple[Any, Any, Any]:
     """Return the autoencoder, network and sampler that diffusers reads from a folder."""
     vqvae, report = diffusers.VQModel.from_pretrained(folder / "vqvae", output_loading_info=True)
     assert not any(report.values()), report
@@ -87,11 +87,11 @@ def theirs(diffusers: ModuleType, folder: Path) -> tuple[Any, Any, Any]:
     return vqvae, unet, diffusers.DDIMScheduler.from_pretrained(folder / "scheduler")
 
 
-def super_resolution(diffusers: ModuleType, folder: Path) -> Any:
+def diffusers_upscaler(diffusers: ModuleType, folder: Path) -> Any:
     # The pipeline is imported from its module: diffusers exports its name only if transformers is installed, although
     # the pipeline does not use it.
     module = import_module("diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion_superresolution")
-    return module.LDMSuperResolutionPipeline(*theirs(diffusers, folder))
+    return module.LDMSuperResolutionPipeline(*diffusers_parts(diffusers, folder))
 
 
 # -- against diffusers -------------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def super_resolution(diffusers: ModuleType, folder: Path) -> Any:
 @torch.no_grad()
 def test_super_resolution(diffusers: ModuleType, upscaler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After 4 steps the latents before the codebook agree to 1e-4, and the same latents decode equally to 1e-5."""
-    prior, pipeline = load(upscaler), super_resolution(diffusers, upscaler)
+    prior, pipeline = load(upscaler), diffusers_upscaler(diffusers, upscaler)
     pipeline.set_progress_bar_config(disable=True)
     mine, reference = record_latents(prior, monkeypatch), record_latents(pipeline.vqvae, monkeypatch)
     small = picture(3, 8, 12)
@@ -120,7 +120,7 @@ def test_super_resolution(diffusers: ModuleType, upscaler: Path, monkeypatch: py
 @torch.no_grad()
 def test_generation(diffusers: ModuleType, celeba: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prior = load(celeba)
-    pipeline = diffusers.LDMPipeline(*theirs(diffusers, celeba))
+    pipeline = diffusers.LDMPipeline(*diffusers_parts(diffusers, celeba))
     pipeline.set_progress_bar_config(disable=True)
     mine, reference = record_latents(prior, monkeypatch), record_latents(pipeline.vqvae, monkeypatch)
     generator = torch.Generator().manual_seed(5)
@@ -137,7 +137,7 @@ def test_generation(diffusers: ModuleType, celeba: Path, monkeypatch: pytest.Mon
 @torch.no_grad()
 def test_a_pipeline_that_diffusers_writes(diffusers: ModuleType, celeba: Path, tmp_path: Path) -> None:
     """A folder with every field that diffusers writes gives the same model."""
-    diffusers.LDMPipeline(*theirs(diffusers, celeba)).save_pretrained(tmp_path)
+    diffusers.LDMPipeline(*diffusers_parts(diffusers, celeba)).save_pretrained(tmp_path)
     latents = torch.randn(1, 3, 5, 7, generator=torch.Generator().manual_seed(0))
     written, expected = load(tmp_path), load(celeba)
     assert written.spec == expected.spec
@@ -324,9 +324,9 @@ BROKEN: dict[str, tuple[Damage, str]] = {
     "many codes": (edit("vqvae", num_vq_embeddings=2**30), "num_vq_embeddings must lie between"),
     "other codes": (edit("vqvae", num_vq_embeddings=65), "does not fit its config.json: quantize.embedding.weight"),
     "no number": (edit("vqvae", latent_channels="3"), "latent_channels must lie between"),
-    "infinite factor": (edit("vqvae", scaling_factor=float("inf")), "scaling_factor is a number"),
-    "nan factor": (edit("vqvae", scaling_factor=float("nan")), "scaling_factor is a number"),
-    "no list": (edit("vqvae", block_out_channels=8), "block_out_channels is a list"),
+    "infinite factor": (edit("vqvae", scaling_factor=float("inf")), "scaling_factor must be a number"),
+    "nan factor": (edit("vqvae", scaling_factor=float("nan")), "scaling_factor must be a number"),
+    "no list": (edit("vqvae", block_out_channels=8), "block_out_channels must be a list"),
     "spatial norm": (edit("vqvae", norm_type="spatial"), "norm_type spatial is not supported"),
     "gray": (edit("vqvae", out_channels=1), "must decode to 3 channels, not to 1"),
     "wider latents": (replace("vqvae", {**VQ, "vq_embed_dim": 4}), "3 channels in and 3 out, .* autoencoder have 4"),
@@ -394,24 +394,24 @@ def test_large_pictures_are_tiled(upscaler: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "word"),
+    ("options", "word"),
     [
         ({"scale": 2}, "enlarges by 4, not by 2"),
         ({"sigma": 5.0}, "--sigma"),
         ({"sigma": None}, "--sigma"),
         ({"detail": 0.5}, "--detail"),
         ({"detail": 0.0}, "--detail"),
-        ({"method": "repaint"}, "not by repaint"),
+        ({"method": "repaint"}, "but not repaint"),
         ({"steps": 501}, "between 1 and 500"),
     ],
     ids=str,
 )
-def test_what_means_nothing_is_refused(upscaler: Path, given: dict[str, Any], word: str) -> None:
+def test_what_means_nothing_is_refused(upscaler: Path, options: dict[str, Any], word: str) -> None:
     with pytest.raises(UsageError, match=word):
-        prepare_upscale(picture(3, 8, 8), prior=load(upscaler), **given)
+        prepare_upscale(picture(3, 8, 8), prior=load(upscaler), **options)
 
 
-def limited(prior: LatentPrior, name: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def limit_memory(prior: LatentPrior, name: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Make a method run out of memory above a size, and return a list that collects the requested sizes."""
     inner, sizes = getattr(prior, name), list[int]()
 
@@ -427,11 +427,11 @@ def limited(prior: LatentPrior, name: str, limit: int, monkeypatch: pytest.Monke
 
 def test_out_of_memory_while_sampling(upscaler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prior = load(upscaler)
-    limited(prior, "predict", 30, monkeypatch)
+    limit_memory(prior, "predict", 30, monkeypatch)
     done = prepare_upscale(picture(3, 48, 40), steps=1, prior=prior).run()
     assert done.image.shape == (3, 192, 160) and done.prior.tile == 24
     assert done.notes == ("out of memory: repeated with 96-pixel tiles",)
-    limited(prior, "predict", 10, monkeypatch)  # the low-precision prior is another object, without this limit
+    limit_memory(prior, "predict", 10, monkeypatch)  # the low-precision prior is another object, without this limit
     done = prepare_upscale(picture(3, 48, 40), steps=1, prior=prior).run()
     assert done.notes[-1] == "out of memory: repeated in bf16" and precision_name(done.prior) == "bf16"
     monkeypatch.setattr(UNetResources, "low_precision", lambda self: None)
@@ -442,8 +442,8 @@ def test_out_of_memory_while_sampling(upscaler: Path, monkeypatch: pytest.Monkey
 def test_out_of_memory_while_decoding(upscaler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the decoding is repeated, not the sampling."""
     prior = load(upscaler)
-    sampled = limited(prior, "predict", 1000, monkeypatch)
-    decoded = limited(prior, "_decode", 30, monkeypatch)
+    sampled = limit_memory(prior, "predict", 1000, monkeypatch)
+    decoded = limit_memory(prior, "_decode", 30, monkeypatch)
     done = prepare_upscale(picture(3, 48, 40), steps=3, prior=prior).run()
     assert sampled == [48] * 3 and decoded[0] == 48 and set(decoded[1:]) == {24}
     assert done.notes == ("out of memory: decoded with 96-pixel tiles",) and done.image.shape == (3, 192, 160)
