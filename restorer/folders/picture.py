@@ -219,7 +219,7 @@ def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, An
         "precision": precision_name(prior),
         "steps": job.evaluations,
         "method": options.method,
-        "detail": job.detail if job.then is None else options.detail,  # successive jobs differ in detail
+        "detail": job.detail if job.second_pass is None else options.detail,  # successive jobs differ in detail
         "seed": options.seed,
         "sigma": round(job.sigma, 2),
         "tile": job.factor * min(prior.tile, max(job.start.shape[-2:])),
@@ -249,7 +249,7 @@ def build_record(prepared: PreparedPicture, options: Options, prior: Tiled, batc
     used = {"method": options.method, "seed": options.seed, **dict(prepared.extra_options), "tile": options.tile}
     if job.latent is None:
         used |= {"sigma": job.sigma, "detail": settings["detail"]}
-    used["steps"] = settings["steps"] if job.then is None else options.steps
+    used["steps"] = settings["steps"] if job.second_pass is None else options.steps
     return Record(
         __version__,
         options.command,

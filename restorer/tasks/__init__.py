@@ -1,1 +1,1 @@
-"""The tasks: from options to a degradation and a plan, and to the restored picture."""
+"""The tasks, which turn options into a degradation and a plan, and these into a restored or generated picture."""

@@ -1,14 +1,7 @@
-"""The three tasks: what the user wants -> a degradation and a plan -> the restored picture.
+"""What the tasks share: the checks of their input, the conversion of values, and the plan of inpaint and upscale.
 
-    denoise    a picture with noise s_y is x_t at the t where sigma_t = s_y: the reverse process starts there, and the
-               data need no correction. Its first evaluation is the posterior mean (the best PSNR), its end a picture
-               with natural texture; `detail` blends the two, which is the optimal trade of distortion against
-               perception along a straight line (Freirich et al. 2021, https://arxiv.org/abs/2107.02555).
-    inpaint    known pixels are put back at every step and noised again with all others (RePaint, Lugmayr et al. 2022).
-    upscale    the picture is corrected at every step so that shrinking it gives the input (DDNM, Wang et al. 2023).
-
-For the latter two `detail` is the noise carried from step to step. Noise levels that users see are on the 0..255 scale:
-sigma there is s_y = 2 sigma / 255 on the [-1, 1] scale of the networks.
+Noise levels that users see are on the 0..255 scale. A level of sigma on that scale is s_y = 2 sigma / 255 on the
+[-1, 1] scale of the networks.
 """
 
 from __future__ import annotations
@@ -24,23 +17,35 @@ from restorer.models.load import load_prior
 from restorer.priors.latent import latent_of
 from restorer.tasks.defaults import Defaults
 
-__all__ = ["LOWEST_LEVEL", "as_colour", "check_picture", "conditioned_plan", "prior_for", "to_unit"]
+__all__ = ["LOWEST_LEVEL", "as_colour", "check_picture", "conditioned_plan", "select_prior", "to_unit"]
 
-LOWEST_LEVEL = 0.02  # the last noise level before 0; below it pictures in 8 bits do not change
+LOWEST_LEVEL = 0.02
+"""Last noise level before 0, on the [-1, 1] scale. Lower levels do not change pictures in 8 bits."""
 
 
 def check_picture(image: Tensor) -> None:
-    if image.ndim != 3 or image.shape[0] not in (1, 3) or 0 in image.shape:
-        raise UsageError(f"a picture has 1 or 3 channels: (C, H, W), not {tuple(image.shape)}")
-    if not bool(torch.isfinite(image).all()):
-        raise UsageError("the picture holds values that are not finite")
-
-
-def prior_for(task: str, prior: Prior | None) -> Prior:
-    """The prior given, or the embedded one.
+    """Check that a tensor is a picture.
 
     Raises:
-        ModelError: it works on latents and does not serve the task.
+        UsageError: The shape is not (C, H, W) with 1 or 3 channels, a side is 0, or a value is not finite.
+    """
+    if image.ndim != 3 or image.shape[0] not in (1, 3) or 0 in image.shape:
+        raise UsageError(
+            f"a picture must have the shape (C, H, W) with 1 or 3 channels, but this one has {tuple(image.shape)}"
+        )
+    if not bool(torch.isfinite(image).all()):
+        raise UsageError("the picture contains values that are not finite")
+
+
+def select_prior(task: str, prior: Prior | None) -> Prior:
+    """Return the given prior, or the embedded one if none is given.
+
+    Args:
+        task: The task, named by its command.
+        prior: The prior; None for the embedded one.
+
+    Raises:
+        ModelError: The prior works on latents and does not serve the task.
     """
     model = prior or load_prior()
     latent = latent_of(model)
@@ -49,14 +54,17 @@ def prior_for(task: str, prior: Prior | None) -> Prior:
 
 
 def to_unit(x: Tensor, channels: int) -> Tensor:
-    """(1, 3, H, W) on [-1, 1] -> (C, H, W) in [0, 1]; a gray picture is the mean of its three channels."""
+    """Return a picture (1, 3, H, W) on [-1, 1] as (channels, H, W) in [0, 1], clamped.
+
+    A gray picture, of one channel, is the mean of the three.
+    """
     picture = (x[0].float() + 1).div_(2)
     picture = picture.mean(0, keepdim=True) if channels == 1 else picture
     return picture.clamp_(0, 1)
 
 
 def as_colour(image: Tensor) -> Tensor:
-    """(C, H, W) in [0, 1] -> (1, 3, H, W) on [-1, 1]."""
+    """Return a picture (C, H, W) in [0, 1], with C = 1 or 3, as (1, 3, H, W) on [-1, 1]."""
     return (image.expand(3, -1, -1) * 2 - 1)[None]
 
 
@@ -70,11 +78,23 @@ def conditioned_plan(
     *,
     holes: bool,
 ) -> tuple[Plan, float]:
-    """The plan of inpaint and upscale, and the detail it has."""
+    """Return the plan of inpaint or upscale, and the detail that it uses.
+
+    In these tasks, `detail` is the factor kappa on the noise that is carried from step to step.
+
+    Args:
+        prior: The prior.
+        defaults: The defaults of the task.
+        steps: Number of network evaluations; None for the default.
+        detail: The detail, 0..1; None for the default.
+        method: One of METHODS.
+        seed: Seed of the noise field.
+        holes: Whether some pixels are unknown.
+    """
     count = steps or defaults.steps
     sigmas = (*log_levels(defaults.start, LOWEST_LEVEL, count), 0.0)
-    if detail is None:  # the published methods carry all noise
-        detail = defaults.detail if method == "auto" else 1.0
+    if detail is None:
+        detail = defaults.detail if method == "auto" else 1.0  # the published methods carry all noise
     auto = Plan(
         sigmas,
         zeta=(defaults.zeta,) * count,

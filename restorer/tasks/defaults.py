@@ -1,24 +1,27 @@
-"""What the three tasks do unless told otherwise: the constants, and why they are what they are."""
+"""The constants of the three restoring tasks, and why they have their values."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-__all__ = ["DENOISE", "INPAINT", "INPAINT_WIDE", "LATENT_STEPS", "UPSCALE", "WIDE", "Defaults"]
+__all__ = ["DENOISE", "INPAINT", "INPAINT_WIDE", "LATENT_STEPS", "UPSCALE", "WIDE_SIDE", "Defaults"]
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a task does unless told otherwise; measured with tests/bench/figures.py.
+    """The default settings of a task. tests/bench/figures.py measures them.
 
     Args:
-        steps, detail: as the options of these names.
-        start: highest noise level, [-1, 1] scale; denoise starts at the level of its noise instead.
-        prior_variance, extrapolation: see `Plan`.
-        zeta: share of fresh noise.
-        inflation: by how much the noise carried exceeds what the network is told. It makes up for a network that takes
-            texture for noise (S_noise in Karras et al. 2022, https://arxiv.org/abs/2206.00364, section 4).
+        steps: Number of network evaluations.
+        detail: Value of the option `detail`, 0 (faithful and smooth) .. 1 (natural texture).
+        zeta: Share of fresh noise; see `Plan`.
+        start: Highest noise level, on the [-1, 1] scale. Denoising starts at the level of the picture's noise instead.
+        prior_variance: As in `Plan`.
+        extrapolation: As in `Plan`.
+        inflation: Relative excess of the carried noise over the level that the network is given. It compensates for a
+            network that mistakes texture for noise (S_noise in Karras et al. 2022, https://arxiv.org/abs/2206.00364,
+            section 4).
     """
 
     steps: int
@@ -31,16 +34,22 @@ class Defaults:
 
 
 DENOISE = Defaults(steps=4, detail=0.8, zeta=0.0, extrapolation=1.0)
-# Narrow holes are all but known from their rims: little noise, drawn anew, is best, and a low level to begin with. A
-# wide one has an inside that must be made up: the deterministic process from a high level keeps texture there.
+
+# Narrow holes are almost determined by their rims: a low starting level and little noise, drawn anew at every step, are
+# best. The inside of a wide hole must be invented: the deterministic process from a high level keeps texture there.
 INPAINT = Defaults(steps=20, detail=0.4, zeta=1.0, start=0.4, extrapolation=0.5)
 INPAINT_WIDE = Defaults(steps=20, detail=1.0, zeta=0.0, start=3.0, extrapolation=1.0, inflation=0.02)
-WIDE = 25  # pixels: a hole that holds a square of this side is wide
-# The more is missing, the more the second order brings; at x2 it costs.
+
+WIDE_SIDE = 25
+"""Side in pixels of the smallest square that makes a hole wide if it fits into the hole."""
+
+# The more is missing, the more the second order gains. At a scale of 2 it costs PSNR.
 UPSCALE = {
     2: Defaults(steps=15, detail=0.5, zeta=1.0, start=0.4),
     3: Defaults(steps=10, detail=0.5, zeta=1.0, start=0.4, extrapolation=1.0),
     4: Defaults(steps=12, detail=0.5, zeta=1.0, start=0.4, extrapolation=1.0),
     8: Defaults(steps=10, detail=0.5, zeta=1.0, start=0.8, extrapolation=1.0),
 }
-LATENT_STEPS = 100  # of latent super-resolution, as published
+
+LATENT_STEPS = 100
+"""Number of steps of latent super-resolution, as published."""

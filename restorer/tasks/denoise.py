@@ -1,4 +1,14 @@
-"""Remove noise."""
+"""Denoising: the reverse process starts at the noise level of the picture.
+
+A picture y with white noise of standard deviation s_y is x_t at the t where sigma_t = s_y. The reverse process starts
+there, and the data need no correction. It yields two estimates of the clean picture x:
+
+    first    the prediction of its first evaluation, the posterior mean E[x | y], which has the best PSNR
+    last     its last state, a picture with natural texture
+
+The result is (1 - detail) first + detail last. Along a straight line, this blend is the optimal trade-off of distortion
+against perception (Freirich et al. 2021, https://arxiv.org/abs/2107.02555).
+"""
 
 from __future__ import annotations
 
@@ -14,9 +24,9 @@ from restorer.diffusion.reverse import NoiseField
 from restorer.errors import UsageError
 from restorer.limits import check
 from restorer.measurement.white_noise import estimate_sigma, undo_clipping
-from restorer.tasks.common import LOWEST_LEVEL, as_colour, check_picture, prior_for, to_unit
+from restorer.tasks.common import LOWEST_LEVEL, as_colour, check_picture, select_prior, to_unit
 from restorer.tasks.defaults import DENOISE
-from restorer.tasks.job import Job, tiled
+from restorer.tasks.job import Job, with_default_tiles
 
 __all__ = ["prepare_denoise"]
 
@@ -31,53 +41,84 @@ def prepare_denoise(
     seed: int = 0,
     prior: Prior | None = None,
 ) -> Job:
-    """Decide how to remove noise. Arguments as `restorer.denoise`, `image` a float tensor (C, H, W) in [0, 1]."""
+    """Prepare a job that removes noise.
+
+    Args:
+        image: The picture, float (C, H, W) in [0, 1] with C = 1 or 3. Values outside this range are not clamped.
+        sigma: As in `restorer.denoise`.
+        steps: As in `restorer.denoise`.
+        detail: As in `restorer.denoise`.
+        method: As in `restorer.denoise`.
+        seed: As in `restorer.denoise`.
+        prior: As in `restorer.denoise`.
+
+    Raises:
+        UsageError: A value is out of range, or the tensor is not a picture.
+        ModelError: The prior cannot denoise.
+    """
     check_picture(image)
     check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed)
-    if steps == 1 and detail:
-        raise UsageError("one step gives no detail: it is the posterior mean", "use --steps 2 or more, or --detail 0")
-    if detail is None:
-        detail = 0.0 if steps == 1 else DENOISE.detail
-    steps = 1 if detail == 0 else steps or DENOISE.steps
+    count, weight = _steps_and_detail(steps, detail)
     estimated = sigma is None
     level = estimate_sigma(image) if sigma is None else sigma
-    model = tiled(prior_for("denoise", prior), *image.shape[-2:])
+    model = with_default_tiles(select_prior("denoise", prior), *image.shape[-2:])
     channels = image.shape[0]
     start, s_y = as_colour(image), 2 * level / 255
-    job = Job(model, None, image, level, estimated, detail, start, lambda x, first: to_unit(x, channels))
+    job = Job(model, None, image, level, estimated, weight, start, lambda x, first: to_unit(x, channels))
     if level == 0:
-        return job.noting("no noise was found: the picture is copied" if estimated else "")
+        return job.with_note("no noise was found: the picture is copied" if estimated else "")
     if channels == 1:
-        start, s_y = _lifted(start, s_y, seed), math.sqrt(3) * s_y
+        start, s_y = _add_chroma_noise(start, s_y, seed), math.sqrt(3) * s_y
     end = min(LOWEST_LEVEL, s_y / 4)
-    # A level of its own below the first for every step; the last evaluation is at `end`, then 0.
-    sigmas = (*log_levels(s_y, end, steps), 0.0)
+    # Every step has a level of its own below the first. The last evaluation is at `end`, and 0 follows it.
+    sigmas = (*log_levels(s_y, end, count), 0.0)
     auto = Plan(
         sigmas,
-        zeta=(DENOISE.zeta,) * steps,
+        zeta=(DENOISE.zeta,) * count,
         extrapolation=DENOISE.extrapolation,
         fresh_start=False,
         mirrored=model.mirrors,
         seed=seed,
     )
-    plan = make_plan(method, auto, start=s_y, end=end, steps=steps)
-    share = detail
+    plan = make_plan(method, auto, start=s_y, end=end, steps=count)
 
-    # A file cannot hold what noise adds beyond black and white. A tensor may; then nothing was cut off.
-    clipped = 0 <= float(image.min()) and float(image.max()) <= 1
+    # A file cannot hold values beyond black and white, so its noise is clipped. A tensor that holds such values has not
+    # been clipped.
+    is_clipped = 0 <= float(image.min()) and float(image.max()) <= 1
 
     def finish(x: Tensor, first: Tensor) -> Tensor:
-        restored = to_unit(torch.lerp(first, x, share), channels)
-        return undo_clipping(restored, level / 255) if clipped else restored
+        restored = to_unit(torch.lerp(first, x, weight), channels)
+        return undo_clipping(restored, level / 255) if is_clipped else restored
 
     return replace(job, plan=plan, start=start, finish=finish)
 
 
-def _lifted(start: Tensor, s_y: float, seed: int) -> Tensor:
-    """A gray picture as a colour picture with white noise of sqrt(3) s_y.
+def _steps_and_detail(steps: int | None, detail: float | None) -> tuple[int, float]:
+    """Return the number of evaluations and the detail. One evaluation and detail 0 imply each other.
 
-    Noise copied to three channels has the covariance s_y^2 11^T = 3 s_y^2 P, with P the projection on gray. What is
-    missing to 3 s_y^2 I is noise of the same size on the chroma, 3 s_y^2 (I - P), which is drawn here.
+    Raises:
+        UsageError: One step is combined with a detail above 0.
+    """
+    if steps == 1 and detail:
+        raise UsageError(
+            "one step returns the posterior mean, which has no detail", "use --steps 2 or more, or --detail 0"
+        )
+    if detail is None:
+        detail = 0.0 if steps == 1 else DENOISE.detail
+    return 1 if detail == 0 else steps or DENOISE.steps, detail
+
+
+def _add_chroma_noise(start: Tensor, s_y: float, seed: int) -> Tensor:
+    """Return a gray picture as a colour picture with white noise of standard deviation sqrt(3) s_y.
+
+    Noise that is copied to three channels has the covariance s_y^2 11^T = 3 s_y^2 P, where P is the projection onto
+    gray. The difference from 3 s_y^2 I is noise of the same variance on the chroma, 3 s_y^2 (I - P), which is drawn
+    here.
+
+    Args:
+        start: The gray picture, (1, 3, H, W) on [-1, 1], with three equal channels.
+        s_y: Standard deviation of its noise, on the [-1, 1] scale.
+        seed: Seed of the reverse process, from which that of the chroma noise is derived.
     """
     drawn = NoiseField(seed ^ 0x5EED).like(start) * math.sqrt(3) * s_y
     return start + drawn - drawn.mean(1, keepdim=True)

@@ -1,14 +1,14 @@
-"""Sampling without a measurement: noise in, pictures out. The reverse process with nothing known, from sigma_max down.
+"""Sampling without a measurement: the reverse process turns pure noise into pictures, from sigma_max down.
 
     ddpm       ancestral sampling (Ho et al. 2020, algorithm 2), with the small, the large or a learned variance
     ddim       the deterministic process (Song et al. 2021, https://arxiv.org/abs/2010.02502, eta = 0)
     langevin   predictor-corrector (Song et al. 2021, https://arxiv.org/abs/2011.13456, algorithm 2)
 
-Levels are uniform in t of the network's own schedule where it has one, else in log sigma. A picture depends on its seed
-and its size alone, not on those made beside it: picture k of seed s is picture 0 of seed s + k.
+Levels are uniform in t of the network's own schedule if it has one, and otherwise in log sigma. A picture depends only
+on its seed and its size, not on the other pictures of its batch: picture k of seed s is picture 0 of seed s + k.
 
-A latent prior is sampled on latents, as many as the picture takes, and decoded once at the end (priors/latent.py); its
-`ddim` has the levels of the published sampler.
+A latent prior is sampled on as many latents as the picture takes, which are decoded once at the end
+(`priors/latent.py`). With `ddim` it has the levels of the published sampler.
 """
 
 from __future__ import annotations
@@ -29,14 +29,21 @@ from restorer.models.load import load_prior
 from restorer.priors.latent import LatentPrior, ddim_plan, first_mean, latent_of
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
-from restorer.tasks.job import TILE, Job, tiled
+from restorer.tasks.job import TILE, Job, with_default_tiles
 
 __all__ = ["generate", "grid", "prepare_generate"]
 
-SIDE = 64  # pixels, where the network is tied to no size
-BATCH_PIXELS = TILE**2  # a batch takes the memory of one tile of the restoring tasks
-# Where a prior names no limits: noise in which nothing of a picture is left, and noise that 8 bits do not show.
+DEFAULT_SIDE = 64
+"""Side of a generated picture in pixels if the network is not tied to a size."""
+
+BATCH_PIXELS = TILE**2
+"""Pixels of a batch by default, which then takes the memory of one tile of the restoring tasks."""
+
 HIGHEST_LEVEL, LOWEST_LEVEL = 80.0, 0.01
+"""Noise levels for priors that have no schedule and name no narrower limits.
+
+Nothing of a picture is left at the highest level, and the lowest one is invisible in 8 bits.
+"""
 
 
 def prepare_generate(
@@ -49,16 +56,23 @@ def prepare_generate(
     batch: int | None = None,
     prior: Prior | None = None,
 ) -> list[Job]:
-    """Decide how to sample one picture for each seed: a job a batch, whose result is (B, C, H, W).
+    """Prepare the jobs that sample one picture for each seed.
 
     Args:
-        seeds: of the pictures.
-        size: width and height in pixels; None for what the network was trained on.
-        method, variance, steps, batch, prior: as `generate`.
+        seeds: Seeds of the pictures.
+        size: Width and height in pixels; None for the size that the network was trained on, or 64x64.
+        method: As in `generate`.
+        variance: As in `generate`.
+        steps: As in `generate`.
+        batch: As in `generate`.
+        prior: As in `generate`.
+
+    Returns:
+        One job for each batch. Its result is float32 (B, C, H, W) in [0, 1].
 
     Raises:
-        UsageError: a value out of range, or a learned variance from a network that has none.
-        ModelError: what the network makes is no picture.
+        UsageError: A value is out of range, or a network that has learned no variance is to use a learned one.
+        ModelError: The network does not generate pictures of 1 or 3 channels.
     """
     check_generation(count=len(seeds), method=method, variance=variance, steps=steps, batch=batch)
     model = prior or load_prior()
@@ -67,24 +81,26 @@ def prepare_generate(
     if latent is not None:
         check_task("generate", latent.serves)
         factor = latent.factor
-    width, height = size or (factor * (model.native_size or SIDE // factor),) * 2
+    width, height = size or (factor * (model.native_size or DEFAULT_SIDE // factor),) * 2
     check_generation(width=width, height=height)
     if latent is None and model.channels not in (1, 3):
-        raise ModelError(f"the model makes {model.channels} channels: that is no picture", "choose another with -m")
-    plan = _plan(model, method, variance, steps)
-    size_of_batch = batch or max(1, BATCH_PIXELS // (width * height))
+        raise ModelError(
+            f"the model generates {model.channels} channels, but a picture has 1 or 3", "choose another model with -m"
+        )
+    plan = _make_plan(model, method, variance, steps)
+    batch_size = batch or max(1, BATCH_PIXELS // (width * height))
     rows, columns = -(-height // factor), -(-width // factor)
-    model = tiled(model, rows, columns)
+    model = with_default_tiles(model, rows, columns)
 
     def finish(x: Tensor, first: Tensor) -> Tensor:
         return _to_unit(x[..., :height, :width])
 
     jobs = []
-    for first in range(0, len(seeds), size_of_batch):
-        some = tuple(seeds[first : first + size_of_batch])
-        part, shape = replace(plan, seed=some), (len(some), model.channels, rows, columns)
-        start = torch.zeros(shape) if latent is None else first_mean(part, shape)
-        jobs.append(Job(model, part, start, 0.0, False, 1.0, start, finish))
+    for first in range(0, len(seeds), batch_size):
+        batch_seeds = tuple(seeds[first : first + batch_size])
+        batch_plan, shape = replace(plan, seed=batch_seeds), (len(batch_seeds), model.channels, rows, columns)
+        start = torch.zeros(shape) if latent is None else first_mean(batch_plan, shape)
+        jobs.append(Job(model, batch_plan, start, 0.0, False, 1.0, start, finish))
     return jobs
 
 
@@ -100,24 +116,28 @@ def generate(
     prior: Prior | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
-    """Sample the prior.
+    """Generate pictures from noise.
 
     Args:
-        count: how many pictures.
-        size: a side, or (width, height), in pixels; None for what the network was trained on, or 64.
-        method: ddpm, ddim or langevin.
-        variance: of the fresh noise of ddpm: small, large or learned; None for learned where the network has it.
-        steps: network evaluations a picture.
-        seed: of the first picture; the k-th after it has seed + k.
-        batch: pictures a network evaluation; it changes no picture beyond the rounding of the device.
-        prior: what `load_prior` gave; None for the embedded one.
-        on_step: called after every evaluation of every batch.
+        count: Number of pictures.
+        size: Side, or (width, height), in pixels; None for the size that the network was trained on, or 64.
+        method: "ddpm", "ddim" or "langevin".
+        variance: Variance of the fresh noise of ddpm: "small", "large" or "learned"; None selects the learned one if
+            the network has learned one, and otherwise the small one.
+        steps: Number of network evaluations per picture.
+        seed: Seed of the first picture. The k-th picture after it has the seed `seed + k`.
+        batch: Number of pictures per network evaluation; None selects the default. It does not change the pictures,
+            except for the rounding of the device.
+        prior: The result of `load_prior`; None selects the embedded prior.
+        on_step: Called with a `restorer.diffusion.reverse.Step` after every evaluation of every batch.
 
     Returns:
-        float32 (count, C, H, W) in [0, 1], on the CPU.
+        The pictures, float32 (count, C, H, W) in [0, 1], on the CPU.
 
     Raises:
-        UsageError: a value out of range.
+        UsageError: A value is out of range.
+        ModelError: The prior cannot generate pictures, or its network returns values that are not finite.
+        DeviceError: The device has too little memory.
     """
     check_generation(count=count, seed=seed)
     sides = (size, size) if isinstance(size, int) else size
@@ -127,7 +147,15 @@ def generate(
 
 
 def grid(pictures: Tensor, gap: int = 2) -> Tensor:
-    """(N, C, H, W) in [0, 1] as one picture, row by row, as square as can be, with white `gap` pixels between."""
+    """Return pictures as one contact sheet with nearly as many rows as columns, filled row by row.
+
+    Args:
+        pictures: The pictures, (N, C, H, W) in [0, 1].
+        gap: Number of white pixels between neighbours.
+
+    Returns:
+        The sheet, float32 (C, H', W') in [0, 1].
+    """
     count, channels, height, width = pictures.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -139,32 +167,38 @@ def grid(pictures: Tensor, gap: int = 2) -> Tensor:
 
 
 def _to_unit(x: Tensor) -> Tensor:
+    """Return pictures on [-1, 1] in [0, 1], clamped."""
     return ((x.float() + 1) / 2).clamp(0, 1)
 
 
 def _spec(prior: Prior) -> ModelSpec | None:
+    """Return the configuration of the checkpoint behind a prior, tiled or not; None if there is none."""
     inner = prior.prior if isinstance(prior, Tiled) else prior
     return inner.spec if isinstance(inner, UNetPrior) else None
 
 
-def _plan(prior: Prior, method: str, variance: str | None, steps: int) -> Plan:
-    """From pure noise to nothing; with the network's own schedule, if it has one."""
+def _make_plan(prior: Prior, method: str, variance: str | None, steps: int) -> Plan:
+    """Return the plan from pure noise to none, with the network's own schedule if it has one."""
     if method == "ddim" and (latent := latent_of(prior)) is not None:
-        return _published(latent, steps)
+        return _make_published_plan(latent, steps)
     spec = _spec(prior)
     schedule = None if spec is None else spec.schedule
-    learns = spec is not None and spec.network.out_channels > spec.network.in_channels
-    if variance == "learned" and not learns:
-        raise UsageError("this model has learned no variance", "--variance small, or large")
-    chosen = variance or ("learned" if learns and method == "ddpm" else "small")
+    has_variance = spec is not None and spec.network.out_channels > spec.network.in_channels
+    if variance == "learned" and not has_variance:
+        raise UsageError("this model has not learned a variance", "use --variance small or --variance large")
+    used_variance = variance or ("learned" if has_variance and method == "ddpm" else "small")
     highest = prior.sigma_max if schedule else min(prior.sigma_max, HIGHEST_LEVEL)
     lowest = prior.sigma_min if schedule else max(prior.sigma_min, LOWEST_LEVEL)
-    nothing = Plan(sigmas=(highest, 0.0), zeta=(0.0,))
-    return make_plan(method, nothing, start=highest, end=lowest, steps=steps, variance=chosen, schedule=schedule)
+    base = Plan(sigmas=(highest, 0.0), zeta=(0.0,))  # the preset of the method replaces the levels and zeta
+    return make_plan(method, base, start=highest, end=lowest, steps=steps, variance=used_variance, schedule=schedule)
 
 
-def _published(latent: LatentPrior, steps: int) -> Plan:
-    """DDIM at the levels that latent diffusion is published with."""
+def _make_published_plan(latent: LatentPrior, steps: int) -> Plan:
+    """Return the plan of DDIM at the levels that latent diffusion was published with.
+
+    Raises:
+        UsageError: The schedule of the network has too few timesteps.
+    """
     if steps > latent.most_steps:
-        raise UsageError(f"steps must lie between 1 and {latent.most_steps} with this model, not {steps}")
+        raise UsageError(f"with this model, steps must lie between 1 and {latent.most_steps}, not {steps}")
     return ddim_plan(latent.spec.schedule, steps)

@@ -1,4 +1,15 @@
-"""Fill holes."""
+"""Inpainting: at every step the known pixels are put back, and noised again together with all others.
+
+    y = m x + n,    m = 1 at the known pixels and 0 in the holes
+
+is the measurement. The correction of each step replaces the known pixels by y, or draws them towards y if y is noisy.
+The next noise is then added to the whole picture (RePaint, Lugmayr et al. 2022, https://arxiv.org/abs/2201.09865).
+`detail` is the factor on the noise that is carried from step to step.
+
+Wide and narrow holes have different settings (`tasks/defaults.py`). If a picture has both, a first pass fills all holes
+with the settings for narrow holes, and a second pass fills the wide holes again with their own settings. The second
+pass then knows the pixels of the narrow holes, for which the settings of the wide ones are far worse.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +24,23 @@ from restorer.images.files import push_pull
 from restorer.limits import check
 from restorer.measurement.white_noise import estimate_sigma
 from restorer.priors.tiled import Tiled
-from restorer.tasks.common import as_colour, check_picture, conditioned_plan, prior_for, to_unit
-from restorer.tasks.defaults import INPAINT, INPAINT_WIDE, WIDE
-from restorer.tasks.job import Job, tiled
+from restorer.tasks.common import as_colour, check_picture, conditioned_plan, select_prior, to_unit
+from restorer.tasks.defaults import INPAINT, INPAINT_WIDE, WIDE_SIDE
+from restorer.tasks.job import Job, with_default_tiles
 
-__all__ = ["prepare_inpaint", "wide_part"]
+__all__ = ["CONTEXT", "prepare_inpaint", "wide_part"]
 
-LEAST_THIN = 0.01  # narrow holes count beside wide ones from this share on: a rough rim makes none
-CONTEXT = 96  # pixels around the holes that a network sees when the rest of the picture is left out
+MIN_THIN_SHARE = 0.01
+"""Pixels of narrow holes over those of wide holes above which narrow holes have a pass of their own.
+
+Below this share, the narrow parts are only the rough rim of a wide hole.
+"""
+
+CONTEXT = 96
+"""Pixels around the holes that the network sees; the rest of the picture is left out."""
+
+MAX_USUAL_SHARE = 0.6
+"""Share of the picture above which a mask may be inverted by mistake."""
 
 
 def prepare_inpaint(
@@ -34,30 +54,40 @@ def prepare_inpaint(
     seed: int = 0,
     prior: Prior | None = None,
 ) -> Job:
-    """Decide how to fill holes. Arguments as `restorer.inpaint`; `fill` is bool (H, W), True where to fill."""
+    """Prepare a job that fills holes.
+
+    Args:
+        image: The picture, float (C, H, W) in [0, 1] with C = 1 or 3. The values under the mask are ignored.
+        fill: The mask, bool (H, W), True at the pixels to fill.
+        sigma: As in `restorer.inpaint`; None estimates it.
+        steps: As in `restorer.inpaint`.
+        detail: As in `restorer.inpaint`.
+        method: As in `restorer.inpaint`.
+        seed: As in `restorer.inpaint`.
+        prior: As in `restorer.inpaint`.
+
+    Raises:
+        UsageError: A value is out of range, the tensor is not a picture, or the mask has another size.
+        ModelError: The prior cannot inpaint.
+    """
     check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed)
     if fill.shape != image.shape[-2:]:
-        raise UsageError(f"the mask is {tuple(fill.shape)}, the picture {tuple(image.shape[-2:])}")
-    check_picture(torch.where(fill, 0.5, image))  # under the mask it may hold anything
+        raise UsageError(f"the mask is {tuple(fill.shape)}, but the picture is {tuple(image.shape[-2:])}")
+    check_picture(torch.where(fill, 0.5, image))  # under the mask the picture may hold anything
     channels, share = image.shape[0], float(fill.double().mean())
     estimated, sigma = sigma is None, estimate_sigma(image) if sigma is None else sigma
-    # Known pixels that are noisy are restored too, and they are everywhere.
+    # Noisy known pixels are restored as well, and they are everywhere.
     rows, columns = _window(fill) if sigma == 0 else (slice(None), slice(None))
     part, hole = image[:, rows, columns], fill[rows, columns]
-    model = tiled(prior_for("inpaint", prior), *hole.shape)
+    model = with_default_tiles(select_prior("inpaint", prior), *hole.shape)
     known = ~hole
     colour = torch.where(known, part, 0.5)
-    mean = push_pull(colour * known, known.float()[None]).clamp(0, 1) if known.any() else colour
-    notes = [f"the mask covers {100 * share:.1f} % of the picture"]
-    if share > 0.6:
-        notes.append("more than 60 % is to be filled: white means fill; --invert-mask turns that round")
     wide = wide_part(hole)
-    thin = int(hole.sum() - wide.sum())
-    in_turn = method == "auto" and sigma == 0 and bool(wide.any()) and thin > LEAST_THIN * int(wide.sum())
-    defaults = INPAINT_WIDE if wide.any() and not in_turn else INPAINT
-    plan, used = conditioned_plan(model, defaults, steps, detail, method, seed, holes=True) if share else (None, 0.0)
-    if plan is None:
-        notes = ["the mask is empty: the picture is copied"]
+    has_both = method == "auto" and sigma == 0 and _has_narrow_part(hole, wide)
+    defaults = INPAINT_WIDE if wide.any() and not has_both else INPAINT
+    plan, used_detail = None, 0.0
+    if share:
+        plan, used_detail = conditioned_plan(model, defaults, steps, detail, method, seed, holes=True)
 
     def finish(x: Tensor, first: Tensor) -> Tensor:
         result = image.clone()
@@ -66,10 +96,10 @@ def prepare_inpaint(
         return result
 
     def fill_wide(filled: Tensor, tiles: Tiled) -> Job:
-        """The wide holes again, with the narrow ones filled, which their own settings do far better."""
-        left = torch.zeros_like(fill)
-        left[rows, columns] = wide
-        return prepare_inpaint(filled, left, steps=steps, detail=detail, seed=seed, prior=tiles)
+        """Return the job that fills the wide holes again, with the narrow ones known."""
+        wide_fill = torch.zeros_like(fill)
+        wide_fill[rows, columns] = wide
+        return prepare_inpaint(filled, wide_fill, steps=steps, detail=detail, seed=seed, prior=tiles)
 
     return Job(
         model,
@@ -77,39 +107,74 @@ def prepare_inpaint(
         image,
         sigma,
         estimated,
-        used,
-        as_colour(mean),
+        used_detail,
+        as_colour(_interpolate(colour, known)),
         finish,
         degradation=Mask(known[None, None]),
         y=as_colour(colour),
         noise_variance=(2 * sigma / 255) ** 2,
-        notes=tuple(notes),
-        then=fill_wide if in_turn else None,
-        more=(steps or INPAINT_WIDE.steps) if in_turn else 0,
+        notes=_coverage_notes(share),
+        second_pass=fill_wide if has_both else None,
+        second_pass_evaluations=(steps or INPAINT_WIDE.steps) if has_both else 0,
     )
 
 
 def wide_part(hole: Tensor) -> Tensor:
-    """Of a hole, bool (H, W), what lies in a square of WIDE pixels that fits into it, or within half of that beyond.
+    """Return the wide part of a hole.
 
-    The squares are the morphological opening; what is added makes up for their corners, so that a round hole is whole.
+    The wide part is the morphological opening of the hole by squares of WIDE_SIDE pixels, extended by half that width
+    within the hole. The extension compensates for the corners of the squares, so that a round hole is wide as a whole.
+
+    Args:
+        hole: bool (H, W).
+
+    Returns:
+        bool (H, W), True only where `hole` is.
     """
 
     def spread(x: Tensor, pad: float) -> Tensor:
-        """The largest value within WIDE / 2 pixels, first down, then across."""
-        for reach, size in (((0, 0, WIDE // 2, WIDE // 2), (WIDE, 1)), ((WIDE // 2, WIDE // 2, 0, 0), (1, WIDE))):
-            x = F.max_pool2d(F.pad(x, reach, value=pad), size, stride=1)
+        """Return the largest value within WIDE_SIDE / 2 pixels, first down, then across."""
+        reach = WIDE_SIDE // 2
+        for padding, size in (((0, 0, reach, reach), (WIDE_SIDE, 1)), ((reach, reach, 0, 0), (1, WIDE_SIDE))):
+            x = F.max_pool2d(F.pad(x, padding, value=pad), size, stride=1)
         return x
 
     centres = 1 - spread((~hole).float()[None, None], 1.0)
     return (spread(spread(centres, 0.0), 0.0)[0, 0] > 0) & hole
 
 
+def _has_narrow_part(hole: Tensor, wide: Tensor) -> bool:
+    """Return whether a hole has a wide part and beside it enough narrow pixels for a pass of their own."""
+    wide_pixels = int(wide.sum())
+    return wide_pixels > 0 and int(hole.sum()) - wide_pixels > MIN_THIN_SHARE * wide_pixels
+
+
+def _interpolate(colour: Tensor, known: Tensor) -> Tensor:
+    """Return the picture with its holes filled smoothly, (C, H, W) in [0, 1]; unchanged if no pixel is known."""
+    return push_pull(colour * known, known.float()[None]).clamp(0, 1) if known.any() else colour
+
+
+def _coverage_notes(share: float) -> tuple[str, ...]:
+    """Return the notes on a mask that covers a share of the picture, 0..1."""
+    if not share:
+        return ("the mask is empty: the picture is copied",)
+    notes = [f"the mask covers {100 * share:.1f} % of the picture"]
+    if share > MAX_USUAL_SHARE:
+        notes.append(
+            f"more than {100 * MAX_USUAL_SHARE:.0f} % will be filled: white marks the pixels to fill; "
+            "use --invert-mask if black marks them"
+        )
+    return tuple(notes)
+
+
 def _window(fill: Tensor) -> tuple[slice, slice]:
-    """Rows and columns that hold all holes and CONTEXT pixels around them; everything else cannot change."""
-    places = []
+    """Return the rows and columns that hold all holes and CONTEXT pixels around them.
+
+    Everything outside this window stays as it is.
+    """
+    window = []
     for axis in (1, 0):
         hit = torch.nonzero(fill.any(axis)).flatten()
         low, high = (int(hit[0]), int(hit[-1]) + 1) if len(hit) else (0, 1)
-        places.append(slice(max(0, low - CONTEXT), min(fill.shape[1 - axis], high + CONTEXT)))
-    return places[0], places[1]
+        window.append(slice(max(0, low - CONTEXT), min(fill.shape[1 - axis], high + CONTEXT)))
+    return window[0], window[1]

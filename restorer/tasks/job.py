@@ -1,9 +1,10 @@
-"""One restoration, decided but not begun: how it is run, and what is done where memory or precision do not suffice."""
+"""One restoration, prepared but not yet run: how it runs, and what happens if memory or precision do not suffice."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -13,27 +14,38 @@ from restorer.diffusion.plan import Plan
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import NotFiniteError, Step, reverse
 from restorer.errors import DeviceError, ModelError
-from restorer.machine.memory import FIXED, SAMPLING, TWICE, available, check_room, human_bytes
+from restorer.machine.memory import FIXED_BYTES, SAMPLING_BYTES, SECOND_PASS_BYTES, available, check_memory, human_bytes
 from restorer.priors.latent import Conditioned, LatentPrior, latent_of
 from restorer.priors.tiled import Tiled, tile_starts
 
 __all__ = [
-    "LEAST_TILE",
+    "MAX_UNTILED_PIXELS",
+    "MIN_TILE",
     "OVERLAP",
-    "SIDES",
     "TILE",
-    "WHOLE",
+    "TILE_SIDES",
     "Job",
     "Restored",
-    "best_side",
+    "best_tile_side",
+    "default_tiles",
     "is_out_of_memory",
-    "tiled",
-    "usual_tiles",
+    "with_default_tiles",
 ]
 
-WHOLE = 1_300_000  # pixels up to which a picture is not tiled
-TILE, OVERLAP, LEAST_TILE = 512, 64, 64
-SIDES = range(448, 769, 16)  # of tiles: about as fast a pixel as any
+MAX_UNTILED_PIXELS = 1_300_000
+"""Largest number of pixels of a picture that is computed whole."""
+
+TILE = 512
+"""Side in pixels of a tile of medium size, whose memory a batch of generated pictures takes too."""
+
+OVERLAP = 64
+"""Number of pixels that neighbouring tiles share at least."""
+
+MIN_TILE = 64
+"""Smallest side in pixels to which tiles are halved when memory runs out."""
+
+TILE_SIDES = range(448, 769, 16)
+"""Sides of tiles to choose from, in pixels. The time per pixel is about the same for all of them."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +53,9 @@ class Restored:
     """A result.
 
     Args:
-        image: float32 (C, H, W) in [0, 1], on the CPU.
-        prior: as it was used in the end.
-        notes: one line for each thing that did not go as planned.
+        image: The restored picture, float32 (C, H, W) in [0, 1], on the CPU.
+        prior: The prior as it was used in the end, which may have smaller tiles or another precision than the job's.
+        notes: One line for each thing that did not go as planned.
     """
 
     image: Tensor
@@ -53,20 +65,26 @@ class Restored:
 
 @dataclass(frozen=True)
 class Job:
-    """One restoration, decided but not begun.
+    """One restoration, prepared but not yet run.
 
     Args:
-        prior: the diffusion model, tile by tile.
-        plan: of the reverse process; None where there is nothing to do and the picture is returned as it is.
-        image: the input, float32 (C, H, W) in [0, 1].
-        sigma: noise of the input, 0..255 scale; `estimated` says by whom.
-        detail: as used.
-        start, degradation, y: as `reverse` takes them.
-        finish: (last state, first prediction) -> picture (C, H, W) in [0, 1]. Of a latent prior the last state is the
-            picture that its latents decode to.
-        condition: what a conditional prior sees beside the state, (B, K, H, W).
-        notes: what the user should know before it begins.
-        then: (restored picture, prior as it was used) -> what is done to it next, with `more` evaluations.
+        prior: The diffusion model, evaluated tile by tile.
+        plan: Plan of the reverse process; None if there is nothing to do and the picture is returned as it is.
+        image: The input, float32 (C, H, W) in [0, 1].
+        sigma: Standard deviation of the noise of the input, on the 0..255 scale.
+        estimated: Whether `sigma` was estimated, not given by the user.
+        detail: The detail that is used, 0..1.
+        start: As in `reverse`.
+        finish: Maps (last state, first prediction) to the result, (C, H, W) in [0, 1]. For a latent prior, the last
+            state is already decoded to a picture.
+        degradation: As in `reverse`.
+        y: As in `reverse`.
+        noise_variance: As in `reverse`.
+        condition: Condition that a conditional prior sees beside the state, float (B, K, H, W).
+        notes: What the user should know before the job runs.
+        second_pass: Maps (restored picture, prior as it was used) to a job that continues from the result of this one;
+            None if there is no second pass.
+        second_pass_evaluations: Number of evaluations of the second pass.
     """
 
     prior: Tiled
@@ -82,125 +100,143 @@ class Job:
     noise_variance: float = 0.0
     condition: Tensor | None = None
     notes: tuple[str, ...] = ()
-    then: Callable[[Tensor, Tiled], Job] | None = None
-    more: int = 0
+    second_pass: Callable[[Tensor, Tiled], Job] | None = None
+    second_pass_evaluations: int = 0
 
     @property
     def evaluations(self) -> int:
-        """Of the whole picture, in all."""
-        return (self.plan.evaluations if self.plan else 0) + self.more
+        """Number of network evaluations of the whole picture, with those of the second pass."""
+        return (self.plan.evaluations if self.plan else 0) + self.second_pass_evaluations
 
     @property
     def tiles(self) -> int:
-        """Tiles an evaluation of the whole picture takes."""
+        """Number of tiles that one evaluation of the whole picture takes."""
         return self.prior.count(*self.start.shape[-2:])
 
     @property
     def latent(self) -> LatentPrior | None:
-        """The prior, where it works on latents."""
+        """The prior if it works on latents; otherwise None."""
         return latent_of(self.prior)
 
     @property
     def factor(self) -> int:
-        """Pixels of the result along one side of one position that the network sees."""
+        """Ratio of the side of the result to that of the state that the network sees; 1 unless the prior is latent."""
         return 1 if self.latent is None else self.latent.factor
 
-    def noting(self, note: str) -> Job:
-        """The same job with one more note, if there is one."""
+    def with_note(self, note: str) -> Job:
+        """Return the same job with one more note; unchanged if the note is empty."""
         return replace(self, notes=(*self.notes, note)) if note else self
 
     def run(
         self, on_step: Callable[[Step], None] | None = None, on_tile: Callable[[int, int], None] | None = None
     ) -> Restored:
-        """Do it: in float32 where low precision gave nan; in smaller tiles, then in bf16, where memory runs out.
+        """Run the reverse process, and the second pass if there is one.
+
+        A pass whose predictions are not finite in low precision is repeated in float32. A pass that runs out of memory
+        is repeated in smaller tiles and, if even the smallest do not fit, in bf16.
+
+        Args:
+            on_step: Function called after every evaluation of the whole picture.
+            on_tile: Function called with (tiles done, tiles in all) after every tile or batch of tiles.
 
         Raises:
-            ModelError: the network's output is not finite in float32 either.
-            DeviceError: there is not enough memory: foreseen, or found even with the smallest tile in bf16.
+            ModelError: The network returns values that are not finite, even in float32.
+            DeviceError: There is not enough memory: by the estimate beforehand, or with the smallest tiles in bf16.
         """
 
-        def counted(before: int) -> Callable[[Step], None] | None:
+        def counted_from(before: int) -> Callable[[Step], None] | None:
+            """Return `on_step` with the evaluations counted over both passes, after `before` earlier ones."""
             return on_step and (lambda step: on_step(replace(step, index=before + step.index, total=self.evaluations)))
 
-        restored = self._run(counted(0), on_tile)
-        if self.then is None:
+        restored = self._run_first_pass(counted_from(0), on_tile)
+        if self.second_pass is None:
             return restored
-        after = self.then(restored.image, restored.prior).run(counted(self.evaluations - self.more), on_tile)
-        return replace(after, notes=(*restored.notes, *after.notes))
+        before = self.evaluations - self.second_pass_evaluations
+        again = self.second_pass(restored.image, restored.prior).run(counted_from(before), on_tile)
+        return replace(again, notes=(*restored.notes, *again.notes))
 
-    def _run(self, on_step: Callable[[Step], None] | None, on_tile: Callable[[int, int], None] | None) -> Restored:
-        """Without what is done next."""
+    def _run_first_pass(
+        self, on_step: Callable[[Step], None] | None, on_tile: Callable[[int, int], None] | None
+    ) -> Restored:
+        """Return the result without the second pass; see `run`."""
         if self.plan is None:
             return Restored(self.image, self.prior)
-        tiled, notes = self._that_fits()
+        prior, notes = self._fit_to_memory()
         sampled: tuple[Tensor, Tensor] | None = None
-        lowered = False
+        is_lowered = False
         while True:
             try:
-                sampled = sampled or self._sample(self.plan, tiled.watched(on_tile), on_step)
-                last, first = sampled
-                return Restored(self.finish(self._decoded(last, tiled).cpu(), first), tiled, tuple(notes))
+                sampled = sampled or self._sample(self.plan, prior.with_callback(on_tile), on_step)
+                state, first = sampled
+                return Restored(self.finish(self._decode(state, prior).cpu(), first), prior, tuple(notes))
             except NotFiniteError as error:
-                precise, sampled = None if lowered else tiled.full_precision(), None
+                precise, sampled = None if is_lowered else _in_tiles(prior.resources.full_precision()), None
                 if precise is None:
-                    precision = "low precision, for which alone there is memory" if lowered else "fp32"
-                    raise ModelError(f"the network gave values that are not finite, even in {precision}") from error
-                tiled = precise
+                    precision = "low precision, the only one that fits in memory" if is_lowered else "fp32"
+                    raise ModelError(f"the network returned values that are not finite, even in {precision}") from error
+                prior = precise
                 notes.append("low precision gave values that are not finite: repeated in fp32")
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                again = "repeated" if sampled is None else "decoded"  # what is sampled is not sampled again
-                if (smaller := self._smaller(tiled)) is not None:
-                    notes.append(f"out of memory: {again} with {self.factor * smaller.tile}-pixel tiles")
-                elif (smaller := tiled.low_precision()) is not None and sampled is None:
-                    lowered = True
+                # A state that is already sampled is only decoded again.
+                action = "repeated" if sampled is None else "decoded"
+                if (smaller := self._with_smaller_tiles(prior)) is not None:
+                    notes.append(f"out of memory: {action} with {self.factor * smaller.tile}-pixel tiles")
+                elif (smaller := _in_tiles(prior.resources.low_precision())) is not None and sampled is None:
+                    is_lowered = True
                     notes.append("out of memory: repeated in bf16")
                 else:
                     raise DeviceError(
-                        f"not enough memory on {tiled.device} even with {self.factor * tiled.tile}-pixel tiles",
+                        f"not enough memory on {prior.device}, even with {self.factor * prior.tile}-pixel tiles",
                         "close other programs, or use --device cpu",
                     ) from error
-                tiled = smaller
+                prior = smaller
 
-    def memory(self, prior: Tiled | None = None, *, low: bool = False) -> int:
-        """About what sampling, finishing and writing take at their highest, in bytes, beside what is held already.
+    def required_bytes(self, prior: Tiled | None = None, *, low: bool = False) -> int:
+        """Estimate the peak of the bytes that sampling, finishing and writing take, beside the memory in use already.
 
         Args:
-            prior: in other tiles than its own. low: in low precision.
+            prior: The prior with other tiles; None for the job's own.
+            low: Whether to count for low precision.
         """
         positions = self.start.shape[-2] * self.start.shape[-1]
         pixels = positions * self.factor**2
-        held = (SAMPLING if self.then is None else SAMPLING + TWICE) * pixels
-        tiles = prior or self.prior
-        return FIXED + held + tiles.evaluation_bytes(positions, low=low) + tiles.kept_bytes(low=low)
+        per_pixel = SAMPLING_BYTES if self.second_pass is None else SAMPLING_BYTES + SECOND_PASS_BYTES
+        resources = (prior or self.prior).resources
+        network = resources.evaluation_bytes(positions, low=low) + resources.kept_bytes(low=low)
+        return FIXED_BYTES + per_pixel * pixels + network
 
-    def _that_fits(self) -> tuple[Tiled, list[str]]:
-        """The prior in tiles for which there is memory, and a note where they are smaller than was meant.
+    def _fit_to_memory(self) -> tuple[Tiled, list[str]]:
+        """Return the prior in tiles that fit in memory, with a note if they are smaller than the job's own.
 
         Raises:
-            DeviceError: there is too little for the picture itself.
+            DeviceError: There is too little memory for the picture itself.
         """
-        tiled, room = self.prior, available(self.prior.device)
-        while room is not None and self.memory(tiled) > room and (smaller := self._smaller(tiled)) is not None:
-            tiled = smaller
-        if room is None or (tiled is self.prior and self.memory(tiled) <= room):
-            return tiled, []
-        if self.memory(tiled) > room:  # in low precision, which is what comes after the smallest tile, it may fit
+        prior, free = self.prior, available(self.prior.device)
+        while free is not None and self.required_bytes(prior) > free:
+            smaller = self._with_smaller_tiles(prior)
+            if smaller is None:
+                break
+            prior = smaller
+        if free is None or (prior is self.prior and self.required_bytes(prior) <= free):
+            return prior, []
+        if self.required_bytes(prior) > free:
+            # Low precision follows the smallest tiles, so the job fails only if that does not fit either.
             height, width = (self.factor * side for side in self.start.shape[-2:])
-            what = f"a result of {width}x{height} pixels"
-            check_room(self.memory(tiled, low=True), what, tiled.device)
-        return tiled, [f"{human_bytes(room)} of memory are free: {self.factor * tiled.tile}-pixel tiles"]
+            subject = f"a result of {width}x{height} pixels"
+            check_memory(self.required_bytes(prior, low=True), subject, prior.device)
+        return prior, [f"only {human_bytes(free)} of memory are free: using {self.factor * prior.tile}-pixel tiles"]
 
-    def _smaller(self, prior: Tiled) -> Tiled | None:
-        """The same in smaller tiles; None where these are the smallest."""
-        return prior.cut_to(max(self.start.shape[-2:])).halved(max(LEAST_TILE // self.factor, 1))
+    def _with_smaller_tiles(self, prior: Tiled) -> Tiled | None:
+        """Return the prior with tiles of half the side; None if its tiles are the smallest."""
+        return prior.limited_to(max(self.start.shape[-2:])).halved(max(MIN_TILE // self.factor, 1))
 
     def _sample(self, plan: Plan, prior: Tiled, on_step: Callable[[Step], None] | None) -> tuple[Tensor, Tensor]:
-        """The last state, on the prior's device, and the first prediction, on the CPU."""
+        """Return the last state, on the device of the prior, and the first prediction, on the CPU."""
         first: list[Tensor] = []
 
-        def watch(step: Step) -> None:
+        def keep_first(step: Step) -> None:
             if not first:
                 first.append(step.x0)
             if on_step is not None:
@@ -218,52 +254,74 @@ class Job:
             plan,
             self.start.to(device),
             noise_variance=self.noise_variance,
-            on_step=watch,
+            on_step=keep_first,
         )
         return x, first[0].cpu()
 
-    def _decoded(self, x: Tensor, prior: Tiled) -> Tensor:
-        """The picture of a state: itself, or what latents decode to."""
+    def _decode(self, x: Tensor, prior: Tiled) -> Tensor:
+        """Return the picture of a state: the state itself, or the decoded latents."""
         if (latent := latent_of(prior)) is None:
             return x
         picture = latent.decode(x, tile=prior.tile)
         if not bool(torch.isfinite(picture).all()):
-            raise NotFiniteError("the autoencoder gave values that are not finite")
+            raise NotFiniteError("the autoencoder returned values that are not finite")
         return picture
 
 
+def _in_tiles(prior: Prior | None) -> Tiled | None:
+    """Return another precision of a tiled prior, which is tiled too, with its exact type."""
+    return cast(Tiled | None, prior)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether that is what an error means."""
+    """Return whether an error says that memory has run out."""
     # The CPU allocator has no exception class of its own.
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 
 
-def tiled(prior: Prior, height: int, width: int) -> Tiled:
-    """The prior with the tiles that suit a picture of this size; one that is tiled already stays as it is."""
+def with_default_tiles(prior: Prior, height: int, width: int) -> Tiled:
+    """Return the prior with the tiles that suit a picture; unchanged if it is tiled already.
+
+    Args:
+        prior: The prior.
+        height: Height of the picture in pixels.
+        width: Width of the picture in pixels.
+    """
     if isinstance(prior, Tiled):
         return prior
-    side, overlap = usual_tiles(height, width, prior.native_size)
+    side, overlap = default_tiles(height, width, prior.native_size)
     return Tiled(prior, side, overlap=overlap)
 
 
-def usual_tiles(height: int, width: int, native_size: int | None = None) -> tuple[int, int]:
-    """The side of the tiles that suit a picture of this size, and what neighbours share; the network's own, if any."""
+def default_tiles(height: int, width: int, native_size: int | None = None) -> tuple[int, int]:
+    """Return the side and the overlap of the tiles that suit a picture, in pixels.
+
+    Args:
+        height: Height of the picture in pixels.
+        width: Width of the picture in pixels.
+        native_size: Side of the only tiles that the network accepts; None if it accepts any.
+    """
     if native_size is not None:
         return native_size, native_size // 4
-    side = max(height, width) if height * width <= WHOLE else best_side(height, width)
+    side = max(height, width) if height * width <= MAX_UNTILED_PIXELS else best_tile_side(height, width)
     return side, min(OVERLAP, side // 4)
 
 
-def best_side(height: int, width: int) -> int:
-    """The side of tiles that a picture of this size is computed in with the least overlap, from SIDES.
+def best_tile_side(height: int, width: int) -> int:
+    """Return the side out of TILE_SIDES whose tiles cover a picture with the least overlap.
 
-    Tiles are squares of one size, so where one too few fits along an axis all of them move closer together: 2048x2048
-    takes 25 of 512 pixels, half as much again as the picture has, and 9 of 736, a sixth.
+    Tiles are squares of one size. If a whole number of them does not fit along an axis, they all move closer together:
+    2048x2048 takes 25 tiles of 512 pixels, which process half as many pixels again as the picture has, or 9 tiles of
+    736 pixels, which process a sixth more.
+
+    Args:
+        height: Height of the picture in pixels.
+        width: Width of the picture in pixels.
     """
 
-    def seen(side: int) -> int:
-        """Pixels that the network sees."""
+    def processed_pixels(side: int) -> int:
+        """Return the number of pixels that the network processes."""
         down, across = (len(tile_starts(extent, side, OVERLAP)) * min(side, extent) for extent in (height, width))
         return down * across
 
-    return min(SIDES, key=seen)
+    return min(TILE_SIDES, key=processed_pixels)

@@ -1,4 +1,14 @@
-"""Enlarge."""
+"""Enlarging: at every step the picture is corrected so that shrinking it gives the input.
+
+    y = A x + n,    A Pillow's bicubic resampling, n the rounding to 8 bits or the noise of the input
+
+is the measurement, and the correction of each step draws the prediction towards it (DDNM, Wang et al. 2023,
+https://arxiv.org/abs/2212.00490). `detail` is the factor on the noise that is carried from step to step. If the input
+has no noise, the last correction also takes the rounding and clipping of the written file into account.
+
+A latent prior enlarges without such a measurement: it is sampled as it was trained, with the small picture as its
+condition (`priors/latent.py`).
+"""
 
 from __future__ import annotations
 
@@ -11,15 +21,20 @@ from restorer.limits import check
 from restorer.measurement.white_noise import estimate_sigma
 from restorer.priors.latent import LatentPrior, ddim_plan, first_mean, latent_of
 from restorer.priors.tiled import Tiled
-from restorer.tasks.common import as_colour, check_picture, conditioned_plan, prior_for, to_unit
+from restorer.tasks.common import as_colour, check_picture, conditioned_plan, select_prior, to_unit
 from restorer.tasks.defaults import LATENT_STEPS, UPSCALE
-from restorer.tasks.job import Job, tiled
+from restorer.tasks.job import Job, with_default_tiles
 
-__all__ = ["check_latent", "prepare_upscale"]
+__all__ = ["LATENT_TILE", "check_latent_options", "prepare_upscale"]
 
-QUANTIZATION = (2 / 255) ** 2 / 12  # variance of rounding to 8 bits, on the [-1, 1] scale
-LATENT_TILE = 128  # side of a small picture that latent super-resolution does not cut: that of its published example
-LATENT_METHODS = {"auto": 0.0, "ddim": 0.0, "ddpm": 1.0}  # eta of DDIM
+QUANTIZATION = (2 / 255) ** 2 / 12
+"""Variance of the rounding to 8 bits, on the [-1, 1] scale."""
+
+LATENT_TILE = 128
+"""Side up to which latent super-resolution does not tile a small picture, in pixels: that of its published example."""
+
+LATENT_METHODS = {"auto": 0.0, "ddim": 0.0, "ddpm": 1.0}
+"""Value of eta in DDIM, by the method of latent super-resolution."""
 
 
 def prepare_upscale(
@@ -33,34 +48,49 @@ def prepare_upscale(
     seed: int = 0,
     prior: Prior | None = None,
 ) -> Job:
-    """Decide how to enlarge. Arguments as `restorer.upscale`, `image` a float tensor (C, H, W) in [0, 1]."""
+    """Prepare a job that enlarges a picture.
+
+    Args:
+        image: The picture, float (C, H, W) in [0, 1] with C = 1 or 3.
+        scale: As in `restorer.upscale`.
+        sigma: As in `restorer.upscale`; None estimates it.
+        steps: As in `restorer.upscale`.
+        detail: As in `restorer.upscale`.
+        method: As in `restorer.upscale`.
+        seed: As in `restorer.upscale`.
+        prior: As in `restorer.upscale`.
+
+    Raises:
+        UsageError: A value is out of range or does not apply to the prior, or the tensor is not a picture.
+        ModelError: The prior cannot upscale.
+    """
     check_picture(image)
     check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed, scale=scale)
-    model = prior_for("upscale", prior)
+    model = select_prior("upscale", prior)
     if (latent := latent_of(model)) is not None:
-        check_latent(latent, scale, sigma=sigma, steps=steps, detail=detail, method=method)
-        return _latent_upscale(image, model, latent, steps or LATENT_STEPS, method, seed)
+        check_latent_options(latent, scale, sigma=sigma, steps=steps, detail=detail, method=method)
+        return _prepare_latent(image, model, latent, steps or LATENT_STEPS, method, seed)
     channels = image.shape[0]
     estimated, sigma = sigma is None, estimate_sigma(image) if sigma is None else sigma
     degradation, y = Bicubic(scale), as_colour(image)
     start = degradation.pseudo_inverse(y)
-    model = tiled(model, *start.shape[-2:])
+    model = with_default_tiles(model, *start.shape[-2:])
 
     def finish(x: Tensor, first: Tensor) -> Tensor:
         if sigma > 0:
             return to_unit(x, channels)
-        # On one channel for gray, so that rounding the mean of three cannot undo it.
-        gray = x.mean(1, keepdim=True) if channels == 1 else x
-        return to_unit(degradation.finish(gray, y[:, :channels]), channels)
+        # A gray picture is finished in one channel, so that rounding the mean of three cannot undo the correction.
+        result = x.mean(1, keepdim=True) if channels == 1 else x
+        return to_unit(degradation.finish(result, y[:, :channels]), channels)
 
-    plan, used = conditioned_plan(model, UPSCALE[scale], steps, detail, method, seed, holes=False)
+    plan, used_detail = conditioned_plan(model, UPSCALE[scale], steps, detail, method, seed, holes=False)
     return Job(
         model,
         plan,
         image,
         sigma,
         estimated,
-        used,
+        used_detail,
         start,
         finish,
         degradation=degradation,
@@ -69,40 +99,64 @@ def prepare_upscale(
     )
 
 
-def check_latent(
+def check_latent_options(
     prior: LatentPrior, scale: int, *, sigma: float | None, steps: int | None, detail: float | None, method: str
 ) -> None:
-    """Refuse what means nothing to latent super-resolution, which is sampled as it was trained.
+    """Check that the options apply to latent super-resolution, which is sampled as it was trained.
+
+    Args:
+        prior: The latent prior.
+        scale: Enlargement factor.
+        sigma: Value of the option `sigma`; None if it is to be estimated.
+        steps: Number of network evaluations; None for the default.
+        detail: Value of the option `detail`; None if it is not given.
+        method: Value of the option `method`.
 
     Raises:
-        UsageError: naming the option. ModelError: the network does not see colour pictures.
+        UsageError: An option does not apply or is out of range. The message names it.
+        ModelError: The condition of the network is not a colour picture.
     """
     if prior.condition_channels != 3:
-        raise ModelError(f"the model takes a condition of {prior.condition_channels} channels: that is no picture")
+        raise ModelError(
+            f"the model takes a condition of {prior.condition_channels} channels, which is not a colour picture"
+        )
     if scale != prior.factor:
         raise UsageError(
-            f"this model enlarges by {prior.factor}, not by {scale}", f"--scale {prior.factor}, or another --model"
+            f"this model enlarges by {prior.factor}, not by {scale}",
+            f"use --scale {prior.factor}, or choose another --model",
         )
     if sigma != 0:
-        raise UsageError("--sigma means nothing to this model: it takes the picture as it is", "leave it out")
+        raise UsageError("--sigma does not apply to this model, which takes the picture as it is", "leave --sigma out")
     if detail is not None:
-        raise UsageError("--detail means nothing to this model: its results are samples", "leave it out")
+        raise UsageError("--detail does not apply to this model, whose results are samples", "leave --detail out")
     if method not in LATENT_METHODS:
-        text = f"this model is sampled by {', '.join(LATENT_METHODS)}, not by {method}"
-        raise UsageError(text, "leave --method out")
+        raise UsageError(
+            f"this model has the methods {', '.join(LATENT_METHODS)}, but not {method}", "leave --method out"
+        )
     if steps is not None and steps > prior.most_steps:
         raise UsageError(
-            f"steps must lie between 1 and {prior.most_steps} with this model, not {steps}", f"{LATENT_STEPS} are usual"
+            f"with this model, steps must lie between 1 and {prior.most_steps}, not {steps}",
+            f"the default is --steps {LATENT_STEPS}",
         )
 
 
-def _latent_upscale(image: Tensor, model: Prior, latent: LatentPrior, steps: int, method: str, seed: int) -> Job:
-    """Latent super-resolution: the small picture is as large as the latents of the large one, and seen beside them."""
-    channels, small = image.shape[0], as_colour(image)
+def _prepare_latent(image: Tensor, model: Prior, latent: LatentPrior, steps: int, method: str, seed: int) -> Job:
+    """Prepare a job of latent super-resolution.
+
+    The small picture has the size of the latents of the large one, and the network sees it beside them.
+
+    Args:
+        image: The small picture, float (C, H, W) in [0, 1].
+        model: The prior as it was given, tiled or not.
+        latent: The latent prior behind it.
+        steps: Number of network evaluations.
+        method: A key of LATENT_METHODS.
+        seed: Seed of the noise field.
+    """
+    channels = image.shape[0]
     plan = ddim_plan(latent.spec.schedule, steps, eta=LATENT_METHODS[method], seed=seed)
-    side = LATENT_TILE
     return Job(
-        model if isinstance(model, Tiled) else Tiled(model, side, overlap=side // 4),
+        model if isinstance(model, Tiled) else Tiled(model, LATENT_TILE, overlap=LATENT_TILE // 4),
         plan,
         image,
         sigma=0.0,
@@ -110,6 +164,6 @@ def _latent_upscale(image: Tensor, model: Prior, latent: LatentPrior, steps: int
         detail=1.0,
         start=first_mean(plan, (1, latent.channels, *image.shape[-2:])),
         finish=lambda picture, first: to_unit(picture, channels),
-        condition=small,
+        condition=as_colour(image),
         notes=("shrinking the result does not give the input back with this model",),
     )

@@ -20,7 +20,7 @@ from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import reverse
 from restorer.priors.latent import ddim_plan, first_mean
 from restorer.priors.tiled import Tiled
-from restorer.tasks.job import tiled
+from restorer.tasks.job import with_default_tiles
 
 __all__ = ["against_ddim", "against_repaint", "blank_plan", "in_tiles", "picture_and_mask"]
 
@@ -45,7 +45,7 @@ def picture_and_mask(side: int, device: str) -> tuple[Tensor, Tensor]:
 
 def in_tiles(prior: CountingPrior, side: int) -> tuple[Tiled, Callable[[], float]]:
     """Return the prior in the tiles of the command, and a function that counts evaluations of the whole picture."""
-    whole = tiled(prior, side, side)
+    whole = with_default_tiles(prior, side, side)
     tiles = whole.count(side, side)
     return whole, lambda: prior.calls / tiles
 

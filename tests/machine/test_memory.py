@@ -25,7 +25,7 @@ from restorer.priors.tiled import Tiled
 from restorer.tasks import job as job_module
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.inpaint import prepare_inpaint
-from restorer.tasks.job import LEAST_TILE, Job
+from restorer.tasks.job import MIN_TILE, Job
 from restorer.tasks.upscale import prepare_upscale
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -145,12 +145,11 @@ def test_what_does_not_fit_is_refused_with_its_bytes(monkeypatch: pytest.MonkeyP
 
 
 def test_what_a_job_takes_grows_with_its_pixels_and_its_tile() -> None:
-    assert make_job(200, Wide()).memory() == FIXED_BYTES + (SAMPLING_BYTES + 1000) * 200**2
-    assert (
-        make_job(200, Tiled(Wide(), 100, overlap=20)).memory() == FIXED_BYTES + SAMPLING_BYTES * 200**2 + 1000 * 100**2
-    )
+    assert make_job(200, Wide()).required_bytes() == FIXED_BYTES + (SAMPLING_BYTES + 1000) * 200**2
+    tiled = make_job(200, Tiled(Wide(), 100, overlap=20))
+    assert tiled.required_bytes() == FIXED_BYTES + SAMPLING_BYTES * 200**2 + 1000 * 100**2
     up = prepare_upscale(torch.rand(3, 50, 50), 4, prior=Wide())
-    assert up.memory() == FIXED_BYTES + (SAMPLING_BYTES + 1000) * 200**2
+    assert up.required_bytes() == FIXED_BYTES + (SAMPLING_BYTES + 1000) * 200**2
 
 
 def test_a_second_pass_takes_more() -> None:
@@ -161,12 +160,12 @@ def test_a_second_pass_takes_more() -> None:
     two_passes = prepare_inpaint(image, fill, prior=Wide())
     positions = two_passes.start.shape[-2] * two_passes.start.shape[-1]
     assert (
-        two_passes.then is not None
-        and two_passes.memory() == FIXED_BYTES + (SAMPLING_BYTES + SECOND_PASS_BYTES + 1000) * positions
+        two_passes.second_pass is not None
+        and two_passes.required_bytes() == FIXED_BYTES + (SAMPLING_BYTES + SECOND_PASS_BYTES + 1000) * positions
     )
     assert (
-        one_pass.then is None
-        and two_passes.memory(low=True) == FIXED_BYTES + (SAMPLING_BYTES + SECOND_PASS_BYTES + 500) * positions
+        one_pass.second_pass is None
+        and two_passes.required_bytes(low=True) == FIXED_BYTES + (SAMPLING_BYTES + SECOND_PASS_BYTES + 500) * positions
     )
 
 
@@ -184,7 +183,7 @@ def test_tiles_are_chosen_for_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
     limit_memory(monkeypatch, fits)
     restored = make_job(400, Wide()).run()
     assert restored.prior.tile == 100
-    assert restored.notes == (f"{human_bytes(fits)} of memory are free: 100-pixel tiles",)
+    assert restored.notes == (f"only {human_bytes(fits)} of memory are free: using 100-pixel tiles",)
 
 
 def test_a_picture_without_room_is_refused_before_the_network_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +197,7 @@ def test_a_picture_without_room_is_refused_before_the_network_is_asked(monkeypat
 def test_the_last_resort_is_low_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job is tried if its smallest tile does not fit in float32 but would fit in bfloat16."""
     limit_memory(monkeypatch, FIXED_BYTES + SAMPLING_BYTES * 64**2 + 500 * 32**2)
-    monkeypatch.setattr(job_module, "LEAST_TILE", 32)
+    monkeypatch.setattr(job_module, "MIN_TILE", 32)
     assert make_job(64, Wide()).run().image.shape == (3, 64, 64)
     limit_memory(monkeypatch, FIXED_BYTES + SAMPLING_BYTES * 64**2 + 500 * 32**2 - 1)
     with pytest.raises(DeviceError):
@@ -206,29 +205,29 @@ def test_the_last_resort_is_low_precision(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_out_of_memory_with_the_smallest_tile_lowers_the_precision() -> None:
-    restored = make_job(LEAST_TILE, Single(GaussianPrior())).run()
+    restored = make_job(MIN_TILE, Single(GaussianPrior())).run()
     assert restored.notes == ("out of memory: repeated in bf16",)
-    assert torch.equal(restored.image.isfinite(), torch.ones(3, LEAST_TILE, LEAST_TILE, dtype=torch.bool))
+    assert torch.equal(restored.image.isfinite(), torch.ones(3, MIN_TILE, MIN_TILE, dtype=torch.bool))
 
 
 def test_tiles_are_halved_before_the_precision_is_lowered() -> None:
-    notes = make_job(4 * LEAST_TILE, Single(GaussianPrior())).run().notes
+    notes = make_job(4 * MIN_TILE, Single(GaussianPrior())).run().notes
     assert [note.split(": ")[1] for note in notes] == [
-        f"repeated with {2 * LEAST_TILE}-pixel tiles",
-        f"repeated with {LEAST_TILE}-pixel tiles",
+        f"repeated with {2 * MIN_TILE}-pixel tiles",
+        f"repeated with {MIN_TILE}-pixel tiles",
         "repeated in bf16",
     ]
 
 
 def test_nothing_is_left_below_low_precision() -> None:
     with pytest.raises(DeviceError, match="not enough memory"):
-        make_job(LEAST_TILE, Single(Single(None))).run()
+        make_job(MIN_TILE, Single(Single(None))).run()
 
 
 def test_precision_does_not_go_up_and_down_for_ever() -> None:
     """A job that is too large in float32 and not finite in bfloat16 fails."""
     with pytest.raises(ModelError, match="not finite, even in low precision"):
-        make_job(LEAST_TILE, Single(NotFinite())).run()
+        make_job(MIN_TILE, Single(NotFinite())).run()
 
 
 def test_the_embedded_prior_has_a_low_precision() -> None:

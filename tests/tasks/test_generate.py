@@ -1,7 +1,7 @@
-"""Sampling without a measurement: the law of every method, one picture a seed, and the verb `generate`.
+"""Sampling without a measurement: the distribution of every method, one picture per seed, and the verb `generate`.
 
-With Gaussian pixels x_0 ~ N(mu, v I) every method draws from a Gaussian whose mean and variance `moments` works out
-by itself, in the terms of the papers.
+For Gaussian pixels x_0 ~ N(mu, v I), every method draws from a Gaussian distribution. `moments` derives its mean and
+variance independently, in the terms of the papers.
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ METHODS = [("ddpm", "small"), ("ddpm", "large"), ("ddim", None), ("langevin", No
 
 
 class Network(nn.Module):
-    """The network that knows N(mu, v I): eps = (x_t - sqrt(abar) E[x_0 | x_t]) / sqrt(1 - abar).
+    """The exact network for N(mu, v I): eps = (x_t - sqrt(abar) E[x_0 | x_t]) / sqrt(1 - abar).
 
-    With `fraction` it has learned a variance: it gives the v of Nichol & Dhariwal's eq. 15, for every pixel the same.
+    Args:
+        fraction: v of eq. 15 of Nichol & Dhariwal, the learned variance, which is the same for every pixel; None if
+            the network has not learned a variance.
     """
 
     stride = 1
@@ -59,11 +61,13 @@ class Network(nn.Module):
 
 
 def network_prior(fraction: float | None = None) -> UNetPrior:
+    """Return the prior of `Network`."""
     shape = UNetConfig(out_channels=3 if fraction is None else 6)
     return UNetPrior(Network(fraction), ModelSpec(shape, OWN, clip=False))
 
 
-def plan_of(method: str, variance: str | None, steps: int, prior: GaussianPrior | UNetPrior | None = None) -> Plan:
+def make_plan(method: str, variance: str | None, steps: int, prior: GaussianPrior | UNetPrior | None = None) -> Plan:
+    """Return the plan of `generate`, by default for a Gaussian prior."""
     prior = prior or GaussianPrior(MU, V)
     [job] = prepare_generate([0], (8, 8), method=method, variance=variance, steps=steps, prior=prior)
     assert job.plan is not None
@@ -71,64 +75,69 @@ def plan_of(method: str, variance: str | None, steps: int, prior: GaussianPrior 
 
 
 def moments(method: str, levels: tuple[float, ...], fraction: float = 0.0) -> tuple[float, float]:
-    """Mean and variance of what comes out, given the noise levels of the steps.
+    """Return the mean and the variance of the generated pixels.
 
-    In the variance-preserving terms of the papers, y = sqrt(abar) x: DDPM by eq. 7 and 11 of Ho et al. 2020, its
-    variance `fraction` of the way from log beta~ to log beta; DDIM by eq. 12 of Song et al. 2021; Langevin by algorithm
-    5 of Song et al. 2021 with r = .16 and the score's length taken as that of white noise over its level.
+    They are derived in the variance-preserving terms of the papers, y = sqrt(abar) x: DDPM by eq. 7 and 11 of Ho et al.
+    2020; DDIM by eq. 12 of Song et al. 2021; Langevin by algorithm 5 of Song et al. 2021 with r = .16, where the norm
+    of the score is taken as that of white noise divided by its level.
+
+    Args:
+        method: The method.
+        levels: Noise levels of the steps.
+        fraction: Where the variance of DDPM lies between log beta~ (0) and log beta (1).
     """
     abars = [1 / (1 + s**2) for s in levels]
     mean, variance = 0.0, 1 - abars[0]
     for now, after in pairwise(abars):
-        # E[x_0 | y] = slope y + offset
+        # E[x_0 | y] = slope y + offset.
         slope = V * math.sqrt(now) / (V * now + 1 - now)
         offset = MU * (1 - slope * math.sqrt(now))
         if after == now:
             sigma = math.sqrt((1 - now) / now)
-            size = 2 * (0.16 * sigma) ** 2  # of the step in x; the score there is (E[x_0] - x) / sigma^2
-            rate, shift = 1 + size * (slope * math.sqrt(now) - 1) / sigma**2, size * offset / sigma**2
+            step = 2 * (0.16 * sigma) ** 2  # step size in x, where the score is (E[x_0] - x) / sigma^2
+            rate, shift = 1 + step * (slope * math.sqrt(now) - 1) / sigma**2, step * offset / sigma**2
             mean = rate * mean + math.sqrt(now) * shift
-            variance = rate**2 * variance + now * 2 * size
+            variance = rate**2 * variance + now * 2 * step
             continue
         if method == "ddim":
-            on_x0 = math.sqrt(after) - math.sqrt(1 - after) * math.sqrt(now) / math.sqrt(1 - now)
-            on_y, fresh = math.sqrt(1 - after) / math.sqrt(1 - now), 0.0
+            x0_weight = math.sqrt(after) - math.sqrt(1 - after) * math.sqrt(now) / math.sqrt(1 - now)
+            y_weight, fresh = math.sqrt(1 - after) / math.sqrt(1 - now), 0.0
         else:
             alpha = now / after
-            on_x0 = math.sqrt(after) * (1 - alpha) / (1 - now)
-            on_y = math.sqrt(alpha) * (1 - after) / (1 - now)
+            x0_weight = math.sqrt(after) * (1 - alpha) / (1 - now)
+            y_weight = math.sqrt(alpha) * (1 - after) / (1 - now)
             tilde = (1 - after) / (1 - now) * (1 - alpha)
             fresh = tilde ** (1 - fraction) * (1 - alpha) ** fraction if after < 1 else 0.0
-        mean = (on_y + on_x0 * slope) * mean + on_x0 * offset
-        variance = (on_y + on_x0 * slope) ** 2 * variance + fresh
+        mean = (y_weight + x0_weight * slope) * mean + x0_weight * offset
+        variance = (y_weight + x0_weight * slope) ** 2 * variance + fresh
     return mean, variance
 
 
-def assert_law(pictures: Tensor, mean: float, variance: float) -> None:
-    """Mean and variance of pictures in [0, 1] are those of x = 2 picture - 1, to three standard errors."""
+def check_moments(pictures: Tensor, mean: float, variance: float) -> None:
+    """Check the mean and the variance of x = 2 picture - 1 for pictures in [0, 1], to three standard errors."""
     x = 2 * pictures.double() - 1
     assert float(x.mean()) == pytest.approx(mean, abs=3 * math.sqrt(variance / x.numel()))
     assert float(x.var()) == pytest.approx(variance, abs=3 * variance * math.sqrt(2 / x.numel()))
 
 
-# ------------------------------------------------------------------------------------------------------------ the law
+# ------------------------------------------------------------------------------------------------- distribution
 
 
 @pytest.mark.parametrize(("method", "variance"), METHODS)
 def test_a_sample_has_the_law_of_its_method(method: str, variance: str | None) -> None:
-    """196,608 values, five standard deviations away from black and white, where they would be cut off."""
+    """196,608 values have the moments of the method; black and white are five standard deviations away."""
     pictures = generate(16, 64, method=method, variance=variance, steps=20, seed=1, batch=5, prior=GaussianPrior(MU, V))
-    levels = plan_of(method, variance, 20).sigmas
-    assert_law(pictures, *moments(method, levels, 1.0 if variance == "large" else 0.0))
+    levels = make_plan(method, variance, 20).sigmas
+    check_moments(pictures, *moments(method, levels, 1.0 if variance == "large" else 0.0))
 
 
 @pytest.mark.parametrize("steps", [50, 13])
 @pytest.mark.parametrize(
     ("method", "variance", "learned", "fraction"),
     [
-        ("ddpm", None, None, 0.0),  # no variance was learned: the small one
+        ("ddpm", None, None, 0.0),  # without a learned variance, the small one is used
         ("ddpm", "large", None, 1.0),
-        ("ddpm", None, 0.4, 0.4),  # the learned one where there is one
+        ("ddpm", None, 0.4, 0.4),  # the learned variance is the default
         ("ddpm", "small", 0.4, 0.0),
         ("ddim", None, 0.4, 0.0),
         ("langevin", None, 0.4, 0.0),
@@ -137,30 +146,30 @@ def test_a_sample_has_the_law_of_its_method(method: str, variance: str | None) -
 def test_a_network_with_its_own_schedule(
     method: str, variance: str | None, learned: float | None, fraction: float, steps: int
 ) -> None:
-    """Its 50 levels are the schedule's own; 13 are uniform in t. The law is that of the papers on those levels."""
+    """50 levels are those of the schedule, and 13 are uniform in t. The distribution is that of the papers."""
     prior = network_prior(learned)
-    levels = plan_of(method, variance, steps, prior).sigmas
+    levels = make_plan(method, variance, steps, prior).sigmas
     if method != "langevin":
         t = torch.linspace(49, 0, steps, dtype=torch.float64)
         np.testing.assert_allclose(levels[:-1], OWN.sigma_at(t), rtol=1e-9)
         if steps == 50:
             np.testing.assert_allclose(levels[:-1], OWN.sigmas.flip(0), rtol=1e-9)
     pictures = generate(4, 64, method=method, variance=variance, steps=steps, seed=1000, prior=prior)
-    assert_law(pictures, *moments(method, levels, fraction))
+    check_moments(pictures, *moments(method, levels, fraction))
 
 
 @pytest.mark.parametrize(("method", "variance"), METHODS)
 def test_the_law_tends_to_the_prior(method: str, variance: str | None) -> None:
     """The distance to N(mu, v) falls whenever the steps double."""
     fraction = 1.0 if variance == "large" else 0.0
-    laws = [moments(method, plan_of(method, variance, n).sigmas, fraction) for n in (10, 20, 40, 80, 160, 320)]
-    for far, near in pairwise(laws):
+    results = [moments(method, make_plan(method, variance, n).sigmas, fraction) for n in (10, 20, 40, 80, 160, 320)]
+    for far, near in pairwise(results):
         assert abs(near[1] - V) < abs(far[1] - V)
-    assert laws[-1][0] == pytest.approx(MU, abs=1e-3)
-    assert laws[-1][1] == pytest.approx(V, rel=0.04)
+    assert results[-1][0] == pytest.approx(MU, abs=1e-3)
+    assert results[-1][1] == pytest.approx(V, rel=0.04)
 
 
-# ------------------------------------------------------------------------------------------ one picture, one seed
+# ------------------------------------------------------------------------------------------ one picture per seed
 
 
 SPEC = ModelSpec(
@@ -180,7 +189,8 @@ SPEC = ModelSpec(
 )
 
 
-def small_network() -> UNetPrior:
+def small_prior() -> UNetPrior:
+    """Return the prior of a small network with random weights, which are the same in every call."""
     torch.manual_seed(0)
     return UNetPrior(SPEC.network.build().eval(), SPEC)
 
@@ -195,14 +205,14 @@ def test_a_picture_depends_on_its_seed_alone(method: str) -> None:
     for k in range(5):
         assert torch.equal(generate(1, (12, 8), method=method, steps=4, seed=7 + k, prior=prior)[0], whole[k])
     assert len({picture.numpy().tobytes() for picture in whole}) == 5
-    torch.manual_seed(99)  # the global generator has no say
+    torch.manual_seed(99)  # the global generator has no influence
     assert torch.equal(generate(5, (12, 8), method=method, steps=4, seed=7, prior=prior), whole)
 
 
 @pytest.mark.parametrize("method", ["ddpm", "ddim", "langevin"])
 def test_a_batch_changes_no_picture_of_a_network(method: str) -> None:
-    """Beyond the rounding of a convolution in another batch."""
-    prior = small_network()
+    """Pictures differ only by the rounding of a convolution in another batch."""
+    prior = small_prior()
     one, three = (generate(5, (16, 10), method=method, steps=5, batch=batch, prior=prior) for batch in (1, 3))
     torch.testing.assert_close(one, three, rtol=0, atol=1e-4)
     assert float(one.std()) > 0.05
@@ -219,7 +229,7 @@ def test_steps_are_network_evaluations(method: str, steps: int) -> None:
 
 
 def test_pictures_are_clipped_at_the_end_only() -> None:
-    """Of N(0, 4) every state on the way leaves [-1, 1], and what comes out does not."""
+    """For N(0, 4) the states on the way leave [-1, 1], but the pictures do not."""
     spy = Spy(GaussianPrior(0.0, 4.0))
     pictures = generate(1, 32, steps=30, prior=spy)
     assert all(float(call.x0.abs().max()) > 1.5 for call in spy.calls[-15:])
@@ -250,13 +260,13 @@ def test_nan_in_low_precision_is_repeated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "message"),
     [
-        ({"count": 0}, "number of pictures"),
-        ({"count": -1}, "number of pictures"),
-        ({"size": 0}, "size"),
-        ({"size": (8, -1)}, "size"),
-        ({"size": 100_000}, "size"),
+        ({"count": 0}, "number of images"),
+        ({"count": -1}, "number of images"),
+        ({"size": 0}, "width and height"),
+        ({"size": (8, -1)}, "width and height"),
+        ({"size": 100_000}, "width and height"),
         ({"method": "repaint"}, "method"),
         ({"variance": "middle"}, "variance"),
         ({"variance": "large", "method": "ddim"}, "variance"),
@@ -267,9 +277,9 @@ def test_nan_in_low_precision_is_repeated() -> None:
     ],
     ids=str,
 )
-def test_values_out_of_range(bad: dict[str, object], said: str) -> None:
+def test_values_out_of_range(bad: dict[str, object], message: str) -> None:
     spy = Spy()
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         generate(**{"count": 1, "size": 8, "prior": spy, **bad})
     assert not spy.calls
 
@@ -282,16 +292,17 @@ def test_the_grid(count: int, rows: int, columns: int) -> None:
     for k, picture in enumerate(pictures):
         top, left = 6 * (k // columns), 8 * (k % columns)
         assert torch.equal(sheet[:, top : top + 4, left : left + 6], picture)
-    inked = torch.cat([pictures.flatten(), torch.ones(sheet.numel() - pictures.numel())])
-    assert float(sheet.double().sum()) == pytest.approx(float(inked.double().sum()))
+    # Everything beside the pictures is white.
+    expected = torch.cat([pictures.flatten(), torch.ones(sheet.numel() - pictures.numel())])
+    assert float(sheet.double().sum()) == pytest.approx(float(expected.double().sum()))
 
 
 # ------------------------------------------------------------------------------------------------------- the verb
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in."""
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run each test in an empty folder."""
     monkeypatch.chdir(tmp_path)
     for name in ("RESTORER_DEBUG", "FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
@@ -303,9 +314,12 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory) -> Command:
-    """`restore generate` with a small network from a model folder: (exit code, standard output, the other)."""
+    """Return a function that runs `restore generate` with a small network from a model folder.
+
+    It returns the exit code, the standard output and the standard error.
+    """
     model = tmp_path_factory.mktemp("model")
-    save_model(model, small_network().network, SPEC)
+    save_model(model, small_prior().network, SPEC)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -317,18 +331,20 @@ def command(capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPat
 
 
 def pixels(name: str) -> np.ndarray:
+    """Return the pixels of an image file."""
     with Image.open(name) as image:
         return np.asarray(image)
 
 
-def made() -> list[str]:
+def list_files() -> list[str]:
+    """Return the paths of all files below the working folder, sorted."""
     return sorted(p.as_posix() for p in Path().rglob("*") if p.is_file())
 
 
 def test_a_grid_and_single_files(command: Command) -> None:
     code, out, err = command("-n", 5, "--size", "12x8")
     assert (code, out) == (0, "generated.png\n")
-    assert made() == ["generated.png"]
+    assert list_files() == ["generated.png"]
     assert "5 of 12x8" in err and "ddpm (small variance)" in err and "3 steps" in err and "seed 0" in err
     assert err.splitlines()[-1].startswith("wrote generated.png · 40x18 · ")
     sheet = pixels("generated.png")
@@ -336,11 +352,11 @@ def test_a_grid_and_single_files(command: Command) -> None:
 
     code, out, _ = command("-n", 3, "--size", "12x8", "--seed", 2, "-o", "some/", "--batch", 2, "-q")
     names = [f"some/seed000{seed}_generated.png" for seed in (2, 3, 4)]
-    assert code == 0 and out.splitlines() == names == made()[1:]
+    assert code == 0 and out.splitlines() == names == list_files()[1:]
     for k, name in zip((2, 3, 4), names, strict=True):
         top, left = 10 * (k // 3), 14 * (k % 3)
         place = sheet[top : top + 8, left : left + 12].astype(int)
-        assert np.abs(pixels(name).astype(int) - place).max() <= 1  # another batch
+        assert np.abs(pixels(name).astype(int) - place).max() <= 1  # a batch of another size
 
 
 def test_the_same_seed_gives_the_same_bytes(command: Command) -> None:
@@ -366,14 +382,14 @@ def test_nothing_is_overwritten_unless_told(command: Command) -> None:
 
 
 def test_a_folder_is_completed(command: Command) -> None:
-    """One that exists is refused as a whole, and left out where that is asked for."""
+    """If a file exists, nothing is generated, unless --skip-existing leaves that file out."""
     assert command("-n", 1, "--size", 8, "--seed", 1, "-o", "some/")[0] == 0
-    before = made()
+    before = list_files()
     code, _, err = command("-n", 3, "--size", 8, "-o", "some/")
-    assert code == 7 and "seed0001_generated.png exists" in err and made() == before
+    assert code == 7 and "seed0001_generated.png exists" in err and list_files() == before
     code, out, _ = command("-n", 3, "--size", 8, "-o", "some", "--skip-existing")
     assert code == 0 and out.splitlines() == ["some/seed0000_generated.png", "some/seed0002_generated.png"]
-    assert len(made()) == 3
+    assert len(list_files()) == 3
     fresh = Path("some/seed0002_generated.png").read_bytes()
     assert command("-n", 1, "--size", 8, "--seed", 2, "-o", "alone.png")[0] == 0
     assert Path("alone.png").read_bytes() == fresh
@@ -412,7 +428,7 @@ def test_what_is_refused(arguments: list[str], code: int, command: Command) -> N
     assert (found, out) == (code, "")
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "bug" not in err
-    assert not made()
+    assert not list_files()
 
 
 def test_json(command: Command) -> None:
@@ -448,7 +464,7 @@ def test_json(command: Command) -> None:
 
 
 def test_standard_output(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    save_model(Path("model"), small_network().network, SPEC)
+    save_model(Path("model"), small_prior().network, SPEC)
     capsysbinary.readouterr()
     assert run(["generate", "-n", "2", "--size", "8", "--steps", "2", "-m", "model", "-q", "-o", "-"]) == 0
     with Image.open(io.BytesIO(capsysbinary.readouterr().out)) as image:
@@ -473,7 +489,7 @@ def test_a_gray_model_makes_gray_pictures(command: Command, monkeypatch: pytest.
 
 @pytest.mark.parametrize("verb", ["denoise", "inpaint", "upscale"])
 def test_langevin_restores(verb: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The corrector serves the three tasks: as many evaluations, half of them at levels that stay."""
+    """The corrector serves the three tasks with the same number of evaluations, half of them at a repeated level."""
     spy = Spy(Smooth())
     monkeypatch.setattr(models_load, "load_prior", lambda *arguments: spy)
     Image.fromarray(np.random.default_rng(0).integers(60, 196, (12, 10, 3), dtype=np.uint8)).save("img.png")

@@ -1,4 +1,4 @@
-"""Wide and narrow holes: which is which, and what is done where a picture has both."""
+"""Wide and narrow holes: which holes count as wide, and how a picture with both kinds is filled."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import torch
 from stubs import Smooth, Spy
 from torch import Tensor
 
-from restorer.tasks.defaults import INPAINT, INPAINT_WIDE, WIDE
+from restorer.tasks.defaults import INPAINT, INPAINT_WIDE, WIDE_SIDE
 from restorer.tasks.inpaint import prepare_inpaint, wide_part
 
 
 def picture(side: int = 120) -> Tensor:
+    """Return random pixels, (3, side, side)."""
     return 0.3 + 0.4 * torch.rand(3, side, side, generator=torch.Generator().manual_seed(0))
 
 
 def holes(*rectangles: tuple[int, int, int, int], side: int = 120) -> Tensor:
-    """True inside rectangles (top, left, height, width)."""
+    """Return a mask that is True inside rectangles (top, left, height, width)."""
     fill = torch.zeros(side, side, dtype=torch.bool)
     for top, left, height, width in rectangles:
         fill[top : top + height, left : left + width] = True
@@ -29,10 +30,11 @@ BOX, SCRATCH = (10, 10, 40, 30), (90, 0, 3, 120)
 def test_the_wide_part_of_a_hole() -> None:
     assert not wide_part(holes(SCRATCH)).any()
     assert torch.equal(wide_part(holes(BOX, SCRATCH)), holes(BOX))
-    assert not wide_part(holes((10, 10, WIDE - 1, 100))).any()
-    assert torch.equal(wide_part(holes((10, 10, WIDE, WIDE))), holes((10, 10, WIDE, WIDE)))
-    crossed = wide_part(holes(BOX, (20, 0, 3, 120)))  # a scratch through the box: thin again half a square beyond it
-    assert torch.equal(crossed, holes(BOX, (20, 0, 3, 40 + WIDE // 2)))
+    assert not wide_part(holes((10, 10, WIDE_SIDE - 1, 100))).any()
+    assert torch.equal(wide_part(holes((10, 10, WIDE_SIDE, WIDE_SIDE))), holes((10, 10, WIDE_SIDE, WIDE_SIDE)))
+    # A scratch through the box is wide up to half a square beyond the box.
+    crossed = wide_part(holes(BOX, (20, 0, 3, 120)))
+    assert torch.equal(crossed, holes(BOX, (20, 0, 3, 40 + WIDE_SIDE // 2)))
     place = torch.arange(120.0)
     disc = (place[:, None] - 60) ** 2 + (place[None] - 60) ** 2 < 20**2
     assert torch.equal(wide_part(disc), disc)
@@ -50,19 +52,20 @@ def test_wide_and_narrow_holes_are_filled_in_turn() -> None:
     )
     assert torch.equal(result.image[:, ~fill], image[:, ~fill])
     narrow = prepare_inpaint(image, holes(SCRATCH), steps=4, prior=spy)
-    assert narrow.then is None and narrow.evaluations == 4
+    assert narrow.second_pass is None and narrow.evaluations == 4
+    # The wide hole is filled last, when the narrow one is known.
     alone = prepare_inpaint(result.image, holes(BOX), steps=4, prior=Smooth()).run().image
-    assert torch.equal(alone, result.image)  # the wide hole is filled last, with the narrow one known
+    assert torch.equal(alone, result.image)
 
 
 def test_a_rough_rim_is_no_narrow_hole() -> None:
     fill = holes(BOX)
     fill[10:14, 41] = True
     fill[3, 3] = True
-    assert prepare_inpaint(picture(), fill, prior=Smooth()).then is None
+    assert prepare_inpaint(picture(), fill, prior=Smooth()).second_pass is None
 
 
 def test_in_turn_only_with_our_own_settings_and_clean_pixels() -> None:
     image, fill = picture(), holes(BOX, SCRATCH)
-    assert prepare_inpaint(image, fill, method="ddnm", prior=Smooth()).then is None
-    assert prepare_inpaint(image, fill, sigma=10.0, prior=Smooth()).then is None
+    assert prepare_inpaint(image, fill, method="ddnm", prior=Smooth()).second_pass is None
+    assert prepare_inpaint(image, fill, sigma=10.0, prior=Smooth()).second_pass is None

@@ -1,4 +1,7 @@
-"""The three tasks, against closed forms: a Gaussian prior, whose posterior mean is known, and spies on the network."""
+"""The three restoring tasks, checked against closed forms and by recording the calls of the network.
+
+The closed forms are those of a Gaussian prior, whose posterior mean is known.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from restorer.priors.tiled import Tiled
 from restorer.tasks.defaults import DENOISE, INPAINT, UPSCALE
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.inpaint import CONTEXT, prepare_inpaint
-from restorer.tasks.job import LEAST_TILE, SIDES, WHOLE, Job, tiled
+from restorer.tasks.job import MAX_UNTILED_PIXELS, MIN_TILE, TILE_SIDES, Job, with_default_tiles
 from restorer.tasks.upscale import prepare_upscale
 
 SIZES = [(1, 1), (1, 7), (3, 2), (17, 33)]
@@ -30,25 +33,26 @@ CPU_OUT_OF_MEMORY = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allo
 
 
 def picture(channels: int, height: int, width: int, seed: int = 0) -> Tensor:
-    """Random values far enough from 0 and 1 for nothing to be clipped."""
+    """Return random values that are far enough from 0 and 1 not to be clipped, (channels, height, width)."""
     return 0.3 + 0.4 * torch.rand(channels, height, width, generator=torch.Generator().manual_seed(seed))
 
 
 def unclipped(channels: int, height: int, width: int) -> Tensor:
-    """The same with one value below 0, as noise gives to a tensor and a file cannot hold."""
+    """Return a picture with one value below 0, as noise can produce in a tensor but not in a file."""
     image = picture(channels, height, width)
     image[:, 0, 0] = -0.01
     return image
 
 
 def hole(height: int, width: int, top: int = 0, left: int = 0, side: int | None = None) -> Tensor:
-    """A square hole, by default at the top left and half as large as the picture."""
+    """Return a mask with a square hole, by default at the top left and half as large as the picture."""
     fill = torch.zeros(height, width, dtype=torch.bool)
     fill[top : top + (side or (height + 1) // 2), left : left + (side or (width + 1) // 2)] = True
     return fill
 
 
 def prepare(task: str, image: Tensor, **options: object) -> Job:
+    """Prepare the job of a task, with a Gaussian prior by default."""
     options = {"prior": GaussianPrior(), **options}
     if task == "denoise":
         return prepare_denoise(image, **{"sigma": 20.0, **options})
@@ -58,7 +62,7 @@ def prepare(task: str, image: Tensor, **options: object) -> Job:
 
 
 def signed(image: Tensor) -> Tensor:
-    """[0, 1] -> [-1, 1]."""
+    """Map values from [0, 1] to [-1, 1]."""
     return image * 2 - 1
 
 
@@ -99,7 +103,7 @@ def test_one_step_is_one_evaluation(task: str, method: str) -> None:
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("method", METHODS)
 def test_only_our_own_method_mirrors_and_only_what_knows_it(task: str, method: str) -> None:
-    """A face is none upside down; and the published methods are as published."""
+    """A prior of faces does not know them upside down, and the published methods are used as published."""
     prior = GaussianPrior()
     for prior.mirrors in (False, True):
         job = prepare(task, picture(3, 6, 6), method=method, prior=prior)
@@ -176,7 +180,7 @@ def test_the_seed_decides_the_noise(task: str, channels: int, method: str) -> No
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_noise_does_not_depend_on_the_tiles(task: str) -> None:
-    """A prior that looks at single pixels gives the same picture however it is cut, if the noise is the same."""
+    """A prior that looks at single pixels gives the same picture in any tiles if the noise is the same."""
     image = picture(1, 90, 70)
     options = {"method": "ddpm", "steps": 4, "detail": 1.0, "seed": 5}
     whole = prepare(task, image, **options).run().image
@@ -184,7 +188,7 @@ def test_the_noise_does_not_depend_on_the_tiles(task: str) -> None:
     cut = prepare(task, image, prior=Tiled(spy, 48, overlap=12, batch=2), **options).run().image
     assert {call.x.shape[-2:] for call in spy.calls} == {(48, 48)} or task == "inpaint"
     assert len(spy.calls) > 4
-    # enlarging ends on the 256 levels of a file: rounding may go either way
+    # Enlarging ends on the 256 levels of a file, where rounding may go either way.
     assert (whole - cut).abs().max() < (1.5 / 255 if task == "upscale" else 1e-5)
 
 
@@ -192,21 +196,21 @@ def test_the_noise_does_not_depend_on_the_tiles(task: str) -> None:
 
 
 def test_small_pictures_are_not_tiled_and_large_ones_are() -> None:
-    small, large = tiled(GaussianPrior(), 1000, 1300), tiled(GaussianPrior(), 1001, 1300)
-    assert WHOLE == 1000 * 1300 and small.count(1000, 1300) == 1
-    assert large.tile in SIDES and large.count(1001, 1300) > 1 and large.overlap > 0
+    small, large = with_default_tiles(GaussianPrior(), 1000, 1300), with_default_tiles(GaussianPrior(), 1001, 1300)
+    assert MAX_UNTILED_PIXELS == 1000 * 1300 and small.count(1000, 1300) == 1
+    assert large.tile in TILE_SIDES and large.count(1001, 1300) > 1 and large.overlap > 0
 
 
 @pytest.mark.parametrize(
     ("height", "width", "side", "tiles"), [(2048, 2048, 736, 9), (4096, 4096, 736, 36), (300, 20000, 752, 29)]
 )
 def test_tiles_fit_the_picture(height: int, width: int, side: int, tiles: int) -> None:
-    """The least that the network sees of all sides, by counting it for each."""
-    chosen = tiled(Smooth(), height, width)
+    """The network processes no more pixels than with any other side, by counting them for each."""
+    chosen = with_default_tiles(Smooth(), height, width)
     assert (chosen.tile, chosen.count(height, width)) == (side, tiles)
     assert all(
         tiles * side * min(side, height) <= Tiled(Smooth(), s, overlap=64).count(height, width) * s * min(s, height)
-        for s in SIDES
+        for s in TILE_SIDES
     )
 
 
@@ -220,17 +224,17 @@ def test_a_network_of_one_size_sees_no_other() -> None:
 
 def test_tiles_given_by_the_user_are_respected() -> None:
     spy = Spy()
-    own = Tiled(spy, 20, overlap=4)
-    job = prepare("denoise", picture(3, 33, 50), prior=own, steps=2)
-    assert job.prior is own and job.tiles == 2 * 3  # ceil((33-4)/16) x ceil((50-4)/16)
+    given = Tiled(spy, 20, overlap=4)
+    job = prepare("denoise", picture(3, 33, 50), prior=given, steps=2)
+    assert job.prior is given and job.tiles == 2 * 3  # ceil((33-4)/16) x ceil((50-4)/16)
     counted = []
     job.run(on_tile=lambda done, total: counted.append((done, total)))
     assert {tuple(call.x.shape[-2:]) for call in spy.calls} == {(20, 20)}
     assert counted == [(i, 6) for i in range(1, 7)] * 2
-    assert own.on_tile is None
+    assert given.on_tile is None
 
 
-# --------------------------------------------------------------------------------------------- what machines do to us
+# ------------------------------------------------------------------------------------------- memory and precision
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -264,7 +268,7 @@ def test_out_of_memory_halves_the_tiles(error: Exception) -> None:
 @pytest.mark.parametrize("error", [OUT_OF_MEMORY, CPU_OUT_OF_MEMORY])
 def test_what_never_fits_is_the_device_s_fault(error: Exception) -> None:
     with pytest.raises(DeviceError, match="not enough memory") as caught:
-        prepare("upscale", picture(3, 80, 80), prior=Greedy(LEAST_TILE - 1, error)).run()
+        prepare("upscale", picture(3, 80, 80), prior=Greedy(MIN_TILE - 1, error)).run()
     assert "80-pixel" in str(caught.value) and caught.value.hint
 
 
@@ -276,13 +280,13 @@ def test_other_errors_are_not_hidden() -> None:
 
 
 def test_halving_begins_at_the_picture_s_size() -> None:
-    off = Tiled(Greedy(128, OUT_OF_MEMORY), 1 << 30, overlap=0)
-    notes = prepare("denoise", picture(3, 200, 150), prior=off, steps=1).run().notes
+    untiled = Tiled(Greedy(128, OUT_OF_MEMORY), 1 << 30, overlap=0)
+    notes = prepare("denoise", picture(3, 200, 150), prior=untiled, steps=1).run().notes
     assert len(notes) == 1
 
 
 def test_tiles_made_for_want_of_memory_overlap() -> None:
-    half = Tiled(GaussianPrior(), 256, overlap=0).halved(LEAST_TILE)
+    half = Tiled(GaussianPrior(), 256, overlap=0).halved(MIN_TILE)
     assert half is not None and half.overlap > 0
 
 
@@ -290,7 +294,7 @@ def test_tiles_made_for_want_of_memory_overlap() -> None:
 
 
 def posterior_mean(image: Tensor, sigma: float, mu: float, v: float, gain: float = 1.0) -> Tensor:
-    """E[x_0 | x] of a Gaussian prior N(mu, v) on [-1, 1], for noise of gain * sigma / 255 on [0, 1]."""
+    """Return E[x_0 | x] of a Gaussian prior N(mu, v) on [-1, 1], for noise of gain * sigma / 255 on [0, 1]."""
     s2 = (gain * 2 * sigma / 255) ** 2
     return ((v * signed(image) + s2 * mu) / (v + s2) + 1) / 2
 
@@ -298,7 +302,7 @@ def posterior_mean(image: Tensor, sigma: float, mu: float, v: float, gain: float
 @pytest.mark.parametrize("options", [{"steps": 1}, {"detail": 0.0}, {"steps": 9, "detail": 0.0}], ids=str)
 @pytest.mark.parametrize(("channels", "gain"), [(3, 1.0), (1, math.sqrt(3))])
 def test_one_evaluation_is_the_posterior_mean(options: dict[str, float], channels: int, gain: float) -> None:
-    """A gray picture is lifted to sqrt(3) times the noise: independent channels see three of it."""
+    """The noise level of a gray picture is sqrt(3) times as high, so that it is white over three channels."""
     image, spy = unclipped(channels, 7, 5), Spy(GaussianPrior(0.1, 0.04))
     result = prepare_denoise(image, 30.0, prior=spy, **options).run().image
     assert len(spy.calls) == 1 and spy.calls[0].sigma == pytest.approx(gain * 60 / 255)
@@ -307,7 +311,7 @@ def test_one_evaluation_is_the_posterior_mean(options: dict[str, float], channel
 
 @pytest.mark.parametrize("sigma", [0.5, 10.0, 50.0])
 def test_what_a_file_clips_off_is_given_back(sigma: float) -> None:
-    """The result, noised and clipped to [0, 1], has the posterior mean of what was measured as its mean."""
+    """The result, noised and clipped to [0, 1], has as its mean the posterior mean of the clipped picture."""
     image = torch.linspace(0, 1, 60).view(1, 6, 10).repeat(3, 1, 1)
     result = prepare_denoise(image, sigma, steps=1, prior=GaussianPrior(0.0, 4.0)).run().image
     mean = posterior_mean(image, sigma, 0.0, 4.0)
@@ -340,8 +344,8 @@ def test_detail_blends_linearly(channels: int, method: str) -> None:
 
     end = run(1.0)
     mean = posterior_mean(image, 40, 0, 0.25, math.sqrt(3) if channels == 1 else 1)
-    assert (end - mean).abs().max() > 0.01  # else there is nothing to blend
-    assert end.min() > 0 and end.max() < 1  # else something is clipped, and that is not linear
+    assert (end - mean).abs().max() > 0.01  # otherwise there is nothing to blend
+    assert end.min() > 0 and end.max() < 1  # otherwise values are clipped, which is not linear
     for detail in (0.25, 0.5, 0.9):
         assert torch.allclose(run(detail), mean + detail * (end - mean), atol=1e-6)
 
@@ -370,17 +374,17 @@ def test_the_noise_is_estimated_where_it_is_not_given() -> None:
 
 
 def test_a_gray_picture_is_lifted_to_white_noise() -> None:
-    """Covariance over the channels is 3 s^2 I, their mean the picture itself; chroma comes from the seed."""
+    """The covariance over the channels is 3 s^2 I, and their mean is the picture itself."""
     s = 2 * 25 / 255
     noisy = 0.5 + 25 / 255 * torch.randn(1, 400, 400, generator=torch.Generator().manual_seed(1))
     job = prepare_denoise(noisy, 25.0, prior=GaussianPrior(), seed=7)
-    lifted = job.start[0]
+    colour = job.start[0]
     assert job.plan is not None and job.plan.sigmas[0] == pytest.approx(math.sqrt(3) * s)
-    assert torch.allclose(lifted.mean(0, keepdim=True), signed(noisy), atol=1e-5)
-    covariance = torch.cov(lifted.flatten(1).double()) / (3 * s * s)
+    assert torch.allclose(colour.mean(0, keepdim=True), signed(noisy), atol=1e-5)
+    covariance = torch.cov(colour.flatten(1).double()) / (3 * s * s)
     assert torch.allclose(covariance, torch.eye(3).double(), atol=0.015)  # 6 standard errors of 400 x 400 values
     for axis in (1, 2):
-        a, b = lifted.narrow(axis, 0, 399), lifted.narrow(axis, 1, 399)
+        a, b = colour.narrow(axis, 0, 399), colour.narrow(axis, 1, 399)
         assert torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1].abs() < 0.01
 
 
@@ -409,7 +413,7 @@ def test_known_pixels_stay_and_the_hole_is_filled(channels: int, method: str) ->
     image, fill = picture(channels, 13, 9), hole(13, 9, 3, 2, 5)
     result = prepare_inpaint(image, fill, steps=4, method=method, prior=GaussianPrior(0.9, 1e-6)).run().image
     assert torch.equal(result[:, ~fill], image[:, ~fill])
-    # the prior is certain that pixels are 0.9 on [-1, 1]
+    # The prior is certain that all pixels are 0.9 on [-1, 1].
     assert torch.allclose(result[:, fill], torch.tensor(0.95), atol=0.01)
 
 
@@ -423,7 +427,7 @@ def test_the_picture_under_the_mask_has_no_influence() -> None:
 
 @pytest.mark.parametrize("method", ["auto", "ddpm", "ddim", "repaint", "diffpir"])
 def test_known_pixels_are_noised_again_at_every_step(method: str) -> None:
-    """At every evaluation they are the data plus white noise of exactly its level."""
+    """At every evaluation they are the data plus white noise of exactly the level of that evaluation."""
     image, fill, spy = picture(3, 72, 72), hole(72, 72, 20, 20, 12), Spy()
     job = prepare_inpaint(image, fill, steps=8, detail=1.0, method=method, prior=spy)
     job.run()
@@ -431,11 +435,11 @@ def test_known_pixels_are_noised_again_at_every_step(method: str) -> None:
     noises = [(call.x[0] - signed(image))[:, known] / call.sigma for call in spy.calls]
     for noise in noises:
         assert noise.std() == pytest.approx(1, abs=0.03) and abs(noise.mean()) < 0.05
-    kept = float(torch.corrcoef(torch.stack([noises[0].flatten(), noises[1].flatten()]))[0, 1])
+    correlation = float(torch.corrcoef(torch.stack([noises[0].flatten(), noises[1].flatten()]))[0, 1])
     if method in ("auto", "diffpir"):  # all noise is drawn anew
-        assert abs(kept) < 0.05
-    if method == "ddim":  # none is
-        assert kept > 0.999
+        assert abs(correlation) < 0.05
+    if method == "ddim":  # no noise is drawn anew
+        assert correlation > 0.999
 
 
 def test_detail_is_the_noise_carried() -> None:
@@ -499,7 +503,7 @@ def test_a_full_mask_fills_everything() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "share", "warned"),
+    ("rows", "share", "has_warning"),
     [
         (1, "10.0", False),
         (5, "50.0", False),
@@ -507,13 +511,13 @@ def test_a_full_mask_fills_everything() -> None:
         (7, "70.0", True),
     ],
 )
-def test_the_coverage_is_told_and_much_of_it_is_warned_of(rows: int, share: str, warned: bool) -> None:
+def test_the_coverage_is_told_and_much_of_it_is_warned_of(rows: int, share: str, has_warning: bool) -> None:
     fill = torch.zeros(10, 4, dtype=torch.bool)
     fill[:rows] = True
     notes = prepare_inpaint(picture(3, 10, 4), fill, prior=GaussianPrior()).notes
     assert notes[0] == f"the mask covers {share} % of the picture"
-    assert len(notes) == 1 + warned
-    assert not warned or "60 %" in notes[1]
+    assert len(notes) == 1 + has_warning
+    assert not has_warning or "60 %" in notes[1]
 
 
 def test_a_mask_of_another_size_is_refused() -> None:
@@ -523,7 +527,7 @@ def test_a_mask_of_another_size_is_refused() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_noisy_known_pixels_are_restored_too(channels: int) -> None:
-    """The one step of a prior that is certain of mu: x0 + w (y - x0) with w = r^2 / (r^2 + s^2)."""
+    """One step of a prior that is certain of mu gives x0 + w (y - x0) with w = r^2 / (r^2 + s^2)."""
     image, fill, sigma, mu = picture(channels, 9, 7), hole(9, 7, 2, 2, 3), 50.0, 0.2
     job = prepare_inpaint(image, fill, sigma=sigma, steps=1, prior=GaussianPrior(mu, 1e-9))
     r2 = INPAINT.start**2 * INPAINT.prior_variance / (INPAINT.start**2 + INPAINT.prior_variance)
@@ -542,24 +546,26 @@ def test_noise_of_known_pixels_can_be_estimated() -> None:
 
 
 def eight_bit(image: Tensor) -> Image.Image:
+    """Return a picture (C, H, W) in [0, 1] as a Pillow image in 8 bits."""
     values = (image * 255).round().byte().permute(1, 2, 0).numpy()
     return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
 
 
 def shrunk(image: Tensor, scale: int) -> np.ndarray:
-    """By Pillow, in 8 bits."""
+    """Return a picture shrunk by Pillow in 8 bits, on the 0..255 scale."""
     small = eight_bit(image)
     return np.asarray(small.resize((small.width // scale, small.height // scale), Image.Resampling.BICUBIC), float)
 
 
 def rms(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the root mean square of the difference."""
     return float(np.sqrt(((a - b) ** 2).mean()))
 
 
 def photographic(channels: int, height: int, width: int, scale: int) -> Tensor:
-    """A gradient, a wave and an edge, black and white included, shrunk by Pillow as a photograph would be.
+    """Return an edge, a wave and a gradient, with black and white, shrunk by Pillow as a photograph would be.
 
-    Not every small picture has a large one in 256 levels that shrinks to it; one that was shrunk has.
+    Not every small picture has a large one in 256 levels that shrinks to it, but a picture that was shrunk has one.
     """
     size = (height * scale, width * scale)
     y, x = torch.meshgrid(*(torch.linspace(0, 1, side) for side in size), indexing="ij")
@@ -603,7 +609,7 @@ def test_a_gray_picture_stays_gray_and_its_estimates_are_corrected_too() -> None
     job = prepare_upscale(picture(1, 6, 6), 2, steps=3, detail=0.0, prior=spy)
     assert job.run().image.shape == (1, 12, 12)
     assert job.degradation is not None and job.y is not None
-    for call in spy.calls[1:]:  # no noise is carried: what the network sees is the corrected estimate
+    for call in spy.calls[1:]:  # without carried noise, the network sees the corrected estimate
         missing = job.degradation.measure(call.x) - job.y
         assert missing.abs().max() < 2 / 255
 
@@ -619,17 +625,17 @@ def test_noise_in_the_small_picture_loosens_the_data() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_data_weigh_by_their_noise(channels: int) -> None:
-    """The one step of a prior that is certain of mu is the proximal point for s_y = 2 sigma / 255."""
-    image, sigma, mu, known = picture(channels, 6, 5), 40.0, 0.2, UPSCALE[3]
+    """One step of a prior that is certain of mu gives the proximal point for s_y = 2 sigma / 255."""
+    image, sigma, mu, defaults = picture(channels, 6, 5), 40.0, 0.2, UPSCALE[3]
     result = prepare_upscale(image, 3, sigma=sigma, steps=1, prior=GaussianPrior(mu, 1e-9)).run().image
-    r2 = known.start**2 * known.prior_variance / (known.start**2 + known.prior_variance)
+    r2 = defaults.start**2 * defaults.prior_variance / (defaults.start**2 + defaults.prior_variance)
     flat = torch.full((1, channels, 18, 15), mu)
     expected = Bicubic(3).correct(flat, signed(image)[None], (2 * sigma / 255) ** 2, r2)[0]
     assert torch.allclose(result, ((expected + 1) / 2).clamp(0, 1), atol=1e-5)
 
 
 def test_the_start_is_late() -> None:
-    """Noise only as much as the detail that was lost: less for smaller factors."""
+    """The noise begins only as high as the lost detail: lower for smaller factors."""
     levels = []
     for scale in (2, 3, 4, 8):
         spy = Spy()

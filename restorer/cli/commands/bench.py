@@ -128,7 +128,7 @@ def _report(timings: list[Speed], native_size: int | None, model: str, device: s
 
     from restorer.evaluation.speed import best_tile, estimate_seconds
     from restorer.models.load import resolve_device
-    from restorer.tasks.job import OVERLAP, usual_tiles
+    from restorer.tasks.job import OVERLAP, default_tiles
 
     resolved, best = resolve_device(device), best_tile(timings)
     # The automatic tiles are best if the largest size is the fastest per pixel, or if the network has a native size.
@@ -154,7 +154,7 @@ def _report(timings: list[Speed], native_size: int | None, model: str, device: s
         print_table(f"{model} on {device_name}, PyTorch {torch.__version__}", table, "", reporter)
     estimates = {
         (w, h): [
-            estimate_seconds(best, w, h, DEFAULT_STEPS[verb], *(fixed_tile or usual_tiles(h, w, native_size)))
+            estimate_seconds(best, w, h, DEFAULT_STEPS[verb], *(fixed_tile or default_tiles(h, w, native_size)))
             for verb in VERBS
         ]
         for w, h in RESULT_SIZES

@@ -162,7 +162,7 @@ def _inpaint(
         size = (picture.height, picture.width)
         loaded = load_mask(find_mask(mask, item), size, invert=invert_mask, max_pixels=options.max_pixels)
         job = prepare_inpaint(image, torch.from_numpy(loaded.fill), prior=prior, **options.sampling)
-        return job.noting(loaded.note), None if job.sigma else ~loaded.fill
+        return job.with_note(loaded.note), None if job.sigma else ~loaded.fill
 
     own = (("mask", str(mask)), ("invert_mask", invert_mask))
     restore_all(options, Verb("inpainted", prepare, extra_options=own, find_mask=lambda item: find_mask(mask, item)))
@@ -216,11 +216,11 @@ def _upscale(
 
     def check_model(prior: UNetPrior | Tiled) -> None:
         from restorer.priors.latent import latent_of
-        from restorer.tasks.upscale import check_latent
+        from restorer.tasks.upscale import check_latent_options
 
         if (latent := latent_of(prior)) is not None:
             sampling = {name: value for name, value in options.sampling.items() if name != "seed"}
-            check_latent(latent, scale, **sampling)
+            check_latent_options(latent, scale, **sampling)
 
     restore_all(options, Verb(f"x{scale}", prepare, check_model, extra_options=(("scale", scale),), scale=scale))
 

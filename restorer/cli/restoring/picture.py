@@ -76,7 +76,7 @@ def sample(
 
     longest = max(jobs, key=lambda job: job.evaluations)
     label = first.item.source.name if len(batch) == 1 else f"{len(batch)} pictures"
-    workload = picture_workload(options, longest, longest.evaluations - longest.more)
+    workload = picture_workload(options, longest, longest.evaluations - longest.second_pass_evaluations)
     on_timed = forecast.start(label, workload, len(batch))
     with reporter.progress(label) as bar:
         bar.begin(longest.evaluations, longest.tiles, on_timed, by_step=longest.prior.device.type != "cpu")

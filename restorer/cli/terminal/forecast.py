@@ -77,7 +77,7 @@ def picture_workload(options: Options, job: Job, steps: int) -> Workload:
     """
     import torch
 
-    from restorer.tasks.job import tiled
+    from restorer.tasks.job import with_default_tiles
 
     height, width = job.start.shape[-2:]
 
@@ -87,7 +87,7 @@ def picture_workload(options: Options, job: Job, steps: int) -> Workload:
 
     tile_auto_share = 1.0
     if not job.latent:
-        tile_auto_share = evaluated_area(tiled(job.prior.prior, height, width)) / evaluated_area(job.prior)
+        tile_auto_share = evaluated_area(with_default_tiles(job.prior.prior, height, width)) / evaluated_area(job.prior)
     return Workload(
         steps,
         LATENT_STEPS if job.latent else DEFAULT_STEPS[options.command],
