@@ -1,4 +1,7 @@
-"""The CPU and the GPU agree: the network, the prior, the operators and a whole run, in float32."""
+"""The CPU and the GPU agree on the network, the prior, the operators, whole runs and training.
+
+The comparisons are in float32 unless a test states another precision.
+"""
 
 from __future__ import annotations
 
@@ -39,26 +42,30 @@ SPEC = ModelSpec(CONFIG, Schedule("squaredcos_cap_v2"), "v_prediction", patch_si
 
 @pytest.fixture(autouse=True)
 def full_float32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """TF32 keeps ten bits, too few for what is compared here."""
+    """Switch off TF32, whose ten bits of mantissa are too few for these comparisons."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
     yield
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
+    """Draw random values in [-1, 1)."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def network(config: NetworkConfig = CONFIG) -> Network:
+def build_network(config: NetworkConfig = CONFIG) -> Network:
+    """Build a network with random weights, always the same ones."""
     torch.manual_seed(0)
     return config.build().eval()
 
 
-def priors(dtype: torch.dtype = torch.float32) -> tuple[UNetPrior, UNetPrior]:
-    return UNetPrior(network(), SPEC), UNetPrior(network(), SPEC, device="cuda", dtype=dtype)
+def make_priors(dtype: torch.dtype = torch.float32) -> tuple[UNetPrior, UNetPrior]:
+    """Return the same prior on the CPU in float32, and on the GPU in the given precision."""
+    return UNetPrior(build_network(), SPEC), UNetPrior(build_network(), SPEC, device="cuda", dtype=dtype)
 
 
 def assert_agree(gpu: Tensor, cpu: Tensor, within: float = 1e-3) -> None:
+    """Check that a result of the GPU is close to that of the CPU, relatively or absolutely."""
     assert gpu.device.type == "cuda" and gpu.dtype == cpu.dtype
     torch.testing.assert_close(gpu.cpu(), cpu, rtol=within, atol=within)
 
@@ -66,13 +73,15 @@ def assert_agree(gpu: Tensor, cpu: Tensor, within: float = 1e-3) -> None:
 @pytest.mark.parametrize("config", [CONFIG, ResidualUNetConfig(12, 12, (32, 64, 96), 2)], ids=["plain", "residual"])
 @torch.no_grad()
 def test_the_network(config: NetworkConfig) -> None:
+    """Both kinds of network give the same output on both devices."""
     x, t = random(2, 12, 16, 24), torch.tensor([3.5, 700.0])
-    assert_agree(network(config).cuda()(x.cuda(), t.cuda()), network(config)(x, t))
+    assert_agree(build_network(config).cuda()(x.cuda(), t.cuda()), build_network(config)(x, t))
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 32, 48), (1, 3, 37, 5), (1, 3, 1, 1)])
 def test_the_prior(shape: tuple[int, ...]) -> None:
-    cpu, gpu = priors()
+    """The prior predicts the same picture on both devices, for one noise level and for one level per picture."""
+    cpu, gpu = make_priors()
     x, sigma = random(*shape), torch.tensor([0.3, 2.0])[: shape[0]]
     assert_agree(gpu.predict(x.cuda(), sigma.cuda()).x0, cpu.predict(x, sigma).x0)
     assert_agree(gpu.predict(x.cuda(), 0.05).x0, cpu.predict(x, 0.05).x0)
@@ -80,7 +89,8 @@ def test_the_prior(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_prior_in_low_precision(dtype: torch.dtype) -> None:
-    cpu, gpu = priors(dtype)
+    """In low precision the prior still returns float32, close to the prediction of the CPU."""
+    cpu, gpu = make_priors(dtype)
     x = random(1, 3, 32, 48)
     found = gpu.predict(x.cuda(), 0.3).x0
     assert found.dtype == torch.float32
@@ -89,6 +99,7 @@ def test_the_prior_in_low_precision(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_bicubic(scale: int) -> None:
+    """The bicubic operator measures and corrects alike on both devices, and a correction agrees with the data."""
     operator = Bicubic(scale)
     x0, y = random(2, 3, 24, 36), random(2, 3, 24 // scale, 36 // scale, seed=1)
     assert_agree(operator.measure(x0.cuda()), operator.measure(x0), 1e-5)
@@ -98,7 +109,8 @@ def test_bicubic(scale: int) -> None:
     assert_agree(operator.measure(operator.correct(x0.cuda(), y.cuda(), 0.0, 1.0)), y)
 
 
-def operators() -> dict[str, tuple[Degradation, Degradation, Tensor]]:
+def make_operators() -> dict[str, tuple[Degradation, Degradation, Tensor]]:
+    """Return each operator for the CPU and for the GPU, and a measurement, by kind."""
     known, picture = random(1, 1, 24, 40, seed=2) > 0, random(1, 3, 24, 40, seed=3)
     return {
         "identity": (Identity(), Identity(), picture),
@@ -110,19 +122,20 @@ def operators() -> dict[str, tuple[Degradation, Degradation, Tensor]]:
 @pytest.mark.parametrize("method", ["ddpm", "ddim", "repaint", "ddnm", "langevin"])
 @pytest.mark.parametrize("kind", ["identity", "mask", "bicubic"])
 def test_a_whole_run(kind: str, method: str) -> None:
-    """The same seed is the same noise on both, and so the same picture."""
-    on_cpu, on_gpu, y = operators()[kind]
+    """The same seed gives the same noise on both devices, and therefore the same picture."""
+    on_cpu, on_gpu, y = make_operators()[kind]
     auto = Plan(sigmas=(1.0, 0.0), zeta=(1.0,), seed=9)
     plan, start = make_plan(method, auto, start=3.0, end=0.02, steps=20), torch.zeros(1, 3, 24, 40)
     noise = 0.01 if kind == "identity" else 0.0
-    cpu, gpu = priors()
+    cpu, gpu = make_priors()
     expected = reverse(cpu, on_cpu, y, plan, start, noise_variance=noise)
     found = reverse(gpu, on_gpu, y.cuda(), plan, start.cuda(), noise_variance=noise)
     assert_agree(found, expected)
 
 
 def test_tiles() -> None:
-    cpu, gpu = priors()
+    """Tiles evaluated one by one on the CPU and in batches on the GPU give the same picture."""
+    cpu, gpu = make_priors()
     x = random(1, 3, 50, 70)
     expected = Tiled(cpu, 32, overlap=8, batch=1).predict(x, 0.4).x0
     assert_agree(Tiled(gpu, 32, overlap=8, batch=3).predict(x.cuda(), 0.4).x0, expected)
@@ -130,7 +143,10 @@ def test_tiles() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training(tmp_path: Path, precision: str) -> None:
-    """A few steps end near where the CPU's do: the noise differs, the pictures and timesteps do not."""
+    """A few steps give about the same loss on both devices.
+
+    The crops and the timesteps are the same; the noise differs.
+    """
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     recipe, losses = Recipe(steps=10, batch=16, crop=16, warmup=2), list[float]()
@@ -144,7 +160,7 @@ def test_training(tmp_path: Path, precision: str) -> None:
 
 
 def test_a_gaussian_run() -> None:
-    """No network: what is left is the loop and its noise."""
+    """Without a network, the loop and its noise alone give the same result on both devices."""
     plan = make_plan("ddpm", Plan(sigmas=(1.0, 0.0), zeta=(1.0,), seed=4), start=80.0, end=0.02, steps=30)
     start = torch.zeros(1, 3, 16, 16)
     expected = reverse(GaussianPrior(), None, None, plan, start)

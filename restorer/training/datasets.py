@@ -202,7 +202,7 @@ class Augmentation:
 
     Args:
         crop: Side of a crop in pixels.
-        downscale: Probability that a crop is cut up to twice as large and shrunk to `crop`.
+        downscale: Probability that a crop is cut from a window of up to twice the side and shrunk to `crop`.
         gray: Probability that a crop is converted to gray.
         turn: Whether crops are rotated by multiples of 90 degrees and mirrored.
     """

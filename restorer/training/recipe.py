@@ -50,7 +50,7 @@ class Recipe:
         optimizer: "adamw", or "muon" for Muon on the hidden layers and AdamW on the rest.
         ema: Decay of the moving average of the weights.
         clip_gradient: Largest norm of the gradient.
-        downscale: Probability that a crop is cut up to twice as large and shrunk.
+        downscale: Probability that a crop is cut from a window of up to twice the side and shrunk.
         gray: Probability that a crop is converted to gray.
         turn: Whether crops are rotated by multiples of 90 degrees and mirrored; the model then knows mirrored pictures
             (`mirrors`).
