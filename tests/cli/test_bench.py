@@ -1,4 +1,4 @@
-"""`restore bench`: what is counted, what follows from it, and what is printed."""
+"""`restore bench`: the counted operations, the estimates that follow from them, and the output."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from gaussian import GaussianPrior
 
 from restorer.cli.app import run
 from restorer.evaluation import speed
-from restorer.evaluation.speed import Measured, best_tile, measure, seconds_of, usual_precisions
+from restorer.evaluation.speed import Speed, best_tile, estimate_seconds, measure, usual_precisions
 from restorer.machine import memory
 from restorer.models.load import load_prior
 from restorer.priors.tiled import Tiled
 from restorer.tasks.defaults import DENOISE
-from restorer.tasks.job import best_side
+from restorer.tasks.job import best_tile_side
 
 GIGA = 10**9
 
 
-def timing(size: int, seconds: float, precision: str = "bf16") -> Measured:
-    return Measured(precision, size, seconds, flop=22 * GIGA, matrix_rate=100 * GIGA)
+def timing(size: int, seconds: float, precision: str = "bf16") -> Speed:
+    return Speed(precision, size, seconds, flop=22 * GIGA, matrix_rate=100 * GIGA)
 
 
 def test_rates() -> None:
@@ -29,9 +29,9 @@ def test_rates() -> None:
 
 
 def test_the_embedded_network_counted() -> None:
-    """Convolutions by hand, 2 k^2 c_in c_out operations a position of each level, and the layers of the time."""
+    """The count matches one by hand: a convolution takes 2 k^2 c_in c_out operations per position."""
     widths, blocks, positions = (64, 128, 192, 256), (3, 3, 3, 3), (32 * 32, 16 * 16, 8 * 8, 4 * 4)
-    count = 2 * 9 * 12 * 64 * positions[0] * 2  # the first and the last
+    count = 2 * 9 * 12 * 64 * positions[0] * 2  # the first and the last convolution
     for width, n, where in zip(widths, blocks, positions, strict=True):
         count += n * 2 * (2 * 9 * width * width) * where
     for fine, coarse, where in zip(widths, widths[1:], positions[1:], strict=False):
@@ -51,7 +51,7 @@ def test_a_prior_without_arithmetic_counts_none() -> None:
 
 
 def test_the_tile_that_takes_least() -> None:
-    """Of 128 pixels 32 are shared, of 512 pixels 64: equal speed a pixel is not enough."""
+    """At the same speed per pixel the larger tile is better: tiles of 128 share 32 pixels, tiles of 512 share 64."""
     small, large = timing(128, 0.01), timing(512, 0.16)
     assert best_tile([small, large]) is large
     assert best_tile([timing(128, 0.005), large]).size == 128
@@ -59,11 +59,13 @@ def test_the_tile_that_takes_least() -> None:
 
 
 def test_what_verbs_take() -> None:
-    assert seconds_of(timing(512, 0.2), 512, 512, 6, 512, 64) == pytest.approx(1.2)
-    assert seconds_of(timing(512, 0.2), 256, 512, 6, 512, 64) == pytest.approx(0.6)
-    assert seconds_of(timing(512, 0.2), 960, 512, 1, 512, 64) == pytest.approx(0.4)  # two tiles that share 64 pixels
-    assert seconds_of(timing(512, 0.2), 961, 512, 1, 512, 64) == pytest.approx(0.6)
-    assert seconds_of(timing(256, 0.2), 512, 512, 1, 512, 64) == pytest.approx(0.8)  # by the pixel
+    assert estimate_seconds(timing(512, 0.2), 512, 512, 6, 512, 64) == pytest.approx(1.2)
+    assert estimate_seconds(timing(512, 0.2), 256, 512, 6, 512, 64) == pytest.approx(0.6)
+    assert estimate_seconds(timing(512, 0.2), 960, 512, 1, 512, 64) == pytest.approx(0.4)  # two tiles share 64 pixels
+    assert estimate_seconds(timing(512, 0.2), 961, 512, 1, 512, 64) == pytest.approx(0.6)
+    assert estimate_seconds(timing(256, 0.2), 512, 512, 1, 512, 64) == pytest.approx(
+        0.8
+    )  # scaled by the number of pixels
 
 
 def test_precisions_by_device() -> None:
@@ -71,30 +73,30 @@ def test_precisions_by_device() -> None:
     assert usual_precisions(torch.device("cuda")) == ("fp32", "bf16", "fp16")
 
 
-Asked = list[tuple[str, int, float]]
+Calls = list[tuple[str, int, float]]
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> Asked:
-    """Timings that are made up; what was asked for."""
-    asked: Asked = []
+def measured(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Replace the measurement by invented timings; return the (precision, size, budget) of each call."""
+    calls: Calls = []
 
-    def stub(prior: object, precision: str, size: int, budget: float) -> Measured:
-        asked.append((precision, size, budget))
+    def stub(prior: object, precision: str, size: int, budget: float) -> Speed:
+        calls.append((precision, size, budget))
         return timing(size, size * size * (2e-6 if precision == "fp32" else 1e-6), precision)
 
     monkeypatch.setattr(speed, "measure", stub)
-    return asked
+    return calls
 
 
-def test_for_people(measured: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+def test_for_people(measured: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "--device", "cpu"]) == 0
     out, err = capsys.readouterr()
     assert measured == [(name, size, 1.0) for name in ("fp32", "bf16") for size in (64, 128, 256, 512)]
     assert "512x512" in out and "--precision bf16 --tile auto" in out and "6000x4000" in out and not err
 
 
-def test_for_scripts(measured: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+def test_for_scripts(measured: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "--json", "--precision", "bf16", "--size", "128", "--seconds", "0.1", "--device", "cpu"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert measured == [("bf16", 128, 0.1)]
@@ -103,19 +105,19 @@ def test_for_scripts(measured: Asked, capsys: pytest.CaptureFixture[str]) -> Non
     assert lines[-1]["tile"] == "auto" and lines[-1]["precision"] == "bf16" and lines[-1]["device"] == "cpu"
 
 
-def test_estimates_are_of_the_tiles_that_the_verbs_use(measured: Asked, capsys: pytest.CaptureFixture[str]) -> None:
-    """1e-6 s a pixel: as many seconds as megapixels that the network sees in all."""
+def test_estimates_are_of_the_tiles_that_the_verbs_use(measured: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    """At 1e-6 s per pixel, the seconds equal the megapixels that the network processes in total."""
     assert run(["bench", "--json", "--precision", "bf16", "--device", "cpu"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     large = next(line for line in lines if line.get("verb") == "denoise" and line["width"] == 4000)
-    tiles = Tiled(GaussianPrior(), best_side(3000, 4000), overlap=64)
+    tiles = Tiled(GaussianPrior(), best_tile_side(3000, 4000), overlap=64)
     assert large["seconds"] == pytest.approx(DENOISE.steps * tiles.count(3000, 4000) * tiles.tile**2 / 1e6, abs=0.01)
 
 
 def test_a_smaller_tile_that_is_faster_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the larger does not fit into a processor's cache, say."""
+    """A smaller tile is faster if, for instance, the larger one does not fit into the cache of the processor."""
     monkeypatch.setattr(speed, "measure", lambda prior, name, size, budget: timing(size, size**3 * 1e-9, name))
     assert run(["bench", "--precision", "bf16", "--size", "256", "--size", "512", "--device", "cpu"]) == 0
     assert "--tile 256" in capsys.readouterr().out
@@ -127,16 +129,16 @@ def test_what_it_refuses(options: list[str], capsys: pytest.CaptureFixture[str])
 
 
 def test_too_little_memory_is_said_beforehand(
-    measured: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    measured: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """640 bytes a pixel in fp32, 130 MB, and weights once more or twice: of 4096x4096 pixels 10.9 GB."""
+    """In fp32, 640 bytes per pixel, 130 MB, and the weights once or twice more: 4096x4096 pixels need 10.9 GB."""
     monkeypatch.setattr(memory, "available", lambda device: 10_000_000_000)
     assert run(["bench", "--size", "4096", "--precision", "fp32", "--device", "cpu"]) == 6 and not measured
-    assert "4096x4096 pixels takes about 10.9 GB" in capsys.readouterr().err
+    assert "4096x4096 pixels needs about 10.9 GB" in capsys.readouterr().err
 
 
 def test_memory_that_runs_out_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def fail(*arguments: object) -> Measured:
+    def fail(*arguments: object) -> Speed:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(speed, "measure", fail)

@@ -1,4 +1,4 @@
-"""Signals as exceptions: once, never lost, and harmless at the end."""
+"""Signals as exceptions: they are raised once, are never lost, and do no harm at the end."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
-BEGIN = """
+PREAMBLE = """
 import os, signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from restorer.cli.terminal.signals import Terminated, ignore_signals, raise_on_signals
@@ -19,9 +19,9 @@ raise_on_signals()
 """
 
 
-def run(program: str, begin: str = BEGIN) -> subprocess.CompletedProcess[str]:
+def run(program: str, preamble: str = PREAMBLE) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", begin + program]
+    command = [sys.executable, "-c", preamble + program]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -34,15 +34,15 @@ try:
 except {name}:
     os.kill(os.getpid(), {number})
     time.sleep(0.1)
-    print("tidied up")
+    print("cleaned up")
     time.sleep(1)
     try:
-        os.kill(os.getpid(), {number})  # who waits and asks again is heard
+        os.kill(os.getpid(), {number})  # a later signal is raised again
         time.sleep(10)
     except {name}:
         print("asked again")
 """)
-    assert result.stdout == "tidied up\nasked again\n" and result.stderr == ""
+    assert result.stdout == "cleaned up\nasked again\n" and result.stderr == ""
 
 
 @pytest.mark.parametrize(("number", "name"), [(2, "KeyboardInterrupt"), (15, "Terminated")])
@@ -74,8 +74,8 @@ raise SystemExit(3)
 
 
 def test_what_was_ignored_stays_ignored() -> None:
-    """A script's `restore … &` is not stopped by the Ctrl-C meant for another command."""
-    ignoring = BEGIN.replace("signal.default_int_handler", "signal.SIG_IGN")
+    """A `restore … &` in a script is not stopped by a Ctrl-C that is meant for another command."""
+    ignoring = PREAMBLE.replace("signal.default_int_handler", "signal.SIG_IGN")
     result = run("os.kill(os.getpid(), 2); time.sleep(0.1); print('goes on')", ignoring)
     assert result.stdout == "goes on\n"
 

@@ -1,4 +1,4 @@
-"""Every mode and format through each verb of the command line: size, depth, alpha, colour profile, resolution, EXIF."""
+"""Every mode and format in each verb: size, depth, alpha, colour profile, resolution and EXIF of the result."""
 
 from __future__ import annotations
 
@@ -25,19 +25,23 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models_load, "load_prior", lambda *arguments: Smooth())
 
 
-def put(name: str) -> tuple[Case, Path, Picture]:
+def write_case(name: str) -> tuple[Case, Path, Picture]:
+    """Write the file of a case; return the case, the path and the picture."""
     case = CASES[name]()
     path = Path("in." + SUFFIXES.get(case.format, case.format.lower()))
     path.write_bytes(case.data)
     return case, path, load(path)
 
 
-def assert_kept(case: Case, before: Picture, path: Path, said: str, scale: int = 1) -> Picture:
-    """All that is not the colour is as it was; a depth may fall where the format holds no more, which is said."""
+def assert_kept(case: Case, before: Picture, path: Path, messages: str, scale: int = 1) -> Picture:
+    """Assert that everything except the colour is kept.
+
+    The depth may be lower if the format cannot hold it, but only with a message.
+    """
     after = load(path)
     assert (after.width, after.height) == (scale * before.width, scale * before.height)
     assert after.channels == before.channels
-    assert after.bits == before.bits or "rounded to" in said
+    assert after.bits == before.bits or "rounded to" in messages
     assert after.icc == before.icc == case.icc
     assert after.dpi == (None if before.dpi is None else pytest.approx(before.dpi, abs=0.02))
     assert (after.alpha is None) == (before.alpha is None)
@@ -50,11 +54,11 @@ def assert_kept(case: Case, before: Picture, path: Path, said: str, scale: int =
 
 @pytest.mark.parametrize("name", NAMES)
 def test_denoise(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    case, path, before = put(name)
+    case, path, before = write_case(name)
     same = path if path.suffix != ".gif" else Path("in.png")
     assert run(["denoise", str(path), "--sigma", "0", "-o", f"same{same.suffix}"]) == 0
     if same == path:
-        assert Path(f"same{path.suffix}").read_bytes() == case.data  # nothing to do: the file itself
+        assert Path(f"same{path.suffix}").read_bytes() == case.data  # without noise the file is copied
     else:
         np.testing.assert_array_equal(load(Path("same.png")).pixels, before.pixels)
     capsys.readouterr()
@@ -67,7 +71,7 @@ def test_denoise(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_inpaint(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    case, path, before = put(name)
+    case, path, before = write_case(name)
     fill = np.zeros((before.height, before.width), dtype=bool)
     fill[2:5, 1:4] = True
     Image.fromarray(fill).save("mask.png")
@@ -80,7 +84,7 @@ def test_inpaint(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_upscale(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    case, path, before = put(name)
+    case, path, before = write_case(name)
     suffix = path.suffix if path.suffix != ".gif" else ".png"
     assert run(["upscale", str(path), "--scale", "2", "-o", f"out{suffix}", "--steps", "2"]) == 0
     assert_kept(case, before, Path(f"out{suffix}"), capsys.readouterr().err, scale=2)

@@ -1,7 +1,7 @@
-"""How runs over folders end: whatever happens to the disk, the folders, the inputs or the terminal, nothing is lost.
+"""The end of runs over folders: whatever happens to the disk, the folders, the inputs or the terminal, nothing is lost.
 
-Nothing lost: the inputs are what they were, every result is whole or absent, no half file stays, the log tells no more
-than is there, and `--resume` does the rest.
+Nothing is lost if the inputs are unchanged, every result is complete or absent, no incomplete file remains, the log
+reports no result that does not exist, and `--resume` restores the other pictures.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ COUNT = 5
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of pictures, each of another size, in two folders."""
+    """Create pictures of different sizes in a folder and its subfolder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(models_load, "load_prior", lambda *arguments: Smooth())
     for i in range(COUNT):
@@ -51,6 +51,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def draw(number: int, side: int, seed: int = 0) -> Path:
+    """Write a square picture of noise under a number."""
     path = Path("in", "deep" if number % 2 else ".", f"{number}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng([number, seed]).integers(60, 196, (side, side, 3), dtype=np.uint8)
@@ -75,26 +76,26 @@ def inputs() -> dict[str, bytes]:
 
 
 def results() -> dict[str, bytes]:
-    """What lies in the output folder, by its path in it, but for the log and its lock."""
+    """Return the files of the output folder by relative path, without the log and its lock."""
     files = (path for path in Path("out").rglob("*") if path.is_file() and not path.name.startswith(MANIFEST))
     return {path.relative_to("out").as_posix(): path.read_bytes() for path in files}
 
 
 def logged() -> list[dict[str, Any]]:
-    """The lines of the log, but for one that may be torn."""
+    """Return the lines of the log, of which one may be incomplete and is left out."""
     lines = [line for line in Path("out", MANIFEST).read_bytes().split(b"\n") if line]
     whole = [line for line in lines if line.endswith(b"}")]
     assert len(whole) >= len(lines) - 1
     return [json.loads(line) for line in whole]
 
 
-def last_said() -> dict[str, str]:
-    """output -> what the log says of it last."""
+def last_statuses() -> dict[str, str]:
+    """Return the last status in the log for each output."""
     return {line["output"]: line.get("status", "begun") for line in logged()}
 
 
 def source_of(name: str) -> str:
-    """The hash of the picture that a result says it was made from."""
+    """Return the hash of the input picture in the record of a result."""
     record = parse_record(load(Path("out", name)).text[RECORD])
     assert record is not None
     return record.source_sha256
@@ -109,7 +110,7 @@ def sha256_of_input(name: str) -> str:
 
 
 def assert_whole(name: str) -> None:
-    """A result is whole, and that of the picture that lies there now."""
+    """Assert that a result is complete, and was made from the present input."""
     result = load(Path("out", name))
     with Image.open(input_of(name)) as source:
         assert (result.width, result.height) == source.size
@@ -117,10 +118,11 @@ def assert_whole(name: str) -> None:
 
 
 def assert_nothing_is_lost(before: dict[str, bytes], restore: Restore) -> None:
+    """Assert that the inputs, results and log are consistent, and that a resumed run restores the rest."""
     assert inputs() == before
     if Path("out", MANIFEST).exists():
-        said = last_said()
-        assert {name for name, status in said.items() if status == "ok"} <= set(results()) <= set(said)
+        statuses = last_statuses()
+        assert {name for name, status in statuses.items() if status == "ok"} <= set(results()) <= set(statuses)
     for name in results():
         assert name.endswith("_denoised.png")
         assert_whole(name)
@@ -128,23 +130,24 @@ def assert_nothing_is_lost(before: dict[str, bytes], restore: Restore) -> None:
 
 
 def assert_resume_finishes(restore: Restore) -> None:
-    said = last_said() if Path("out", MANIFEST).exists() else {}
-    kept = [name for name, status in said.items() if status == "ok" and source_of(name) == sha256_of_input(name)]
+    """Assert that a resumed run completes all results, and leaves those that are done untouched."""
+    statuses = last_statuses() if Path("out", MANIFEST).exists() else {}
+    kept = [name for name, status in statuses.items() if status == "ok" and source_of(name) == sha256_of_input(name)]
     times = {name: Path("out", name).stat().st_mtime_ns for name in kept}
     code, _, err = restore(*RUN, "--resume")
     assert code == 0, err
     wanted = {name.removeprefix("in/").replace(".png", "_denoised.png") for name in inputs()}
-    assert set(results()) == {name for name, status in last_said().items() if status == "ok"} == wanted
+    assert set(results()) == {name for name, status in last_statuses().items() if status == "ok"} == wanted
     for name in wanted:
         assert_whole(name)
-    assert times == {name: Path("out", name).stat().st_mtime_ns for name in times}  # what was done is not done again
+    assert times == {name: Path("out", name).stat().st_mtime_ns for name in times}
 
 
 def at_result(
     monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[Path], None], *, always: bool = False
 ) -> None:
-    """Something happens when result `number`, from 1, is to be written; from then on each time if `always`."""
-    usual, count = writing._write_synced, 0
+    """Call `act` when result `number`, counted from 1, is about to be written, and from then on if `always`."""
+    original, count = writing._write_synced, 0
 
     def disturbed(data: bytes, path: Path) -> None:
         nonlocal count
@@ -153,12 +156,14 @@ def at_result(
             path.write_bytes(data[: len(data) // 2])
             act(path)
         path.unlink(missing_ok=True)
-        usual(data, path)
+        original(data, path)
 
     monkeypatch.setattr(writing, "_write_synced", disturbed)
 
 
 def fails(number: int) -> Callable[[Path], None]:
+    """Return a function that raises the system error of a number."""
+
     def act(path: Path) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -167,7 +172,7 @@ def fails(number: int) -> Callable[[Path], None]:
 
 # ------------------------------------------------------------------------------------------------------ a full disk
 
-SAID = {
+MESSAGES = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "cannot be written: File too large",
@@ -177,20 +182,22 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("number", SAID, ids=errno.errorcode.get)
+@pytest.mark.parametrize("number", MESSAGES, ids=errno.errorcode.get)
 @pytest.mark.parametrize(("at", "always", "code"), [(1, True, 7), (3, True, 3), (3, False, 3)])
 def test_a_disk_that_takes_no_more(
     number: int, at: int, always: bool, code: int, restore: Restore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The output error's code if nothing was done, else 'some failed'; each is told, and the run looks at them all."""
+    """The run tries every picture, reports each failure, and ends with 7 if nothing was restored, else with 3."""
     before = inputs()
     with monkeypatch.context() as patch:
         at_result(patch, at, fails(number), always=always)
         ended, _, err = restore(*RUN)
     failed = COUNT - at + 1 if always else 1
     assert ended == code and f"{COUNT - failed} done, {failed} failed" in err
-    complaints = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(complaints) == failed and all(SAID[number].removesuffix(" out is not writable") in s for s in complaints)
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == failed and all(
+        MESSAGES[number].removesuffix(" out is not writable") in line for line in errors
+    )
     assert len(results()) == COUNT - failed
     assert_nothing_is_lost(before, restore)
 
@@ -199,19 +206,19 @@ def test_a_disk_that_takes_no_more(
 def test_a_disk_that_is_full_when_the_log_is_written(
     after: int, restore: Restore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a log there is no going on: the run ends there, whichever line it is, and tells so; half of it stays."""
+    """The run cannot continue without its log: it ends with an error at whichever line fails, half of which remains."""
     before = inputs()
-    usual, count = manifest.Manifest._append, 0
+    original, count = manifest.Manifest._append, 0
 
     def torn(self: manifest.Manifest, target: Path, content: Any) -> None:
         nonlocal count
         count += 1
         if count <= after:
-            return usual(self, target, content)
+            return original(self, target, content)
         with monkeypatch.context() as patch:
             patch.setattr(manifest.os, "fsync", lambda _: fails(errno.ENOSPC)(Path()))
-            usual(self, target, content)
-        raise AssertionError("an error of the disk is passed over")
+            original(self, target, content)
+        raise AssertionError("an error of the disk is ignored")
 
     with monkeypatch.context() as patch:
         patch.setattr(manifest.Manifest, "_append", torn)
@@ -219,7 +226,7 @@ def test_a_disk_that_is_full_when_the_log_is_written(
     if after < 2 * COUNT:
         assert ended == 7 and f"{MANIFEST} cannot be written: No space left" in err and "--resume" in err
         line = Path("out", MANIFEST).read_bytes()
-        Path("out", MANIFEST).write_bytes(line[: -len(line.splitlines()[-1]) // 2])  # the half that had room
+        Path("out", MANIFEST).write_bytes(line[: -len(line.splitlines()[-1]) // 2])  # the half that still fitted
     else:
         assert ended == 0, err
     assert_nothing_is_lost(before, restore)
@@ -242,14 +249,14 @@ main()
 
 
 def child(*arguments: str, pause: float = 0, **options: Any) -> subprocess.Popen[bytes]:
-    """The command in a process of its own."""
+    """Start the command in a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     return subprocess.Popen([sys.executable, "-c", CHILD, str(pause), *arguments], env=environment, **pipes)
 
 
 def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
-    """Its exit code and what it said on standard error; never a traceback. One that does not end is ended."""
+    """Return the exit code and the messages of a process, which must not contain a traceback; kill a hanging one."""
     try:
         err = (process.communicate(timeout=300)[1] or b"").decode()
     finally:
@@ -259,34 +266,34 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
 
 
 @POSIX
-@pytest.mark.parametrize(("limit", "code", "said"), [(2000, 7, MANIFEST), (60_000, 3, "9_denoised.png")])
-def test_a_limit_of_the_system(limit: int, code: int, said: str, restore: Restore) -> None:
-    """Files may not grow beyond a limit, which a log meets as they do: a write stops in the middle of its line."""
+@pytest.mark.parametrize(("limit", "code", "message"), [(2000, 7, MANIFEST), (60_000, 3, "9_denoised.png")])
+def test_a_limit_of_the_system(limit: int, code: int, message: str, restore: Restore) -> None:
+    """With a limit on the size of files, the log or a result reaches it; a log line is then cut in the middle."""
     import resource
 
     draw(9, 300)
     before = inputs()
     process = child(*RUN, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     got, err = ended(process)
-    assert got == code and "File too large" in err and said in err, err
+    assert got == code and "File too large" in err and message in err, err
     if code == 7:
-        assert Path("out", MANIFEST).stat().st_size == limit  # the log is torn indeed
+        assert Path("out", MANIFEST).stat().st_size == limit  # the last line is incomplete
     assert_nothing_is_lost(before, restore)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-@pytest.mark.parametrize(("more", "said"), [(["-o", "-"], "the disk is full"), (["--json"], "No space left")])
-def test_a_standard_output_that_is_full(more: list[str], said: str) -> None:
+@pytest.mark.parametrize(("options", "message"), [(["-o", "-"], "the disk is full"), (["--json"], "No space left")])
+def test_a_standard_output_that_is_full(options: list[str], message: str) -> None:
     with Path("/dev/full").open("wb") as full:
-        code, err = ended(child("denoise", "in/0.png", "--sigma", "10", *more, stdout=full))
-    assert code == 7 and said in err, err
+        code, err = ended(child("denoise", "in/0.png", "--sigma", "10", *options, stdout=full))
+    assert code == 7 and message in err, err
 
 
 # ------------------------------------------------------------------------------------- folders and inputs that change
 
 
 def test_the_output_folder_is_removed(restore: Restore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its log, without which the run does not go on."""
+    """The log disappears with the folder, so the run ends."""
     before = inputs()
     with monkeypatch.context() as patch:
         at_result(patch, 3, lambda path: shutil.rmtree("out"))
@@ -310,7 +317,7 @@ def test_the_output_folder_becomes_a_file(restore: Restore, monkeypatch: pytest.
 
 
 def test_a_folder_of_the_tree_is_removed(restore: Restore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others are done, and the next run makes it again."""
+    """The pictures of the other folders are restored, and the next run creates the folder again."""
     before = inputs()
     with monkeypatch.context() as patch:
         at_result(patch, 2, lambda path: shutil.rmtree("out/deep"))
@@ -325,7 +332,11 @@ def test_a_folder_of_the_tree_is_removed(restore: Restore, monkeypatch: pytest.M
 
 @contextmanager
 def unprivileged(*folders: str) -> Iterator[None]:
-    """As somebody who may not write into these folders; what is asked of the system for that is what root would get."""
+    """Run as a user who must not write into these folders.
+
+    The folders are made read-only, and root gives up its privileges, because root may write into read-only folders.
+    `os.access` uses the real user, so it still answers for root.
+    """
     modes = {folder: Path(folder).stat().st_mode for folder in folders}
     Path().chmod(0o755)
     for folder in folders:
@@ -345,7 +356,7 @@ def unprivileged(*folders: str) -> Iterator[None]:
 @POSIX
 def test_an_output_folder_that_is_read_only(restore: Restore) -> None:
     before = inputs()
-    restore("denoise", "in/0.png", "-o", "warm.png")  # what is imported must be readable
+    restore("denoise", "in/0.png", "-o", "warm.png")  # imports all modules while they are readable
     Path("out").mkdir()
     with unprivileged("out"):
         code, _, err = restore(*RUN)
@@ -355,20 +366,20 @@ def test_an_output_folder_that_is_read_only(restore: Restore) -> None:
 
 @POSIX
 def test_an_output_folder_that_becomes_read_only(restore: Restore) -> None:
-    """What is done stays, and the run ends before any work."""
+    """The results that are done remain, and the run ends before it restores anything."""
     assert restore(*RUN, "--limit", "2")[0] == 0
-    before, had, log = inputs(), results(), logged()
+    before, done, log = inputs(), results(), logged()
     with unprivileged("out", "out/deep"):
         code, _, err = restore(*RUN, "--resume")
     assert code == 7 and "error: " in err and "out" in err
-    assert results() == had and logged() == log
+    assert results() == done and logged() == log
     assert_nothing_is_lost(before, restore)
 
 
 @pytest.mark.parametrize("when", ["before it is read", "after it was read"])
 @pytest.mark.parametrize("what", ["removed", "cut short", "another"])
 def test_an_input_changes(what: str, when: str, restore: Restore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read before or after, the result is that of the bytes that were read, and the log takes it for no other's."""
+    """The result is that of the bytes that were read, and the log does not attribute it to the changed input."""
     path = Path("in/4.png")
     whole = path.read_bytes()
 
@@ -385,7 +396,7 @@ def test_an_input_changes(what: str, when: str, restore: Restore, monkeypatch: p
         if when == "before it is read":
             patch.setattr(models_load, "load_prior", change)
         else:
-            at_result(patch, 1, change)  # the others lie in the memory by now, or are read when it is their turn
+            at_result(patch, 1, change)  # the other pictures are in memory by now, or are read later
         code, _, err = restore(*RUN)
     others = {name: data for name, data in inputs().items() if name != str(path)}
     if what == "another":
@@ -403,42 +414,42 @@ def test_an_input_changes(what: str, when: str, restore: Restore, monkeypatch: p
 
 @POSIX
 def test_a_second_run_into_a_folder(restore: Restore) -> None:
-    """It ends at once, says why, and the first does not notice."""
+    """The second run ends at once with the reason, and the first one is not affected."""
     before = inputs()
     first = child(*RUN, pause=0.2)
-    begun(first)
+    wait_until_begun(first)
     code, out, err = restore(*RUN)
     assert code == 7 and out == "" and "another run is writing to out" in err and len(err.splitlines()) == 2
-    assert restore(*RUN, "--dry-run")[0] == 0  # which only looks
+    assert restore(*RUN, "--dry-run")[0] == 0  # a dry run needs no lock
     assert ended(first)[0] == 0
     assert_nothing_is_lost(before, restore)
 
 
-@pytest.mark.parametrize("more", [[], ["--overwrite"]], ids=["", "overwrite"])
-def test_two_runs_write_one_file(more: list[str], restore: Restore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second from beginning to end while the first has half a file: one of the two stays, whole."""
-    lines = [["denoise", "in/0.png", "-o", "a.png", "--sigma", sigma, *more] for sigma in ("10", "20")]
+@pytest.mark.parametrize("options", [[], ["--overwrite"]], ids=["", "overwrite"])
+def test_two_runs_write_one_file(options: list[str], restore: Restore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second run starts and ends while the first one is writing: one of the two results remains, complete."""
+    lines = [["denoise", "in/0.png", "-o", "a.png", "--sigma", sigma, *options] for sigma in ("10", "20")]
     codes = []
     with monkeypatch.context() as patch:
         at_result(patch, 1, lambda path: codes.append(run(lines[1])))
         codes.append(run(lines[0]))
-    assert codes == ([0, 0] if more else [0, 7])
+    assert codes == ([0, 0] if options else [0, 7])
     record = parse_record(load(Path("a.png")).text[RECORD])
-    assert record is not None and record.options["sigma"] == (10 if more else 20)
+    assert record is not None and record.options["sigma"] == (10 if options else 20)
     assert not list(Path().glob(".*"))
 
 
 def test_a_run_that_sweeps_does_not_cost_another_its_result(restore: Restore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run over a folder takes what one without a log is writing there for what a killed run has left."""
+    """A run over a folder removes the temporary file of a run without a log, which must still write its result."""
     Image.open("in/0.png").save("single.png")
     Path("out").mkdir()
-    usual, codes = writing._move, list[int]()
+    original, codes = writing._move, list[int]()
 
     def interrupted(temporary: Path, target: Path, overwrite: bool) -> None:
         if target.name.startswith("single") and not codes:
             codes.append(run(RUN))
             assert not temporary.exists()
-        usual(temporary, target, overwrite)
+        original(temporary, target, overwrite)
 
     monkeypatch.setattr(writing, "_move", interrupted)
     codes.append(run(["denoise", "single.png", "-o", "out/", "--sigma", "10"]))
@@ -448,8 +459,8 @@ def test_a_run_that_sweeps_does_not_cost_another_its_result(restore: Restore, mo
 # ------------------------------------------------------------------------------------------------- signals and pipes
 
 
-def begun(process: subprocess.Popen[bytes]) -> None:
-    """Wait until a run is at work."""
+def wait_until_begun(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a run has begun its first result."""
     while process.poll() is None and not (Path("out", MANIFEST).exists() and logged()):
         time.sleep(0.01)
     assert process.poll() is None, ended(process)
@@ -457,28 +468,28 @@ def begun(process: subprocess.Popen[bytes]) -> None:
 
 @POSIX
 @pytest.mark.parametrize(
-    ("number", "times", "code", "says"),
+    ("number", "times", "code", "messages"),
     [(signal.SIGINT, 1, 130, 1), (signal.SIGINT, 2, 130, 1), (signal.SIGTERM, 1, 143, 0)],
 )
-def test_a_run_that_is_stopped(number: signal.Signals, times: int, code: int, says: int, restore: Restore) -> None:
+def test_a_run_that_is_stopped(number: signal.Signals, times: int, code: int, messages: int, restore: Restore) -> None:
     before = inputs()
-    # A shell that runs the tests in the background has them ignore Ctrl-C, and so would the process under test.
+    # If a shell runs the tests in the background, they ignore Ctrl-C, and the process would inherit that.
     process = child(*RUN, pause=0.5, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-    begun(process)
+    wait_until_begun(process)
     for _ in range(times):
         process.send_signal(number)
     got, err = ended(process)
-    assert got == code and err.splitlines().count("interrupted") == says
+    assert got == code and err.splitlines().count("interrupted") == messages
     assert "error" not in err
     assert_nothing_is_lost(before, restore)
 
 
 @POSIX
-@pytest.mark.parametrize("how", ["--json", "-q"])
-def test_who_reads_has_enough(how: str, restore: Restore) -> None:
-    """After the first line: the run ends without a complaint, and the log tells what is there."""
+@pytest.mark.parametrize("option", ["--json", "-q"])
+def test_who_reads_has_enough(option: str, restore: Restore) -> None:
+    """If the reader closes the pipe after the first line, the run ends without an error, and the log is correct."""
     before = inputs()
-    process = child(*RUN, how, pause=0.05)
+    process = child(*RUN, option, pause=0.05)
     assert process.stdout is not None and process.stdout.readline()
     process.stdout.close()
     code, err = ended(process)
@@ -512,7 +523,7 @@ def test_nobody_reads_the_messages(restore: Restore) -> None:
 @POSIX
 @pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)], ids=str)
 def test_streams_that_are_closed(closed: tuple[int, ...], restore: Restore) -> None:
-    """As services are started: no file of the run takes the place of a stream, and the exit code still tells."""
+    """Services may start with closed streams: no file takes the place of a stream, and the exit code is correct."""
     before = inputs()
     Path("in/bad.tif").write_bytes(b"II*\0" + bytes(40))
 
@@ -525,7 +536,7 @@ def test_streams_that_are_closed(closed: tuple[int, ...], restore: Restore) -> N
     Path("in/bad.tif").unlink()
     for name in results():
         assert_whole(name)
-    assert {name for name, status in last_said().items() if status == "ok"} == set(results()) and len(
+    assert {name for name, status in last_statuses().items() if status == "ok"} == set(results()) and len(
         results()
     ) == COUNT
     assert inputs() == before

@@ -1,4 +1,4 @@
-"""Files and folders: what is read, where results go, what is refused before anything is computed."""
+"""The files and folders of a run: inputs, targets, and refusals before anything is computed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from restorer.errors import OutputError, PictureError, RestorerError, UsageError
-from restorer.folders.paths import Item, resolve_targets, combined_exit_code, find_mask, find_log_folder
+from restorer.folders.paths import Item, combined_exit_code, find_log_folder, find_mask, resolve_targets
 from restorer.images.find import STDIO, collect
 
-Decided = tuple[list[Item], list[Item], list[tuple[Item, RestorerError]]]
+Resolved = tuple[list[Item], list[Item], list[tuple[Item, RestorerError]]]
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def make(*names: str) -> list[Path]:
-    """Empty files: nothing here opens one."""
+    """Create empty files; no test here opens one."""
     paths = [Path(name) for name in names]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,32 +33,32 @@ def sources(inputs: list[str], recursive: bool = False) -> list[str]:
     return [path.as_posix() for path, _ in collect(inputs, recursive=recursive)]
 
 
-def plan(inputs: list[str], output: str | None = None, recursive: bool = False, **policy: bool) -> Decided:
+def resolve(inputs: list[str], output: str | None = None, recursive: bool = False, **policy: bool) -> Resolved:
     policy = {"overwrite": False, "skip_existing": False} | policy
     return resolve_targets(collect(inputs, recursive=recursive), output, "denoised", **policy)
 
 
 def targets(inputs: list[str], output: str | None = None, recursive: bool = False, **policy: bool) -> list[str]:
-    to_do, skipped, failed = plan(inputs, output, recursive, **policy)
+    to_do, skipped, failed = resolve(inputs, output, recursive, **policy)
     assert not skipped and not failed
     return [item.target.as_posix() for item in to_do]
 
 
 def refusal(inputs: list[str], output: str | None = None, **policy: bool) -> str:
-    """Why the one picture cannot be done."""
-    to_do, skipped, [(_, error)] = plan(inputs, output, **policy)
+    """Return the reason why the only picture cannot be restored."""
+    to_do, skipped, [(_, error)] = resolve(inputs, output, **policy)
     assert not to_do and not skipped
     assert isinstance(error, OutputError)
     return str(error)
 
 
-# ---------------------------------------------------------------------------------------------------- what is read
+# ---------------------------------------------------------------------------------------------------------- inputs
 
 
 def test_files_are_taken_in_the_order_given_each_once() -> None:
     make("b.png", "a.png", "notes.txt")
     assert sources(["b.png", "a.png", "b.png", "./a.png"]) == ["b.png", "a.png"]
-    assert sources(["notes.txt"]) == ["notes.txt"]  # named by the user: reading it will tell
+    assert sources(["notes.txt"]) == ["notes.txt"]  # the user named it, so the error comes from reading it
 
 
 def test_standard_input_is_an_input() -> None:
@@ -110,7 +110,7 @@ def test_globs_are_expanded() -> None:
 def test_patterns_choose_among_what_a_folder_holds(include: list[str], exclude: list[str], expected: list[str]) -> None:
     make("in/a.png", "in/b.jpg", "in/deep/c.png", "other.jpg")
     found = collect(["in", "other.jpg"], recursive=True, include=include, exclude=exclude)
-    assert [path.as_posix() for path, _ in found] == [*expected, "other.jpg"]  # what is named is taken
+    assert [path.as_posix() for path, _ in found] == [*expected, "other.jpg"]  # a named file is never filtered out
     with pytest.raises(PictureError, match="leave none of the 3"):
         collect(["in"], recursive=True, include=["*.gif"])
 
@@ -138,7 +138,7 @@ def test_a_name_too_long_for_the_file_system_is_an_error() -> None:
         collect(["x" * 300 + ".png"], recursive=False)
 
 
-# ------------------------------------------------------------------------------------------------ where results go
+# ---------------------------------------------------------------------------------------------------------- targets
 
 
 def test_beside_the_input_by_default() -> None:
@@ -184,11 +184,11 @@ def test_the_tree_is_mirrored() -> None:
 def test_several_pictures_do_not_go_into_one_file(output: str) -> None:
     make("a.png", "b.png")
     with pytest.raises(UsageError, match="2 pictures") as caught:
-        plan(["a.png", "b.png"], output)
+        resolve(["a.png", "b.png"], output)
     assert "folder" in caught.value.hint
 
 
-# -------------------------------------------------------------------------------------------------- what is refused
+# -------------------------------------------------------------------------------------------------------- refusals
 
 
 def test_a_result_that_exists() -> None:
@@ -196,7 +196,7 @@ def test_a_result_that_exists() -> None:
     message = refusal(["a.png"])
     assert message == "a_denoised.png exists"
     assert targets(["a.png"], overwrite=True) == ["a_denoised.png"]
-    to_do, [skipped], failed = plan(["a.png"], skip_existing=True)
+    to_do, [skipped], failed = resolve(["a.png"], skip_existing=True)
     assert (to_do, failed, skipped.target) == ([], [], Path("a_denoised.png"))
 
 
@@ -204,7 +204,12 @@ def test_what_an_earlier_run_made_is_replaced() -> None:
     make("a.png", "b.png", "a_denoised.png", "b_denoised.png")
     pictures = collect(["a.png", "b.png"], recursive=False)
     to_do, _, failed = resolve_targets(
-        pictures, None, "denoised", overwrite=False, skip_existing=False, may_replace=lambda target: target.name[0] == "a"
+        pictures,
+        None,
+        "denoised",
+        overwrite=False,
+        skip_existing=False,
+        may_replace=lambda target: target.name[0] == "a",
     )
     assert [item.source.name for item in to_do] == ["a.png"] and [item.source.name for item, _ in failed] == ["b.png"]
 
@@ -218,7 +223,7 @@ def test_a_dry_run_makes_no_folder() -> None:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "output", "home"),
+    ("inputs", "output", "folder"),
     [
         (["in"], "out", "out"),
         (["in"], "out/", "out"),
@@ -233,14 +238,14 @@ def test_a_dry_run_makes_no_folder() -> None:
         (["in", "a.png"], None, None),
     ],
 )
-def test_the_folder_a_run_belongs_to(inputs: list[str], output: str | None, home: str | None) -> None:
+def test_the_folder_a_run_belongs_to(inputs: list[str], output: str | None, folder: str | None) -> None:
     make("in/b.png", "other/c.png", "a.png")
-    assert find_log_folder(collect(inputs, recursive=True), output) == (Path(home) if home else None)
+    assert find_log_folder(collect(inputs, recursive=True), output) == (Path(folder) if folder else None)
 
 
 def test_skipping_leaves_the_others_to_do() -> None:
     make("a.png", "b.png", "a_denoised.png")
-    to_do, skipped, failed = plan(["a.png", "b.png"], skip_existing=True)
+    to_do, skipped, failed = resolve(["a.png", "b.png"], skip_existing=True)
     assert [i.source.name for i in to_do] == ["b.png"] and [i.source.name for i in skipped] == ["a.png"]
     assert not failed
 
@@ -257,20 +262,20 @@ def test_the_input_itself_is_never_the_output(output: str, policy: dict[str, boo
 @pytest.mark.parametrize("policy", [{}, {"overwrite": True}, {"skip_existing": True}])
 def test_two_pictures_never_share_a_result(policy: dict[str, bool]) -> None:
     make("one/a.png", "two/a.png")
-    to_do, _, [(item, error)] = plan(["one/a.png", "two/a.png"], "out/", **policy)
+    to_do, _, [(item, error)] = resolve(["one/a.png", "two/a.png"], "out/", **policy)
     assert [i.source.as_posix() for i in to_do] == ["one/a.png"]
     assert item.source.as_posix() == "two/a.png" and "two pictures" in str(error)
 
 
 def test_another_input_is_never_the_output() -> None:
     make("a.png", "a_denoised.png")
-    to_do, _, failed = plan(["a.png", "a_denoised.png"], overwrite=True)
+    to_do, _, failed = resolve(["a.png", "a_denoised.png"], overwrite=True)
     assert "a.png" not in [i.source.name for i in to_do] and failed
 
 
 def test_a_second_run_over_a_folder_finds_nothing_new() -> None:
     make("photos/a.png", "photos/a_denoised.png")
-    to_do, skipped, _ = plan(["photos"], recursive=True, skip_existing=True)
+    to_do, skipped, _ = resolve(["photos"], recursive=True, skip_existing=True)
     assert not to_do and [i.source.name for i in skipped] == ["a.png"]
 
 

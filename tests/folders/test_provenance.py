@@ -1,4 +1,4 @@
-"""The record of a result: text and back, and a command line that says the same."""
+"""The provenance record of a result: writing and parsing it, and the command line that it gives."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_text_and_back() -> None:
 
 @given(st.floats(0, 255), st.text(min_size=1))
 def test_numbers_and_names_survive(sigma: float, name: str) -> None:
-    """What is printed is read by a shell as the very same file and the very same number."""
+    """A shell reads the printed command line as the same file name and the same number."""
     record = replace(RECORD, source=name, options={"sigma": sigma})
     assert parse_record(record.to_json()) == record
     words = record.arguments()
@@ -54,8 +54,9 @@ def test_the_command_line() -> None:
     assert "--invert-mask" not in replace(holes, options={"invert_mask": False}).command_line()
 
 
-def changed(**more: object) -> str:
-    return json.dumps({**json.loads(RECORD.to_json()), **more})
+def changed(**fields: object) -> str:
+    """Return the text of the record with some fields replaced."""
+    return json.dumps({**json.loads(RECORD.to_json()), **fields})
 
 
 @pytest.mark.parametrize(
