@@ -165,7 +165,7 @@ def find_log_folder(pictures: Sequence[tuple[Path, Path | None]], output: str | 
 
 
 def _prepare_folder(item: Item, *, create: bool) -> None:
-    """Check that the folder of the target is writable, after creating it if asked to."""
+    """Check that the folder of the target is writable, after creating it if `create` is set."""
     if item.target == STDIO:
         return
     parent = item.target.parent

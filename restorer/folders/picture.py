@@ -115,8 +115,8 @@ def check_picture_memory(source: Path, options: Options, scale: int) -> None:
     # At scale 1 only the picture itself is counted: holes are filled within their surroundings, and a picture without
     # noise is not sampled. The job checks the rest.
     pixels = width * height
-    what = f"the picture of {width}x{height} pixels" if scale == 1 else f"a result of {width}x{height} pixels"
-    check_memory(FIXED_BYTES + LOADED_BYTES * pixels if scale == 1 else estimate_memory(pixels), what)
+    subject = f"the picture of {width}x{height} pixels" if scale == 1 else f"a result of {width}x{height} pixels"
+    check_memory(FIXED_BYTES + LOADED_BYTES * pixels if scale == 1 else estimate_memory(pixels), subject)
 
 
 def can_read_ahead(item: Item, options: Options, verb: Verb, prior: UNetPrior | Tiled) -> bool:
@@ -219,7 +219,7 @@ def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, An
         "precision": precision_name(prior),
         "steps": job.evaluations,
         "method": options.method,
-        "detail": job.detail if job.second_pass is None else options.detail,  # successive jobs differ in detail
+        "detail": job.detail if job.second_pass is None else options.detail,  # the two passes differ
         "seed": options.seed,
         "sigma": round(job.sigma, 2),
         "tile": job.factor * min(prior.tile, max(job.start.shape[-2:])),

@@ -32,7 +32,7 @@ class Record:
             not used.
         device: The device. The last digits of a result depend on the device, precision, threads and batch.
         precision: "fp32", "bf16" or "fp16".
-        threads: Number of PyTorch's threads.
+        threads: Number of threads that PyTorch used.
         batch: Number of small pictures that shared the network's evaluations, this one included.
     """
 

@@ -36,7 +36,7 @@ def test_the_embedded_network_counted() -> None:
         count += n * 2 * (2 * 9 * width * width) * where
     for fine, coarse, where in zip(widths, widths[1:], positions[1:], strict=False):
         count += 2 * (2 * 4 * fine * coarse) * where  # down and up between two levels
-    time = 256
+    time = 256  # features of the time embedding, which every block projects to two numbers per channel
     count += 2 * (64 * time + time * time) + sum(
         n * 2 * time * 2 * width for n, width in zip(blocks, widths, strict=True)
     )

@@ -73,7 +73,7 @@ def picture_workload(options: Options, job: Job, steps: int) -> Workload:
     Args:
         options: The options of the run.
         job: The restoration.
-        steps: Number of network evaluations that count.
+        steps: Number of network evaluations, without those of a second pass.
     """
     import torch
 
