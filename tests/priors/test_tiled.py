@@ -1,4 +1,4 @@
-"""Tiles: a prior that looks at single pixels must give in tiles what it gives whole."""
+"""Tiles: a prior that looks at single pixels must give the same picture in tiles as whole."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from restorer.priors.unet_prior import ModelSpec, UNetPrior
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
+    """Return normal random numbers."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 class Spy(GaussianPrior):
-    """A pixelwise prior that keeps the shapes it was shown and has a log variance."""
+    """A pixelwise prior with a log variance that lists the shapes of its inputs."""
 
     def __init__(self) -> None:
         super().__init__(0.3, 0.25)
@@ -38,8 +39,8 @@ class Spy(GaussianPrior):
         return Prediction(x0 if condition is None else x0 + condition, x0.sin())
 
 
-class Copy(GaussianPrior):
-    """The identity, of which nothing but the blending is left."""
+class IdentityPrior(GaussianPrior):
+    """A prior that returns its input, so that only the blending of the tiles remains."""
 
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
         return Prediction(x)
@@ -47,6 +48,7 @@ class Copy(GaussianPrior):
 
 @st.composite
 def tilings(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw arguments of `Tiled`."""
     tile = draw(st.integers(3, 24))
     return {"tile": tile, "overlap": draw(st.integers(0, 3 * tile // 4)), "batch": draw(st.integers(1, 5))}
 
@@ -54,7 +56,7 @@ def tilings(draw: st.DrawFn) -> dict[str, Any]:
 @settings(deadline=None, max_examples=60)
 @given(height=st.integers(1, 32), width=st.integers(1, 32), items=st.integers(1, 2), tiling=tilings())
 def test_a_pixelwise_prior_is_the_same_in_tiles(height: int, width: int, items: int, tiling: dict[str, Any]) -> None:
-    """x0 and the log variance, each picture at its own level; every tile of one size."""
+    """x0 and the log variance agree for pictures at levels of their own, and all tiles have one size."""
     x, sigma = random(items, 3, height, width), torch.tensor([0.2, 1.5])[:items]
     whole = GaussianPrior(0.3, 0.25).predict(x, sigma).x0
     spy = Spy()
@@ -79,8 +81,8 @@ def test_tile_starts(extent: int, tile: int, data: st.DataObject) -> None:
         return
     assert starts[0] == 0 and starts[-1] == extent - tile
     steps = [b - a for a, b in pairwise(starts)]
-    assert min(steps) >= 1 and max(steps) <= tile - overlap  # so that every two neighbours share at least `overlap`
-    # One tile fewer could not have covered the extent with that overlap.
+    assert min(steps) >= 1 and max(steps) <= tile - overlap  # neighbours share at least `overlap`
+    # One tile fewer cannot cover the extent with that overlap.
     assert (len(starts) - 1) * (tile - overlap) + overlap < extent
 
 
@@ -88,7 +90,7 @@ def test_tile_starts(extent: int, tile: int, data: st.DataObject) -> None:
 @given(height=st.integers(1, 32), width=st.integers(1, 32), tiling=tilings())
 def test_every_pixel_has_a_weight(height: int, width: int, tiling: dict[str, Any]) -> None:
     total = torch.zeros(height, width)
-    for places, windows in Tiled(Copy(), **tiling)._batches(height, width):
+    for places, windows in Tiled(IdentityPrior(), **tiling)._batches(height, width):
         for (rows, columns), window in zip(places, windows, strict=True):
             assert bool((window >= 0).all()) and bool((window <= 1).all())
             total[rows, columns] += window
@@ -96,9 +98,9 @@ def test_every_pixel_has_a_weight(height: int, width: int, tiling: dict[str, Any
 
 
 def test_two_windows_that_meet_share_all_the_weight() -> None:
-    """Where no third tile reaches, the raised cosines add up to 1, and fall without a step."""
+    """Where only two tiles overlap, their raised cosines add up to 1 and fall gradually."""
     total = torch.zeros(16, 24)
-    for places, windows in Tiled(Copy(), 16, overlap=8)._batches(16, 24):
+    for places, windows in Tiled(IdentityPrior(), 16, overlap=8)._batches(16, 24):
         for (rows, columns), window in zip(places, windows, strict=True):
             total[rows, columns] += window
             assert float((window[0].diff().abs()).max()) < 0.5
@@ -115,24 +117,28 @@ def test_the_batch_changes_nothing(batch: int) -> None:
 
 
 def test_a_seam_is_blended() -> None:
-    """Two tiles that disagree by 1: of 16 common pixels 4 come from either alone, 8 lie on the raised cosine."""
+    """Two tiles differ by 1. Of their 16 common pixels, each tile determines 4 alone, and 8 are on the cosine."""
 
-    class Counting(Copy):
+    class CallNumber(IdentityPrior):
+        """A prior that returns the number of earlier calls."""
+
         calls = 0
 
         def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
             self.calls += 1
             return Prediction(torch.full_like(x, self.calls - 1.0))
 
-    x0 = Tiled(Counting(), 24, overlap=16).predict(torch.zeros(1, 1, 1, 32), 1.0).x0.flatten()
+    x0 = Tiled(CallNumber(), 24, overlap=16).predict(torch.zeros(1, 1, 1, 32), 1.0).x0.flatten()
     rise = (torch.sin((torch.arange(8) + 0.5) / 8 * torch.pi / 2) ** 2).tolist()
     assert x0.tolist() == pytest.approx([0.0] * 12 + rise + [1.0] * 12, abs=1e-6)
 
 
 def test_what_a_network_sees_at_its_border_does_not_count() -> None:
-    """A prior that is wrong at the border of what it is shown: the canvas keeps that at its own border alone."""
+    """A prior that is wrong at the border of its input does not affect the canvas away from its own border."""
 
-    class Blind(Copy):
+    class WrongAtBorder(IdentityPrior):
+        """A prior that returns 9 within MARGIN pixels of the border."""
+
         def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
             x0 = torch.full_like(x, 9.0)
             x0[..., MARGIN:-MARGIN, MARGIN:-MARGIN] = x[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
@@ -141,7 +147,7 @@ def test_what_a_network_sees_at_its_border_does_not_count() -> None:
     x = random(1, 3, 230, 300)
     inside = (..., slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
     for tile in (128, 200):
-        torch.testing.assert_close(Tiled(Blind(), tile).predict(x, 0.5).x0[inside], x[inside])
+        torch.testing.assert_close(Tiled(WrongAtBorder(), tile).predict(x, 0.5).x0[inside], x[inside])
 
 
 def test_a_condition_is_cropped_along() -> None:
@@ -152,17 +158,17 @@ def test_a_condition_is_cropped_along() -> None:
 
 
 def test_progress() -> None:
-    seen: list[tuple[int, int]] = []
-    tiled = Tiled(Spy(), 16, overlap=4, batch=2, on_tile=lambda done, total: seen.append((done, total)))
+    progress: list[tuple[int, int]] = []
+    tiled = Tiled(Spy(), 16, overlap=4, batch=2, on_tile=lambda done, total: progress.append((done, total)))
     assert tiled.count(16, 40) == 3 and tiled.count(30, 40) == 9
     tiled.predict(random(1, 3, 30, 40), 0.1)
-    assert seen == [(2, 9), (4, 9), (6, 9), (8, 9), (9, 9)]
-    seen.clear()
+    assert progress == [(2, 9), (4, 9), (6, 9), (8, 9), (9, 9)]
+    progress.clear()
     tiled.predict(random(1, 3, 16, 9), 0.1)
-    assert seen == [(1, 1)]
+    assert progress == [(1, 1)]
     quiet = tiled.with_callback(None)
     quiet.predict(random(1, 3, 30, 40), 0.1)
-    assert seen == [(1, 1)] and (quiet.tile, quiet.overlap, quiet.batch) == (16, 4, 2)
+    assert progress == [(1, 1)] and (quiet.tile, quiet.overlap, quiet.batch) == (16, 4, 2)
 
 
 def test_a_picture_within_one_tile_is_asked_whole() -> None:
@@ -194,8 +200,8 @@ def test_impossible_tiles_are_refused(tile: int, overlap: int) -> None:
         Tiled(Spy(), tile, overlap=overlap)
 
 
-class Pooled(GaussianPrior):
-    """Means of blocks of 4x4 pixels, like a network that halves its features twice; reflected at the borders."""
+class BlockMeanPrior(GaussianPrior):
+    """A prior that returns means of blocks of 4x4 pixels, like a network that halves its features twice."""
 
     multiple = 4
 
@@ -209,9 +215,9 @@ class Pooled(GaussianPrior):
 @settings(deadline=None, max_examples=60)
 @given(height=st.integers(1, 60), width=st.integers(1, 60), tile=st.integers(8, 40), data=st.data())
 def test_tiles_lie_on_the_grid_of_the_network(height: int, width: int, tile: int, data: st.DataObject) -> None:
-    """The grid and the padding are those of the whole picture, whatever the sizes, and however it is mirrored."""
+    """The grid and the padding are those of the whole picture, for any sizes and any mirroring."""
     x = random(1, 3, height, width)
-    tiled, whole = Tiled(Pooled(), tile, overlap=data.draw(st.integers(0, tile - 1))), Pooled()
+    tiled, whole = Tiled(BlockMeanPrior(), tile, overlap=data.draw(st.integers(0, tile - 1))), BlockMeanPrior()
     for dims in MIRRORS:
         answers = (prior.mirrored(dims).predict(x, 0.3).x0 for prior in (tiled, whole))
         torch.testing.assert_close(*answers, rtol=0, atol=1e-6)
@@ -219,7 +225,7 @@ def test_tiles_lie_on_the_grid_of_the_network(height: int, width: int, tile: int
 
 @torch.no_grad()
 def test_a_network_without_normalization_agrees_in_tiles() -> None:
-    """Whatever the size and the tile: beyond the reach of its borders the network sees the same."""
+    """For any size and tile, the network gives the same values wherever the borders of a tile have no influence."""
     torch.manual_seed(0)
     config = ResidualUNetConfig(12, 12, (8, 12))
     prior = UNetPrior(config.build(), ModelSpec(config, Schedule("squaredcos_cap_v2"), "v_prediction", patch_size=2))
