@@ -99,7 +99,7 @@ class Sample:
         condition: How the picture is degraded.
         truth: The clean picture, float32 (C, H, W) in [0, 1].
         degraded: The input of the restorer, float32 (C, h, w); with noise, values may lie outside [0, 1].
-        fill: bool (H, W), True in the holes; None for other tasks than inpaint.
+        fill: bool (H, W), True in the holes; None for tasks other than inpaint.
     """
 
     condition: Condition

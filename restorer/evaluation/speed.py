@@ -68,7 +68,7 @@ class Speed:
 def usual_precisions(device: torch.device) -> tuple[str, ...]:
     """Return the precisions that may be worthwhile on a device.
 
-    fp16 is left out on a CPU, because most processors emulate it slowly.
+    fp16 is included for CUDA only, because most processors emulate it slowly.
     """
     return ("fp32", "bf16", "fp16") if device.type == "cuda" else ("fp32", "bf16")
 
