@@ -23,11 +23,10 @@ def pytest_configure() -> None:
     # Processes that the tests start use this cache too.
     os.environ["XDG_CACHE_HOME"] = CACHE.name
     # The tensors of the tests are small, so that more threads would only wait for each other. Processes that run tests
-    # side by side share the cores, and so do the processes that they start.
+    # side by side share the cores. Processes that the tests start take as many threads, because some bytes depend on it.
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     torch.set_num_threads(max(1, min(4, torch.get_num_threads() // workers)))
-    if workers > 1:
-        os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
+    os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
 
 
 def pytest_unconfigure() -> None:
