@@ -23,7 +23,7 @@ def pytest_configure() -> None:
     # Processes that the tests start use this cache too.
     os.environ["XDG_CACHE_HOME"] = CACHE.name
     # The tensors of the tests are small, so that more threads would only wait for each other. Processes that run tests
-    # side by side share the cores. Processes that the tests start take as many threads, because some bytes depend on it.
+    # side by side share the cores. Started processes take as many threads, because some bytes depend on their number.
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     torch.set_num_threads(max(1, min(4, torch.get_num_threads() // workers)))
     os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
