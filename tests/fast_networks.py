@@ -1,4 +1,4 @@
-"""Small networks of every kind that have faster modules for evaluation."""
+"""Configurations of small networks of every kind that has faster modules for evaluation."""
 
 from __future__ import annotations
 

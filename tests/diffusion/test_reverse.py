@@ -81,8 +81,8 @@ def affine_map(plan: Plan, *, v: float = V, s_y: float | None = S_Y, fraction: f
             estimate = corrected + plan.extrapolation * min(1, step / (2 * step_before)) * (corrected - previous)
         last = (now, corrected) if after < now else None
         if plan.kappa * after > 0:
-            # As in the papers, beta = 1 - abar / abar' and beta~ = beta (1 - abar') / (1 - abar), and a Langevin step is
-            # written in terms of its step size.
+            # As in the papers, beta = 1 - abar / abar' and beta~ = beta (1 - abar') / (1 - abar). A Langevin step is
+            # expressed by its step size.
             widening = (((1 - alpha_bar(now)) / (1 - alpha_bar(after))) ** shares[plan.variance]) ** 0.5
             clean = estimate if plan.eps_from == "corrected" else predicted
             step_size = zeta * now**2 / 2

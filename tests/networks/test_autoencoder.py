@@ -1,4 +1,4 @@
-"""The autoencoders against diffusers' `VQModel` and `AutoencoderKL` with the same weights."""
+"""The autoencoders, compared with diffusers' `VQModel` and `AutoencoderKL` with the same weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from restorer.networks.autoencoder import (
     VQModel,
 )
 
-# Of CompVis/ldm-super-resolution-4x-openimages and CompVis/ldm-celebahq-256 (notes/hub.md 1.1), and a small one.
+# The autoencoder of CompVis/ldm-super-resolution-4x-openimages and CompVis/ldm-celebahq-256 (notes/hub.md 1.1).
 PUBLISHED: dict[str, Any] = {
     "block_out_channels": (128, 256, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 3,
@@ -37,13 +37,13 @@ ATTENDING: dict[str, Any] = {
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "vq": ("VQModel", VQ),
-    "vq, two resnets a level": ("VQModel", {**VQ, "layers_per_block": 2}),
+    "vq, two resnets per level": ("VQModel", {**VQ, "layers_per_block": 2}),
     "vq, codes of another width": ("VQModel", {**VQ, "latent_channels": 5, "vq_embed_dim": 2}),
     "vq, no attention": ("VQModel", {**VQ, "mid_block_add_attention": False}),
     "vq, attention in the levels": ("VQModel", {**VQ, **ATTENDING}),
     "vq, gray in, five channels out": ("VQModel", {**VQ, "in_channels": 1, "out_channels": 5}),
     "kl": ("AutoencoderKL", TINY),
-    "kl, two resnets a level": ("AutoencoderKL", {**TINY, "layers_per_block": 2}),
+    "kl, two resnets per level": ("AutoencoderKL", {**TINY, "layers_per_block": 2}),
     "kl, no convolution before": ("AutoencoderKL", {**TINY, "use_quant_conv": False}),
     "kl, no convolution after": ("AutoencoderKL", {**TINY, "use_post_quant_conv": False}),
     "kl, no attention": ("AutoencoderKL", {**TINY, "mid_block_add_attention": False}),
@@ -61,9 +61,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def assert_same(mine: Tensor, reference: Tensor) -> None:
-    assert mine.shape == reference.shape and bool(mine.isfinite().all()) and float(mine.std()) > 1e-3
-    assert torch.equal(mine, reference)
+def assert_equal(ours: Tensor, theirs: Tensor) -> None:
+    """Check that two outputs are equal bit for bit, finite and not constant."""
+    assert ours.shape == theirs.shape and bool(ours.isfinite().all()) and float(ours.std()) > 1e-3
+    assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize(("kind", "fields"), VARIANTS.values(), ids=VARIANTS)
@@ -72,9 +73,9 @@ def assert_same(mine: Tensor, reference: Tensor) -> None:
 def test_encode(diffusers: ModuleType, kind: str, fields: dict[str, Any], height: int, width: int) -> None:
     ours, theirs = pair(diffusers, kind, fields)
     x = normal(2, ours.config.in_channels, height, width)
-    mine, reference = ours.encode(x), theirs.encode(x)
-    assert mine.shape == (2, ours.latent_channels, height // ours.stride, width // ours.stride)
-    assert_same(mine, reference.latents if kind == "VQModel" else reference.latent_dist.mode())
+    z, reference = ours.encode(x), theirs.encode(x)
+    assert z.shape == (2, ours.latent_channels, height // ours.stride, width // ours.stride)
+    assert_equal(z, reference.latents if kind == "VQModel" else reference.latent_dist.mode())
 
 
 @pytest.mark.parametrize(("kind", "fields"), VARIANTS.values(), ids=VARIANTS)
@@ -83,15 +84,15 @@ def test_encode(diffusers: ModuleType, kind: str, fields: dict[str, Any], height
 def test_decode(diffusers: ModuleType, kind: str, fields: dict[str, Any], height: int, width: int) -> None:
     ours, theirs = pair(diffusers, kind, fields)
     z = normal(2, ours.latent_channels, height, width)
-    mine, reference = ours.decode(z), theirs.decode(z).sample
-    assert mine.shape == (2, ours.config.out_channels, height * ours.stride, width * ours.stride)
+    decoded, reference = ours.decode(z), theirs.decode(z).sample
+    assert decoded.shape == (2, ours.config.out_channels, height * ours.stride, width * ours.stride)
     if kind == "AutoencoderKL":
-        assert_same(mine, reference)
+        assert_equal(decoded, reference)
         return
-    # For the sake of its gradient diffusers returns z + (code - z), which rounds: as close as the bar of the issue.
-    assert float(mine.std()) > 1e-3 and float((mine - reference).abs().max()) <= 1e-5
-    assert_same(ours.decode(z, quantize=False), theirs.decode(z, force_not_quantize=True).sample)
-    assert float((mine - ours.decode(z, quantize=False)).abs().max()) > 1e-2
+    # For the gradient, diffusers returns z + (code - z), which rounds, so the outputs agree only to a tolerance.
+    assert float(decoded.std()) > 1e-3 and float((decoded - reference).abs().max()) <= 1e-5
+    assert_equal(ours.decode(z, quantize=False), theirs.decode(z, force_not_quantize=True).sample)
+    assert float((decoded - ours.decode(z, quantize=False)).abs().max()) > 1e-2
 
 
 @torch.no_grad()
@@ -100,14 +101,14 @@ def test_a_draw_from_the_posterior(diffusers: ModuleType) -> None:
     x = normal(2, 3, 16, 24)
     noise = normal(2, 4, 4, 6, seed=5)
     drawn = theirs.encode(x).latent_dist.sample(torch.Generator().manual_seed(5))
-    assert_same(ours.encode(x, noise), drawn)
+    assert_equal(ours.encode(x, noise), drawn)
     assert float((drawn - ours.encode(x)).abs().max()) > 0.1
 
 
 @pytest.mark.parametrize(("log_variance", "deviation"), [(1000.0, math.exp(10)), (-1000.0, math.exp(-15))])
 @torch.no_grad()
 def test_the_posterior_stays_finite(log_variance: float, deviation: float) -> None:
-    """Its log variance is held within -30 and 20."""
+    """The log variance is clamped to -30..20."""
     network = KLConfig(**TINY).build()
     network.quant_conv.weight.zero_()
     network.quant_conv.bias.copy_(torch.tensor([0.0] * 4 + [log_variance] * 4))
@@ -122,22 +123,22 @@ def test_the_published_network_in_full_width(diffusers: ModuleType) -> None:
     assert ours.stride == 4
     z = normal(1, 3, 5, 4)
     assert float((ours.decode(z) - theirs.decode(z).sample).abs().max()) <= 1e-5
-    assert_same(ours.encode(normal(1, 3, 16, 16)), theirs.encode(normal(1, 3, 16, 16)).latents)
+    assert_equal(ours.encode(normal(1, 3, 16, 16)), theirs.encode(normal(1, 3, 16, 16)).latents)
 
 
-def test_the_nearest_code_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One position after another, whatever the part of the table of distances that is held at one time."""
+def test_the_nearest_code_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The codes are those of a search position by position, for any number of distances held at once."""
     quantizer = Quantizer(50, 3)
     nn.init.normal_(quantizer.embedding.weight, generator=torch.Generator().manual_seed(2))
     codes, z = quantizer.embedding.weight.detach(), normal(2, 3, 5, 4)
-    by_hand = torch.tensor(
+    nearest = torch.tensor(
         [[[int((codes - z[b, :, i, j]).square().sum(1).argmin()) for j in range(4)] for i in range(5)] for b in (0, 1)]
     )
-    assert torch.equal(quantizer.indices(z), by_hand)
-    assert torch.equal(quantizer(z), codes[by_hand].permute(0, 3, 1, 2))
+    assert torch.equal(quantizer.indices(z), nearest)
+    assert torch.equal(quantizer(z), codes[nearest].permute(0, 3, 1, 2))
     for distances in (1, 150, 1000):
         monkeypatch.setattr(autoencoder, "DISTANCES", distances)
-        assert torch.equal(quantizer.indices(z), by_hand)
+        assert torch.equal(quantizer.indices(z), nearest)
     assert torch.equal(quantizer(quantizer(z)), quantizer(z))
     assert quantizer.bfloat16()(z.bfloat16()).dtype == torch.bfloat16
 
@@ -145,7 +146,7 @@ def test_the_nearest_code_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", AUTOENCODERS)
 @torch.no_grad()
 def test_the_field_that_a_state_dict_does_not_show(diffusers: ModuleType, kind: str) -> None:
-    """With another norm_num_groups the same weights load, and only the picture tells."""
+    """The same weights load with another norm_num_groups, and only the picture differs."""
     (ours, _), (changed, theirs) = pair(diffusers, kind, TINY), pair(diffusers, kind, {**TINY, "norm_num_groups": 2})
     x = normal(1, 3, 16, 16)
     z = ours.encode(x)
@@ -156,7 +157,7 @@ def test_the_field_that_a_state_dict_does_not_show(diffusers: ModuleType, kind: 
 
 @torch.no_grad()
 def test_the_encoder_pads_at_the_right_and_bottom_only() -> None:
-    """The first tap of the convolution stands on the picture, the last one beyond it at the far borders."""
+    """The first tap of the convolution lies on the picture, and the last one lies outside at the far borders."""
     network = VQConfig(
         block_out_channels=(2, 2),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -168,12 +169,12 @@ def test_the_encoder_pads_at_the_right_and_bottom_only() -> None:
     down.conv.bias.zero_()
     down.conv.weight[0, 0] = torch.tensor([[1.0, 0, 0], [0, 0, 0], [0, 0, 10]])
     x = torch.arange(16.0).view(1, 1, 4, 4).expand(1, 2, 4, 4)
-    # The top left tap sees 0, 2, 8, 10; the bottom right one sees 10 once, then zeros.
+    # The top left tap sees 0, 2, 8 and 10. The bottom right tap sees 10 once, and then zeros.
     assert down(x)[0, 0].tolist() == [[0 + 10 * 10, 2], [8, 10]]
 
 
 def test_defaults_are_those_of_diffusers(diffusers: ModuleType) -> None:
-    """But for the scaling factor of a VQModel: notes/hub.md 4.1."""
+    """All defaults agree except the scaling factor of a VQModel (notes/hub.md 4.1)."""
     with torch.device("meta"):
         theirs = {name: getattr(diffusers, name)().config for name in AUTOENCODERS}
     for kind, config in AUTOENCODERS.items():
@@ -185,24 +186,24 @@ def test_defaults_are_those_of_diffusers(diffusers: ModuleType) -> None:
 
 
 def test_every_field_of_diffusers_is_known_or_refused_or_changes_nothing(diffusers: ModuleType) -> None:
-    """A field that a later diffusers adds shows up here."""
-    harmless = {"sample_size", "force_upcast"}  # the native size, and the precision that a pipeline decodes in
+    """If a later diffusers adds a field, this test fails."""
+    ignored = {"sample_size", "force_upcast"}  # the native size, and the precision in which a pipeline decodes
     for kind, config in AUTOENCODERS.items():
         with torch.device("meta"):
             names = {name for name in getattr(diffusers, kind)().config if not name.startswith("_")}
-        assert names <= {*config.__dataclass_fields__, *autoencoder.FIXED, *harmless}
+        assert names <= {*config.__dataclass_fields__, *autoencoder.FIXED, *ignored}
 
 
 @pytest.mark.parametrize("kind", AUTOENCODERS)
 def test_a_configuration_as_it_stands_in_a_file(diffusers: ModuleType, kind: str) -> None:
     config = AUTOENCODERS[kind]
     with torch.device("meta"):
-        written = getattr(diffusers, kind)(**TINY, scaling_factor=0.5)
-        content = {name: list(v) if isinstance(v, tuple) else v for name, v in written.config.items()}
-        read = config.from_fields({**content, "_class_name": kind, "_name_or_path": "somewhere"})
-        assert read == config(**TINY, scaling_factor=0.5)
-        expected = {key: value.shape for key, value in written.state_dict().items()}
-        assert {key: value.shape for key, value in read.build().state_dict().items()} == expected
+        theirs = getattr(diffusers, kind)(**TINY, scaling_factor=0.5)
+        content = {name: list(v) if isinstance(v, tuple) else v for name, v in theirs.config.items()}
+        ours = config.from_fields({**content, "_class_name": kind, "_name_or_path": "somewhere"})
+        assert ours == config(**TINY, scaling_factor=0.5)
+        expected = {key: value.shape for key, value in theirs.state_dict().items()}
+        assert {key: value.shape for key, value in ours.build().state_dict().items()} == expected
 
 
 def test_a_configuration_of_next_to_nothing() -> None:

@@ -1,4 +1,4 @@
-"""The U-Net against diffusers' `UNet2DModel` with the same weights: equal bit for bit, in every form it takes."""
+"""The U-Net, compared with diffusers' `UNet2DModel` with the same weights: every variant is equal bit for bit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from restorer.networks.fast.replacement import to_channels_last
 from restorer.networks.time_embedding import timestep_features
 from restorer.networks.unet import UNet, UNetConfig
 
-# The published configurations (notes/hub.md 1.1), and the small one of its appendix A.
+# The published configurations (notes/hub.md 1.1), and the small one of appendix A of those notes.
 GOOGLE: dict[str, Any] = {
     "attention_head_dim": None,
     "downsample_padding": 0,
@@ -53,7 +53,7 @@ PLAIN: dict[str, Any] = {
     "norm_num_groups": 8,
     "add_attention": False,
 }
-ADM: dict[str, Any] = {  # Dhariwal & Nichol 2021, as diffusers writes it
+ADM: dict[str, Any] = {  # Dhariwal & Nichol 2021, in the fields of diffusers
     "block_out_channels": (16, 32, 48),
     "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"),
@@ -80,11 +80,11 @@ VARIANTS = {
     },
     "12 channels, no attention": PLAIN,
     "learned variance": {**TINY, "out_channels": 6},
-    "its own width of the time embedding": {**TINY, "time_embedding_dim": 72},
+    "another width of the time embedding": {**TINY, "time_embedding_dim": 72},
     "resnets change the size": ADM,
     "resnets change the size, no shift": {**ADM, "resnet_time_scale_shift": "default", "attn_norm_num_groups": None},
-    "resnets halve, convolutions double": {**ADM, "up_block_types": ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D")},
-    "the middle normalized in groups of its own": {**ADM, "attn_norm_num_groups": 4},
+    "resnets downsample, convolutions upsample": {**ADM, "up_block_types": ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D")},
+    "the middle normalized in other groups": {**ADM, "attn_norm_num_groups": 4},
     "the middle without normalization": {**ADM, "attn_norm_num_groups": None},
     "one half attends": {**TINY, "down_block_types": ("DownBlock2D",) * 2, "attention_head_dim": 8},
     "three levels": {
@@ -96,14 +96,14 @@ VARIANTS = {
 }
 
 
-def built(network: type[nn.Module], config: Any, **fields: Any) -> nn.Module:
-    """A network without memory of its own."""
+def build_on_meta(network: type[nn.Module], config: Any, **fields: Any) -> nn.Module:
+    """Return a network whose parameters have no memory."""
     with torch.device("meta"):
         return (network(config) if network is UNet else network(**fields)).eval()
 
 
 def random_weights(network: nn.Module, seed: int = 0) -> dict[str, Tensor]:
-    """Weights as wide as an initialization's; norms are shifted to 1, so that no layer falls silent."""
+    """Return random weights that are as large as after an initialization; those of norms lie around 1."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for key, value in network.state_dict().items():
@@ -114,8 +114,8 @@ def random_weights(network: nn.Module, seed: int = 0) -> dict[str, Tensor]:
 
 
 def pair(diffusers: ModuleType, fields: dict[str, Any]) -> tuple[UNet, nn.Module]:
-    """Ours and theirs with the same weights; a missing or unexpected name or another shape is an error."""
-    theirs, ours = built(diffusers.UNet2DModel, None, **fields), built(UNet, UNetConfig(**fields))
+    """Return our network and diffusers' with the same weights, and check that names and shapes agree."""
+    theirs, ours = build_on_meta(diffusers.UNet2DModel, None, **fields), build_on_meta(UNet, UNetConfig(**fields))
     state = random_weights(theirs)
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in state.items()}
     ours.load_state_dict(state, assign=True)
@@ -125,15 +125,17 @@ def pair(diffusers: ModuleType, fields: dict[str, Any]) -> tuple[UNet, nn.Module
 
 
 def inputs(batch: int, channels: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return random pictures and the timestep of each."""
     x = torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(1))
     return x, torch.tensor([10.0, 731.25, 3.5])[:batch]
 
 
 @torch.no_grad()
 def assert_equal(ours: UNet, theirs: nn.Module, x: Tensor, t: Tensor) -> None:
-    mine, reference = ours(x, t), theirs(x, t).sample
-    assert mine.shape == reference.shape and bool(mine.isfinite().all()) and float(mine.std()) > 1e-3
-    assert torch.equal(mine, reference)
+    """Check that the outputs are equal bit for bit, finite and not constant."""
+    output, reference = ours(x, t), theirs(x, t).sample
+    assert output.shape == reference.shape and bool(output.isfinite().all()) and float(output.std()) > 1e-3
+    assert torch.equal(output, reference)
 
 
 @pytest.mark.parametrize(
@@ -157,29 +159,29 @@ def test_every_variant(diffusers: ModuleType, fields: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def test_as_many_heads_at_every_width(diffusers: ModuleType) -> None:
-    """Where only one width attends, heads are a matter of words: two heads of 64 features have 32 each."""
+    """Two heads of 64 features have 32 each, so a number of heads and a width are the same if one width attends."""
     ours, theirs = pair(diffusers, {**TINY, "attention_head_dim": 32})
-    same = built(UNet, UNetConfig(**TINY, attention_heads=2))
+    same = build_on_meta(UNet, UNetConfig(**TINY, attention_heads=2))
     same.load_state_dict(ours.state_dict(), assign=True)
     x, t = inputs(2, 3, 16, 16)
     assert torch.equal(same(x, t), theirs(x, t).sample)
     widths = UNetConfig(**{**ADM, "attention_head_dim": None}, attention_heads=2)
-    network = built(UNet, widths)
+    network = build_on_meta(UNet, widths)
     heads = {m.to_q.in_features: m.head_dim for m in network.modules() if isinstance(m, Attention)}
     assert heads == {32: 16, 48: 24}
 
 
 def test_parameters_of_the_small_network() -> None:
-    network = built(UNet, UNetConfig(**TINY))
+    network = build_on_meta(UNet, UNetConfig(**TINY))
     assert sum(p.numel() for p in network.parameters()) == 702_499
     assert len(network.state_dict()) == 144
 
 
 def test_what_a_configuration_leaves_out_is_the_default_of_diffusers(diffusers: ModuleType) -> None:
-    ours, theirs = UNetConfig(), built(diffusers.UNet2DModel, None).config
+    ours, theirs = UNetConfig(), build_on_meta(diffusers.UNet2DModel, None).config
     for name in UNetConfig.__dataclass_fields__:
-        own = name in ("attention_heads", "time_features")
-        assert getattr(ours, name) == (None if own else theirs[name]), name
+        is_ours_alone = name in ("attention_heads", "time_features")
+        assert getattr(ours, name) == (None if is_ours_alone else theirs[name]), name
 
 
 @pytest.mark.parametrize(
@@ -198,7 +200,7 @@ def test_what_a_configuration_leaves_out_is_the_default_of_diffusers(diffusers: 
 )
 @torch.no_grad()
 def test_fields_that_a_state_dict_does_not_show(diffusers: ModuleType, field: str, value: Any) -> None:
-    """The same weights load either way, and only the picture tells: each field must change it, and as in diffusers."""
+    """The same weights load either way, so each field must change the picture, and change it as in diffusers."""
     ours, _ = pair(diffusers, TINY)
     changed, theirs = pair(diffusers, {**TINY, field: value})
     x, t = inputs(2, 3, 16, 16)
@@ -209,7 +211,7 @@ def test_fields_that_a_state_dict_does_not_show(diffusers: ModuleType, field: st
 @pytest.mark.parametrize("shift", [0, 1])
 @pytest.mark.parametrize("flip", [False, True])
 def test_timestep_features(flip: bool, shift: int) -> None:
-    """sin and cos of t / 10000^(k / (half - shift)), by hand."""
+    """The features are sin and cos of t / 10000^(k / (half - shift))."""
     t, half = [0.0, 1.0, 41.5, 999.0], 8
     features = timestep_features(torch.tensor(t), 2 * half, flip=flip, shift=shift)
     angles = [[s / 10000 ** (k / (half - shift)) for k in range(half)] for s in t]
@@ -232,7 +234,7 @@ def test_stride_is_what_sizes_must_be_a_multiple_of() -> None:
     assert network.stride == 4
     with torch.no_grad():
         assert network(torch.zeros(1, 12, 4, 12), torch.zeros(1)).shape == (1, 12, 4, 12)
-        with pytest.raises(RuntimeError):  # the skip connections no longer fit
+        with pytest.raises(RuntimeError):  # the skip connections do not fit
             network(torch.zeros(1, 12, 6, 12), torch.zeros(1))
 
 
@@ -261,7 +263,7 @@ def test_impossible_networks_are_refused(fields: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("fields", [TINY, ADM], ids=["TINY", "ADM"])
 def test_memory_formats_agree(fields: dict[str, Any]) -> None:
-    """Attention reads channels_last maps as they lie; the arithmetic is the same, in another order."""
+    """Attention reads channels_last maps without reordering them, and sums in another order."""
     torch.manual_seed(0)
     network = UNetConfig(**fields).build().eval()
     x, t = torch.randn(2, 3, 16, 24), torch.tensor([3.0, 700.0])

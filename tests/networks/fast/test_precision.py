@@ -1,4 +1,4 @@
-"""Which precision `auto` is, how many threads there are, what memory is kept: measured or read, and kept to."""
+"""The precision that `auto` selects, the number of threads, and the memory that stays with the process."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ SECONDS = {torch.float32: 3.0, torch.bfloat16: 1.0}
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A processor that has bfloat16, and knows nothing yet."""
+    """Provide a processor that has bfloat16, and an empty cache."""
     monkeypatch.setattr(precision, "has_bf16", lambda: True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
-def not_again(dtype: torch.dtype) -> float:
+def fail_if_timed(dtype: torch.dtype) -> float:
+    """Fail, because the precision is known already."""
     raise AssertionError("timed again")
 
 
@@ -38,14 +39,14 @@ def not_again(dtype: torch.dtype) -> float:
 )
 def test_the_faster_one_is_chosen_and_kept(bf16: float, chosen: torch.dtype) -> None:
     assert faster_dtype({torch.float32: 3.0, torch.bfloat16: bf16}.__getitem__) is chosen
-    assert faster_dtype(not_again) is chosen
+    assert faster_dtype(fail_if_timed) is chosen
     (gain,) = json.loads(cache_file().read_text()).values()
     assert gain == pytest.approx(3 / bf16, abs=1e-3)
 
 
 def test_without_the_instructions_nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "has_bf16", lambda: False)
-    assert faster_dtype(not_again) is torch.float32 and not cache_file().exists()
+    assert faster_dtype(fail_if_timed) is torch.float32 and not cache_file().exists()
 
 
 def test_another_machine_is_timed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +60,7 @@ def test_another_machine_is_timed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_damaged_file_is_written_again(content: str) -> None:
     cache_file().parent.mkdir()
     cache_file().write_text(content)
-    assert faster_dtype(SECONDS.__getitem__) is torch.bfloat16 and faster_dtype(not_again) is torch.bfloat16
+    assert faster_dtype(SECONDS.__getitem__) is torch.bfloat16 and faster_dtype(fail_if_timed) is torch.bfloat16
 
 
 def test_without_a_place_for_it_it_is_timed_every_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -75,8 +76,12 @@ def test_what_is_timed_is_a_convolution() -> None:
     assert resolve_dtype("auto", torch.device("cpu")) in SECONDS and cache_file().exists()
 
 
-def groups(tmp_path: Path, **limits: str) -> tuple[Path, Path]:
-    """A tree of control groups a/b with their cpu.max, and the file that names ours."""
+def make_groups(tmp_path: Path, **limits: str) -> tuple[Path, Path]:
+    """Create control groups a and a/b with their cpu.max.
+
+    Returns:
+        The root of the groups, and the file that names the group of this process.
+    """
     names = tmp_path / "self"
     names.write_text("0::/a/b\n")
     (tmp_path / "root" / "a" / "b").mkdir(parents=True)
@@ -98,7 +103,7 @@ def groups(tmp_path: Path, **limits: str) -> tuple[Path, Path]:
     ],
 )
 def test_the_quota_of_a_container(tmp_path: Path, limits: dict[str, str], cores: int | None) -> None:
-    assert threads.cpu_quota(*groups(tmp_path, **limits)) == cores
+    assert threads.cpu_quota(*make_groups(tmp_path, **limits)) == cores
     assert threads.cpu_quota(tmp_path, tmp_path / "absent") is None
 
 
@@ -117,11 +122,12 @@ print(done, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_freed_memory_stays_with_the_process() -> None:
-    """Unless somebody has settings of their own."""
-    others = {*malloc.SETTINGS, "LD_PRELOAD", "PYTHONMALLOC"}
-    environment = {name: value for name, value in os.environ.items() if name not in others}
+    """Freed memory is reused without page faults, unless the user has other settings."""
+    settings_of_user = {*malloc.SETTINGS, "LD_PRELOAD", "PYTHONMALLOC"}
+    environment = {name: value for name, value in os.environ.items() if name not in settings_of_user}
 
     def faults(*arguments: str, **settings: str) -> tuple[str, int]:
+        """Return the result of `keep_pages` and the number of page faults in a process."""
         command = [sys.executable, "-c", PAGES, *arguments]
         done = subprocess.run(command, env={**environment, **settings}, capture_output=True, text=True, check=True)
         answer, count = done.stdout.split()
@@ -129,7 +135,7 @@ def test_freed_memory_stays_with_the_process() -> None:
 
     (kept, few), (_, many) = faults("keep"), faults()
     if not many:
-        pytest.skip("this system does not count what it clears")
+        pytest.skip("this system does not count page faults")
     assert kept == "True" and 10 * few < many
     assert faults("keep", MALLOC_TRIM_THRESHOLD_="131072")[0] == "False"
 
@@ -148,18 +154,18 @@ def test_threads_keep_to_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS")
 
 
-@pytest.mark.parametrize("named", [None, *threads.SETTINGS])
-def test_threads_wait_briefly(monkeypatch: pytest.MonkeyPatch, named: str | None) -> None:
-    """Unless somebody has said how long."""
-    environment = {} if named is None else {named: "7"}
+@pytest.mark.parametrize("setting", [None, *threads.SETTINGS])
+def test_threads_wait_briefly(monkeypatch: pytest.MonkeyPatch, setting: str | None) -> None:
+    """Threads wait briefly unless the user has set for how long."""
+    environment = {} if setting is None else {setting: "7"}
     monkeypatch.setattr(threads, "os", SimpleNamespace(environ=environment))
     threads.shorten_spin_wait()
-    assert environment == ({"GOMP_SPINCOUNT": str(threads.SPIN_COUNT)} if named is None else {named: "7"})
+    assert environment == ({"GOMP_SPINCOUNT": str(threads.SPIN_COUNT)} if setting is None else {setting: "7"})
 
 
 def test_the_command_says_so_before_pytorch_is_loaded() -> None:
-    """OpenMP reads its settings once."""
-    tell = (
+    """The settings are made before PyTorch is imported, because OpenMP reads them once."""
+    script = (
         "import os, sys\n"
         "import restorer.cli.app as app\n"
         "def run():\n"
@@ -169,5 +175,5 @@ def test_the_command_says_so_before_pytorch_is_loaded() -> None:
         "app.main()\n"
     )
     environment = {name: value for name, value in os.environ.items() if name not in threads.SETTINGS}
-    done = subprocess.run([sys.executable, "-c", tell], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", str(threads.SPIN_COUNT)]

@@ -1,4 +1,4 @@
-"""What blocks see of the time, and what a packed network remembers of it."""
+"""The projections of the timestep that blocks see, and the cache of an accelerated network for them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from restorer.priors.unet_prior import ModelSpec, UNetPrior
 
 SMALL = ResidualUNetConfig(block_out_channels=(8, 16))
 pytestmark = pytest.mark.skipif(
-    not can_prepack(torch.device("cpu"), torch.float32), reason="this processor has no packed layers"
+    not can_prepack(torch.device("cpu"), torch.float32), reason="this processor does not prepack"
 )
 
 
-def built() -> ResidualUNet:
-    """Packed, with projections that are not zero, as fresh ones are."""
+def build_accelerated() -> ResidualUNet:
+    """Return an accelerated network with random projections; those of a new network are zero."""
     torch.manual_seed(0)
     network = SMALL.build().eval()
     for block in network.modules():
@@ -38,8 +38,8 @@ def built() -> ResidualUNet:
     return network
 
 
-class Counted:
-    """How often the first of the two linear layers was asked, packed or not."""
+class CallCounter:
+    """A count of the calls of the time embedding, prepacked or plain."""
 
     def __init__(self, network: ResidualUNet) -> None:
         self.count = 0
@@ -50,63 +50,63 @@ class Counted:
         self.count += 1
 
 
-def afresh(network: ResidualUNet, t: torch.Tensor, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
-    """By the layers as they are written."""
+def embed_plainly(network: ResidualUNet, t: torch.Tensor, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """Return the projections, computed by the plain layers."""
     return list(TimeEmbedding(network, network.time_embedding, flip=True, shift=0)(t, dtype))
 
 
-def same(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:
-    """To rounding."""
+def is_close(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:
+    """Return whether two lists of projections are equal up to rounding."""
     return all(torch.allclose(x, y, rtol=1e-4, atol=1e-5) for x, y in zip(a, b, strict=True))
 
 
 @torch.no_grad()
 def test_a_timestep_is_computed_once() -> None:
-    network, early, late = built(), torch.tensor([3.5]), torch.tensor([700.0])
-    expected = {t: afresh(network, t) for t in (early, late)}
-    counted = Counted(network)
+    network, early, late = build_accelerated(), torch.tensor([3.5]), torch.tensor([700.0])
+    expected = {t: embed_plainly(network, t) for t in (early, late)}
+    counter = CallCounter(network)
     for turn in range(3):
         for t in (early, late):
-            assert same(network.embed_time(t.clone(), torch.float32), expected[t]), turn
-    assert counted.count == 2
-    assert not same(expected[early], expected[late])
+            assert is_close(network.embed_time(t.clone(), torch.float32), expected[t]), turn
+    assert counter.count == 2
+    assert not is_close(expected[early], expected[late])
     several = network.embed_time(torch.cat([early, late]), torch.float32)
-    assert counted.count == 3
+    assert counter.count == 3
     for i, t in enumerate((early, late)):
-        assert same([part[i : i + 1] for part in several], expected[t])
+        assert is_close([part[i : i + 1] for part in several], expected[t])
 
 
 @torch.no_grad()
 def test_other_weights_are_other_answers() -> None:
-    """Loaded, written to, or cast."""
-    network, t = built(), torch.tensor([20.0])
+    """The cache is emptied when weights are loaded, written to or cast."""
+    network, t = build_accelerated(), torch.tensor([20.0])
     before = network.embed_time(t, torch.float32)
     network.load_state_dict({name: 2 * weight for name, weight in network.state_dict().items()})
     loaded = network.embed_time(t, torch.float32)
-    assert same(loaded, afresh(network, t)) and not same(loaded, before)
+    assert is_close(loaded, embed_plainly(network, t)) and not is_close(loaded, before)
     network.time_embedding.linear_2.bias.add_(1)
     written = network.embed_time(t, torch.float32)
-    assert same(written, afresh(network, t)) and not same(written, loaded)
+    assert is_close(written, embed_plainly(network, t)) and not is_close(written, loaded)
     network.bfloat16().float()
     cast = network.embed_time(t, torch.float32)
-    assert same(cast, afresh(network, t)) and not any(map(torch.equal, cast, written))
+    assert is_close(cast, embed_plainly(network, t)) and not any(map(torch.equal, cast, written))
 
 
-def test_where_it_is_not_for_evaluation_nothing_is_remembered() -> None:
-    """With gradients, under autocast, traced; nor once it is unpacked, when an optimizer may write unnoticed."""
-    network, t = built(), torch.tensor([20.0])
+def test_where_it_is_not_for_evaluation_nothing_is_cached() -> None:
+    """The cache is not used with gradients or under autocast, nor by a plain network, which may be trained."""
+    network, t = build_accelerated(), torch.tensor([20.0])
     with torch.no_grad():
-        known = network.embed_time(t, torch.float32)
-    counted = Counted(network)
+        cached = network.embed_time(t, torch.float32)
+    counter = CallCounter(network)
     network.requires_grad_(True)
     for _ in range(2):
         computed = network.embed_time(t, torch.float32)
-        assert same(computed, known) and all(part.requires_grad for part in computed)
+        assert is_close(computed, cached) and all(part.requires_grad for part in computed)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert network.embed_time(t, torch.float32)[0].dtype == torch.bfloat16
-    assert counted.count == 3
+    assert counter.count == 3
     with torch.no_grad():
-        assert network.embed_time(t, torch.float32) is known
+        assert network.embed_time(t, torch.float32) is cached
         assert network.embed_time(t[:0], torch.float32)[0].shape[0] == 0
     decelerate(network)
     assert type(network.embed_time) is TimeEmbedding
@@ -115,58 +115,58 @@ def test_where_it_is_not_for_evaluation_nothing_is_remembered() -> None:
     with torch.no_grad():
         before = network.embed_time(t, torch.float32)
         optimizer.step()
-        assert not same(network.embed_time(t, torch.float32), before)
+        assert not is_close(network.embed_time(t, torch.float32), before)
 
 
 @torch.no_grad()
-def test_it_does_not_remember_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = built()
-    one = sum(part.numel() for part in network.embed_time(torch.tensor([0.0]), torch.float32))
-    monkeypatch.setattr(time_cache, "CAPACITY", 3 * one)
-    expected = {i: afresh(network, torch.tensor([float(i)])) for i in range(8)}
+def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build_accelerated()
+    size = sum(part.numel() for part in network.embed_time(torch.tensor([0.0]), torch.float32))
+    monkeypatch.setattr(time_cache, "CAPACITY", 3 * size)
+    expected = {i: embed_plainly(network, torch.tensor([float(i)])) for i in range(8)}
     for i in (*range(8), *range(8)):
-        assert same(network.embed_time(torch.tensor([float(i)]), torch.float32), expected[i])
+        assert is_close(network.embed_time(torch.tensor([float(i)]), torch.float32), expected[i])
         assert len(network.embed_time._cache_of) <= 3
 
 
 @torch.no_grad()
 def test_what_is_expected_is_computed_several_at_a_time() -> None:
-    """The numbers of each are its own, whatever is computed beside it."""
-    network, timesteps = built(), [float(37 * i) for i in range(time_cache.AHEAD + 4)]
-    expected = {t: afresh(network, torch.tensor([t])) for t in (*timesteps, 5.5)}
-    counted, alone = Counted(network), built()
+    """Announced timesteps are computed together, and the projections of each do not depend on the others."""
+    network, timesteps = build_accelerated(), [float(37 * i) for i in range(time_cache.AHEAD + 4)]
+    expected = {t: embed_plainly(network, torch.tensor([t])) for t in (*timesteps, 5.5)}
+    counter, alone = CallCounter(network), build_accelerated()
     network.embed_time.announce([*timesteps, *timesteps[::-1]])
     counts = []
     for t in (*timesteps, *timesteps, 5.5):
-        given = network.embed_time(torch.tensor([t]), torch.float32)
-        assert same(given, expected[t]) and [part.shape[0] for part in given] == [1] * len(given)
-        assert all(map(torch.equal, given, alone.embed_time(torch.tensor([t]), torch.float32)))
-        counts.append(counted.count)
+        parts = network.embed_time(torch.tensor([t]), torch.float32)
+        assert is_close(parts, expected[t]) and [part.shape[0] for part in parts] == [1] * len(parts)
+        assert all(map(torch.equal, parts, alone.embed_time(torch.tensor([t]), torch.float32)))
+        counts.append(counter.count)
     assert counts == [1] * time_cache.AHEAD + [2] * (4 + len(timesteps)) + [3]
     network.embed_time.announce(timesteps[:3])
     network.embed_time.forget()
     for t, count in ((timesteps[1], 4), (timesteps[2], 4), (timesteps[0], 5), (timesteps[3], 6)):
-        assert same(network.embed_time(torch.tensor([t]), torch.float32), expected[t])
-        assert counted.count == count
+        assert is_close(network.embed_time(torch.tensor([t]), torch.float32), expected[t])
+        assert counter.count == count
 
 
 @torch.no_grad()
 def test_another_thread_may_have_been_faster() -> None:
-    network, t = built(), torch.tensor([3.0])
+    network, t = build_accelerated(), torch.tensor([3.0])
     network.embed_time.announce([3.0, 4.0])
-    known = network.embed_time(t, torch.float32)
+    cached = network.embed_time(t, torch.float32)
     again = network.embed_time._fill(3.0, torch.float32, network.embed_time._cache_of)
-    assert all(map(torch.equal, known, again))
+    assert all(map(torch.equal, cached, again))
 
 
 def test_a_run_says_which_levels_it_will_ask_for() -> None:
-    """Through whatever stands between it and the network."""
+    """The announcement reaches the network through all wrappers of the prior."""
     config = ResidualUNetConfig(3, 3, (8, 16))
     prior = UNetPrior(config.build(), ModelSpec(config, Schedule(), mirrors=True))
-    counted, plan = Counted(prior.network), Plan((3.0, 2.0, 2.5, 1.0, 0.5, 0.1, 0.0), (0.0,) * 6, mirrored=True)
+    counter, plan = CallCounter(prior.network), Plan((3.0, 2.0, 2.5, 1.0, 0.5, 0.1, 0.0), (0.0,) * 6, mirrored=True)
     reverse(Tiled(prior, 16, overlap=4), None, None, plan, torch.zeros(1, 3, 24, 20))
-    assert counted.count == 1
+    assert counter.count == 1
     reverse(prior, None, None, plan, torch.zeros(1, 3, 24, 20))
-    assert counted.count == 1
+    assert counter.count == 1
     prior.predict(torch.zeros(1, 3, 24, 20), 0.7)
-    assert counted.count == 2
+    assert counter.count == 2
