@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["SSIM_WINDOW", "high_frequency_energy", "psnr", "ssim", "texture", "to_y"]
+__all__ = ["SSIM_WINDOW", "high_energy", "psnr", "ssim", "texture", "to_y"]
 
 SSIM_WINDOW = 11  # side in pixels: a Gaussian of standard deviation 1.5, cut off at 3.5 standard deviations
 
@@ -63,10 +63,10 @@ def to_y(picture: Tensor) -> Tensor:
 
 def texture(picture: Tensor, truth: Tensor) -> float:
     """Return the high-frequency energy relative to the truth: 1 for as much texture, 0 for a smooth picture."""
-    return high_frequency_energy(picture) / high_frequency_energy(truth)
+    return high_energy(picture) / high_energy(truth)
 
 
-def high_frequency_energy(picture: Tensor) -> float:
+def high_energy(picture: Tensor) -> float:
     """Return the energy of the Fourier coefficients above a quarter of a cycle per pixel (half the Nyquist frequency).
 
     The picture is multiplied by a Hann window, so that its borders do not count.

@@ -24,7 +24,7 @@ from PIL import Image
 
 import restorer
 from restorer.diffusion.plan import _t_levels, log_levels
-from restorer.evaluation.metrics import high_frequency_energy, psnr
+from restorer.evaluation.metrics import high_energy, psnr
 from restorer.tasks import common, denoise, inpaint, upscale
 from restorer.tasks.defaults import Defaults
 
@@ -120,7 +120,7 @@ def denoise_cases(pictures: list[Path], prior: Any, sigma: float) -> list[Callab
         x = read(path)
         x = x[(slice(None), *find_square(x))]
         out = restorer.denoise(x + sigma / 255 * draw_noise(x, i), sigma, prior=prior)
-        return psnr(out, x), high_frequency_energy(out), high_frequency_energy(x)
+        return psnr(out, x), high_energy(out), high_energy(x)
 
     return [lambda i=i, path=path: case(i, path) for i, path in enumerate(pictures)]  # type: ignore[misc]
 
@@ -138,7 +138,7 @@ def inpaint_cases(data: Path, kind: str, limit: int, prior: Any) -> list[Callabl
         out = (out * 255).round() / 255
         # The texture of wide holes is measured inside them.
         regions = [torch.where(hole, z, z.mean()) if kind == "box" else z for z in (out, x)]
-        energy, true_energy = map(high_frequency_energy, regions)
+        energy, true_energy = map(high_energy, regions)
         return psnr(out[:, hole], x[:, hole]), energy, true_energy
 
     paths = sorted((data / "masks").glob(f"*_{kind}.png"))
@@ -157,7 +157,7 @@ def upscale_cases(pictures: list[Path], scale: int, prior: Any) -> list[Callable
             torch.from_numpy(np.array(z)).permute(2, 0, 1) / 255
             for z in (restorer.upscale(small, scale, prior=prior), image)
         )
-        return psnr(out, x), high_frequency_energy(out), high_frequency_energy(x)
+        return psnr(out, x), high_energy(out), high_energy(x)
 
     return [lambda path=path: case(path) for path in pictures]  # type: ignore[misc]
 

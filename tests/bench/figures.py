@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 import restorer
-from restorer.evaluation.metrics import high_frequency_energy, psnr, to_y
+from restorer.evaluation.metrics import high_energy, psnr, to_y
 from restorer.measurement.white_noise import estimate_sigma
 from restorer.priors.tiled import Tiled
 
@@ -98,7 +98,7 @@ def detail(pictures: list[Path], prior, options) -> None:
                 x = read(path)
                 y = x + sigma / 255 * draw_noise(x, i)
                 out = restorer.denoise(y, sigma, detail=a, steps=options.steps, prior=prior)
-                rows.append((psnr(out, x), high_frequency_energy(out), high_frequency_energy(x)))
+                rows.append((psnr(out, x), high_energy(out), high_energy(x)))
             score, energy, true_energy = np.array(rows).mean(0)
             print(f"sigma {sigma:g}, detail {a:g}: {score:.2f} dB, texture {energy / true_energy:.2f}", flush=True)
 
@@ -149,7 +149,7 @@ def inpaint(pictures: list[Path], prior, options) -> None:
             boxes = cv2.connectedComponentsWithStats(hole.astype(np.uint8))[2][1:, :4]
             regions = [(slice(None), slice(t, t + h), slice(c, c + w)) for c, t, w, h in boxes]
             energy, true_energy = (
-                sum(high_frequency_energy(z[region]) for region in regions) for z in (results["restorer"], x)
+                sum(high_energy(z[region]) for region in regions) for z in (results["restorer"], x)
             )
         table[kind].append((*scores, energy, true_energy, seconds))
     for kind, rows in table.items():
@@ -186,10 +186,10 @@ def upscale(pictures: list[Path], prior, options) -> None:
                     psnr(ours, x),
                     psnr(bicubic, x),
                     *on_y,
-                    high_frequency_energy(ours),
+                    high_energy(ours),
                     rms,
                     seconds,
-                    high_frequency_energy(x),
+                    high_energy(x),
                 )
             )
         worst = max(row[5] for row in rows)
