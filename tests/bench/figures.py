@@ -148,9 +148,7 @@ def inpaint(pictures: list[Path], prior, options) -> None:
         if kind == "box":
             boxes = cv2.connectedComponentsWithStats(hole.astype(np.uint8))[2][1:, :4]
             regions = [(slice(None), slice(t, t + h), slice(c, c + w)) for c, t, w, h in boxes]
-            energy, true_energy = (
-                sum(high_energy(z[region]) for region in regions) for z in (results["restorer"], x)
-            )
+            energy, true_energy = (sum(high_energy(z[region]) for region in regions) for z in (results["restorer"], x))
         table[kind].append((*scores, energy, true_energy, seconds))
     for kind, rows in table.items():
         ours, telea, ns, energy, true_energy, seconds = np.array(rows).mean(0)
