@@ -1,8 +1,10 @@
 """Inpainting: at every step the known pixels are put back, and noised again together with all others.
 
+The measurement of a picture x is
+
     y = m x + n,    m = 1 at the known pixels and 0 in the holes
 
-is the measurement. The correction of each step replaces the known pixels by y, or draws them towards y if y is noisy.
+with noise n, if any. The correction of each step replaces the known pixels by y, or draws them towards y if y is noisy.
 The next noise is then added to the whole picture (RePaint, Lugmayr et al. 2022, https://arxiv.org/abs/2201.09865).
 `detail` is the factor on the noise that is carried from step to step.
 

@@ -1,8 +1,10 @@
 """Enlarging: at every step the picture is corrected so that shrinking it gives the input.
 
+The input is a measurement of the large picture x,
+
     y = A x + n,    A Pillow's bicubic resampling, n the rounding to 8 bits or the noise of the input
 
-is the measurement, and the correction of each step draws the prediction towards it (DDNM, Wang et al. 2023,
+and the correction of each step draws the prediction towards it (DDNM, Wang et al. 2023,
 https://arxiv.org/abs/2212.00490). `detail` is the factor on the noise that is carried from step to step. If the input
 has no noise, the last correction also takes the rounding and clipping of the written file into account.
 

@@ -75,7 +75,7 @@ def test_together_as_alone() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_embedded_prior_gives_the_same_in_a_batch(precision: str) -> None:
-    """The pictures agree up to rounding, because a batch may be summed in another order."""
+    """The pictures agree up to rounding, because a batch may add in another order."""
     prior = load_prior(device="cpu", precision=precision)
     jobs = [denoise_job(48, seed, 20.0 + 5 * seed, prior, steps=2) for seed in range(3)]
     for job, shared in zip(jobs, unwrap(run_together(jobs)), strict=True):

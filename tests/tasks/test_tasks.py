@@ -635,7 +635,7 @@ def test_the_data_weigh_by_their_noise(channels: int) -> None:
 
 
 def test_the_start_is_late() -> None:
-    """The noise begins only as high as the lost detail: lower for smaller factors."""
+    """The process starts at a noise level as low as the lost detail allows: lower for smaller factors."""
     levels = []
     for scale in (2, 3, 4, 8):
         spy = Spy()

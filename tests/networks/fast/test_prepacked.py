@@ -193,9 +193,8 @@ def test_fewer_products_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     threads[0] = 4
     assert not uses_winograd(nn.Conv2d(128, 128, 3, padding=1), 32, 32)
     assert uses_winograd(nn.Conv2d(128, 128, 3, padding=1), 64, 64)
-    assert uses_winograd(
-        nn.Conv2d(64, 64, 3, padding=1), 8, 4096
-    )  # the share of each thread in a strip is large enough
+    # The caches of four threads hold strips of twice as many rows as those of two.
+    assert uses_winograd(nn.Conv2d(64, 64, 3, padding=1), 8, 4096)
     network = nn.Sequential(nn.Conv2d(128, 128, 3, padding=1))
     for heavy, is_allowed in ((1 << 30, True), (1, False)):
         monkeypatch.setattr(replacement, "HEAVY", heavy)
