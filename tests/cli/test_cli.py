@@ -941,7 +941,7 @@ def finished(*command: str) -> Outcome:
 
 def test_the_three_commands() -> None:
     """The commands of the README work as they are written there, with the embedded prior."""
-    picture("img.png", 48, 48), mask("m.png", 48, 48)
+    picture("img.png", 24, 24), mask("m.png", 24, 24)
     commands = [["denoise", "img.png"], ["inpaint", "img.png", "--mask", "m.png"]]
     commands += [["upscale", "img.png", "--steps", "100"]]
     for command in commands:
@@ -951,12 +951,12 @@ def test_the_three_commands() -> None:
         assert "Traceback" not in outcome.err and "Warning" not in outcome.err
     assert "100 steps" in outcome.err
     assert set(tree()) == {"img.png", "m.png", "img_denoised.png", "img_inpainted.png", "img_x4.png"}
-    assert read("img_denoised.png").shape == (48, 48, 3)
+    assert read("img_denoised.png").shape == (24, 24, 3)
     known = read("m.png") == 0
     assert np.array_equal(read("img_inpainted.png")[known], read("img.png")[known])
     with Image.open("img_x4.png") as large:
-        assert large.size == (192, 192)
-        small = np.asarray(large.resize((48, 48), Image.Resampling.BICUBIC), float)
+        assert large.size == (96, 96)
+        small = np.asarray(large.resize((24, 24), Image.Resampling.BICUBIC), float)
     assert np.sqrt(((small - read("img.png")) ** 2).mean()) < 1
 
 
