@@ -45,7 +45,7 @@ def _bench(
         ),
     ] = [],  # noqa: B006
     seconds: Annotated[
-        float, typer.Option("--seconds", metavar="S", help="Approximate time for each size and precision")
+        float, typer.Option("--seconds", metavar="S", help="Approximate seconds for each size and precision")
     ] = 1.0,
     json: JsonReport = False,
 ) -> None:
@@ -123,7 +123,7 @@ def _as_record(timing: Speed) -> dict[str, Any]:
 
 
 def _report(timings: list[Speed], native_size: int | None, model: str, device: str, reporter: Reporter) -> None:
-    """Report the timings, and the times of the verbs that they lead to."""
+    """Report the timings, and the times of the verbs that are estimated from them."""
     import torch
 
     from restorer.evaluation.speed import best_tile, estimate_seconds
@@ -184,7 +184,7 @@ def _report(timings: list[Speed], native_size: int | None, model: str, device: s
         table.add_row(f"{width}x{height}", *map(format_duration, times))
     caption = (
         f"fastest: --precision {best.precision} --tile {tile}; "
-        "inpaint takes less where holes are small, because it computes only their surroundings"
+        "inpaint takes less time where holes are small, because it computes only their surroundings"
     )
     print_table("Estimated times with the fastest settings and the default steps", table, caption, reporter)
 

@@ -38,7 +38,7 @@ def bits_per_dim(options: Options, folder: str, limit: int | None, timesteps: in
     Raises:
         PictureError: There are no pictures.
         UsageError: `timesteps` is below 2 or above the number of timesteps of the schedule.
-        ModelError: The prior is not one of colour pictures.
+        ModelError: The prior cannot be obtained, or is not a model of colour pictures.
     """
     pictures = collect([folder], recursive=True)[:limit]
     import torch

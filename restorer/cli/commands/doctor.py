@@ -81,7 +81,9 @@ def _report_record(file: Path, reporter: Reporter) -> None:
             reporter.say(f"{name.replace('_', ' '):>14}  {values[name]}")
     circumstances = f" with {record.threads} threads" if record.device == "cpu" else ""
     if record.batch > 1:
-        circumstances += f", in a batch of {record.batch} pictures; made alone, it may differ in the last digits"
+        circumstances += (
+            f", in a batch of {record.batch} pictures; made alone, the result may differ in the last digits"
+        )
     reporter.say(f"{'computed':>14}  on {record.device} in {record.precision}{circumstances}")
     print(record.command_line())
 

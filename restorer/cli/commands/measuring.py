@@ -107,7 +107,7 @@ def progress(reporter: Reporter, label: str, total: int) -> Iterator[Callable[[f
 
     Yields:
         A function to be called with the number of pictures done, which may have a fraction, and with words that
-        describe the present position.
+        describe the current position.
     """
     console = reporter.console
     if reporter.quiet or reporter.is_live:

@@ -39,7 +39,7 @@ def _recipe_option(name: str, metavar: str, text: str) -> Any:
 
 
 class _StopRequest:
-    """A request to stop by Ctrl-C or SIGTERM, which training obeys after its present step.
+    """A request to stop by Ctrl-C or SIGTERM, which training obeys after the current step.
 
     A second Ctrl-C interrupts the step.
 
@@ -141,7 +141,8 @@ def _choose_recipe(
         overrides: Fields of the recipe on the command line; None for those that are not there.
 
     Returns:
-        The network and the recipe. Without a file and a model they are those of the embedded prior's network.
+        The network and the recipe. Without a file and a model, the network is that of the embedded prior and the recipe
+        has its default values.
 
     Raises:
         UsageError: A recipe file cannot be read or is invalid, or a field is out of range.

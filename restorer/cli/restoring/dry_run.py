@@ -67,7 +67,7 @@ def print_preview(
         except RestorerError as error:
             report_failure(item, error)
             continue
-        megapixels = width * height * (1 if latent else scale * scale) / 1e6  # that the network processes in one step
+        megapixels = width * height * (1 if latent else scale * scale) / 1e6  # the network processes them in one step
         seconds = None if rate is None else round(steps * megapixels * rate, 2)
         total, count = total + (seconds or 0.0), count + 1
         size = f"{width}x{height}" + (f" -> {scale * width}x{scale * height}" if scale > 1 else "")

@@ -51,7 +51,7 @@ def restore_all(options: Options, verb: Verb) -> None:
 
     Raises:
         RestorerError: The run cannot begin.
-        typer.Exit: At least one picture failed; its code is the exit code.
+        typer.Exit: At least one picture failed. The exception holds the exit code.
     """
     reporter = Reporter(quiet=options.quiet, verbose=options.verbose, as_json=options.json)
     pictures, missing = _collect_inputs(options)
@@ -80,8 +80,8 @@ def _collect_inputs(options: Options) -> tuple[Pictures, list[tuple[Item, Restor
 def _open_log(options: Options, pictures: Pictures) -> Iterator[Manifest | None]:
     """Open the log of the run: the file that the options name, or the default file in the folder of the run.
 
-    A run that restores a folder in place keeps no log unless `--resume` is given. A dry run writes nothing, so it only
-    reads an existing log.
+    Without `--resume` and `--manifest`, a run keeps a log only if it restores folders into another place. A dry run
+    writes no log; with `--resume` it reads an existing one.
     """
     folder = find_log_folder(pictures, options.output)
     path = options.manifest or (folder / MANIFEST if folder is not None else None)
@@ -356,6 +356,7 @@ def load_requested_prior(options: Options) -> UNetPrior | Tiled:
     Raises:
         ModelError: The model cannot be loaded, or does not serve the command.
         DeviceError: The machine does not have the device.
+        UsageError: The device or the precision is unknown.
     """
     from restorer.models.load import load_prior
     from restorer.priors.latent import latent_of

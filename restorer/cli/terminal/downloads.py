@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["CONFIRM_ABOVE_BYTES", "check_card", "confirm_download", "ensure_downloaded", "is_interactive", "pull"]
 
 CONFIRM_ABOVE_BYTES = 1_000_000_000
-"""Size of a download above which the user is asked."""
+"""Size of a download, in bytes, above which the user must confirm it."""
 
 LINE_INTERVAL = 10.0  # seconds between two lines of progress outside a terminal
 

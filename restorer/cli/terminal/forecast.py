@@ -32,10 +32,10 @@ DEFAULT_STEPS = {"denoise": DENOISE.steps, "inpaint": INPAINT.steps, "upscale": 
 """Number of network evaluations of each verb by default."""
 
 MIN_ANNOUNCED_SECONDS = 10.0
-"""Estimated time from which the time is printed."""
+"""Estimated seconds from which the estimate is printed."""
 
 MIN_ADVISED_SECONDS = 60.0
-"""Estimated time on a CPU from which faster options are printed."""
+"""Estimated seconds on a CPU above which faster options are printed."""
 
 MAX_TIME_SHARE = 0.8  # an option is only printed if it takes at most this share of the time
 
@@ -47,9 +47,9 @@ class Workload:
     Args:
         steps: Number of network evaluations of the whole picture.
         default_steps: Number of network evaluations by default.
-        allows_single_step: Whether `--detail 0` takes a single evaluation.
-        tile_auto_share: The time with `--tile auto`, as a share of the present time.
-        partial_option: An option that does part of the work, and its time as a share of the present time.
+        allows_single_step: Whether `--detail 0` would take a single evaluation instead.
+        tile_auto_share: The time with `--tile auto`, as a share of the time of this run.
+        partial_option: An option that does part of the work, and its time as a share of the time of this run.
         is_embedded: Whether the model is the embedded one.
         on_cpu: Whether the run uses the CPU.
         has_gpu: Whether the machine has a GPU.
@@ -128,7 +128,7 @@ def faster_options(workload: Workload, seconds: float) -> list[str]:
 
 
 class Forecast:
-    """The estimated time of each picture of a run, and once the options that would save time.
+    """Messages about the estimated time of each picture and, once per run, about the options that would save time.
 
     Args:
         reporter: Receives the messages.

@@ -16,7 +16,7 @@ from rich.style import Style
 __all__ = ["show"]
 
 GAP = 2  # columns between two pictures
-MIN_COLUMNS = 8  # of each picture
+MIN_COLUMNS = 8  # smallest width of a picture
 MAX_ROWS = 60
 
 

@@ -25,8 +25,8 @@ def repeat_option_names(arguments: Sequence[str], options: Mapping[str, Callable
     Args:
         arguments: The arguments of the command line.
         options: For each option that takes several values, a function that returns whether an argument can be one of
-            its values. The first argument that cannot ends the values, so a folder may follow them; a folder whose name
-            is a number is written `./25`.
+            its values. Any other argument ends the values, so a folder may follow them; a folder whose name is a number
+            is written `./25`.
     """
     rewritten, option = list[str](), ""
     for i, argument in enumerate(arguments):

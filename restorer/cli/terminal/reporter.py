@@ -60,9 +60,9 @@ LINE_INTERVAL = 10.0
 
 WARM_UP_SECONDS = 2.0  # a shorter first evaluation may consist mostly of work that is done only once
 MIN_TIMED_SECONDS = 1.0  # shorter evaluations are timed together
-RESERVED_COLUMNS = 3  # to the right of the progress bar
+RESERVED_COLUMNS = 3  # free columns to the right of the progress bar
 NARROW_WIDTH = 72  # columns below which the progress bar omits the elapsed time
-INDENT = "  "  # of the continuation lines of a message
+INDENT = "  "  # precedes the continuation lines of a message
 
 THEME = Theme(
     {
@@ -73,7 +73,7 @@ THEME = Theme(
         "progress.data.speed": "none",
     }
 )
-"""Rich's default styles suit dark terminals: their yellow is illegible on white, and their gray is black there."""
+"""Styles for light terminals too: the yellow of Rich's own styles is illegible on white, and their gray looks black."""
 
 
 def exit_code_for(error: BaseException) -> int:
