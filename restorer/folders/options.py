@@ -75,7 +75,7 @@ class Options:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """The keyword arguments that every `prepare_...` function of `restorer.tasks` takes, except the prior."""
+        """The keyword arguments, besides the prior, that the `prepare_...` functions of the restoring tasks share."""
         return {
             "sigma": self.sigma,
             "steps": self.steps,

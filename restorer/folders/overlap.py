@@ -1,9 +1,9 @@
 """Background threads that read the next pictures and write the last results while a batch is sampled.
 
 The threads change only when things happen. A picture that is read ahead is merely kept in memory; a picture that cannot
-be read ahead is read again when its turn comes, and fails then as it would have without the threads. Tasks behind the
-sampling run in order, and none runs after the first one that fails. There is one thread for each direction, and neither
-starts before there is something to do in parallel.
+be read ahead is read again when its turn comes, and fails then as it would have without the threads. The tasks of
+`WriteBehind` run in order, and none runs after the first one that fails. There is one thread for each direction, and
+neither starts before there is something to do in parallel.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class ReadAhead(Generic[T, R]):
                 if not self._may_prefetch(self._pending[0]):
                     return
                 self._ready.append(self._read(self._pending[0]))
-            except Exception:  # `take` reads the item again and raises the error, unless a lack of memory has passed
+            except Exception:  # `take` reads the item again and raises the error, unless memory has become free
                 return
             self._pending.popleft()
 

@@ -123,9 +123,9 @@ def can_read_ahead(item: Item, options: Options, verb: Verb, prior: UNetPrior | 
     """Return whether a picture can be read while others are processed, using the headers alone.
 
     The picture must fit into one batch of the device (`restorer.tasks.batching.MAX_PIXELS`). A larger picture takes
-    memory, and keeps all cores of a CPU busy by itself. On a CPU, 640x480 took 4 % longer when neighbouring pictures
-    were read and written in parallel than when they were handled one after the other, and 160x120 took as long; if the
-    network only waits, both take less, 640x480 by a third.
+    memory, and keeps all cores of a CPU busy by itself. On a CPU, pictures of 640x480 took 4 % longer when their
+    neighbours were read and written in parallel than when all were handled one after the other, and pictures of 160x120
+    took equally long. If the CPU is idle while the network computes, both take less time, 640x480 by a third.
 
     A TIFF file cannot be read ahead, because libtiff writes to the standard error of the whole process, which is
     redirected while a TIFF file is read.
@@ -179,7 +179,7 @@ def prepare_picture(
 
     Raises:
         PictureError: The picture or its mask cannot be read.
-        UsageError: The result cannot be written in the format of the target.
+        UsageError: The result cannot be written in the format of the target, or the mask has another aspect ratio.
     """
     from restorer.images import files, writing
     from restorer.priors.tiled import Tiled

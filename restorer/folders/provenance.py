@@ -1,6 +1,6 @@
 """The provenance record that a result contains: how it was made, and the command that reproduces it.
 
-The record contains neither the time, the place nor the speed of the run, so repeating a restoration gives the same
+The record does not contain the time, the place or the speed of the run, so repeating a restoration gives the same
 bytes.
 """
 
