@@ -37,7 +37,7 @@ def collect(
 
     Raises:
         UsageError: an input is a folder and `recursive` is not set.
-        PictureError: an input matches nothing, or a folder contains no pictures.
+        PictureError: an input matches nothing, a folder contains no pictures, or the patterns select none of them.
     """
     found: dict[Path, Path | None] = {}
     for name in inputs:

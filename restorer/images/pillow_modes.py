@@ -47,7 +47,7 @@ def read_bands(image: Image.Image, data: bytes, white_is_zero: bool = False) -> 
         white_is_zero: whether a gray TIFF file stores white as 0, which Pillow takes into account only for 8 bits.
     """
     raw, mode = raw_mode(image), image.mode
-    is_packed = ";16" in raw and not raw.startswith("BGR")  # BGR;16 has 5, 6 and 5 bits: less than 8 per channel
+    is_packed = ";16" in raw and not raw.startswith("BGR")  # BGR;16 has 5, 6 and 5 bits: fewer than 8 per channel
     if is_packed and mode in ("RGB", "RGBA"):
         if data:
             return _apply_transparent_colour(split_alpha(read_sixteen_bit_bands(image, data)), image, 1)
@@ -99,7 +99,7 @@ def _apply_transparent_colour(bands: Bands, image: Image.Image, factor: int) -> 
     Args:
         bands: colour, usually without alpha.
         image: the image, whose `info` has the transparent colour.
-        factor: what the numbers of the file were multiplied by; the file gives the transparent colour before that.
+        factor: what the numbers of the file were multiplied by; the file states the transparent colour unmultiplied.
     """
     key = image.info.get("transparency")
     if key is None or bands.alpha is not None or not isinstance(key, int | tuple):

@@ -27,8 +27,8 @@ from restorer.limits import MAX_PIXELS
 
 __all__ = ["MAX_PIXELS", "display_name", "from_pil", "load", "read_size"]
 
-# EPS and WMF are left out, because they are programs that an external interpreter would have to run, and so are the
-# formats without a decoder.
+# EPS and WMF, which are programs that an external interpreter would have to run, are left out, and so are the formats
+# without a decoder.
 _FORMATS = (
     *("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO"),
     *("PCX", "SGI", "QOI", "PSD", "DDS"),
