@@ -43,8 +43,8 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup"), names: Path = Path("/proc/sel
     allowed = []
     for group in control_groups(root, names):
         with suppress(OSError, ValueError):  # the limit is "max", or the root has no such file
-            used, period = map(int, (group / "cpu.max").read_text().split())
-            allowed.append(max(math.ceil(used / period), 1))
+            quota, period = map(int, (group / "cpu.max").read_text().split())
+            allowed.append(max(math.ceil(quota / period), 1))
     return min(allowed, default=None)
 
 
