@@ -8,9 +8,10 @@
 A folder with an autoencoder beside `unet/` holds a model of latents, not of images: latent_pipelines.py reads it.
 
 Folders are written with diffusers' own names and fields, so that `UNet2DModel.from_pretrained` reads them too;
-config.json has two additional fields, `patch_size` (pixel-unshuffle) and `mirrors`. Everything that a model states is
-checked before memory is allocated for it: the configuration is bounded (configs.py), the file is mapped
-(weight_files.py), and the network is built without memory and compared with the names and shapes in the file.
+config.json has the additional field `patch_size` (pixel-unshuffle) and, only if they are set, `mirrors` and those of
+`OWN_FIELDS`. Everything that a model states is checked before memory is allocated for it: the configuration is bounded
+(configs.py), the file is mapped (weight_files.py), and the network is built without memory and compared with the names
+and shapes in the file.
 """
 
 from __future__ import annotations
@@ -211,7 +212,7 @@ def find_weights(folder: Path) -> Path:
 
 
 def _first_existing(paths: Iterable[Path]) -> Path:
-    """Return the first path that is a file, or the first of all, so that opening it reports it as missing."""
+    """Return the first path that is a file, or else the first path, so that opening it reports it as missing."""
     paths = list(paths)
     return next((path for path in paths if path.is_file()), paths[0])
 
@@ -283,7 +284,7 @@ def _reorder_attention(state: Mapping[str, Tensor], network: NetworkConfig) -> d
 
 
 def build_with_weights(path: Path, build: Callable[[], AnyNetwork], state: dict[str, Tensor]) -> AnyNetwork:
-    """Build a network and load its weights, after comparing both before any memory is allocated.
+    """Build a network and load its weights, comparing both before any memory is allocated.
 
     Args:
         path: The weights file, for messages.

@@ -145,7 +145,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def decoder_in_index(index: dict[str, Any]) -> str | None:
-    """Return the folder of the autoencoder that a model_index.json names, or None for a network of images."""
+    """Return the folder of the autoencoder that a model_index.json names, or None for a model of images."""
     named = next((name for name in DECODERS if name in index), None)
     return named or (DECODERS[0] if "LDM" in str(index.get("_class_name", ""))[:200] else None)
 

@@ -276,7 +276,7 @@ def _flag_option(options: Mapping[str, Any], name: str) -> bool:
 
 
 def _schedule(options: Mapping[str, Any]) -> Schedule:
-    """Return a schedule of guided-diffusion, whose linear one has the same total noise for any number of steps T."""
+    """Return the schedule that the options name; the linear one has the same total noise for any number of steps."""
     steps = _integer_option(options, "diffusion_steps", 2, 4096)
     if (name := options["noise_schedule"]) == "linear":
         return Schedule("linear", steps, 1e-4 * 1000 / steps, 0.02 * 1000 / steps)

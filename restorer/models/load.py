@@ -1,4 +1,4 @@
-"""From the names of a model, a device and a precision to the objects that they stand for."""
+"""The objects that the names of a model, a device and a precision stand for."""
 
 from __future__ import annotations
 

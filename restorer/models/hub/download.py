@@ -57,7 +57,7 @@ def fetch(
 
     Args:
         reference: The model.
-        accept: Called before a download with the files to be fetched; raises an exception to refuse the download.
+        accept: Called with the snapshot before missing files are downloaded; raises an exception to refuse them.
         on_bytes: Called with the name of a file, its bytes so far and its bytes in all (None if unknown).
 
     Raises:
@@ -173,7 +173,7 @@ def _check_supported(reference: Reference, config: Path, *, is_autoencoder: bool
         autoencoder_config(content) if is_autoencoder else network_config(content)
     except (ValueError, TypeError, AttributeError) as error:
         text = f"{reference} is not a model that can be used here: {clean(error, limit=300)}"
-        raise ModelError(text, "restore models list prints some that can be used") from error
+        raise ModelError(text, "restore models list prints models that can be used") from error
 
 
 _metadata_lock = threading.Lock()

@@ -67,7 +67,7 @@ def _translate(error: BaseException, subject: str, offline_hint: str) -> ModelEr
     match error:
         case errors.GatedRepoError():
             hint = "accept the terms on the model's page at the Hub, then log in: hf auth login, or set HF_TOKEN"
-            return ModelError(f"{subject}: its owner requires its terms to be accepted", hint)
+            return ModelError(f"{subject}: its owner requires the terms to be accepted", hint)
         case errors.DisabledRepoError():
             return ModelError(f"{subject}: the Hub has disabled this repository", "its page at the Hub may say why")
         case errors.RepositoryNotFoundError():

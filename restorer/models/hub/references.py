@@ -1,8 +1,8 @@
-"""Models of the Hugging Face Hub: which files make a model, and which of them are on this machine.
+"""Models of the Hugging Face Hub: which files make up a model, and which of them are on this machine.
 
 The cache is the Hub's own, and so are the variables that control it: HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE. A
 model that is named by its commit and is in the cache needs no request. For any other model, one request returns the
-commit, the files and their sizes; `download` fetches the files that make the model.
+commit, the files and their sizes; `download` fetches the files that make up the model.
 
 `huggingface_hub` is imported on first use, and PyTorch is never imported.
 """
@@ -107,7 +107,7 @@ class Snapshot:
     Args:
         reference: The reference that was looked up.
         commit: The commit, 40 hexadecimal digits.
-        files: The files that make the model, in the order in which they are downloaded.
+        files: The files that make up the model, in the order in which they are downloaded.
         missing: Those of the files that are not in the cache.
         licence: The licence that the repository states; None if it states none.
     """
@@ -159,7 +159,7 @@ def _is_safe_path(name: str) -> bool:
 
 
 def choose_files(has: Callable[[str], bool], file: str | None = None) -> list[str] | None:
-    """Choose the files that make a model.
+    """Choose the files that make up a model.
 
     Args:
         has: Returns whether a repository or folder has a file of a given name.
@@ -167,8 +167,8 @@ def choose_files(has: Callable[[str], bool], file: str | None = None) -> list[st
             stand in FILE.json beside it.
 
     Returns:
-        The names of the files, the configurations first and the weights of the network last; None if the files make no
-        model.
+        The names of the files, the configurations first and the weights of the network last; None if the files
+        do not make up a model.
     """
     if file is not None:
         folder = f"{PurePosixPath(file).parent}/".removeprefix("./")
@@ -246,7 +246,7 @@ def find_cached(reference: Reference) -> Path | None:
         return None
     if reference.file:
         return Path(path)
-    # Another program may have fetched only the network; whether the model has more files, only the Hub knows.
+    # Another program may have fetched only the network; only the Hub knows whether the model has more files.
     complete = any(PurePosixPath(name).name == SCHEDULER for name in names)
     folder = Path(path).parents[len(PurePosixPath(names[-1]).parts) - 1]
     return folder if complete and not (INDEX in names and _lacks_autoencoder(folder, names)) else None
@@ -263,7 +263,7 @@ def _lacks_autoencoder(folder: Path, names: list[str]) -> bool:
 
 
 def query_hub(reference: Reference) -> Snapshot:
-    """Ask the Hub, with one request, which files make a model.
+    """Ask the Hub, with one request, which files make up a model.
 
     Raises:
         Unreachable: There is no network, the Hub is down, or HF_HUB_OFFLINE is set.
