@@ -42,4 +42,4 @@ class DeviceError(RestorerError):
 
 
 class OutputError(RestorerError):
-    """The result cannot be written: it already exists, is the input itself, or its folder is not writable."""
+    """The result cannot be written: it exists, is the input itself, its folder is not writable, or the disk is full."""

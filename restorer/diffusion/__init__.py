@@ -1,1 +1,1 @@
-"""The denoising diffusion model itself: schedule, prior contract, plan, reverse loop."""
+"""The denoising diffusion model itself: schedule, prior contract, degradations, losses, plan and reverse loop."""

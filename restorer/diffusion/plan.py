@@ -49,7 +49,7 @@ LINEAR = Schedule("linear")
 # side (Song et al. 2021, appendix G).
 LANGEVIN_SNR, LANGEVIN_STEPS = 0.16, 1
 
-# Number of levels -> levels.
+# Maps a number of levels to the levels.
 Levels = Callable[[int], list[float]]
 
 

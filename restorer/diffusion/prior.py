@@ -73,16 +73,16 @@ class Prediction:
 
 
 class Resources:
-    """What a prior takes of the machine, and the precisions it has.
+    """What a prior needs of the machine, and the precisions that it has.
 
     This base class describes a prior that has one precision and takes no memory worth counting.
     """
 
     def run(self, sigmas: Sequence[float]) -> AbstractContextManager[None]:
-        """Return a context in which the prior stays as it is and is asked for these noise levels, in this order.
+        """Return a context in which the prior stays as it is and is asked about these noise levels, in this order.
 
-        The prior may then compute whatever depends on a level alone for several levels at once. Callers may ask for
-        other levels too, and need not ask for all of these.
+        The prior may then compute whatever depends on a level alone for several levels at once. Callers may ask about
+        other levels too, and need not ask about all of these.
         """
         return nullcontext()
 
@@ -115,16 +115,16 @@ class Resources:
 
 
 class Prior(ABC):
-    """An unconditional diffusion model, behind one question: which clean picture does a noisy one show.
+    """A diffusion model behind one question: which clean picture a noisy one shows.
 
     Attributes:
-        channels: Channels of the pictures it knows (3 for colour).
-        native_size: Side in pixels of the pictures it was trained on, if it is tied to it; None if any size will do.
+        channels: Channels of the pictures that it knows (3 for colour).
+        native_size: Side in pixels of the pictures that it was trained on, if it is tied to that size; otherwise None.
         clip: Whether its pictures lie in [-1, 1]; latents do not.
-        mirrors: Whether it finds pictures as likely when they are mirrored, left to right and upside down.
-        multiple: It pads pictures at the bottom and right to a multiple of this; tiles begin at multiples of it.
-        sigma_min: Lowest noise level it has learned, a standard deviation on the [-1, 1] scale.
-        sigma_max: Highest noise level it has learned.
+        mirrors: Whether pictures are as likely to it when they are mirrored, left to right and upside down.
+        multiple: Number to whose multiples it pads pictures at the bottom and right; tiles begin at its multiples.
+        sigma_min: Lowest noise level that it has learned, a standard deviation on the [-1, 1] scale.
+        sigma_max: Highest noise level that it has learned.
         device: Device of its tensors.
     """
 
@@ -162,7 +162,7 @@ class Prior(ABC):
 
 
 class PriorWrapper(Prior):
-    """A prior that asks another prior, and has the attributes of that one.
+    """A prior that asks another prior and has the same attributes.
 
     Args:
         prior: The other prior.

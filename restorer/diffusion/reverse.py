@@ -1,7 +1,7 @@
 r"""The reverse process: one loop for every task and method.
 
     x0  = prior.denoise(x, sigma)                                        one network evaluation
-    x0c = argmin_z |y - A z|^2 / s_y^2 + |z - x0|^2 / r^2                towards the data, in closed form
+    x0c = argmin_z |y - A z|^2 / s_y^2 + |z - x0|^2 / r^2                towards the data (`degradations.py`)
     d   = x0c, or extrapolated from the previous x0c                     (DPM-Solver++ 2M, arXiv:2211.01095)
     x'  = d + kappa sigma' ( a eps + sqrt(zeta) w z )                    eps the noise implied by x, z ~ N(0, I)
 

@@ -187,6 +187,6 @@ class Schedule:
         high = torch.searchsorted(self.sigmas, sigma).clamp(1, self.steps - 1)
         log_low, log_high = self.sigmas[high - 1].log(), self.sigmas[high].log()
         t = high - 1 + (sigma.log() - log_low) / (log_high - log_low)
-        # A rounding error of the interpolation must not have the network embed t = 41.9999 in place of 42.
+        # A rounding error of the interpolation must not make the network embed t = 41.9999 in place of 42.
         nearest = t.round()
         return torch.where((t - nearest).abs() < 1e-6, nearest, t)

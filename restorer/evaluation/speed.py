@@ -1,8 +1,9 @@
 """The speed of this machine: the time of one network evaluation, compared with that of a matrix product.
 
-An evaluation takes at least its number of operations divided by the rate at which the machine multiplies matrices in
-the same precision. The two are timed alternately, so that other load on the machine affects both, and the fastest of
-several runs counts.
+The yardstick is the time of as many operations at the rate at which the machine multiplies matrices in the same
+precision. An evaluation may be faster than that, because 3x3 convolutions in fp32 take half the multiplications that
+are counted (Winograd's algorithm). The evaluation and the matrix product are timed alternately, so that other
+load on the machine affects both, and the fastest of several runs counts.
 """
 
 from __future__ import annotations

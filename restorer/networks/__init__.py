@@ -1,4 +1,4 @@
-"""Neural networks, which know nothing of their use, nor of how they are made faster.
+"""Neural networks. They know neither what they are used for nor how they are made faster.
 
 `NETWORKS` maps the `_class_name` of a config.json to the configuration that builds the network.
 """

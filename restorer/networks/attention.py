@@ -21,8 +21,8 @@ class Attention(nn.Module):
         divide_by: Number that the sum of input and output is divided by.
 
     Attributes:
-        channels_last: Whether feature maps lie in memory with the channels last. Positions by features is then the
-            layout they already have, and nothing is copied.
+        channels_last: Whether feature maps lie in memory with the channels last. They are then laid out as positions by
+            features already, and nothing is copied.
     """
 
     channels_last = False

@@ -30,19 +30,19 @@ from restorer.networks.unet import Downsample, Upsample
 
 __all__ = ["AUTOENCODERS", "Autoencoder", "AutoencoderConfig", "AutoencoderKL", "KLConfig", "VQConfig", "VQModel"]
 
-EPS = 1e-6  # of every normalization; configurations of this layout do not state it
+EPS = 1e-6  # epsilon of every normalization; configurations of this layout do not state it
 DISTANCES = 2**24  # entries of the table of distances to the codes that is held at once: 64 MiB
 LOG_VARIANCE = (-30.0, 20.0)  # limits of the posterior's log variance, so that its exponential stays finite
 
 # Fields that change the output, and the values of each that are implemented, the default first.
 FIXED: dict[str, tuple[object, ...]] = {
     "act_fn": ("silu", "swish"),
-    "norm_type": ("group",),  # "spatial": the normalization of MoVQ
-    "lookup_from_codebook": (False,),  # True: latents are the numbers of codes
+    "norm_type": ("group",),  # "spatial" is the normalization of MoVQ
+    "lookup_from_codebook": (False,),  # if True, latents are the numbers of codes
     "latents_mean": (None,),
     "latents_std": (None,),
 }
-# Lowest and highest value of every whole number; no known network lies outside.
+# Lowest and highest value of each whole number; no known network lies outside these limits.
 INTEGERS = {
     "in_channels": (1, 8),
     "out_channels": (1, 8),
@@ -53,7 +53,7 @@ INTEGERS = {
     "vq_embed_dim": (1, 512),
 }
 OPTIONAL = ("vq_embed_dim", "shift_factor")  # may be null in a config.json
-WIDEST, DEEPEST, LARGEST = 2048, 8, 1e6
+WIDEST, DEEPEST, LARGEST = 2048, 8, 1e6  # limits of the features of a level, of the levels, and of other numbers
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class AutoencoderConfig:
             raise ValueError("scaling_factor must be above 0")
         widths, levels = self.block_out_channels, len(self.block_out_channels)
         if not 1 <= levels <= DEEPEST or not all(type(w) is int and 1 <= w <= WIDEST for w in widths):
-            raise ValueError(f"block_out_channels are 1 to {DEEPEST} whole numbers from 1 to {WIDEST}")
+            raise ValueError(f"block_out_channels must be 1 to {DEEPEST} whole numbers from 1 to {WIDEST}")
         if not levels == len(self.down_block_types) == len(self.up_block_types):
             raise ValueError("block_out_channels, down_block_types and up_block_types differ in length")
         for kinds, known in (
@@ -112,7 +112,7 @@ class AutoencoderConfig:
         """Return the configuration in a config.json. Missing fields take the defaults; unknown ones are ignored.
 
         Raises:
-            ValueError: As for the class, and if a field asks for something that is not implemented.
+            ValueError: As for the class, or a field asks for something that is not implemented.
         """
         for name, known in FIXED.items():
             if content.get(name, known[0]) not in known:
@@ -175,7 +175,7 @@ class KLConfig(AutoencoderConfig):
 
 
 def _check(name: str, kind: str | type, value: object, optional: bool) -> None:
-    """Refuse a value that has not the type of its field, or that is out of range."""
+    """Refuse a value that does not have the type of its field or that is out of range."""
     if value is None and optional:
         return
     kind, shown = str(kind), str(value)[:40]
@@ -194,9 +194,10 @@ def _check(name: str, kind: str | type, value: object, optional: bool) -> None:
 
 
 class ResnetBlock(nn.Module):
-    """Twice normalization, SiLU and a convolution; plus the input, through a 1x1 convolution if the widths differ.
+    """Two convolutions, each after normalization and SiLU; the input is added to their result.
 
-    The block sees no time. It overwrites its input unless gradients are recorded.
+    The input passes through a 1x1 convolution if the widths differ. The block does not see the time. It may overwrite
+    its input unless gradients are recorded.
     """
 
     def __init__(self, groups: int, c_in: int, c_out: int) -> None:
@@ -235,7 +236,7 @@ class Level(nn.Module):
 
 
 class DownLevel(Level):
-    """A level of the encoder, which ends by halving the size, padded at the right and bottom only."""
+    """A level of the encoder. Unless it is the last, it ends by halving maps, padded at the right and bottom only."""
 
     def __init__(self, groups: int, c_in: int, c_out: int, layers: int, *, attend: bool, last: bool) -> None:
         super().__init__(groups, c_in, c_out, layers, attend=attend)
@@ -247,7 +248,7 @@ class DownLevel(Level):
 
 
 class UpLevel(Level):
-    """A level of the decoder, which ends by doubling the size."""
+    """A level of the decoder. Unless it is the last, it ends by doubling the size of maps."""
 
     def __init__(self, groups: int, c_in: int, c_out: int, layers: int, *, attend: bool, last: bool) -> None:
         super().__init__(groups, c_in, c_out, layers, attend=attend)

@@ -55,7 +55,7 @@ class ResidualUNetConfig:
 
     @property
     def attends(self) -> bool:
-        """False: nothing attends, so any size will do."""
+        """Whether any block attends: none does, so any size will do."""
         return False
 
     def build(self) -> ResidualUNet:
@@ -64,7 +64,9 @@ class ResidualUNetConfig:
 
 
 class ResidualBlock(TimedBlock):
-    """x + conv2(relu(scale(t) * conv1(x) + shift(t))). It starts close to the identity, so that depth does no harm.
+    """x + conv2(relu((1 + scale(t)) * conv1(x) + shift(t))).
+
+    The block starts close to the identity, so that depth does no harm.
 
     The block overwrites x unless gradients are recorded, because new memory costs more than the arithmetic.
     """
@@ -74,7 +76,7 @@ class ResidualBlock(TimedBlock):
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.time_emb_proj = nn.Linear(time, 2 * width)
         self.conv2 = AddConv2d(width, width, 3, padding=1)
-        if not self.conv1.weight.is_meta:  # on that device PyTorch would load its compiler to draw nothing
+        if not self.conv1.weight.is_meta:  # there PyTorch would load its compiler, only to draw nothing
             self._initialize()
 
     def _initialize(self) -> None:

@@ -1,7 +1,7 @@
 """The time embedding of a network: sinusoidal features, two linear layers, and a projection for each block.
 
 The features are those of Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762). What the blocks see of the time
-depends on the timestep alone, so a network takes its evaluation in two parts: from the timesteps to the projections of
+depends on the timestep alone, so a network is evaluated in two parts: from the timesteps to the projections of
 all blocks (`TimeEmbedding`), and from a picture and these projections to the output (`TimedNetwork.evaluate`).
 """
 
@@ -24,7 +24,7 @@ def timestep_features(t: Tensor, dim: int, *, flip: bool, shift: int) -> Tensor:
         t: Real-valued timesteps, (B,).
         dim: Number of features, even.
         flip: Whether the cosines come before the sines.
-        shift: Number subtracted from the count of frequencies where their exponents are spaced.
+        shift: Number s in the frequencies 10000^(-k / (dim / 2 - s)), where k counts from 0.
 
     Returns:
         Features, float32 (B, dim).
@@ -69,7 +69,7 @@ class TimedBlock(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """The way from timesteps to the projection of every block. It owns no parameters: all layers are the network's.
+    """The map from timesteps to the projection of every block. All its layers belong to the network.
 
     Args:
         network: The network; each `TimedBlock` in it is given its slot.

@@ -34,7 +34,7 @@ class UNetConfig:
     If `attention_head_dim` is None, one head is as wide as the block. If `downsample_padding` is 0, maps are padded at
     the right and bottom only. `downsample_type` and `upsample_type` say how the attending blocks change the size:
     "conv" for a convolution, or "resnet" for a resnet that averages 2x2 pixels or repeats them (Dhariwal & Nichol 2021,
-    https://arxiv.org/abs/2105.05233). For the other blocks their type says it. `attn_norm_num_groups` concerns the
+    https://arxiv.org/abs/2105.05233). The type of every other block says so itself. `attn_norm_num_groups` concerns the
     middle attention alone, which with "scale_shift" has no normalization unless this field is given. The defaults are
     those of the layout, because checkpoints rely on them for every field that they leave out.
 
@@ -119,7 +119,7 @@ def half_size(x: Tensor) -> Tensor:
 
 
 class ResnetBlock(TimedBlock):
-    """Two convolutions, each after normalization and SiLU, with the time between them; plus the input.
+    """Two convolutions, each after normalization and SiLU, with the time in between; the input is added at the end.
 
     The input passes through a 1x1 convolution if the widths differ.
 
@@ -129,7 +129,8 @@ class ResnetBlock(TimedBlock):
         c_out: Channels of the output.
         time: Features of the time embedding.
         divide_by: Number that the output is divided by.
-        resize: Function that changes the size, both before the first convolution and of the input that is added.
+        resize: Function that changes the size of the features before the first convolution, and of the input that is
+            added; None keeps the size.
     """
 
     def __init__(
@@ -156,12 +157,12 @@ class ResnetBlock(TimedBlock):
         h = self.norm1(x, silu=True)
         if self.resize is not None:
             x, h = self.resize(x), self.resize(h)
-        e = times[self.slot]
+        projection = times[self.slot]
         if self.scale_shift:
-            scale, shift = e[:, :, None, None].chunk(2, dim=1)
+            scale, shift = projection[:, :, None, None].chunk(2, dim=1)
             h = F.silu(self.norm2(self.conv1(h)) * (1 + scale) + shift)
         else:
-            h = self.norm2(self.conv1(h, shift=e), silu=True)
+            h = self.norm2(self.conv1(h, shift=projection), silu=True)
         if self.conv_shortcut is not None:
             x = self.conv_shortcut(x)
         fresh = self.conv_shortcut is not None or self.resize is not None  # otherwise x may be a skip connection too
@@ -178,7 +179,7 @@ def attention(config: UNetConfig, width: int, groups: int | None = None, *, divi
 
 
 class Downsample(nn.Module):
-    """A convolution of stride 2. With padding 0 one row and column are padded at the bottom and right instead."""
+    """A convolution of stride 2. With padding 0, one row at the bottom and one column at the right are padded."""
 
     def __init__(self, width: int, padding: int) -> None:
         super().__init__()
@@ -206,7 +207,7 @@ def resized(sampler: nn.Module, x: Tensor, times: Sequence[Tensor]) -> Tensor:
 
 
 class DownBlock(nn.Module):
-    """One level of the contracting half: resnets, attention after each if the type has it, then half the size."""
+    """One level of the contracting half: resnets, with attention after each if the type has it; then half the size."""
 
     def __init__(self, config: UNetConfig, kind: str, c_in: int, c_out: int, time: int, *, last: bool) -> None:
         super().__init__()
@@ -234,7 +235,7 @@ class DownBlock(nn.Module):
 
 
 class MidBlock(nn.Module):
-    """The bottom: a resnet, attention if the configuration has it, and a resnet."""
+    """The block between the two halves: a resnet, attention if the configuration has it, and a resnet."""
 
     def __init__(self, config: UNetConfig, width: int, time: int) -> None:
         super().__init__()

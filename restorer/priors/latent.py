@@ -40,7 +40,7 @@ class LatentPrior(UNetPrior):
 
     Args:
         network: The U-Net. Channels that it takes beyond those of the latents are a condition (`condition_channels`).
-        spec: The checkpoint's configuration, with `network.in_channels` those of the latents alone, and `clip` False.
+        spec: The checkpoint's configuration. `network.in_channels` counts the latents alone, and `clip` is False.
         autoencoder: The autoencoder, which is moved to `device` and runs in float32: some overflow in half precision.
         device: Device to run on.
         dtype: Precision of the U-Net.
@@ -235,7 +235,7 @@ def ddim_plan(schedule: Schedule, steps: int, *, eta: float = 0.0, offset: int =
 
 
 def first_mean(plan: Plan, shape: tuple[int, ...]) -> Tensor:
-    """Return the start that makes `reverse` begin as published, with x_T = N(0, I).
+    """Return the start that makes `reverse` begin as published, with x_T ~ N(0, I).
 
     For latents of unit variance at the level sigma, x_T is sqrt(1 + sigma^2) times a white field in the units of
     `reverse`. That function draws the same field first and adds sigma times it, so the rest is returned here.

@@ -5,8 +5,8 @@ towards the data, the noise) acts on the whole canvas. So neighbouring tiles see
 overlap, and leave no seams. MultiDiffusion (https://arxiv.org/abs/2302.08113) applies the same idea to latents.
 
 The blending window is a raised cosine across the overlap, without the outermost pixels, because a network does not see
-what lies beyond the border of its tile. With the embedded prior a tile differs from the whole picture by 28 dB within 8
-pixels of its border, and by over 60 dB at 16 pixels (sigma 50), so the outermost pixels are taken from the neighbour
+what lies beyond the border of its tile. With the embedded prior a tile agrees with the whole picture to 28 dB within 8
+pixels of its border, and to over 60 dB at 16 pixels (sigma 50), so the outermost pixels are taken from the neighbour
 alone. A U-Net that halves its features n times also sees its input on a grid of 2^n pixels: tiles begin on the grid of
 the whole picture, and the picture is padded before it is cut.
 """
@@ -33,7 +33,7 @@ def tile_starts(extent: int, tile: int, overlap: int, multiple: int = 1) -> list
     Args:
         extent: Size of the picture along the axis, a multiple of `multiple`.
         tile: Side of a tile, a multiple of `multiple`.
-        overlap: Pixels that neighbours share at least.
+        overlap: Least number of pixels that neighbours share.
         multiple: Number whose multiples all tiles begin at.
     """
     if extent <= tile:
@@ -78,7 +78,7 @@ class Tiled(PriorWrapper):
     Args:
         prior: The other prior.
         tile: Side of a tile in pixels.
-        overlap: Pixels that neighbouring tiles share at least.
+        overlap: Least number of pixels that neighbouring tiles share.
         batch: Tiles in one call of the other prior.
         on_tile: Function called with (tiles done, tiles in all) after every such call.
         dims: Axes along which the other prior mirrors its tiles. Where the whole picture would be mirrored before it is
@@ -122,7 +122,7 @@ class Tiled(PriorWrapper):
         return Tiled(inner, self.tile, overlap=self.overlap, batch=self.batch, on_tile=self.on_tile, dims=dims)
 
     def limited_to(self, side: int) -> Tiled:
-        """Return the same prior with tiles no larger than `side`; as it is if the tiles are that small already."""
+        """Return the same prior with tiles no larger than `side`; unchanged if the tiles are that small already."""
         return self if self.tile <= side else Tiled(self.prior, side, overlap=min(self.overlap, side // 4), batch=1)
 
     def halved(self, least: int) -> Tiled | None:

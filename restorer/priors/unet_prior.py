@@ -49,8 +49,8 @@ class ModelSpec:
         prediction_type: "epsilon", "v_prediction" or "sample".
         clip: Whether predicted pictures are clamped to [-1, 1].
         patch_size: Side of the blocks that pixel-unshuffle folds into channels.
-        native_size: Side of the pictures that the network was trained on, if it is tied to it.
-        mirrors: Whether it was trained on pictures mirrored left to right and upside down.
+        native_size: Side of the pictures that the network was trained on, if it is tied to that size.
+        mirrors: Whether the network was trained on pictures mirrored left to right and upside down.
 
     Raises:
         ValueError: The prediction type is unknown, or the channels do not match.
@@ -66,9 +66,10 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         if self.prediction_type not in PREDICTION_TYPES:
-            raise ValueError(f"unknown prediction_type {self.prediction_type!r}: one of {', '.join(PREDICTION_TYPES)}")
+            known = ", ".join(PREDICTION_TYPES)
+            raise ValueError(f"unknown prediction_type {self.prediction_type!r}: it must be one of {known}")
         if self.network.in_channels % self.patch_size**2:
-            raise ValueError(f"in_channels {self.network.in_channels} is no multiple of patch_size ** 2")
+            raise ValueError(f"in_channels {self.network.in_channels} is not a multiple of patch_size ** 2")
         if self.network.out_channels not in (self.network.in_channels, 2 * self.network.in_channels):
             raise ValueError("out_channels must be in_channels, or twice that for a learned variance")
 
@@ -157,7 +158,7 @@ class UNetPrior(Prior):
         return output if output.shape[-2:] == (height, width) else output[..., :height, :width]
 
     def _log_variance(self, output: Tensor, t: Tensor) -> Tensor:
-        """Return the learned variance at the integer timestep nearest to t: a chain has no others."""
+        """Return the learned variance at the integer timestep nearest to t, because the chain has no others."""
         return range_log_variance(self.spec.schedule, t.round().long(), (output[:, self.channels :] + 1) / 2)
 
 
@@ -187,7 +188,7 @@ class UNetResources(Resources):
         return None if prior.dtype == torch.float32 else self._copy(torch.float32)
 
     def low_precision(self) -> UNetPrior | None:
-        """Return the prior in bfloat16; None unless it is in float32."""
+        """Return a copy in bfloat16; None unless the prior is in float32."""
         prior = self._prior
         return self._copy(torch.bfloat16) if prior.dtype == torch.float32 else None
 
@@ -196,7 +197,7 @@ class UNetResources(Resources):
         return self._prior.spec.evaluation_bytes(pixels, 2 if low else self._prior.dtype.itemsize)
 
     def kept_bytes(self, *, low: bool = False) -> int:
-        """Return the bytes of the packed weights that do not exist yet; see `Resources.kept_bytes`."""
+        """Return the bytes of the weights, packed or copied, that do not exist yet; see `Resources.kept_bytes`."""
         prior = self._prior
         if not low or prior.dtype != torch.float32:
             return count_unpacked(prior.network, prior.dtype) * prior.dtype.itemsize

@@ -1,9 +1,9 @@
 """Several small restorations at once: each runs its own reverse process, and they share the network's evaluations.
 
-Small pictures leave a processor idle: eight of 64 pixels together take a CPU 4.8 times as long as one, not eight times.
+Small pictures leave a processor idle: eight of 64x64 pixels together take a CPU 4.8 times as long as one, not 8 times.
 Every job runs in a thread of its own, with its own levels and noise, and knows nothing of the others. Once every job
 that still runs has asked the network something, one evaluation answers all questions of one shape, in the thread that
-called `run_together`. So the jobs alone decide what shares a batch, and never which thread was faster.
+called `run_together`. So the jobs alone decide what shares a batch, and the speed of the threads never does.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def run_together(jobs: Sequence[Job], on_round: Callable[[int], None] | None = N
 
 
 def _run(job: Job, number: int, evaluator: _Evaluator) -> Restored:
-    """Run one job in its thread, and return its result with the real prior in the place of the shared one."""
+    """Run one job in its thread, and return its result with the real prior in place of the shared one."""
     tiles = job.prior
     try:
         restored = replace(job, prior=tiles.with_prior(_Shared(evaluator, number))).run()
@@ -202,7 +202,7 @@ class _Evaluator:
             question.answer = Prediction(prediction.x0[part], log_variance)
 
     def _predict(self, questions: list[_Question]) -> tuple[Prediction | None, Exception]:
-        """Return the prediction, or None and the error; one for want of memory loses its frames, which hold tensors."""
+        """Return the prediction, or None and the error. An out-of-memory error loses its frames, which hold tensors."""
         try:
             x, sigma = torch.cat([q.x for q in questions]), torch.cat([q.sigma for q in questions])
             return self.prior.predict(x, sigma), Exception()

@@ -1,4 +1,4 @@
-"""One restoration, prepared but not yet run: how it runs, and what happens if memory or precision do not suffice."""
+"""One restoration, prepared but not yet run: how it runs, and what happens if memory or precision does not suffice."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ MAX_UNTILED_PIXELS = 1_300_000
 """Largest number of pixels of a picture that is computed whole."""
 
 TILE = 512
-"""Side in pixels of a tile of medium size, whose memory a batch of generated pictures takes too."""
+"""Side in pixels of a tile of medium size. A batch of generated pictures takes as much memory as such a tile."""
 
 OVERLAP = 64
-"""Number of pixels that neighbouring tiles share at least."""
+"""Least number of pixels that neighbouring tiles share."""
 
 MIN_TILE = 64
 """Smallest side in pixels to which tiles are halved when memory runs out."""
@@ -50,7 +50,7 @@ TILE_SIDES = range(448, 769, 16)
 
 @dataclass(frozen=True)
 class Restored:
-    """A result.
+    """The result of a job.
 
     Args:
         image: The restored picture, float32 (C, H, W) in [0, 1], on the CPU.

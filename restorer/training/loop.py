@@ -45,7 +45,8 @@ __all__ = ["Machine", "Outcome", "Progress", "Start", "train"]
 class Machine:
     """The resources of a training run. They are not part of the recipe.
 
-    On one machine, the device and the precision change the rounding of the result.
+    The device, the precision and `compile` change the rounding of the result; `memory` changes the crops if the
+    pictures do not fit into it together.
 
     Args:
         device: As in `load_prior`.
@@ -254,7 +255,7 @@ def losses(
         eps: Standard normal noise, shaped like x0 and on the same device.
 
     Returns:
-        (B,).
+        Losses, (B,).
     """
     schedule, gamma = spec.schedule, recipe.min_snr or None
     alpha_bar = alpha_bar_of(schedule.sigma_at(t)).view(-1, 1, 1, 1).to(x0.device, x0.dtype)
@@ -286,7 +287,7 @@ def train(
     on_save: Callable[[int], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Train a prior. `out` is a model folder within the first minute, and a better one after each checkpoint.
+    """Train a prior. `out` becomes a model folder within the first minute, and a better one with each checkpoint.
 
     Args:
         spec: The network, its schedule and its prediction type.
@@ -366,7 +367,7 @@ def train(
 
 
 def _check(spec: ModelSpec, recipe: Recipe, machine: Machine, out: Path, resume: bool, overwrite: bool) -> bool:
-    """Check the settings before anything is read, and return whether an earlier run is resumed."""
+    """Check the settings before any picture is read, and return whether an earlier run is resumed."""
     if resume and overwrite:
         raise UsageError("--resume and --overwrite cannot be combined")
     if machine.precision == "fp16":

@@ -26,7 +26,7 @@ class Progress:
         step: Number of steps done.
         steps: Number of steps in all.
         loss: Mean loss.
-        levels: Mean loss of each tenth of t, nan for a tenth of which no t was drawn.
+        levels: Mean loss of each tenth of t, nan for a tenth from which no t was drawn.
         rate: Crops per second.
         waiting: Share of the time that is spent waiting for crops, 0 to 1.
         left: Estimated time left, in seconds.

@@ -5,7 +5,8 @@
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) moves a matrix by the orthogonal matrix that is
 nearest to its momentum, so that no direction of the matrix is neglected. The factor gives the update the size of an
 update of AdamW, so that both can use the same learning rate (Liu et al. 2025, https://arxiv.org/abs/2502.16982). A
-convolution is treated as a matrix with one row per output channel and one column per input value of its window.
+convolution is treated as a matrix with one row per output channel and one column per input value of its window. The
+matrix of a transposed convolution has one row per input channel.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The recipe of a training run, its file format, and the model card that accompanies the weights.
 
 A recipe is a TOML file with the tables [network] (its `class` and the fields of that configuration), [schedule],
-[prior] (prediction_type, patch_size, clip) and [training]. Together with the pictures, it determines the result apart
-from rounding.
+[prior] (prediction_type, patch_size, clip, native_size) and [training]. Together with the pictures, it determines the
+result apart from rounding.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Recipe:
             zero at `steps`.
         low_t: End of the lower timesteps.
         low_share: Share of the crops, 0 to 1, whose t is drawn below `low_t`; for the others, t is drawn above.
-        discrete: Whether t are integers, which the variational bound of a learned variance needs, or real numbers.
+        discrete: Whether t is an integer, as the variational bound of a learned variance needs, or a real number.
         min_snr: Gamma of the min-SNR weights (Hang et al. 2023), 0 for none.
         balance: Whether the loss at each noise level is divided by its running mean, which gives all levels the same
             weight.
@@ -94,7 +94,7 @@ class Recipe:
                 if not low <= getattr(self, name) <= high:
                     raise UsageError(f"{name} must lie between {low:g} and {high:g}, not {getattr(self, name)}")
         if self.optimizer not in OPTIMIZERS:
-            raise UsageError(f"unknown optimizer {self.optimizer!r}", ", ".join(OPTIMIZERS))
+            raise UsageError(f"unknown optimizer {self.optimizer!r}", f"choose one of {', '.join(OPTIMIZERS)}")
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0.

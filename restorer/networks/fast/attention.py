@@ -14,7 +14,7 @@ __all__ = ["PackedAttention", "SingleHeadAttention"]
 
 
 class _PrepackedAttention(Prepacked):
-    """The layers of an `Attention` under its own names, and its methods, which the subclasses speed up in part."""
+    """The layers of an `Attention` under the same names, and its methods, some of which the subclasses speed up."""
 
     positions = Attention.positions
     residual = Attention.residual
@@ -36,14 +36,14 @@ class _PrepackedAttention(Prepacked):
         self._attention[0].channels_last = value
 
     def plain(self) -> Attention:
-        """Return the plain attention, with the normalization that stands here, which may have been replaced."""
+        """Return the plain attention, with the normalization of this module, which may have been replaced."""
         (attention,) = self._attention
         attention.group_norm = self.group_norm
         return attention.train(self.training)
 
 
 class PackedAttention(_PrepackedAttention):
-    """Attention of any number of heads whose queries, keys and values are one product."""
+    """Attention of any number of heads, whose queries, keys and values are computed as one product."""
 
     forward = Attention.forward
 
@@ -61,7 +61,7 @@ class PackedAttention(_PrepackedAttention):
 
 
 class SingleHeadAttention(_PrepackedAttention):
-    """One head of attention by two linear layers in the place of four.
+    """Attention with one head, computed by two linear layers instead of four.
 
     With queries q_i = Q h_i + a, keys k_j = K h_j + b and values V h_j + c, followed by O and d,
 

@@ -11,14 +11,14 @@ from restorer.networks.layers import GroupNorm
 
 __all__ = ["MixedGroupNorm"]
 
-SMALL = 1024  # pixels of a map up to which PyTorch normalizes it by another kernel
+SMALL = 1024  # number of pixels below which PyTorch normalizes a map by another kernel
 VECTOR = 16  # numbers that this kernel computes at once
 
 
 class MixedGroupNorm(Prepacked):
-    """A `GroupNorm` on a processor, with its parameters in float32, in which the kernels compute.
+    """A `GroupNorm` on the CPU, with its parameters in float32, the precision in which the kernels compute.
 
-    PyTorch takes up to five times as long for a small map in bfloat16 as for the same map in float32, unless the
+    PyTorch takes up to 5.5 times as long for a small map in bfloat16 as for the same map in float32, unless the
     channels of a group fill its vectors.
     """
 

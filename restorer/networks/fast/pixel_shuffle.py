@@ -14,8 +14,8 @@ def pixel_unshuffle(x: Tensor, patch: int, dtype: torch.dtype) -> Tensor:
     """Fold blocks of pixels into channels, as `F.pixel_unshuffle` does, and cast the result.
 
     `F.pixel_unshuffle` and a change of layout move one number at a time. This function moves rows first and columns
-    next, and the neighbours in a row of a block together. It takes a sixth of the time at 512x512 pixels and half at
-    128x128.
+    next, and it moves the neighbours in a row of a block together. It takes a sixth of the time at 512x512 pixels and
+    half at 128x128.
 
     Args:
         x: Pictures, (B, C, H, W).
@@ -67,8 +67,8 @@ def pixel_shuffle(x: Tensor, patch: int) -> Tensor:
 def _integer_of_a_row(patch: int, x: Tensor) -> torch.dtype | None:
     """Return the integer type that is as wide as one row of a block, or None.
 
-    There is none where the sizes do not match, where x is not aligned to it, or while gradients are recorded. Callers
-    flatten x before they view it as such integers: an axis of one position may have any stride, which a view in
+    The result is None where no integer has that size, where x is not aligned to it, or while gradients are recorded.
+    Callers flatten x before they view it as such integers: an axis of one position may have any stride, which a view in
     another type refuses.
     """
     aligned = x.storage_offset() % patch == 0 and x.data_ptr() % (patch * x.itemsize) == 0

@@ -2,8 +2,8 @@
 
 A processor that multiplies bfloat16 natively is usually twice as fast in it, but not every such processor is, and not
 with every version of PyTorch; and float32 needs fewer multiplications (`winograd.py`). So where the instructions exist,
-one convolution of the embedded prior is timed in both precisions, accelerated as in a run, once for each processor,
-PyTorch and number of threads. The measurement takes a tenth of a second.
+one convolution of the embedded prior is timed in both precisions, accelerated as in a run, once for each
+processor, version of PyTorch and number of threads. The measurement takes a tenth of a second.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from restorer.networks.fast.replacement import accelerate
 __all__ = ["MIN_GAIN", "cache_file", "faster_dtype", "has_bf16", "time_convolution"]
 
 MIN_GAIN = 1.1  # how much faster bfloat16 must be to be worth its rounding
-WIDTH, SIDE, ROUNDS = 64, 128, 5  # of the convolution that is timed
+WIDTH, SIDE, ROUNDS = 64, 128, 5  # channels, side of the map, and runs of the convolution that is timed
 KERNELS = 2  # version of the timed work; a new number makes every machine measure again
 
 
@@ -57,7 +57,7 @@ def faster_dtype(measure: Callable[[torch.dtype], float] | None = None) -> torch
 def time_convolution(dtype: torch.dtype) -> float:
     """Return the seconds of one convolution in a precision, the fastest of several."""
     x = torch.ones(1, WIDTH, SIDE, SIDE, dtype=dtype).to(memory_format=torch.channels_last)
-    with torch.random.fork_rng(devices=[]):  # drawing the weights must not change anybody's random numbers
+    with torch.random.fork_rng(devices=[]):  # drawing the weights must not change the caller's random numbers
         network = nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, padding=1, dtype=dtype))
     if can_prepack(x.device, dtype):
         accelerate(network)
@@ -85,7 +85,7 @@ def _read_cache() -> dict[str, object]:
 
 
 def _write_cache(content: dict[str, object]) -> None:
-    with suppress(OSError, RuntimeError):  # RuntimeError: there is no home; the next run then measures again
+    with suppress(OSError, RuntimeError):  # RuntimeError: there is no home folder; the next run then measures again
         file = cache_file()
         partial = file.with_name(f".{file.name}.{os.getpid()}")
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
 """Layers whose weights lie in memory in the order in which the processor's kernels read them.
 
 oneDNN computes on weights in blocks of its own. PyTorch hands it the plain layout, and every call reorders it: for 256
-channels on a 4x4 map the reordering takes longer than the convolution. The layers here reorder ("prepack") once. They
-also compute in one operation what oneDNN can fuse: a convolution with what is added to it, linear layers that share
-their input, a convolution of upsampled pixels. The values are those of the plain layers to rounding, because another
-kernel sums in another order. docs/explanation/speed.md has the figures.
+channels on a 4x4 map the reordering takes about as long as the convolution. The layers here reorder ("prepack") once.
+They also compute in one operation what oneDNN can fuse: a convolution with what is added to it, linear layers that
+share their input, a convolution of upsampled pixels. The values are those of the plain layers to rounding, because
+another kernel sums in another order. docs/explanation/speed.md has the figures.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class Prepacked(nn.Module):
 
     The blocks of a convolution depend on the size of its input, batch included: a kernel that is given weights packed
     for another size takes up to ten times as long. So a layer packs again when the size changes. That costs what a
-    plain layer pays at every call, three times that where weights are summed first, and five to twenty-five times where
-    they are transformed: with 256 channels at 32x32 pixels half the time of the convolution, with 512 at 16x16 twice
-    the time.
+    plain layer pays at every call, three times that where weights are summed first, and five to twenty-five times that
+    where they are transformed. Transforming them takes half the time of the convolution with 256 channels at 32x32
+    pixels, and twice its time with 512 channels at 16x16.
 
     Several threads may use one layer at once. Each computes with the weights it has just looked up or packed itself,
-    whatever the others put in their place meanwhile.
+    whatever the others put into the cache meanwhile.
     """
 
     disabled: ClassVar[bool] = False  # see `unaccelerated`
@@ -87,7 +87,7 @@ class Prepacked(nn.Module):
         raise NotImplementedError
 
     def plain(self) -> nn.Module:
-        """Return the layer that this one was made of."""
+        """Return the layer that this one was made from."""
         raise NotImplementedError
 
     def _lookup(self, key: tuple[Any, ...], pack: Callable[[], Packed], held: int | None = None) -> Packed:
@@ -96,7 +96,7 @@ class Prepacked(nn.Module):
         Args:
             key: See `Packed`.
             pack: Function that packs the weights.
-            held: How many numbers these are; what `count_packed` says if left out.
+            held: Number of the packed numbers; None for the number that `count_packed` returns.
         """
         packed = self._cache
         if packed is None or packed.key != key:
@@ -120,7 +120,7 @@ class _PrepackedConvolution(Prepacked):
         self._conv = (empty,)  # a tuple, so that it is not registered
         self.weight = conv.weight
         self.bias = conv.bias
-        self._shape = [int(p) for p in conv.padding], list(conv.stride), list(conv.dilation)  # as the operations ask
+        self._shape = [int(p) for p in conv.padding], list(conv.stride), list(conv.dilation)  # for the operations
 
     def count_packed(self, dtype: torch.dtype) -> int:
         """Return how many numbers the layer will hold; see `Prepacked.count_packed`."""
@@ -135,7 +135,7 @@ class _PrepackedConvolution(Prepacked):
         return conv.train(self.training)
 
     def _convolve_transposed(self, x: Tensor, weight: Callable[[], Tensor]) -> Tensor:
-        """Compute a transposed convolution with a weight (C, K, H, W)."""
+        """Compute a transposed convolution with the weight (C, K, h, w) that a function returns."""
         padding, stride, dilation = self._shape
         key = (x.shape, *parameter_version(self.weight))
 
@@ -168,7 +168,7 @@ class PackedConv2d(_PrepackedConvolution):
     def forward(
         self, x: Tensor, shift: Tensor | None = None, other: Tensor | None = None, *, overwrite: bool = False
     ) -> Tensor:
-        """Return conv(x) + shift + other; see `AddConv2d`. The kernel adds what is the same for the whole batch."""
+        """Return conv(x) + shift + other; see `AddConv2d`. A shift that the whole batch shares joins the bias."""
         bias: Tensor | None = self._parameters.get("bias")  # attribute access would take as long as a small operation
         if shift is not None and len(shift) == 1:
             bias, shift = shift[0] if bias is None else bias + shift[0], None
@@ -207,7 +207,7 @@ class PackedConv2d(_PrepackedConvolution):
             shape = (*self._shape, 1, list(x.shape))
             packed = self._lookup(key, lambda: Packed(key, reorder(weight, *shape)), weight.numel())
         operations = torch.ops.mkldnn
-        if other is None or other.shape[2] == other.shape[3] == 1:  # older PyTorches do not add maps of one pixel
+        if other is None or other.shape[2] == other.shape[3] == 1:  # older versions of PyTorch add no maps of one pixel
             convolve = operations._convolution_pointwise.default
             out = convolve(x, packed.weight, bias, padding, stride, dilation, 1, "none", [], "")
             return _add(out, other, overwrite)
@@ -253,7 +253,7 @@ class PackedUpsampleConv2d(_PrepackedConvolution):
     """A prepacked `UpsampleConv2d`, as one transposed 4x4 convolution.
 
     Three neighbours among upsampled pixels are two pixels, so a transposed convolution gives the same result with 4
-    multiplications in the place of 9. Its weights are sums of those that meet the same pixel.
+    multiplications instead of 9. Its weights are sums of those that meet the same pixel.
     """
 
     def __init__(self, conv: UpsampleConv2d) -> None:
@@ -267,7 +267,7 @@ class PackedUpsampleConv2d(_PrepackedConvolution):
         return self._convolve_transposed(x, self._summed_weight)
 
     def count_packed(self, dtype: torch.dtype) -> int:
-        """Return how many numbers the layer will hold: a 4x4 kernel in the place of a 3x3 one."""
+        """Return how many numbers the layer will hold: a 4x4 kernel for each 3x3 kernel."""
         return self.weight.numel() * 16 // 9
 
     def _summed_weight(self) -> Tensor:
@@ -279,7 +279,7 @@ class PackedUpsampleConv2d(_PrepackedConvolution):
 
 
 class JointLinear(Prepacked):
-    """Several linear layers of one input, computed as one product. The layers remain their owners'.
+    """Several linear layers of one input, computed as one product. The layers stay registered with their owners.
 
     Args:
         layers: At least one linear layer with a bias, all with the same number of input features.
@@ -310,7 +310,7 @@ class JointLinear(Prepacked):
 
 
 def _add(out: Tensor, other: Tensor | None, overwrite: bool) -> Tensor:
-    """Add a map to a result, in the place of the map where that may be overwritten."""
+    """Add a map to a result, in place of the map where that may be overwritten."""
     if other is None:
         return out
     return other.add_(out) if overwrite and other.dtype == out.dtype else other + out

@@ -23,7 +23,7 @@ from restorer.networks.time_embedding import TimeEmbedding
 
 __all__ = ["accelerate", "count_unpacked", "decelerate", "to_channels_last"]
 
-HEAVY = 300_000_000  # weights of a network from which on Winograd's transforms, twice as many, take too much memory
+HEAVY = 300_000_000  # number of weights from which on the transformed weights, twice as many, take too much memory
 N = TypeVar("N", bound=nn.Module)
 
 
@@ -74,7 +74,7 @@ def decelerate(network: nn.Module) -> None:
 
 
 def count_unpacked(network: nn.Module, dtype: torch.dtype, *, fresh: bool = False) -> int:
-    """Return how many numbers the next evaluation will hold beside the weights, at most, beyond those it holds now.
+    """Return how many numbers the next evaluation will pack at most, beyond those that the network holds now.
 
     Args:
         network: Accelerated network.
@@ -94,7 +94,7 @@ def to_channels_last(network: N) -> N:
 
 
 def _replace(network: nn.Module, replacement: Callable[[nn.Module], nn.Module | None]) -> None:
-    """Put other modules in the place of some, wherever they are."""
+    """Replace each module at any depth for which a function returns another module."""
     for name, module in list(network.named_children()):
         other = replacement(module)
         if other is not None:

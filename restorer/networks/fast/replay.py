@@ -26,7 +26,7 @@ __all__ = ["MAX_POSITIONS", "RECORD_AFTER", "Replayed", "UnrecordableError", "re
 
 RECORD_AFTER = 8  # evaluations of one shape in a row: recording costs about what so many replays save
 WORTHWHILE = 2 * RECORD_AFTER  # replays after which a recording was clearly worth its cost
-MAX_POSITIONS = 1 << 14  # of a batch's maps: on larger maps the arithmetic takes so long that nothing else counts
+MAX_POSITIONS = 1 << 14  # in the maps of a batch; on larger maps only the time of the arithmetic counts
 HAS_INTERPRETER = hasattr(torch._C, "Graph") and hasattr(torch._C, "_create_function_from_graph")
 
 Operations = Callable[..., Tensor]
@@ -43,8 +43,8 @@ class UnrecordableError(Exception):
 class Replayed:
     """A network for evaluation alone, on a processor, that is recorded and replayed.
 
-    Only the operations for the latest shape are kept, since they hold weights that are packed for it, and only from
-    some evaluations of that shape in a row on. Where shapes alternate, recording is tried less and less often. The
+    Only the operations for the latest shape are kept, since they hold weights that are packed for it. They are recorded
+    after some evaluations of that shape in a row. Where shapes alternate, recording is tried less and less often. The
     network's hooks are not called during a replay.
 
     Args:
@@ -52,7 +52,8 @@ class Replayed:
         record_after: Evaluations of one shape in a row before it is recorded.
 
     Attributes:
-        works: Whether recording and replaying have worked so far; the network answers itself once they have not.
+        works: Whether recording and replaying have worked so far. Once either has failed, the network is called as it
+            is.
     """
 
     def __init__(self, network: TimedNetwork, record_after: int = RECORD_AFTER) -> None:
@@ -85,7 +86,7 @@ class Replayed:
             return network.evaluate(x, times)
         try:
             return operations(x, *times)
-        except RuntimeError:  # another PyTorch's interpreter, or too little memory, which the network will report
+        except RuntimeError:  # the interpreter differs, or memory has run out, which the network will report
             self._forget()
             self.works = False
         del recording, versions, operations  # they hold memory
@@ -114,8 +115,8 @@ def record(function: Operations, inputs: Sequence[Tensor]) -> tuple[Tensor, Oper
     """Return a function's output, and a function that computes the output for inputs of the same shapes.
 
     The operations that do not depend on the first input come first: small operations in a row take a microsecond each,
-    but ten between two large ones, which leave nothing in the caches. The operations that depend on no input are
-    computed once, here.
+    but ten microseconds between two large ones, which leave nothing in the caches. The operations that depend on no
+    input are computed once, here.
 
     Args:
         function: Function of tensors. Whatever else it computes with is held as it is now, but not copied. It writes
@@ -147,7 +148,7 @@ class _Line:
 
     Args:
         operation: The operation.
-        arguments: Its arguments by name, with a number in the place of every tensor that depends on an input.
+        arguments: Its arguments by name, with a number in place of every tensor that depends on an input.
         results: Numbers of its results.
         listed: Whether it returns its results in a list.
     """
@@ -169,7 +170,7 @@ def _written_to(func: Any, values: dict[str, Any]) -> list[Tensor]:
 
 
 class _Recorder(TorchDispatchMode):
-    """Records each operation below PyTorch's own Python."""
+    """A mode that records each operation below PyTorch's own Python."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()
@@ -183,7 +184,7 @@ class _Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Return False: PyTorch would load its compiler, for a second or two, to skip compilation."""
+        """Return False: otherwise PyTorch would load its compiler, which takes a second or two, only to skip it."""
         return False
 
     def __torch_dispatch__(
@@ -201,7 +202,7 @@ class _Recorder(TorchDispatchMode):
             raise UnrecordableError(f"{func} writes to a tensor that an earlier operation may read")
         out = func(*args, **kwargs)
         if any(out is value for value in args) and not func._schema.is_mutable:
-            return out  # a cast to the type it had
+            return out  # for example a cast to the type that the tensor already has
         listed = isinstance(out, list)
         parts = out if isinstance(out, (tuple, list)) else [] if out is None else [out]
         if not all(isinstance(part, Tensor) for part in parts):
@@ -233,7 +234,7 @@ class _Recorder(TorchDispatchMode):
         return [self._numbered(part, read) for part in value] if isinstance(value, (tuple, list)) else value
 
     def _number(self, x: Tensor) -> _Number:
-        """Return the number of a tensor, a new one unless it has one already, as tensors have that are written to."""
+        """Return the number of a tensor: a new one, unless the tensor was written to and therefore has one already."""
         if x not in self._numbers:
             self._numbers[x] = _Number(next(self._count))
         number: _Number = self._numbers[x]
@@ -276,7 +277,7 @@ class _Graph:
         node = self._node(schema.name, arguments, len(schema.returns))
         found = node.schema().partition("(")[0]  # chosen by the types of the arguments; empty if there is none
         if found not in (func.name(), f"{schema.name}.Scalar"):  # the latter where a number stands for a tensor
-            raise UnrecordableError(f"the interpreter finds {found or 'nothing'} in the place of {func}")
+            raise UnrecordableError(f"the interpreter finds {found or 'nothing'} in place of {func}")
         if line.listed:
             node.output().setType(torch._C.ListType(torch._C.TensorType.get()))
             node = self._node("prim::ListUnpack", [node.output()], len(line.results))

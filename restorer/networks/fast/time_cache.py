@@ -1,7 +1,7 @@
 """A cache of what the blocks of a network see of the time.
 
 The projections of the blocks depend on the timestep alone. All tiles of a picture share them, and so do the pictures of
-a folder, so they are remembered. They are computed sixteen timesteps at a time, those that a run has announced: most of
+a folder, so they are remembered. They are computed for sixteen timesteps at a time, which a run has announced: most of
 the work is reading weights from memory, so sixteen take as long as one. Sixteen rows are computed even where fewer
 timesteps are known, because some processors would otherwise sum in another order.
 """

@@ -41,7 +41,7 @@ _THREAD = _Thread()
 
 @contextmanager
 def constant_weights() -> Iterator[None]:
-    """Check weights only once within the block, in this thread. Nobody may write to them there.
+    """Check weights only once within the block, in this thread. The block must not write to them.
 
     A check of all weights takes a hundredth of an evaluation of a small network, whose convolutions leave none of them
     in the caches. A block within a block checks anew.
@@ -73,7 +73,10 @@ class Versions:
         self._checked_in: _Block | None = None  # the block in which they were last found unchanged
 
     def changed(self) -> bool:
-        """Return whether any of them has been replaced, loaded, cast or written to since; see `constant_weights`."""
+        """Return whether a parameter or module has been replaced, loaded, cast or written to since construction.
+
+        Within `constant_weights`, a call does not check again what an earlier one has found unchanged.
+        """
         block = _THREAD.block
         if block is not None and self._checked_in is block and not block.ended:
             return False

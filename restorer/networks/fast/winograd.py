@@ -6,13 +6,13 @@ https://arxiv.org/abs/1509.09308). With six inputs d, and with the values of the
 
     y = A^T ( (G g) * (B^T d) ),
 
-which takes six products in the place of twelve. Here each product is a 3x1 convolution over the other axis and the
-channels, and all of them are six groups of one convolution. Along both axes the algorithm would take a quarter of the
+which takes six products instead of twelve. Here each product is a 3x1 convolution over the other axis and the channels,
+and the six products are the groups of one convolution. Along both axes the algorithm would take a quarter of the
 multiplications, but it would transform so much more, and read so many more weights, that it gains nothing
-(docs/explanation/speed.md, 4, 15 and 28).
+(docs/explanation/speed.md, rows 4, 15 and 28a).
 
-The points are stored in the order infinity, 0, 1, -1, 2, -2, and the values at infinity are divided by -4. In float32
-the rounding error is twice that of a direct sum.
+The points are stored in the order infinity, 0, 1, -1, 2, -2. At infinity the values of the inputs are divided by -4,
+and those of the kernel are multiplied by -4. In float32 the rounding error is twice that of a direct sum.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ __all__ = [
     "transform_weight",
 ]
 
-OUTPUTS = 4  # of a tile
+OUTPUTS = 4  # outputs of a tile
 POINTS = 6
 CACHED = 1 << 19  # numbers of a strip of transformed rows for each thread
-MIN_ROWS = 4  # of a strip: with fewer, the rows above and below it are too large a share
+MIN_ROWS = 4  # rows of a strip; with fewer, the rows above and below it are too large a share
 
 
 def transform_weight(weight: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def transform_output(products: Tensor, y: Tensor) -> None:
 
 
 def strip_rows(x: Tensor, out: int) -> int:
-    """Return the rows of a strip that stays in a cache once it is transformed; 0 where these are too few.
+    """Return the number of rows of a strip that fits into a cache once it is transformed; 0 where it is too small.
 
     Args:
         x: Input, (B, C, H, W).
@@ -142,7 +142,7 @@ def convolve_in_strips(
         multiply: The 3x1 convolution with the weights of `transform_weight`, for inputs of the shape that `strip_shape`
             gives: (B, 6 C, ...) -> (B, 6 K, rows, W / 4).
         other: Feature map that is added to the result, and shaped like it.
-        result: Where the result is written, channels_last, perhaps `other` itself; None for a new tensor.
+        result: Tensor that the result is written to, channels_last, perhaps `other` itself; None for a new tensor.
     """
     batch, _, height, width = x.shape
     (_, _, inside, columns), (padding, _) = strip_shape(x, rows)
