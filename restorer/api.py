@@ -34,7 +34,7 @@ AnyPicture = TypeVar("AnyPicture", Tensor, Image.Image)
 
 def _restore(
     picture: AnyPicture,
-    prepare: Callable[[Tensor], Job],
+    prepare: Callable[[Tensor, Tensor | None], Job],
     on_step: Callable[[Step], None] | None,
     keep: np.ndarray | None = None,
 ) -> AnyPicture:
@@ -42,7 +42,8 @@ def _restore(
 
     Args:
         picture: As in `denoise`.
-        prepare: Makes the job of a float32 tensor (C, H, W) in [0, 1] on the CPU.
+        prepare: Makes the job of a float32 tensor (C, H, W) in [0, 1] on the CPU, and of the visible pixels, bool
+            (H, W), or None if all are visible.
         on_step: As in `denoise`.
         keep: bool (H, W), True at the pixels that the result copies from the input; None copies none.
 
@@ -54,7 +55,7 @@ def _restore(
             raise UsageError(
                 f"a tensor must hold floats in [0, 1], not {picture.dtype}", "convert it to float and divide it by 255"
             )
-        job = prepare(picture.detach().float().cpu())
+        job = prepare(picture.detach().float().cpu(), None)
         if job.plan is None:
             return picture.clone()
         result = job.run(on_step).image.to(picture.device, picture.dtype)
@@ -62,7 +63,7 @@ def _restore(
     if not isinstance(picture, Image.Image):
         raise UsageError(f"the picture must be a PIL image or a float tensor, not {type(picture).__name__}")
     source = from_pil(picture)
-    job = prepare(to_tensor(source))
+    job = prepare(to_tensor(source), None if source.visible is None else torch.from_numpy(source.visible))
     if job.plan is None:
         return to_pil(source)
     return to_pil(with_result(source, job.run(on_step).image, keep=keep))
@@ -102,8 +103,10 @@ def denoise(
         DeviceError: The device has too little memory.
     """
 
-    def prepare(image: Tensor) -> Job:
-        return prepare_denoise(image, sigma, steps=steps, detail=detail, method=method, seed=seed, prior=prior)
+    def prepare(image: Tensor, visible: Tensor | None) -> Job:
+        return prepare_denoise(
+            image, sigma, evidence=visible, steps=steps, detail=detail, method=method, seed=seed, prior=prior
+        )
 
     return _restore(picture, prepare, on_step)
 
@@ -146,7 +149,7 @@ def inpaint(
     fill = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask) != 0
     fill = fill.reshape(fill.shape[-2:]) if fill.ndim > 2 and fill.size == math.prod(fill.shape[-2:]) else fill
 
-    def prepare(image: Tensor) -> Job:
+    def prepare(image: Tensor, visible: Tensor | None) -> Job:
         hole = torch.from_numpy(fill)
         return prepare_inpaint(
             image, hole, sigma=sigma, steps=steps, detail=detail, method=method, seed=seed, prior=prior
@@ -192,7 +195,7 @@ def upscale(
         DeviceError: The device has too little memory.
     """
 
-    def prepare(image: Tensor) -> Job:
+    def prepare(image: Tensor, visible: Tensor | None) -> Job:
         return prepare_upscale(
             image, scale, sigma=sigma, steps=steps, detail=detail, method=method, seed=seed, prior=prior
         )

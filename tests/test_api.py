@@ -178,6 +178,23 @@ def test_hidden_colour_has_no_influence() -> None:
     assert np.array_equal(*results)
 
 
+def test_colour_under_transparency_is_no_evidence_of_noise() -> None:
+    """The noise is estimated from the visible part, as if the rest were not there."""
+    rng = np.random.default_rng(0)
+    pixels = np.clip(np.rint(128 + rng.normal(0, 25, (96, 200, 4))), 0, 255).astype(np.uint8)
+    pixels[..., 3] = 255
+    pixels[:, 100:, 3] = 0
+    whole, cut = (restored_noise(Image.fromarray(part)) for part in (pixels[:, :100], pixels))
+    assert 20 < cut < 30 and cut == pytest.approx(whole, rel=0.1)
+
+
+def restored_noise(image: Image.Image) -> float:
+    """Return the noise level at which `denoise` starts for an image, on the 0..255 scale."""
+    spy = Spy()
+    denoise(image, detail=0, prior=spy)
+    return 127.5 * spy.calls[0].sigma
+
+
 def test_alpha_is_enlarged_with_the_picture() -> None:
     image = Image.new("RGBA", (6, 4), (90, 120, 150, 77))
     result = upscale(image, 3, steps=2, prior=Smooth())

@@ -17,7 +17,7 @@ import hashlib
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,7 @@ __all__ = [
     "baseline_methods",
     "bits_per_dimension",
     "centre_crop",
+    "check_size",
     "degrade",
     "derive_seed",
     "evaluate",
@@ -62,6 +63,7 @@ __all__ = [
     "side_by_side",
 ]
 
+INPUTS = ("bicubic", "noisy", "damaged")  # names of the degraded picture itself among the baselines
 OURS = "restore"  # name of this project's result among those of the baselines
 NLM_STRENGTH = 0.6  # h of OpenCV's non-local means over sigma: the best of five (.4 to 1.2) on six pictures of CBSD68
 INPAINT_RADIUS = 3  # radius in pixels of the neighbourhood that OpenCV's inpainting uses
@@ -77,17 +79,20 @@ class Condition:
 
     Args:
         task: "denoise", "upscale" or "inpaint".
-        sigma: For denoise, the standard deviation of the noise on the 0..255 scale.
+        sigma: Standard deviation of the noise on the 0..255 scale, which the restorer is told; None if the restorer
+            decides as it does by default.
         scale: For upscale, the factor by which the picture is shrunk.
         kind: For inpaint, the kind of the mask.
     """
 
     task: str
-    sigma: float = 0.0
+    sigma: float | None = 0.0
     scale: int = 1
     kind: str = ""
 
     def __str__(self) -> str:
+        if self.sigma is None:
+            return {"upscale": f"x{self.scale}"}.get(self.task, "as it is")
         return {"denoise": f"sigma {self.sigma:g}", "upscale": f"x{self.scale}"}.get(self.task, self.kind)
 
 
@@ -100,12 +105,14 @@ class Sample:
         truth: The clean picture, float32 (C, H, W) in [0, 1].
         degraded: The input of the restorer, float32 (C, h, w); with noise, values may lie outside [0, 1].
         fill: bool (H, W), True in the holes; None for tasks other than inpaint.
+        visible: bool (h, w), the pixels of the degraded picture that are not transparent; None if all are visible.
     """
 
     condition: Condition
     truth: Tensor
     degraded: Tensor
     fill: Tensor | None = None
+    visible: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,7 @@ class Scores:
         psnr_holes: PSNR in dB over the missing pixels; inpaint only.
         seconds: Time of the restoration.
         evaluations: Number of network evaluations of the whole picture.
+        sigma: Standard deviation of the noise that was estimated, on the 0..255 scale.
     """
 
     psnr: float
@@ -129,6 +137,7 @@ class Scores:
     psnr_holes: float | None = None
     seconds: float | None = None
     evaluations: float | None = None
+    sigma: float | None = None
 
 
 @dataclass(frozen=True)
@@ -181,14 +190,10 @@ def degrade(
     Raises:
         PictureError: The picture is too small for SSIM.
     """
-    border = condition.scale if condition.task == "upscale" else 0
+    check_size(truth, condition)
     height, width = truth.shape[-2:]
-    if min(height, width) // condition.scale * condition.scale - 2 * border < SSIM_WINDOW:
-        raise PictureError(
-            f"a picture of {width}x{height} pixels is too small to be compared",
-            f"SSIM needs at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, for upscale without the border",
-        )
     if condition.task == "denoise":
+        assert condition.sigma is not None
         noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(seed))
         noisy = truth + condition.sigma / 255 * noise
         return Sample(condition, truth, _round_to_8_bits(noisy) if eight_bit else noisy)
@@ -198,6 +203,21 @@ def degrade(
         return Sample(condition, truth, _resize(truth, width, height))
     holes = torch.from_numpy(draw_mask(condition.kind, height, width, seed)) if fill is None else fill
     return Sample(condition, truth, torch.where(holes, 1.0, truth), holes)
+
+
+def check_size(truth: Tensor, condition: Condition) -> None:
+    """Check that a picture is large enough to be compared with SSIM.
+
+    Raises:
+        PictureError: The picture is too small.
+    """
+    border = condition.scale if condition.task == "upscale" else 0
+    height, width = truth.shape[-2:]
+    if min(height, width) // condition.scale * condition.scale - 2 * border < SSIM_WINDOW:
+        raise PictureError(
+            f"a picture of {width}x{height} pixels is too small to be compared",
+            f"SSIM needs at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, for upscale without the border",
+        )
 
 
 def prepare(sample: Sample, prior: Prior, **sampling: Any) -> Job:
@@ -210,11 +230,13 @@ def prepare(sample: Sample, prior: Prior, **sampling: Any) -> Job:
     """
     condition = sample.condition
     if condition.task == "denoise":
-        return prepare_denoise(sample.degraded, condition.sigma, prior=prior, **sampling)
+        return prepare_denoise(sample.degraded, condition.sigma, evidence=sample.visible, prior=prior, **sampling)
+    # These two assume a picture without noise unless they are told otherwise.
+    sigma = condition.sigma or 0.0
     if condition.task == "upscale":
-        return prepare_upscale(sample.degraded, condition.scale, prior=prior, **sampling)
+        return prepare_upscale(sample.degraded, condition.scale, sigma=sigma, prior=prior, **sampling)
     assert sample.fill is not None
-    return prepare_inpaint(sample.degraded, sample.fill, prior=prior, **sampling)
+    return prepare_inpaint(sample.degraded, sample.fill, sigma=sigma, prior=prior, **sampling)
 
 
 def measure(picture: Tensor, sample: Sample, seconds: float | None = None, evaluations: int | None = None) -> Scores:
@@ -250,6 +272,7 @@ def evaluate(
     prior: Prior,
     *,
     baselines: bool = False,
+    before: bool = False,
     eight_bit: bool = False,
     on_progress: OnProgress | None = None,
     **sampling: Any,
@@ -260,6 +283,7 @@ def evaluate(
         sample: The picture to restore.
         prior: The diffusion model.
         baselines: Whether the baselines are measured too, see `baseline_methods`.
+        before: Whether the degraded picture itself is measured too; for upscale its bicubic enlargement.
         eight_bit: Whether the restored picture is rounded to 8 bits, as in a file.
         on_progress: Called with (evaluations done, evaluations in all); between tiles the former is a fraction.
         sampling: Steps, detail, method and seed, as in `restorer.tasks`.
@@ -285,8 +309,10 @@ def evaluate(
     result = job.run(on_step, on_tile)
     seconds = time.perf_counter() - start
     restored = _round_to_8_bits(result.image) if eight_bit else result.image
-    scores = {OURS: measure(restored, sample, seconds, total)}
-    for name, restore in baseline_methods(sample).items() if baselines else ():
+    scores = {OURS: replace(measure(restored, sample, seconds, total), sigma=job.sigma if job.estimated else None)}
+    methods = baseline_methods(sample)
+    chosen = methods if baselines else {name: methods[name] for name in methods if before and name in INPUTS}
+    for name, restore in chosen.items():
         start = time.perf_counter()
         picture = restore()
         scores[name] = measure(picture, sample, time.perf_counter() - start)
@@ -310,8 +336,14 @@ def baseline_methods(sample: Sample) -> dict[str, Callable[[], Tensor]]:
     if condition.task == "upscale":
         height, width = sample.truth.shape[-2:]
         return {"bicubic": lambda: _resize(degraded, width, height)}
-    methods: dict[str, Callable[[], Tensor]] = {"noisy": lambda: degraded} if condition.task == "denoise" else {}
-    if not has_opencv():
+    methods: dict[str, Callable[[], Tensor]] = {
+        "noisy" if condition.task == "denoise" else "damaged": lambda: (
+            degraded.clamp(0, 1) if condition.sigma is None else degraded
+        )
+    }
+    if condition.task == "inpaint" and condition.sigma is not None:
+        methods = {}  # drawn holes are white, which says nothing
+    if not has_opencv() or (condition.task == "denoise" and condition.sigma is None):
         return methods
     import cv2
 
@@ -323,6 +355,7 @@ def baseline_methods(sample: Sample) -> dict[str, Callable[[], Tensor]]:
         return colour if len(degraded) == 3 else colour.mean(0, keepdim=True)
 
     if condition.task == "denoise":
+        assert condition.sigma is not None
         strength = NLM_STRENGTH * condition.sigma
         methods["NLM"] = lambda: to_tensor_again(
             cv2.fastNlMeansDenoisingColored(pixels, None, strength, strength, 7, 21)

@@ -114,6 +114,11 @@ class Picture:
         """The value of `alpha` at full opacity."""
         return _full_scale(self.pixels.dtype)
 
+    @property
+    def visible(self) -> np.ndarray | None:
+        """The pixels that are not fully transparent, bool (H, W); None if all are visible."""
+        return None if self.alpha is None or self.alpha.all() else self.alpha > 0
+
 
 def _full_scale(dtype: np.dtype) -> float:
     """Return the value of white and of full opacity: 1 for floats, the largest value for integers."""

@@ -18,11 +18,16 @@ directions, and only weakly where they are flat. The method therefore is:
 4. A file clips at 0 and 255, which hides noise. Patches whose mean is near either end are left out as long as enough
    others remain; the effect of the remaining clipping is undone with the closed-form variance of a clipped normal
    variable.
+5. Areas without any variation, such as a frame, a caption or a background that was cut out, are no evidence: noise was
+   never there, or it was removed. Patches that touch such an area are left out. The patches that remain decide only if
+   they are noisy everywhere, because white noise leaves no patch quiet. In drawings and screenshots some are quiet,
+   and there the estimate from all patches stands.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -32,6 +37,7 @@ from torch import Tensor
 __all__ = ["estimate_sigma", "expected_when_clipped", "undo_clipping"]
 
 PATCH = 8  # side of a patch in pixels
+THIN = 3  # width in pixels of the narrowest area without variation that is recognized
 MAX_LOW_FREQUENCY = 9  # largest u + v of the coefficients by which the patches are chosen
 FLAT_SHARE = 0.01  # share of the patches that is measured
 MIN_MEASURED = 200  # smallest number of patches that is measured
@@ -39,10 +45,12 @@ MAX_PATCHES = 60_000  # largest number of patches that is examined, which bounds
 CANDIDATE_FACTOR = 2  # number of patches to choose from, as a multiple of those measured
 MARGIN_SIGMAS = 2.5  # a mean is near 0 or 255 if it is closer than this many standard deviations
 MIN_MARGIN = 16.0  # smallest such distance on the 0..255 scale, used while the estimate of the noise is still 0
+QUIET = 0.1  # a patch is quiet if the mean square of its high frequencies is below this share of the noise variance
+MAX_QUIET_SHARE = 0.005  # white noise leaves about 1e-5 of the patches quiet, a screenshot .15 of them
 CHUNK = 1 << 20  # values whose clipping is undone together, because double precision needs much memory
 
 
-def estimate_sigma(image: Tensor) -> float:
+def estimate_sigma(image: Tensor, evidence: Tensor | None = None) -> float:
     """Estimate the standard deviation of the white Gaussian noise in a picture.
 
     Below about 32x32 pixels the estimate is rough and rather too low. Noise that is not white (from a camera's own
@@ -50,9 +58,12 @@ def estimate_sigma(image: Tensor) -> float:
 
     Args:
         image: float (C, H, W) in [0, 1].
+        evidence: bool (H, W), the pixels that count; None for all of them. Pixels whose colour was made up, as under
+            transparency, should not count.
 
     Returns:
-        The standard deviation on the 0..255 scale; 0.0 for flat pictures and for pictures with a side below 8.
+        The standard deviation on the 0..255 scale; 0.0 for flat pictures, for pictures with a side below 8, and where
+        too little is left that counts.
     """
     channels, height, width = image.shape
     if min(height, width) < PATCH:
@@ -63,7 +74,84 @@ def estimate_sigma(image: Tensor) -> float:
     coefficients = _dct(_patches(plane, stride))
     frequency = torch.arange(PATCH)[:, None] + torch.arange(PATCH)
     low = coefficients[:, (frequency > 0) & (frequency <= MAX_LOW_FREQUENCY)].square().sum(1).numpy()
-    return _iterate_estimate(means, low, coefficients[:, frequency > MAX_LOW_FREQUENCY].double().numpy())
+    high = coefficients[:, frequency > MAX_LOW_FREQUENCY].double().numpy()
+    counts = np.ones(len(low), bool) if evidence is None else ~_patches_that_touch(~evidence.cpu(), stride)
+    varied = counts & ~_patches_that_touch(_constant_areas(plane), stride)
+    if not varied.all():
+        sigma = _estimate_where(varied, means, low, high)
+        if sigma == 0 or _is_noisy_everywhere(means[varied], high[varied], sigma):
+            return sigma
+    return _estimate_where(counts, means, low, high)
+
+
+def _estimate_where(chosen: np.ndarray, means: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
+    """Return the estimate from some of the patches; 0.0 if they are too few.
+
+    Args:
+        chosen: bool (N,), the patches to use.
+        means: See `_iterate_estimate`.
+        low: See `_iterate_estimate`.
+        high: See `_iterate_estimate`.
+    """
+    if chosen.all():
+        return _iterate_estimate(means, low, high)
+    if chosen.sum() < MIN_MEASURED:
+        return 0.0
+    return _iterate_estimate(means[chosen], low[chosen], high[chosen])
+
+
+def _constant_areas(plane: Tensor) -> Tensor:
+    """Return the pixels, bool (H, W), that lie in a rectangle of equal values, 8x3 or 3x8: wider than a thin border."""
+    same_as_right, same_as_below = plane[:, 1:] == plane[:, :-1], plane[1:] == plane[:-1]
+    found = torch.zeros_like(plane, dtype=torch.bool)
+    for height, width in ((PATCH, THIN), (THIN, PATCH)):
+        rows = _combine(_combine(same_as_right, width - 1, 1, torch.logical_and), height, 0, torch.logical_and)
+        columns = _combine(same_as_below, height - 1, 0, torch.logical_and)[:, : rows.shape[1]]
+        corners = rows & columns  # the top left pixels of the rectangles
+        padded = F.pad(corners, (width - 1, width - 1, height - 1, height - 1))
+        found |= _combine(_combine(padded, height, 0, torch.logical_or), width, 1, torch.logical_or)
+    return found
+
+
+def _patches_that_touch(pixels: Tensor, stride: int) -> np.ndarray:
+    """Return which of the patches, in the order of `_patches`, contain any of the pixels (H, W): bool (N,)."""
+    touched = _combine(_combine(pixels, PATCH, 0, torch.logical_or), PATCH, 1, torch.logical_or)
+    return touched[::stride, ::stride].flatten().numpy()
+
+
+def _combine(x: Tensor, size: int, dim: int, operation: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Combine the values of every window along an axis by an operation such as a maximum, in log2(size) passes.
+
+    Args:
+        x: Tensor of any shape.
+        size: Length of a window.
+        dim: The axis, which becomes shorter by size - 1.
+        operation: An associative operation for which f(x, x) = x.
+    """
+    covered = 1
+    while covered < size:
+        step = min(covered, size - covered)
+        length = x.shape[dim] - step
+        x = operation(x.narrow(dim, 0, length), x.narrow(dim, step, length))
+        covered += step
+    return x
+
+
+def _is_noisy_everywhere(means: np.ndarray, high: np.ndarray, sigma: float) -> bool:
+    """Return whether hardly any patch is too quiet for noise of a standard deviation.
+
+    Patches near black and white do not count, because clipping quiets them.
+
+    Args:
+        means: (N,), the means of the patches on the 0..255 scale.
+        high: (N, K), their coefficients of the high frequencies.
+        sigma: The standard deviation on the 0..255 scale.
+    """
+    unclipped = np.minimum(means, 255 - means) >= max(MIN_MARGIN, MARGIN_SIGMAS * sigma)
+    if not unclipped.any():
+        return True
+    quiet = (high[unclipped] ** 2).mean(1) < QUIET * sigma**2
+    return float(quiet.mean()) <= MAX_QUIET_SHARE
 
 
 def _iterate_estimate(means: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:

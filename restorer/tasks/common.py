@@ -17,7 +17,15 @@ from restorer.models.load import load_prior
 from restorer.priors.latent import latent_of
 from restorer.tasks.defaults import Defaults
 
-__all__ = ["LOWEST_LEVEL", "as_colour", "check_picture", "conditioned_plan", "select_prior", "to_unit"]
+__all__ = [
+    "LOWEST_LEVEL",
+    "as_colour",
+    "check_picture",
+    "conditioned_plan",
+    "select_prior",
+    "to_unit",
+    "without_equal_channels",
+]
 
 LOWEST_LEVEL = 0.02
 """Last noise level before 0, on the [-1, 1] scale. Lower levels do not change pictures in 8 bits."""
@@ -61,6 +69,15 @@ def to_unit(x: Tensor, channels: int) -> Tensor:
     picture = (x[0].float() + 1).div_(2)
     picture = picture.mean(0, keepdim=True) if channels == 1 else picture
     return picture.clamp_(0, 1)
+
+
+def without_equal_channels(image: Tensor) -> Tensor:
+    """Return the first channel of a picture (C, H, W) whose channels are equal, (1, H, W); another picture unchanged.
+
+    A gray picture that was saved in colour is gray all the same: its channels share their noise, which the prior would
+    take for detail, and its result must have equal channels.
+    """
+    return image[:1] if bool((image == image[:1]).all()) else image
 
 
 def as_colour(image: Tensor) -> Tensor:

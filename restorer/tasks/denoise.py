@@ -24,7 +24,7 @@ from restorer.diffusion.reverse import NoiseField
 from restorer.errors import UsageError
 from restorer.limits import check
 from restorer.measurement.white_noise import estimate_sigma, undo_clipping
-from restorer.tasks.common import LOWEST_LEVEL, as_colour, check_picture, select_prior, to_unit
+from restorer.tasks.common import LOWEST_LEVEL, as_colour, check_picture, select_prior, to_unit, without_equal_channels
 from restorer.tasks.defaults import DENOISE
 from restorer.tasks.job import Job, with_default_tiles
 
@@ -35,6 +35,7 @@ def prepare_denoise(
     image: Tensor,
     sigma: float | None = None,
     *,
+    evidence: Tensor | None = None,
     steps: int | None = None,
     detail: float | None = None,
     method: str = "auto",
@@ -46,6 +47,7 @@ def prepare_denoise(
     Args:
         image: The picture, float (C, H, W) in [0, 1] with C = 1 or 3. Values outside this range are not clamped.
         sigma: As in `restorer.denoise`.
+        evidence: bool (H, W), the pixels that the noise is estimated from; None for all of them.
         steps: As in `restorer.denoise`.
         detail: As in `restorer.denoise`.
         method: As in `restorer.denoise`.
@@ -60,10 +62,11 @@ def prepare_denoise(
     check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed)
     count, weight = _steps_and_detail(steps, detail)
     estimated = sigma is None
-    level = estimate_sigma(image) if sigma is None else sigma
+    level = estimate_sigma(image, evidence) if sigma is None else sigma
     model = with_default_tiles(select_prior("denoise", prior), *image.shape[-2:])
-    channels = image.shape[0]
-    start, s_y = as_colour(image), 2 * level / 255
+    reduced = without_equal_channels(image)
+    channels = reduced.shape[0]
+    start, s_y = as_colour(reduced), 2 * level / 255
     job = Job(model, None, image, level, estimated, weight, start, lambda x, first: to_unit(x, channels))
     if level == 0:
         return job.with_note("no noise was found: the picture is copied" if estimated else "")
@@ -88,7 +91,8 @@ def prepare_denoise(
 
     def finish(x: Tensor, first: Tensor) -> Tensor:
         restored = to_unit(torch.lerp(first, x, weight), channels)
-        return undo_clipping(restored, level / 255) if is_clipped else restored
+        restored = undo_clipping(restored, level / 255) if is_clipped else restored
+        return restored.expand(image.shape)
 
     return replace(job, plan=plan, start=start, finish=finish)
 

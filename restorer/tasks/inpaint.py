@@ -26,7 +26,14 @@ from restorer.images.files import push_pull
 from restorer.limits import check
 from restorer.measurement.white_noise import estimate_sigma
 from restorer.priors.tiled import Tiled
-from restorer.tasks.common import as_colour, check_picture, conditioned_plan, select_prior, to_unit
+from restorer.tasks.common import (
+    as_colour,
+    check_picture,
+    conditioned_plan,
+    select_prior,
+    to_unit,
+    without_equal_channels,
+)
 from restorer.tasks.defaults import INPAINT, INPAINT_WIDE, WIDE_SIDE
 from restorer.tasks.job import Job, with_default_tiles
 
@@ -76,7 +83,8 @@ def prepare_inpaint(
     if fill.shape != image.shape[-2:]:
         raise UsageError(f"the mask is {tuple(fill.shape)}, but the picture is {tuple(image.shape[-2:])}")
     check_picture(torch.where(fill, 0.5, image))  # under the mask the picture may hold anything
-    channels, share = image.shape[0], float(fill.double().mean())
+    channels = len(without_equal_channels(torch.where(fill, 0.5, image)))
+    share = float(fill.double().mean())
     estimated, sigma = sigma is None, estimate_sigma(image) if sigma is None else sigma
     # Noisy known pixels are restored as well, and they are everywhere.
     rows, columns = _window(fill) if sigma == 0 else (slice(None), slice(None))
@@ -93,7 +101,7 @@ def prepare_inpaint(
 
     def finish(x: Tensor, first: Tensor) -> Tensor:
         result = image.clone()
-        restored = to_unit(x, channels)
+        restored = to_unit(x, channels).expand(len(image), -1, -1)
         result[:, rows, columns] = torch.where(hole, restored, part) if sigma == 0 else restored
         return result
 

@@ -23,7 +23,14 @@ from restorer.limits import check
 from restorer.measurement.white_noise import estimate_sigma
 from restorer.priors.latent import LatentPrior, ddim_plan, first_mean, latent_of
 from restorer.priors.tiled import Tiled
-from restorer.tasks.common import as_colour, check_picture, conditioned_plan, select_prior, to_unit
+from restorer.tasks.common import (
+    as_colour,
+    check_picture,
+    conditioned_plan,
+    select_prior,
+    to_unit,
+    without_equal_channels,
+)
 from restorer.tasks.defaults import LATENT_STEPS, UPSCALE
 from restorer.tasks.job import Job, with_default_tiles
 
@@ -72,18 +79,19 @@ def prepare_upscale(
     if (latent := latent_of(model)) is not None:
         check_latent_options(latent, scale, sigma=sigma, steps=steps, detail=detail, method=method)
         return _prepare_latent(image, model, latent, steps or LATENT_STEPS, method, seed)
-    channels = image.shape[0]
+    reduced = without_equal_channels(image)
+    channels = reduced.shape[0]
     estimated, sigma = sigma is None, estimate_sigma(image) if sigma is None else sigma
-    degradation, y = Bicubic(scale), as_colour(image)
+    degradation, y = Bicubic(scale), as_colour(reduced)
     start = degradation.pseudo_inverse(y)
     model = with_default_tiles(model, *start.shape[-2:])
 
     def finish(x: Tensor, first: Tensor) -> Tensor:
         if sigma > 0:
-            return to_unit(x, channels)
+            return to_unit(x, channels).expand(len(image), -1, -1)
         # A gray picture is finished in one channel, so that rounding the mean of three cannot undo the correction.
         result = x.mean(1, keepdim=True) if channels == 1 else x
-        return to_unit(degradation.finish(result, y[:, :channels]), channels)
+        return to_unit(degradation.finish(result, y[:, :channels]), channels).expand(len(image), -1, -1)
 
     plan, used_detail = conditioned_plan(model, UPSCALE[scale], steps, detail, method, seed, holes=False)
     return Job(

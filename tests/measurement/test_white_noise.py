@@ -11,6 +11,7 @@ from torch import Tensor
 
 from restorer.measurement.white_noise import (
     _clipped_variance_share,
+    _constant_areas,
     _dct,
     _noise_eigenvalue,
     estimate_sigma,
@@ -90,6 +91,76 @@ def test_a_black_frame_is_no_evidence() -> None:
     framed = torch.zeros(3, 256, 256)
     framed[:, 32:-32, 32:-32] = noisy(scene(), 25, 0)
     assert estimate_sigma(framed) == pytest.approx(25, rel=0.1)
+
+
+@pytest.mark.parametrize("sigma", [3, 25, 60])
+@pytest.mark.parametrize("value", [0.0, 0.4, 0.97, 1.0])
+@pytest.mark.parametrize("inside", [(32, 32, 192, 192), (0, 0, 192, 210), (5, 3, 192, 192)])
+def test_a_picture_in_a_frame_is_judged_by_its_inside(
+    inside: tuple[int, int, int, int], value: float, sigma: float
+) -> None:
+    """A frame of any tone, a strip below, and a thin border beside a wide one leave the estimate as it is without."""
+    top, left, height, width = inside
+    bare = noisy(scene(210), sigma, 0)[:, :height, :width]
+    framed = torch.full((3, 256, 256), value)
+    framed[:, top : top + height, left : left + width] = bare
+    # Strong noise scatters more: in the larger picture fewer patches of the inside are examined.
+    assert estimate_sigma(framed) == pytest.approx(estimate_sigma(bare), rel=0.05 if sigma < 60 else 0.12)
+
+
+def test_a_caption_with_text_is_no_evidence() -> None:
+    bare = noisy(scene(), 25, 0)
+    captioned = torch.ones(3, 224, 192)
+    captioned[:, :192] = bare
+    for left in range(8, 180, 12):  # strokes of letters
+        captioned[:, 200:214, left : left + 2] = 0.1
+    assert estimate_sigma(captioned) == pytest.approx(estimate_sigma(bare), rel=0.05)
+
+
+def test_pixels_that_do_not_count_are_no_evidence() -> None:
+    """The colour under transparency is made up, and far too smooth."""
+    picture, visible = noisy(scene(), 25, 0), torch.ones(192, 192, dtype=torch.bool)
+    visible[40:150, 60:] = False
+    smooth = torch.nn.functional.avg_pool2d(picture, 31, 1, 15)
+    cut_out = torch.where(visible, picture, smooth)
+    assert estimate_sigma(cut_out) < 20
+    assert estimate_sigma(cut_out, visible) == pytest.approx(25, rel=0.1)
+    assert estimate_sigma(picture, torch.zeros(192, 192, dtype=torch.bool)) == 0.0
+
+
+@pytest.mark.parametrize("paper", [1.0, 0.96])
+def test_drawings_and_screenshots_have_none(paper: float) -> None:
+    """Between flat areas there are only edges, which are not noise: a page of text, and slanted lines."""
+    page = torch.full((3, 200, 200), paper)
+    for top in range(10, 190, 16):
+        for left in range(10, 190, 7):
+            page[:, top : top + 9, left : left + 1 + (left + top) % 3] = 0.15
+            page[:, top + (left % 8), left : left + 5] = 0.4
+    y, x = torch.meshgrid(torch.arange(200.0), torch.arange(200.0), indexing="ij")
+    lines = paper - 0.8 * torch.exp(-(((y + 0.6 * x) % 23) - 11).square()).expand(3, -1, -1)
+    for drawing in (page, lines):
+        assert estimate_sigma((drawing * 255).round() / 255) < 0.5
+
+
+def test_constant_areas_are_those_of_the_definition() -> None:
+    """Every rectangle of 8x3 or 3x8 equal values, tried one by one."""
+    plane = torch.randint(0, 2, (40, 44), generator=torch.Generator().manual_seed(0)).float()
+    plane[5:16, 7:11], plane[20:24, 20:40], plane[30:33, 2:9] = 3, 4, 5  # the last one is too short
+    expected = torch.zeros(40, 44, dtype=torch.bool)
+    for height, width in ((8, 3), (3, 8)):
+        for top in range(40 - height + 1):
+            for left in range(44 - width + 1):
+                area = (slice(top, top + height), slice(left, left + width))
+                expected[area] |= bool((plane[area] == plane[top, left]).all())
+    assert torch.equal(_constant_areas(plane), expected) and expected[5:16, 7:11].all() and not expected[31, 5]
+
+
+def test_a_flat_area_does_not_make_texture_noise() -> None:
+    """A clean photograph in a frame is as clean as without it."""
+    clean = scene(192).round() / 255
+    framed = torch.full((3, 256, 256), 0.5)
+    framed[:, 32:-32, 32:-32] = clean
+    assert estimate_sigma(framed) <= estimate_sigma(clean) + 0.5
 
 
 def test_the_input_is_untouched_and_the_answer_repeats() -> None:

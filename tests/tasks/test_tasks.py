@@ -81,6 +81,29 @@ def test_any_size_comes_back_as_large_and_finite(task: str, channels: int, size:
 
 
 @pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("sigma", [0.0, 20.0])
+def test_a_gray_picture_saved_in_colour_is_restored_as_gray(task: str, sigma: float) -> None:
+    """The result is that of the gray file in each channel. The values under a mask may differ between channels."""
+    gray = picture(1, 24, 30)
+    colour = gray.repeat(3, 1, 1)
+    if task == "inpaint":
+        colour[0, hole(24, 30)] = 0.9
+    expected = prepare(task, gray, sigma=sigma).run().image
+    result = prepare(task, colour, sigma=sigma).run().image
+    if task == "inpaint" or sigma or task == "upscale":
+        assert result.shape == (3, *expected.shape[1:]) and torch.equal(result, expected.expand(3, -1, -1))
+    else:
+        assert torch.equal(result, colour)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_one_pixel_in_colour_makes_a_picture_colour(task: str) -> None:
+    image = picture(1, 24, 30).repeat(3, 1, 1)
+    image[0, -1, -1] += 0.1
+    assert not torch.equal(*prepare(task, image, sigma=20.0).run().image[:2])
+
+
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("steps", [2, 7, 26])
 def test_steps_are_network_evaluations(task: str, method: str, steps: int) -> None:
@@ -312,7 +335,7 @@ def test_one_evaluation_is_the_posterior_mean(options: dict[str, float], channel
 @pytest.mark.parametrize("sigma", [0.5, 10.0, 50.0])
 def test_what_a_file_clips_off_is_given_back(sigma: float) -> None:
     """The result, noised and clipped to [0, 1], has as its mean the posterior mean of the clipped picture."""
-    image = torch.linspace(0, 1, 60).view(1, 6, 10).repeat(3, 1, 1)
+    image = torch.linspace(0, 1, 180).view(3, 6, 10)
     result = prepare_denoise(image, sigma, steps=1, prior=GaussianPrior(0.0, 4.0)).run().image
     mean = posterior_mean(image, sigma, 0.0, 4.0)
     z = torch.linspace(-8, 8, 4001).double()

@@ -1,9 +1,11 @@
-"""The verb `evaluate`: how well a prior restores clean pictures that are degraded in a known way."""
+"""The verb `evaluate`: how well a prior restores pictures whose truth is known.
+
+Either clean pictures are degraded in a known way, or degraded pictures are given beside their truths.
+"""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -11,6 +13,16 @@ import typer
 
 from restorer.cli.commands.bits_per_dim import bits_per_dim as measure_bound
 from restorer.cli.commands.measuring import Tally, describe_run, obtain_prior, print_table, progress
+from restorer.cli.commands.trials import (
+    MASK_KINDS,
+    Request,
+    degrade_trial,
+    list_pairs,
+    list_trials,
+    parse_pair_values,
+    parse_values,
+    read_pair,
+)
 from restorer.cli.options import (
     INTERFACE,
     OUTPUT,
@@ -27,98 +39,23 @@ from restorer.cli.options import (
     parse,
 )
 from restorer.cli.terminal.forecast import DEFAULT_STEPS, Forecast, Workload
-from restorer.cli.terminal.multi_values import MultiValueCommand, is_number, split_values
+from restorer.cli.terminal.multi_values import MultiValueCommand, is_number
 from restorer.cli.terminal.reporter import Reporter, Timing
 from restorer.cli.terminal.score_table import Row, build_table, group_means, to_csv, to_json
 from restorer.errors import OutputError, PictureError, UsageError
-from restorer.folders.options import Options
-from restorer.images.find import collect
-from restorer.limits import SCALES, check
+from restorer.limits import SCALES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from restorer.evaluation.evaluate import Condition, Outcome, Sample
+    from restorer.evaluation.evaluate import Outcome
     from restorer.priors.tiled import Tiled
     from restorer.priors.unet_prior import UNetPrior
 
-    Trial = tuple[Path, str, list[tuple[Condition, Path | None]]]
-
 __all__ = ["MASK_KINDS", "register"]
 
-MASK_KINDS = ("random", "box", "text", "scratch")
-PARAMETER = {"denoise": "sigma", "upscale": "scale", "inpaint": "kind"}  # the field of `Condition` that a task varies
-OPTION = {"sigma": "--sigma", "scale": "--scale", "kind": "--mask-kind"}
-DEFAULT: dict[str, tuple[Any, ...]] = {"denoise": (25.0,), "upscale": (4,), "inpaint": ("random",)}
 MAX_SHEET_ROWS = 12
-DEGRADING, MEASURING = "Degradation", "Measurement"
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A checked command line.
-
-    Args:
-        options: Options that `evaluate` shares with the restoring verbs.
-        folder: Folder of clean pictures.
-        task: "denoise", "upscale" or "inpaint".
-        values: Sigmas, scales or kinds of masks, by the task.
-        mask: Folder of masks for inpainting; None to draw them.
-        eight_bit: Whether noisy pictures and results are clipped and rounded to 8 bits.
-        baselines: Whether methods without a network are measured too.
-        limit: Largest number of pictures; None for all.
-        csv: File for the figures of every picture, if any.
-        sheet: File for the contact sheet, if any.
-    """
-
-    options: Options
-    folder: str
-    task: str
-    values: tuple[Any, ...]
-    mask: Path | None
-    eight_bit: bool
-    baselines: bool
-    limit: int | None
-    csv: Path | None
-    sheet: Path | None
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """Sampling options other than the noise level, which the condition sets."""
-        return {name: value for name, value in self.options.sampling.items() if name != "sigma"}
-
-
-def _parse_values(task: str, texts: dict[str, list[str] | None], mask: Path | None) -> tuple[Any, ...]:
-    """Return the sigmas, scales or kinds of masks of a task, checked.
-
-    Args:
-        task: Name of the task.
-        texts: Values on the command line of each of the options in `OPTION`, by its key there.
-        mask: Folder of masks; with it and without kinds, the result is empty and every mask is taken.
-
-    Raises:
-        UsageError: The task or a value is not possible, or an option belongs to another task.
-    """
-    if task not in PARAMETER:
-        raise UsageError(f"unknown task {task!r}", f"choose one of {', '.join(PARAMETER)}")
-    option = OPTION[PARAMETER[task]]
-    for name, given in texts.items():
-        if given and name != PARAMETER[task]:
-            raise UsageError(f"{OPTION[name]} does not apply to {task}", f"use {option} with {task}")
-    if mask is not None and task != "inpaint":
-        raise UsageError(f"--mask does not apply to {task}", "add --task inpaint")
-    values = split_values(texts[PARAMETER[task]])
-    if task == "inpaint":
-        if unknown := [value for value in values if value not in MASK_KINDS]:
-            raise UsageError(f"unknown kind of mask {unknown[0]!r}", f"choose one of {', '.join(MASK_KINDS)}")
-        return tuple(values) or (DEFAULT[task] if mask is None else ())
-    try:
-        numbers = [float(value) if task == "denoise" else int(value) for value in values]
-    except ValueError:
-        raise UsageError(f"{option} takes numbers, not {' '.join(values)!r}") from None
-    for number in numbers:
-        check(sigma=number) if task == "denoise" else check(scale=int(number))
-    return tuple(numbers) or DEFAULT[task]
+DEGRADING, PAIRS, MEASURING = "Degradation", "Pairs of degraded pictures and their truth", "Measurement"
 
 
 def _check_target(path: Path | None, *, overwrite: bool) -> None:
@@ -133,59 +70,6 @@ def _check_target(path: Path | None, *, overwrite: bool) -> None:
         raise OutputError(f"{path} exists", "add --overwrite, or name another file")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"the folder {path.parent} does not exist or is not writable", "name another file")
-
-
-def _list_trials(request: _Request) -> list[Trial]:
-    """Return every picture, its name inside the folder, and the conditions to degrade it by, each with its mask.
-
-    Raises:
-        PictureError: There are no pictures, or none of them has a mask.
-    """
-    if request.mask is not None and not request.mask.is_dir():
-        raise PictureError(f"{request.mask} is not a folder of masks", "check the path")
-    pictures = collect([request.folder], recursive=True)
-    from restorer.evaluation.evaluate import Condition
-    from restorer.images.masks import find_masks
-
-    trials: list[Trial] = []
-    for path, root in pictures:
-        conditions: list[tuple[Condition, Path | None]]
-        if request.mask is None:
-            conditions = [
-                (Condition(request.task, **{PARAMETER[request.task]: value}), None) for value in request.values
-            ]
-        else:
-            kinds = request.values or ("",)  # these are prefixes: "random" also selects "random70"
-            masks = {kind: mask for kind, mask in find_masks(request.mask, path).items() if kind.startswith(kinds)}
-            conditions = [(Condition("inpaint", kind=kind), mask) for kind, mask in masks.items()]
-        if conditions:
-            trials.append((path, path.relative_to(root).as_posix() if root else path.name, conditions))
-    if not trials:
-        hint = "masks are named {stem}_{kind}.png or {anything}_{stem}_{kind}.png"
-        raise PictureError(f"no picture in {request.folder} has a mask in {request.mask}", hint)
-    return trials[: request.limit]
-
-
-def _degrade(request: _Request, trial: Trial) -> list[Sample]:
-    """Return the picture of a trial degraded by each of its conditions.
-
-    Raises:
-        PictureError: The picture or a mask cannot be read.
-        UsageError: A mask has another shape than the picture.
-    """
-    import torch
-
-    from restorer.evaluation.evaluate import degrade, derive_seed
-    from restorer.images.files import load, load_mask, to_tensor
-
-    path, name, conditions = trial
-    truth = to_tensor(load(path))
-    samples = []
-    for condition, mask in conditions:
-        fill = None if mask is None else torch.from_numpy(load_mask(mask, (truth.shape[1], truth.shape[2])).fill)
-        seed = derive_seed(request.options.seed, name)
-        samples.append(degrade(truth, condition, seed, fill=fill, eight_bit=request.eight_bit))
-    return samples
 
 
 class _Results(Tally):
@@ -224,9 +108,11 @@ class _Results(Tally):
             self.cells.append((heading, side_by_side(outcome)))
 
 
-def _evaluate_all(request: _Request, reporter: Reporter) -> int:
+def _evaluate_all(request: Request, reporter: Reporter) -> int:
     """Degrade, restore and measure every picture, report the figures, and return the exit code."""
-    results, trials = _Results(reporter, sheet=request.sheet is not None), _list_trials(request)
+    results = _Results(reporter, sheet=request.sheet is not None)
+    trials = list_pairs(request, results) if request.has_pairs else list_trials(request)
+    read_samples = read_pair if request.has_pairs else degrade_trial
     from restorer.evaluation.evaluate import evaluate, has_opencv
 
     prior = obtain_prior(request.options, reporter)
@@ -238,7 +124,7 @@ def _evaluate_all(request: _Request, reporter: Reporter) -> int:
     with progress(reporter, request.task, total) as advance:
         for path, name, conditions in trials:
             try:
-                samples = _degrade(request, (path, name, conditions))
+                samples = read_samples(request, (path, name, conditions))
             except (PictureError, UsageError) as error:  # a mask of another shape is a UsageError
                 results.add_failure(path, error)
                 done += len(conditions)
@@ -253,7 +139,12 @@ def _evaluate_all(request: _Request, reporter: Reporter) -> int:
                     is_whole_step = evaluations == int(evaluations)
                     timing.update(done + evaluations / max(1, steps), total, is_whole_step=is_whole_step)
 
-                arguments = {"baselines": request.baselines, "eight_bit": request.eight_bit, **request.sampling}
+                arguments = {
+                    "baselines": request.baselines,
+                    "before": request.has_pairs,
+                    "eight_bit": request.eight_bit or request.has_pairs,
+                    **request.sampling,
+                }
                 results.add(path, name, evaluate(sample, prior, on_progress=on_progress, **arguments))
                 done += 1
             results.ok += 1
@@ -268,7 +159,7 @@ def _evaluate_all(request: _Request, reporter: Reporter) -> int:
     return results.finish(task=request.task, means=mean_records, **describe_run(request.options, prior))
 
 
-def _workload(request: _Request, prior: UNetPrior | Tiled, pictures: int) -> Workload:
+def _workload(request: Request, prior: UNetPrior | Tiled, pictures: int) -> Workload:
     """Return the properties of this run that the estimate of its time depends on."""
     import torch
 
@@ -286,7 +177,7 @@ def _workload(request: _Request, prior: UNetPrior | Tiled, pictures: int) -> Wor
     )
 
 
-def _title_and_caption(request: _Request, prior: UNetPrior | Tiled, details: set[float]) -> tuple[str, str]:
+def _title_and_caption(request: Request, prior: UNetPrior | Tiled, details: set[float]) -> tuple[str, str]:
     """Return the line above the table and the line below it."""
     from restorer.models.load import precision_name
 
@@ -295,7 +186,9 @@ def _title_and_caption(request: _Request, prior: UNetPrior | Tiled, details: set
     parts = [request.task, folder, options.model, f"{prior.device} {precision_name(prior)}"]
     parts += [options.method] if options.method != "auto" else []
     remark = {
-        "denoise": "The noise is clipped and rounded to 8 bits."
+        "denoise": "Results are rounded to 8 bits."
+        if request.has_pairs
+        else "The noise is clipped and rounded to 8 bits."
         if request.eight_bit
         else "The noise is neither clipped nor rounded.",
         "upscale": "Y is the BT.601 luma without a border as wide as the scale.",
@@ -306,7 +199,7 @@ def _title_and_caption(request: _Request, prior: UNetPrior | Tiled, details: set
     return " · ".join([*parts, f"detail {detail}", f"seed {options.seed}"]), caption
 
 
-def _write_files(request: _Request, results: _Results) -> None:
+def _write_files(request: Request, results: _Results) -> None:
     """Write the CSV file and the contact sheet that the command line asks for.
 
     Raises:
@@ -349,7 +242,11 @@ class _Command(MultiValueCommand):
 
 def _evaluate(
     folder: Annotated[
-        str, typer.Argument(metavar="DIR", help="Folder of clean pictures; its subfolders are searched too")
+        str,
+        typer.Argument(
+            metavar="DIR",
+            help="Folder of clean pictures, or with --truth or --pair of degraded ones",
+        ),
     ],
     task: Annotated[
         str, _value_option("--task", "NAME", "Task to evaluate: denoise (the default), upscale or inpaint")
@@ -379,6 +276,24 @@ def _evaluate(
     eight_bit: Annotated[
         bool, _flag_option("--eight-bit", "Clip and round noisy pictures and results to 8 bits, as files do")
     ] = False,
+    truth: Annotated[
+        Path | None,
+        _value_option(
+            "--truth",
+            "DIR",
+            "Restore the pictures of DIR as they are, and compare them with those of the same names in this folder",
+            PAIRS,
+        ),
+    ] = None,
+    pair: Annotated[
+        tuple[str, str] | None,
+        _value_option(
+            "--pair",
+            "SUFFIX SUFFIX",
+            "Restore the pictures whose names end in the first suffix; the second one ends the names of their truths",
+            PAIRS,
+        ),
+    ] = None,
     limit: Annotated[int | None, _value_option("--limit", "N", "Evaluate only the first N pictures", min=1)] = None,
     steps: Steps = None,
     detail: Detail = None,
@@ -422,7 +337,7 @@ def _evaluate(
     quiet: Annotated[bool, _flag_option("-q --quiet", "Print only the table, and errors", INTERFACE)] = False,
     verbose: Annotated[bool, _flag_option("-v --verbose", "List every picture in the table", INTERFACE)] = False,
 ) -> None:
-    """Measure a model: degrade clean pictures, restore them, and compare the results with the originals.
+    """Measure a model: degrade clean pictures, or take degraded ones, restore them, and compare with the truth.
 
     restore evaluate photos/ --sigma 15 25 50  ·  restore evaluate photos/ --task upscale --scale 2 4 --baselines
     """
@@ -446,15 +361,19 @@ def _evaluate(
         quiet=quiet,
         verbose=verbose,
     )
-    values = _parse_values(task, {"sigma": sigma, "scale": scale, "kind": mask_kind}, mask)
+    suffixes = pair or None  # Typer passes an empty tuple where the option is not given
+    if truth is not None or suffixes is not None:
+        values = parse_pair_values(task, truth, suffixes, sigma, [*(scale or []), *(mask_kind or [])])
+    else:
+        values = parse_values(task, {"sigma": sigma, "scale": scale, "kind": mask_kind}, mask)
     if task == "denoise" and steps == 1 and detail:
         raise UsageError(
             "a single step gives the posterior mean, which has no detail", "use --steps 2 or more, or --detail 0"
         )
-    if bits_per_dim and (baselines or csv or sheet or sigma or scale or mask_kind or mask):
+    if bits_per_dim and (baselines or csv or sheet or sigma or scale or mask_kind or mask or truth or suffixes):
         raise UsageError(
             "--bits-per-dim restores no pictures, so it cannot be combined with options for restoring them",
-            "leave out --sigma, --scale, --mask-kind, --mask, --baselines, --csv and --sheet",
+            "leave out --sigma, --scale, --mask-kind, --mask, --truth, --pair, --baselines, --csv and --sheet",
         )
     for target in (csv, sheet):
         _check_target(target, overwrite=overwrite)
@@ -462,7 +381,7 @@ def _evaluate(
     if bits_per_dim:
         code = measure_bound(options, folder, limit, timesteps, reporter)
     else:
-        request = _Request(options, folder, task, values, mask, eight_bit, baselines, limit, csv, sheet)
+        request = Request(options, folder, task, values, mask, eight_bit, baselines, limit, csv, sheet, truth, suffixes)
         code = _evaluate_all(request, reporter)
     if code:
         raise typer.Exit(code)

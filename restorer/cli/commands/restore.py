@@ -95,9 +95,12 @@ def _denoise(
         )
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
+        import torch
+
         from restorer.tasks.denoise import prepare_denoise
 
-        return prepare_denoise(image, prior=prior, **options.sampling), None
+        visible = None if picture.visible is None else torch.from_numpy(picture.visible)
+        return prepare_denoise(image, evidence=visible, prior=prior, **options.sampling), None
 
     restore_all(options, Verb("denoised", prepare))
 

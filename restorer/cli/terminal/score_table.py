@@ -26,6 +26,7 @@ COLUMNS = (
     ("psnr_holes", "holes", ".2f"),
     ("seconds", "s", ".2f"),
     ("evaluations", "evals", "g"),
+    ("sigma", "noise", ".1f"),
 )
 """For each column the field of `Scores`, the heading and the format."""
 
