@@ -126,7 +126,7 @@ def test_the_published_network_in_full_width(diffusers: ModuleType) -> None:
     assert_equal(ours.encode(normal(1, 3, 16, 16)), theirs.encode(normal(1, 3, 16, 16)).latents)
 
 
-def test_the_nearest_code_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_quantizer_returns_the_nearest_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """The codes are those of a search position by position, for any number of distances held at once."""
     quantizer = Quantizer(50, 3)
     nn.init.normal_(quantizer.embedding.weight, generator=torch.Generator().manual_seed(2))
