@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["estimate_sigma", "expected_when_clipped", "undo_clipping"]
+__all__ = ["constant_areas", "estimate_sigma", "expected_when_clipped", "undo_clipping"]
 
 PATCH = 8  # side of a patch in pixels
 THIN = 3  # width in pixels of the narrowest area without variation that is recognized
@@ -98,6 +98,19 @@ def _estimate_where(chosen: np.ndarray, means: np.ndarray, low: np.ndarray, high
     if chosen.sum() < MIN_MEASURED:
         return 0.0
     return _iterate_estimate(means[chosen], low[chosen], high[chosen])
+
+
+def constant_areas(image: Tensor) -> Tensor:
+    """Return the pixels of a picture in areas without any variation, which hold no noise.
+
+    Args:
+        image: float (C, H, W).
+
+    Returns:
+        bool (H, W), the pixels that lie in a rectangle, 8x3 or 3x8, of equal values in each channel.
+    """
+    found = [_constant_areas(plane) for plane in image]
+    return torch.stack(found).all(0)
 
 
 def _constant_areas(plane: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import NoiseField
 from restorer.errors import UsageError
 from restorer.limits import check
-from restorer.measurement.white_noise import estimate_sigma, undo_clipping
+from restorer.measurement.white_noise import constant_areas, estimate_sigma, undo_clipping
 from restorer.tasks.common import LOWEST_LEVEL, as_colour, check_picture, select_prior, to_unit, without_equal_channels
 from restorer.tasks.defaults import DENOISE
 from restorer.tasks.job import Job, with_default_tiles
@@ -88,11 +88,13 @@ def prepare_denoise(
     # A file cannot hold values beyond black and white, so its noise is clipped. A tensor that holds such values has not
     # been clipped.
     is_clipped = 0 <= float(image.min()) and float(image.max()) <= 1
+    # Noise that was estimated was found elsewhere: a frame or a cut-out background keeps its colour exactly.
+    constant = constant_areas(image) if estimated else torch.zeros(image.shape[1:], dtype=torch.bool)
 
     def finish(x: Tensor, first: Tensor) -> Tensor:
         restored = to_unit(torch.lerp(first, x, weight), channels)
         restored = undo_clipping(restored, level / 255) if is_clipped else restored
-        return restored.expand(image.shape)
+        return torch.where(constant, image, restored) if constant.any() else restored.expand(image.shape)
 
     return replace(job, plan=plan, start=start, finish=finish)
 

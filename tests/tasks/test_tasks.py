@@ -96,6 +96,21 @@ def test_a_gray_picture_saved_in_colour_is_restored_as_gray(task: str, sigma: fl
         assert torch.equal(result, colour)
 
 
+def test_a_frame_keeps_its_colour() -> None:
+    """Noise that was estimated is not in areas without variation; of a strength that is given it is everywhere."""
+    noise = torch.randn(3, 60, 60, generator=torch.Generator().manual_seed(0))
+    image = torch.full((3, 80, 80), 0.93)
+    image[:, 10:-10, 10:-10] = (0.5 + 0.1 * noise).clamp(0, 1)
+    frame = torch.ones(80, 80, dtype=torch.bool)
+    frame[10:-10, 10:-10] = False
+    job = prepare_denoise(image, prior=GaussianPrior())
+    assert 20 < job.sigma < 30
+    result = job.run().image
+    assert torch.equal(result[:, frame], image[:, frame]) and not torch.equal(result[:, ~frame], image[:, ~frame])
+    given = prepare_denoise(image, job.sigma, prior=GaussianPrior()).run().image
+    assert not torch.equal(given[:, frame], image[:, frame]) and torch.equal(given[:, ~frame], result[:, ~frame])
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_one_pixel_in_colour_makes_a_picture_colour(task: str) -> None:
     image = picture(1, 24, 30).repeat(3, 1, 1)
