@@ -46,7 +46,7 @@ CANDIDATE_FACTOR = 2  # number of patches to choose from, as a multiple of those
 MARGIN_SIGMAS = 2.5  # a mean is near 0 or 255 if it is closer than this many standard deviations
 MIN_MARGIN = 16.0  # smallest such distance on the 0..255 scale, used while the estimate of the noise is still 0
 QUIET = 0.1  # a patch is quiet if the mean square of its high frequencies is below this share of the noise variance
-MAX_QUIET_SHARE = 0.005  # white noise leaves about 1e-5 of the patches quiet, a screenshot .15 of them
+MAX_QUIET_SHARE = 0.005  # white noise leaves 4e-6 of the patches quiet (chi-square, K = 15), a screenshot .15
 CHUNK = 1 << 20  # values whose clipping is undone together, because double precision needs much memory
 
 
