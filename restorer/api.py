@@ -21,7 +21,7 @@ from torch import Tensor
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import Step
 from restorer.errors import UsageError
-from restorer.images.files import from_pil, to_pil, to_tensor, with_result
+from restorer.images.files import from_pil, to_pil, to_tensor, visible_pixels, with_result
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.inpaint import prepare_inpaint
 from restorer.tasks.job import Job
@@ -63,7 +63,7 @@ def _restore(
     if not isinstance(picture, Image.Image):
         raise UsageError(f"the picture must be a PIL image or a float tensor, not {type(picture).__name__}")
     source = from_pil(picture)
-    job = prepare(to_tensor(source), None if source.visible is None else torch.from_numpy(source.visible))
+    job = prepare(to_tensor(source), visible_pixels(source))
     if job.plan is None:
         return to_pil(source)
     return to_pil(with_result(source, job.run(on_step).image, keep=keep))

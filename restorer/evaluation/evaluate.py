@@ -61,9 +61,9 @@ __all__ = [
     "measure",
     "prepare",
     "side_by_side",
+    "unrestored",
 ]
 
-INPUTS = ("bicubic", "noisy", "damaged")  # names of the degraded picture itself among the baselines
 OURS = "restore"  # name of this project's result among those of the baselines
 NLM_STRENGTH = 0.6  # h of OpenCV's non-local means over sigma: the best of five (.4 to 1.2) on six pictures of CBSD68
 INPAINT_RADIUS = 3  # radius in pixels of the neighbourhood that OpenCV's inpainting uses
@@ -310,9 +310,8 @@ def evaluate(
     seconds = time.perf_counter() - start
     restored = _round_to_8_bits(result.image) if eight_bit else result.image
     scores = {OURS: replace(measure(restored, sample, seconds, total), sigma=job.sigma if job.estimated else None)}
-    methods = baseline_methods(sample)
-    chosen = methods if baselines else {name: methods[name] for name in methods if before and name in INPUTS}
-    for name, restore in chosen.items():
+    methods = baseline_methods(sample) if baselines else unrestored(sample) if before else {}
+    for name, restore in methods.items():
         start = time.perf_counter()
         picture = restore()
         scores[name] = measure(picture, sample, time.perf_counter() - start)
@@ -324,26 +323,28 @@ def has_opencv() -> bool:
     return importlib.util.find_spec("cv2") is not None
 
 
+def unrestored(sample: Sample) -> dict[str, Callable[[], Tensor]]:
+    """Return the degraded picture itself as a method, by its name; for upscale its bicubic enlargement."""
+    if sample.condition.task == "upscale":
+        height, width = sample.truth.shape[-2:]
+        return {"bicubic": lambda: _resize(sample.degraded, width, height)}
+    return {"noisy" if sample.condition.task == "denoise" else "damaged": lambda: sample.degraded}
+
+
 def baseline_methods(sample: Sample) -> dict[str, Callable[[], Tensor]]:
     """Return the methods that restore a sample without a network, by name.
 
     The baselines of OpenCV work in 8 bits and are left out if OpenCV is not installed.
 
     Returns:
-        Functions without arguments that return a picture, float (C, H, W) in [0, 1]; "noisy" is the input itself.
+        Functions without arguments that return a picture, float (C, H, W) in [0, 1]. The first is that of
+        `unrestored`, unless the holes were drawn here: those are white, which says nothing.
     """
     degraded, condition = sample.degraded, sample.condition
-    if condition.task == "upscale":
-        height, width = sample.truth.shape[-2:]
-        return {"bicubic": lambda: _resize(degraded, width, height)}
-    methods: dict[str, Callable[[], Tensor]] = {
-        "noisy" if condition.task == "denoise" else "damaged": lambda: (
-            degraded.clamp(0, 1) if condition.sigma is None else degraded
-        )
-    }
-    if condition.task == "inpaint" and condition.sigma is not None:
-        methods = {}  # drawn holes are white, which says nothing
-    if not has_opencv() or (condition.task == "denoise" and condition.sigma is None):
+    has_drawn_holes = condition.task == "inpaint" and condition.sigma is not None
+    methods = {} if has_drawn_holes else unrestored(sample)
+    has_no_strength = condition.task == "denoise" and condition.sigma is None  # which non-local means must be told
+    if condition.task == "upscale" or has_no_strength or not has_opencv():
         return methods
     import cv2
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from restorer.errors import PictureError, UsageError
+from restorer.errors import PictureError
 from restorer.evaluation.evaluate import Condition, Sample, check_size
-from restorer.images.files import load, load_mask, to_tensor
+from restorer.images.files import load, load_mask, to_tensor, visible_pixels
 from restorer.images.find import SUFFIXES
 from restorer.limits import SCALES
 
@@ -85,12 +85,10 @@ def load_pair(degraded: Path, truth: Path, condition: Condition, mask: Path | No
     check_size(clean, condition)
     channels = max(len(image), len(clean))
     fill = None
-    if condition.task == "inpaint":
-        if mask is None:
-            raise UsageError("inpaint needs masks", "name their folder with --mask")
+    if mask is not None:
         fill = torch.from_numpy(load_mask(mask, (image.shape[1], image.shape[2])).fill)
-    visible = None if picture.visible is None else torch.from_numpy(picture.visible)
-    return Sample(condition, clean.expand(channels, -1, -1), image.expand(channels, -1, -1), fill, visible)
+    truths, images = (x.expand(channels, -1, -1) for x in (clean, image))
+    return Sample(condition, truths, images, fill, visible_pixels(picture))
 
 
 def _scale(image: Tensor, clean: Tensor, path: Path) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from restorer.images.masks import FillMask, load_mask
 from restorer.images.metadata import match_profile
-from restorer.images.picture import Picture, reduce_depth, to_pil, to_tensor, with_record, with_result
+from restorer.images.picture import Picture, reduce_depth, to_pil, to_tensor, visible_pixels, with_record, with_result
 from restorer.images.push_pull import push_pull
 from restorer.images.reading import MAX_PIXELS, from_pil, load
 
@@ -23,6 +23,7 @@ __all__ = [
     "reduce_depth",
     "to_pil",
     "to_tensor",
+    "visible_pixels",
     "with_record",
     "with_result",
 ]

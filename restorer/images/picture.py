@@ -30,6 +30,7 @@ __all__ = [
     "reduce_depth",
     "to_pil",
     "to_tensor",
+    "visible_pixels",
     "with_record",
     "with_result",
 ]
@@ -114,11 +115,6 @@ class Picture:
         """The value of `alpha` at full opacity."""
         return _full_scale(self.pixels.dtype)
 
-    @property
-    def visible(self) -> np.ndarray | None:
-        """The pixels that are not fully transparent, bool (H, W); None if all are visible."""
-        return None if self.alpha is None or self.alpha.all() else self.alpha > 0
-
 
 def _full_scale(dtype: np.dtype) -> float:
     """Return the value of white and of full opacity: 1 for floats, the largest value for integers."""
@@ -140,6 +136,11 @@ def to_tensor(picture: Picture) -> Tensor:
     if not weight.any():
         return torch.full_like(colour, 0.5)
     return torch.where(weight > 0, colour, push_pull(colour * weight, weight).clamp(0, 1))
+
+
+def visible_pixels(picture: Picture) -> Tensor | None:
+    """Return the pixels that are not fully transparent, bool (H, W); None if all are visible."""
+    return None if picture.alpha is None or picture.alpha.all() else torch.from_numpy(picture.alpha > 0)
 
 
 def _to_unit_range(values: np.ndarray, black: float, white: float) -> np.ndarray:

@@ -89,12 +89,13 @@ def prepare_denoise(
     # been clipped.
     is_clipped = 0 <= float(image.min()) and float(image.max()) <= 1
     # Noise that was estimated was found elsewhere: a frame or a cut-out background keeps its colour exactly.
-    constant = constant_areas(image) if estimated else torch.zeros(image.shape[1:], dtype=torch.bool)
+    constant = constant_areas(image) if estimated else None
 
     def finish(x: Tensor, first: Tensor) -> Tensor:
         restored = to_unit(torch.lerp(first, x, weight), channels)
         restored = undo_clipping(restored, level / 255) if is_clipped else restored
-        return torch.where(constant, image, restored) if constant.any() else restored.expand(image.shape)
+        restored = restored.expand(image.shape)
+        return restored if constant is None else torch.where(constant, image, restored)
 
     return replace(job, plan=plan, start=start, finish=finish)
 

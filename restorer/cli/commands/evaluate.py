@@ -363,7 +363,7 @@ def _evaluate(
     )
     suffixes = pair or None  # Typer passes an empty tuple where the option is not given
     if truth is not None or suffixes is not None:
-        values = parse_pair_values(task, truth, suffixes, sigma, [*(scale or []), *(mask_kind or [])])
+        values = parse_pair_values(task, truth, suffixes, sigma, mask, [*(scale or []), *(mask_kind or [])])
     else:
         values = parse_values(task, {"sigma": sigma, "scale": scale, "kind": mask_kind}, mask)
     if task == "denoise" and steps == 1 and detail:

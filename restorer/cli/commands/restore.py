@@ -95,12 +95,10 @@ def _denoise(
         )
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
-        import torch
-
+        from restorer.images.files import visible_pixels
         from restorer.tasks.denoise import prepare_denoise
 
-        visible = None if picture.visible is None else torch.from_numpy(picture.visible)
-        return prepare_denoise(image, evidence=visible, prior=prior, **options.sampling), None
+        return prepare_denoise(image, evidence=visible_pixels(picture), prior=prior, **options.sampling), None
 
     restore_all(options, Verb("denoised", prepare))
 

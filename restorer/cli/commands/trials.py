@@ -113,7 +113,12 @@ def parse_values(task: str, texts: dict[str, list[str] | None], mask: Path | Non
 
 
 def parse_pair_values(
-    task: str, truth: Path | None, suffixes: tuple[str, str] | None, sigma: list[str] | None, others: list[str]
+    task: str,
+    truth: Path | None,
+    suffixes: tuple[str, str] | None,
+    sigma: list[str] | None,
+    mask: Path | None,
+    others: list[str],
 ) -> tuple[float, ...]:
     """Return the noise level that the restorer is told, or nothing if it decides itself.
 
@@ -122,6 +127,7 @@ def parse_pair_values(
         truth: Folder of the truths.
         suffixes: Ends of the names.
         sigma: Values of --sigma.
+        mask: Masks of the pictures, for inpaint.
         others: Values of options that only concern pictures that are degraded here.
 
     Raises:
@@ -133,6 +139,10 @@ def parse_pair_values(
         raise UsageError("--truth and --pair cannot be combined", "use one of them")
     if suffixes is not None and (not suffixes[0] or suffixes[0] == suffixes[1]):
         raise UsageError("--pair needs two different ends of names, and the first must not be empty")
+    if (mask is not None) != (task == "inpaint"):
+        raise UsageError(
+            "inpaint needs masks, and the other tasks have none", "add --mask DIR for inpaint, or leave it out"
+        )
     if others:
         raise UsageError(
             "--scale and --mask-kind degrade pictures, but --truth and --pair take them as they are",
