@@ -15,7 +15,9 @@ from gaussian import GaussianPrior
 from PIL import Image
 from torch import Tensor
 
-from restorer.diffusion.degradations import Bicubic, Degradation, Identity, Mask
+from restorer.diffusion.degradations.bicubic import Bicubic
+from restorer.diffusion.degradations.degradation import Degradation
+from restorer.diffusion.degradations.pointwise import Identity, Mask
 from restorer.diffusion.plan import Plan, make_plan
 from restorer.diffusion.reverse import reverse
 from restorer.diffusion.schedule import Schedule

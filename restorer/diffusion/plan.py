@@ -74,6 +74,7 @@ class Plan:
         extrapolation: Weight 0..1 of the second-order step (DPM-Solver++ 2M on the corrected estimate).
         eps_from: "corrected" recomputes the implied noise from the corrected estimate; "predicted" keeps the noise that
             the network predicts.
+        correct_last: Whether the last prediction is corrected towards the data, which puts some of their noise back.
         fresh_start: True if the start is the mean of the first state, to which noise is added; False if the start
             already contains the noise of the first level.
         variance: Variance of the fresh noise: "small" is beta~, the variance of the posterior q(x_{t-1} | x_t, x_0);
@@ -95,6 +96,7 @@ class Plan:
     prior_variance: float = 1.0
     extrapolation: float = 0.0
     eps_from: str = "corrected"
+    correct_last: bool = True
     fresh_start: bool = True
     variance: str = "small"
     schedule: Schedule | None = None

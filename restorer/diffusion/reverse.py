@@ -1,7 +1,7 @@
 r"""The reverse process: one loop for every task and method.
 
     x0  = prior.denoise(x, sigma)                                        one network evaluation
-    x0c = argmin_z |y - A z|^2 / s_y^2 + |z - x0|^2 / r^2                towards the data (`degradations.py`)
+    x0c = argmin_z |y - A z|^2 / s_y^2 + |z - x0|^2 / r^2                towards the data (`degradations/`)
     d   = x0c, or extrapolated from the previous x0c                     (DPM-Solver++ 2M, arXiv:2211.01095)
     x'  = d + kappa sigma' ( a eps + sqrt(zeta) w z )                    eps the noise implied by x, z ~ N(0, I)
 
@@ -28,7 +28,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from restorer.diffusion.degradations import Degradation
+from restorer.diffusion.degradations.degradation import Degradation
 from restorer.diffusion.objective import fixed_log_variance
 from restorer.diffusion.plan import Plan
 from restorer.diffusion.prior import Prior
@@ -163,7 +163,7 @@ def reverse(
             if not math.isfinite(float(x0.sum())):  # the sum is finite only if all numbers are, and takes no memory
                 raise NotFiniteError("the network returned values that are not finite")
             corrected = x0
-            if degradation is not None and y is not None:
+            if degradation is not None and y is not None and (after > 0 or plan.correct_last):
                 v = plan.prior_variance
                 r2 = sigma**2 if math.isinf(v) else sigma**2 * v / (sigma**2 + v)
                 corrected = degradation.correct(x0, y, noise_variance, r2)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from restorer.diffusion.degradations import Mask
+from restorer.diffusion.degradations.pointwise import Mask
 from restorer.diffusion.prior import Prior
 from restorer.errors import UsageError
 from restorer.images.files import push_pull

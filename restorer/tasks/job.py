@@ -9,7 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from restorer.diffusion.degradations import Degradation, Mask
+from restorer.diffusion.degradations.degradation import Degradation
+from restorer.diffusion.degradations.pointwise import Mask
 from restorer.diffusion.plan import Plan
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import NotFiniteError, Step, reverse

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from restorer.diffusion.degradations import Bicubic
+from restorer.diffusion.degradations.bicubic import Bicubic
 from restorer.diffusion.prior import Prior
 from restorer.errors import ModelError, UsageError
 from restorer.limits import check

@@ -18,7 +18,9 @@ from rival_networks import Setting, TheirNetwork
 from rival_race import Entrant, Runner, race
 from torch import Tensor
 
-from restorer.diffusion.degradations import Bicubic, Degradation, Identity, Mask
+from restorer.diffusion.degradations.bicubic import Bicubic
+from restorer.diffusion.degradations.degradation import Degradation
+from restorer.diffusion.degradations.pointwise import Identity, Mask
 from restorer.diffusion.plan import make_plan
 from restorer.diffusion.reverse import reverse
 from restorer.diffusion.schedule import Schedule

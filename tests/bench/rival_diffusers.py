@@ -14,7 +14,7 @@ from rival_networks import CountingPrior, Setting, TheirNetwork, fold
 from rival_race import Entrant, Runner, race
 from torch import Tensor
 
-from restorer.diffusion.degradations import Mask
+from restorer.diffusion.degradations.pointwise import Mask
 from restorer.diffusion.plan import Plan, make_plan
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import reverse

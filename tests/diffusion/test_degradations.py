@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from restorer.diffusion.degradations import Bicubic, Degradation, Identity, Mask
+from restorer.diffusion.degradations.bicubic import Bicubic
+from restorer.diffusion.degradations.degradation import Degradation
+from restorer.diffusion.degradations.pointwise import Identity, Mask
 
 HEIGHT, WIDTH = 24, 36
 
@@ -295,7 +297,7 @@ def test_products_of_lower_precision_by_the_newer_switches():
     if not hasattr(torch.backends.mkldnn, "matmul"):
         pytest.skip("this PyTorch has only the older setting")
     code = (
-        "import torch; from restorer.diffusion.degradations import Bicubic\n"
+        "import torch; from restorer.diffusion.degradations.bicubic import Bicubic\n"
         "torch.backends.mkldnn.matmul.fp32_precision = 'bf16'\n"
         "x, y = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 16, 16)\n"
         "found, expected = (Bicubic(4).correct(a, b, 1e-4, 0.5) for a, b in ((x, y), (x.double(), y.double())))\n"

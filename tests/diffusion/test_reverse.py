@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from restorer.diffusion import reverse as module
-from restorer.diffusion.degradations import Degradation, Identity, Mask
+from restorer.diffusion.degradations.degradation import Degradation
+from restorer.diffusion.degradations.pointwise import Identity, Mask
 from restorer.diffusion.objective import range_log_variance
 from restorer.diffusion.plan import METHODS, Plan, make_plan
 from restorer.diffusion.prior import Prediction, Prior
@@ -69,9 +70,10 @@ def affine_map(plan: Plan, *, v: float = V, s_y: float | None = S_Y, fraction: f
             continue
         predicted = (x / now**2 + basis[MEAN] / v) / (1 / now**2 + 1 / v)
         corrected = predicted
-        if s_y == 0:
+        is_corrected = after > 0 or plan.correct_last
+        if s_y == 0 and is_corrected:
             corrected = basis[DATA]
-        elif s_y is not None:
+        elif s_y is not None and is_corrected:
             trust = 1 / now**2 + 1 / plan.prior_variance  # precision of the prediction
             corrected = (trust * predicted + basis[DATA] / s_y**2) / (trust + 1 / s_y**2)
         estimate = corrected
@@ -245,6 +247,7 @@ def test_two_hundred_levels_are_their_affine_map(method: str) -> None:
         make_constant_plan([3.0, 1.0, 0.3, 0.0], zeta=0.0, fresh_start=False, extrapolation=1.0),
         make_constant_plan([3.0, 1.0, 0.3, 0.1, 0.0], zeta=1.0, kappa=0.0, prior_variance=math.inf),
         make_constant_plan([3.0, 1.0, 0.3, 0.1, 0.0], zeta=0.3, kappa=0.5, extrapolation=0.5, eps_from="predicted"),
+        make_constant_plan([3.0, 1.0, 0.3, 0.0], zeta=0.0, kappa=0.3, fresh_start=False, correct_last=False),
         make_constant_plan([3.0, 2.9, 0.3, 0.2, 0.0], zeta=0.3, extrapolation=1.0),  # the extrapolation is capped at 1
         make_constant_plan(
             [3.0, 1.0, 3.0, 1.0, 0.3, 2.0, 0.1, 0.0], zeta=0.2, kappa=0.8, extrapolation=1.0, prior_variance=V

@@ -16,7 +16,7 @@ from PIL import Image
 from stubs import Greedy, Imprecise, Smooth, Spy
 from torch import Tensor
 
-from restorer.diffusion.degradations import Bicubic
+from restorer.diffusion.degradations.bicubic import Bicubic
 from restorer.errors import DeviceError, ModelError, UsageError
 from restorer.limits import METHODS
 from restorer.priors.tiled import Tiled

@@ -1,164 +1,27 @@
-r"""Degradations of an image as linear operators, and the exact correction of an estimate towards the data.
+r"""Shrinking by an integer factor, as Pillow's bicubic filter does it, with its exact proximal point.
 
-    y = A x + n,   n ~ N(0, s_y^2 I)
-
-Here x is a clean image (B, C, H, W) on [-1, 1], and y are the measured data. The operator A keeps the image (denoise),
-hides pixels (inpaint) or shrinks the image (upscale):
-
-    class       A                                    A^T                              A A^T
-    Identity    I                                    I                                I
-    Mask        diag(m), m in {0, 1}                 diag(m)                          diag(m)
-    Bicubic     R_h (x) R_w, Pillow's resampling     R_h^T (x) R_w^T                  R_h R_h^T (x) R_w R_w^T
-
-If a network estimates x as x0 with variance r^2, the most probable image given the data is the proximal point
-
-    correct(x0) = argmin_x |y - A x|^2 / s_y^2 + |x - x0|^2 / r^2
-                = x0 + r^2 A^T (s_y^2 I + r^2 A A^T)^-1 (y - A x0)
-                = x0 + A^T w (w A A^T + (1 - w) I)^-1 (y - A x0),   w = r^2 / (r^2 + s_y^2).
-
-The data weight w keeps the last form finite in both limits. For w = 1 (no noise, or r^2 = inf) it is the projection
-x0 + A^+ (y - A x0), which keeps the part of x0 that A does not see. For w = 0 (data that carry no weight) it is x0.
-
-A noise of sigma on the 0..255 scale is s_y = 2 sigma / 255 on the [-1, 1] scale of this module.
-
-Sources:
-    Wang et al. 2023, "Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model" (DDNM),
-        https://arxiv.org/abs/2212.00490: the decomposition into the range and the null space of A.
-    Zhu et al. 2023, "Denoising Diffusion Models for Plug-and-Play Image Restoration" (DiffPIR),
-        https://arxiv.org/abs/2305.08995: the proximal point.
+Source:
     Keys 1981, "Cubic Convolution Interpolation for Digital Image Processing", IEEE Transactions on Acoustics, Speech,
-        and Signal Processing 29(6): the kernel of `Bicubic`.
+        and Signal Processing 29(6): the kernel.
 """
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-__all__ = ["Bicubic", "Degradation", "Identity", "Mask"]
+from restorer.diffusion.degradations.degradation import Degradation, at_least_float32, data_weight
+
+__all__ = ["Bicubic"]
 
 # Distance between two neighbouring 8-bit values on the [-1, 1] scale.
 EIGHT_BIT_STEP = 2 / 255
 
 # Momentum of the projected gradient steps in `Bicubic.finish`. Values from .85 to .95 take about as many steps.
 MOMENTUM = 0.9
-
-
-class Degradation(ABC):
-    """A linear operator A with its transpose, its proximal point, and the exact restoration of noise-free data."""
-
-    @abstractmethod
-    def measure(self, x: Tensor) -> Tensor:
-        """Return A x, the data without noise.
-
-        Args:
-            x: Clean images, (B, C, H, W).
-        """
-
-    @abstractmethod
-    def transpose(self, y: Tensor) -> Tensor:
-        """Return A^T y.
-
-        Args:
-            y: Data, shaped like the result of `measure`.
-
-        Returns:
-            Images shaped like the argument of `measure`.
-        """
-
-    @abstractmethod
-    def correct(self, x0: Tensor, y: Tensor, noise_variance: float | Tensor, prior_variance: float | Tensor) -> Tensor:
-        """Return the proximal point of x0 for the data y, as the module docstring defines it.
-
-        A noise variance of 0 or a prior variance of inf gives the projection of x0 onto the data.
-
-        Args:
-            x0: Estimates of the clean images, (B, C, H, W) on [-1, 1].
-            y: Data, shaped like the result of `measure`.
-            noise_variance: s_y^2 on the [-1, 1] scale, from 0 to inf: a float or (B, 1, 1, 1). `Identity` and `Mask`
-                also accept a map that broadcasts to y.
-            prior_variance: r^2 on the [-1, 1] scale, in the same form.
-
-        Returns:
-            Corrected images, shaped like x0.
-        """
-
-    @abstractmethod
-    def finish(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return x with noise-free data put back as the written file will hold them.
-
-        Args:
-            x: The result of the reverse process, (B, C, H, W) on [-1, 1].
-            y: Data without noise, shaped like the result of `measure`.
-        """
-
-    def pseudo_inverse(self, y: Tensor) -> Tensor:
-        """Return A^+ y, the image of least norm that A maps to y."""
-        return self.correct(torch.zeros_like(self.transpose(y)), y, 0.0, 1.0)
-
-
-class Identity(Degradation):
-    """The identity, A = I: the data are the image itself with noise added.
-
-    The proximal point is the mean of x0 and y, weighted by their precisions 1 / r^2 and 1 / s_y^2 (DiffPIR):
-
-        correct(x0) = x0 + w (y - x0)
-    """
-
-    def measure(self, x: Tensor) -> Tensor:
-        """Return x unchanged."""
-        return x
-
-    def transpose(self, y: Tensor) -> Tensor:
-        """Return y unchanged."""
-        return y
-
-    def correct(self, x0: Tensor, y: Tensor, noise_variance: float | Tensor, prior_variance: float | Tensor) -> Tensor:
-        """Return x0 + w (y - x0). See `Degradation.correct`."""
-        return torch.lerp(x0, y, _data_weight(noise_variance, prior_variance, like=x0))
-
-    def finish(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return x unchanged, because the data are the image itself."""
-        return x
-
-
-class Mask(Degradation):
-    """The selection of known pixels, A = diag(m) with m = 1 at known pixels and m = 0 elsewhere.
-
-    A is symmetric and idempotent, hence A = A^T = A^+ = A A^T, and every pixel is corrected on its own:
-
-        correct(x0) = x0 + m w (y - x0)
-
-    Without noise (w = 1) this is the inpainting of DDNM; with noise it is the pixelwise proximal point of DiffPIR.
-
-    Args:
-        known: The mask m, (1 or B, 1 or C, H, W). True, or a number above 0.5, marks a known pixel. The values of y at
-            unknown pixels are never read.
-    """
-
-    def __init__(self, known: Tensor) -> None:
-        self.known = known if known.dtype == torch.bool else known > 0.5
-
-    def measure(self, x: Tensor) -> Tensor:
-        """Return x at the known pixels and 0 elsewhere."""
-        return torch.where(self.known, x, 0.0)
-
-    def transpose(self, y: Tensor) -> Tensor:
-        """Return y at the known pixels and 0 elsewhere, because A is its own transpose."""
-        return self.measure(y)
-
-    def correct(self, x0: Tensor, y: Tensor, noise_variance: float | Tensor, prior_variance: float | Tensor) -> Tensor:
-        """Return x0 + w (y - x0) at the known pixels and x0 elsewhere. See `Degradation.correct`."""
-        return torch.where(self.known, torch.lerp(x0, y, _data_weight(noise_variance, prior_variance, like=x0)), x0)
-
-    def finish(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return y at the known pixels, bit for bit, and x elsewhere."""
-        return torch.where(self.known, y, x)
 
 
 class Bicubic(Degradation):
@@ -217,7 +80,7 @@ class Bicubic(Degradation):
         """
         if x.shape[-1] % self.scale or x.shape[-2] % self.scale:
             raise ValueError(f"{x.shape[-1]}x{x.shape[-2]} pixels are not a multiple of the scale {self.scale}")
-        return _shrink(_shrink(_at_least_float32(x), self.scale, -2), self.scale, -1).to(x.dtype)
+        return _shrink(_shrink(at_least_float32(x), self.scale, -2), self.scale, -1).to(x.dtype)
 
     def transpose(self, y: Tensor) -> Tensor:
         """Return A^T y.
@@ -228,7 +91,7 @@ class Bicubic(Degradation):
         Returns:
             Images, (B, C, h s, w s), in the precision of y.
         """
-        return _shrink_transpose(_shrink_transpose(_at_least_float32(y), self.scale, -1), self.scale, -2).to(y.dtype)
+        return _shrink_transpose(_shrink_transpose(at_least_float32(y), self.scale, -1), self.scale, -2).to(y.dtype)
 
     def correct(self, x0: Tensor, y: Tensor, noise_variance: float | Tensor, prior_variance: float | Tensor) -> Tensor:
         """Return x0 + A^T w (w A A^T + 1 - w)^-1 (y - A x0). See `Degradation.correct`.
@@ -236,9 +99,9 @@ class Bicubic(Degradation):
         Raises:
             ValueError: A variance is a map, or H or W is not a multiple of the scale.
         """
-        estimate, data = _at_least_float32(x0), _at_least_float32(y)
+        estimate, data = at_least_float32(x0), at_least_float32(y)
         residual = data - self.measure(estimate)
-        weight = _data_weight(noise_variance, prior_variance, like=residual)
+        weight = data_weight(noise_variance, prior_variance, like=residual)
         if isinstance(weight, Tensor) and weight.numel() > 1 and weight.shape[1:] != (1, 1, 1):
             raise ValueError(f"Bicubic takes one variance per image, not a map of shape {tuple(weight.shape)}")
 
@@ -281,7 +144,7 @@ class Bicubic(Degradation):
         Returns:
             Images of 8-bit values on [-1, 1], shaped like x.
         """
-        data, start = _at_least_float32(y), _at_least_float32(x).clamp(-1, 1)
+        data, start = at_least_float32(y), at_least_float32(x).clamp(-1, 1)
         rate = self.scale**2 / 1.1  # the largest eigenvalue of A A^T is at most 1.08 / scale^2, borders included
         residual = data - self._measure_clipped(start)
         best = self.correct(start, self.measure(start) + residual, 0.0, 1.0).clamp_(-1, 1)
@@ -302,20 +165,6 @@ class Bicubic(Degradation):
     def _measure_clipped(self, x: Tensor) -> Tensor:
         """Return A x clipped after each axis, as Pillow shrinks an 8-bit image, but without rounding."""
         return _shrink(_shrink(x, self.scale, -1).clamp_(-1, 1), self.scale, -2).clamp_(-1, 1)
-
-
-def _data_weight(noise_variance: float | Tensor, prior_variance: float | Tensor, like: Tensor) -> float | Tensor:
-    """Return w = r^2 / (r^2 + s_y^2), which is 1 if s_y^2 is 0 or r^2 is inf."""
-    if not isinstance(noise_variance, Tensor) and not isinstance(prior_variance, Tensor):
-        is_projection = noise_variance == 0 or math.isinf(prior_variance)
-        return 1.0 if is_projection else prior_variance / (prior_variance + noise_variance)
-    noise, prior = (torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in (noise_variance, prior_variance))
-    return torch.where((noise == 0) | prior.isinf(), 1.0, 1 / (1 + noise / prior))
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    """Return x in float32, or in float64 if it is float64."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 @lru_cache(maxsize=32)
