@@ -55,7 +55,7 @@ def _restore(
             raise UsageError(
                 f"a tensor must hold floats in [0, 1], not {picture.dtype}", "convert it to float and divide it by 255"
             )
-        job = prepare(picture.detach().float().cpu(), None)
+        job = prepare(picture.detach().float().cpu(), None).measured()
         if job.plan is None:
             return picture.clone()
         result = job.run(on_step).image.to(picture.device, picture.dtype)
@@ -63,7 +63,7 @@ def _restore(
     if not isinstance(picture, Image.Image):
         raise UsageError(f"the picture must be a PIL image or a float tensor, not {type(picture).__name__}")
     source = from_pil(picture)
-    job = prepare(to_tensor(source), visible_pixels(source))
+    job = prepare(to_tensor(source), visible_pixels(source)).measured()
     if job.plan is None:
         return to_pil(source)
     return to_pil(with_result(source, job.run(on_step).image, keep=keep))
@@ -73,6 +73,8 @@ def denoise(
     picture: AnyPicture,
     sigma: float | None = None,
     *,
+    noise: str = "auto",
+    strength: float = 1.0,
     steps: int | None = None,
     detail: float | None = None,
     method: str = "auto",
@@ -85,7 +87,11 @@ def denoise(
     Args:
         picture: A PIL image, or a float tensor (C, H, W) in [0, 1] with C = 1 or 3. Values of a tensor outside this
             range are not clamped.
-        sigma: Standard deviation of the noise on the 0..255 scale. None estimates it; 0 returns the picture unchanged.
+        sigma: Standard deviation of white noise on the 0..255 scale; 0 returns the picture unchanged. None measures the
+            noise, white or not.
+        noise: The noise that may be found: "auto" looks for both kinds, "white" and "camera" for one of them, and "off"
+            returns the picture unchanged.
+        strength: Factor on the noise that is measured: more than 1 removes more.
         steps: Number of network evaluations; None selects the default. `steps=1` alone, like `detail=0`, returns the
             posterior mean.
         detail: 0 (faithful and smooth) .. 1 (natural texture); None selects the default.
@@ -105,7 +111,16 @@ def denoise(
 
     def prepare(image: Tensor, visible: Tensor | None) -> Job:
         return prepare_denoise(
-            image, sigma, evidence=visible, steps=steps, detail=detail, method=method, seed=seed, prior=prior
+            image,
+            sigma,
+            noise=noise,
+            strength=strength,
+            evidence=visible,
+            steps=steps,
+            detail=detail,
+            method=method,
+            seed=seed,
+            prior=prior,
         )
 
     return _restore(picture, prepare, on_step)

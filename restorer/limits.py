@@ -10,6 +10,7 @@ from restorer.errors import ModelError, UsageError
 __all__ = [
     "MAX_PIXELS",
     "METHODS",
+    "NOISES",
     "SAMPLERS",
     "SAMPLING_STEPS",
     "SCALES",
@@ -21,18 +22,22 @@ __all__ = [
 
 METHODS = ("auto", "ddpm", "ddim", "repaint", "ddnm", "diffpir", "langevin")
 SAMPLERS = ("ddpm", "ddim", "langevin")  # the methods that can generate images without any data
+NOISES = ("auto", "white", "camera", "off")  # which noise may be found in a picture
 VARIANCES = ("small", "large", "learned")
 SCALES = (2, 3, 4, 8)
 MAX_PIXELS = 178_956_970  # default limit of an input image; Pillow refuses larger images by default
 SAMPLING_STEPS = 100  # default of `generate`; ddpm then has more contrast and less grain than ddim with any number
 MAX_STEPS = 10_000
 MAX_IMAGES = 10_000
+MAX_STRENGTH = 10.0  # largest factor on measured noise
 MAX_SIDE = 8192  # in pixels, of a generated image
 
 
 def check(
     *,
     sigma: float | None = None,
+    noise: str = "auto",
+    strength: float = 1.0,
     steps: int | None = None,
     detail: float | None = None,
     method: str = "auto",
@@ -43,6 +48,8 @@ def check(
 
     Args:
         sigma: Standard deviation of the noise on the 0..255 scale; None stands for the default.
+        noise: One of NOISES.
+        strength: Factor on the measured noise, above 0 and at most MAX_STRENGTH.
         steps: Number of network evaluations, 1 .. MAX_STEPS; None stands for the default.
         detail: 0 (faithful and smooth) .. 1 (natural); None stands for the default.
         method: One of METHODS.
@@ -55,6 +62,13 @@ def check(
     if sigma is not None and not 0 <= sigma <= 255:
         raise UsageError(
             f"sigma must lie between 0 and 255, not {sigma:g}", "sigma is the standard deviation of the noise"
+        )
+    if noise not in NOISES:
+        raise UsageError(f"unknown noise {noise!r}", f"use one of {', '.join(NOISES)}")
+    if not 0 < strength <= MAX_STRENGTH:
+        raise UsageError(
+            f"strength must be above 0 and at most {MAX_STRENGTH:g}, not {strength:g}",
+            "1.3 removes more noise than was measured, 0.7 less; --noise off removes none",
         )
     if steps is not None and not 1 <= steps <= MAX_STEPS:
         raise UsageError(f"steps must lie between 1 and {MAX_STEPS}, not {steps}")

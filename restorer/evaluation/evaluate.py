@@ -292,7 +292,8 @@ def evaluate(
         ModelError: The output of the network is not finite, see `Job.run`.
         DeviceError: There is not enough memory, see `Job.run`.
     """
-    job = prepare(sample, prior, **sampling)
+    start = time.perf_counter()
+    job = prepare(sample, prior, **sampling).measured()
     total, done = job.evaluations, 0
 
     def on_step(step: Step) -> None:
@@ -305,7 +306,6 @@ def evaluate(
         if on_progress is not None:
             on_progress(done + tile / tiles, total)
 
-    start = time.perf_counter()
     result = job.run(on_step, on_tile)
     seconds = time.perf_counter() - start
     restored = _round_to_8_bits(result.image) if eight_bit else result.image

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -35,6 +35,7 @@ __all__ = [
     "can_write_behind",
     "check_picture_memory",
     "effective_settings",
+    "measure_picture",
     "prepare_picture",
     "shared_batch_size",
 ]
@@ -196,6 +197,16 @@ def prepare_picture(
     return PreparedPicture(item, picture, job, keep, target, format, verb.extra_options, fingerprint, seconds, share)
 
 
+def measure_picture(prepared: PreparedPicture) -> PreparedPicture:
+    """Return the picture with the job that follows from what its measurement finds; unchanged if nothing is measured.
+
+    The prior measures the picture, so this is called in the thread that samples.
+    """
+    start = time.monotonic()
+    job = prepared.job.measured()
+    return replace(prepared, job=job, seconds=prepared.seconds + time.monotonic() - start)
+
+
 def shared_batch_size(prepared: PreparedPicture, batch: list[PreparedPicture]) -> int:
     """Return the number of pictures in a batch that share the network's evaluations with one of them.
 
@@ -222,6 +233,7 @@ def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, An
         "detail": job.detail if job.second_pass is None else options.detail,  # the two passes differ
         "seed": options.seed,
         "sigma": round(job.sigma, 2),
+        **({} if job.noise is None else {"noise": job.noise.to_dict()}),
         "tile": job.factor * min(prior.tile, max(job.start.shape[-2:])),
         "overlap": job.factor * prior.overlap,
     }

@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["constant_areas", "estimate_sigma", "expected_when_clipped", "undo_clipping"]
+__all__ = ["constant_areas", "estimate_sigma", "expected_when_clipped", "is_white", "undo_clipping"]
 
 PATCH = 8  # side of a patch in pixels
 THIN = 3  # width in pixels of the narrowest area without variation that is recognized
@@ -47,6 +47,8 @@ MARGIN_SIGMAS = 2.5  # a mean is near 0 or 255 if it is closer than this many st
 MIN_MARGIN = 16.0  # smallest such distance on the 0..255 scale, used while the estimate of the noise is still 0
 QUIET = 0.1  # a patch is quiet if the mean square of its high frequencies is below this share of the noise variance
 MAX_QUIET_SHARE = 0.005  # white noise leaves 4e-6 of the patches quiet (chi-square, K = 15), a screenshot .15
+LEAST_WHITE = 2.0  # standard deviation in levels below which texture decides how an estimate changes with the scale
+WHITE_RATIO = 1.25  # largest ratio of estimates that agree
 CHUNK = 1 << 20  # values whose clipping is undone together, because double precision needs much memory
 
 
@@ -82,6 +84,32 @@ def estimate_sigma(image: Tensor, evidence: Tensor | None = None) -> float:
         if sigma == 0 or _is_noisy_everywhere(means[varied], high[varied], sigma):
             return sigma
     return _estimate_where(counts, means, low, high)
+
+
+def is_white(image: Tensor, sigma: float, evidence: Tensor | None = None) -> bool:
+    """Return whether the noise of a picture is white, by estimates that agree only for white noise.
+
+    The mean of 2x2 pixels halves white noise, and coarse noise hardly at all. In a colour picture, the mean of the
+    channels divides independent noise by sqrt(3), and the difference of green from the others has its share of it.
+
+    Args:
+        image: As in `estimate_sigma`.
+        sigma: The result of `estimate_sigma`.
+        evidence: As in `estimate_sigma`.
+
+    Returns:
+        False for weak noise, which is not told from texture in this way.
+    """
+    if sigma < LEAST_WHITE:
+        return False
+    counted = None if evidence is None else F.avg_pool2d(evidence[None].float().cpu(), 2)[0] > 1 - 1e-6
+    estimates = [2 * estimate_sigma(F.avg_pool2d(image.detach().float().cpu().clamp(0, 1), 2), counted)]
+    if image.shape[0] == 3 and not bool((image == image[:1]).all()):
+        red, green, blue = image.detach().float().cpu().clamp(0, 1)
+        luminance, chroma = (red + green + blue) / 3, (red - 2 * green + blue) / 4 + 0.5
+        estimates.append(math.sqrt(3) * estimate_sigma(luminance[None], evidence))
+        estimates.append(4 / math.sqrt(6) * estimate_sigma(chroma[None], evidence))
+    return all(sigma / WHITE_RATIO <= other <= sigma * WHITE_RATIO for other in estimates)
 
 
 def _estimate_where(chosen: np.ndarray, means: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:

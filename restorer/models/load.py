@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from restorer.diffusion.prior import Prior
 from restorer.errors import DeviceError, ModelError, UsageError
@@ -18,6 +19,7 @@ from restorer.models.hub.download import OnBytes, fetch, sha256_of
 from restorer.models.hub.references import Snapshot, find_revision, model_files, parse_reference, weights_file
 from restorer.models.latent_pipelines import is_latent, load_latent
 from restorer.networks.fast.precision import faster_dtype
+from restorer.networks.noise_estimator import NoiseEstimator
 from restorer.priors.latent import LatentPrior
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import UNetPrior
@@ -26,7 +28,9 @@ __all__ = [
     "EMBEDDED",
     "PRECISIONS",
     "identity",
+    "load_noise_estimator",
     "load_prior",
+    "measuring_prior",
     "precision_name",
     "resolve_device",
     "resolve_dtype",
@@ -113,6 +117,28 @@ def load_prior(model: str | Path = EMBEDDED, device: str = "auto", precision: st
     """
     resolved = resolve_device(device)
     return _load(find_model(model), resolved, resolve_dtype(precision, resolved))
+
+
+def measuring_prior(prior: Prior) -> UNetPrior:
+    """Return the embedded prior on the device and in the precision of another one, or that prior if it is the same.
+
+    What is measured with a prior was calibrated with the embedded one.
+    """
+    inner = prior.prior if isinstance(prior, Tiled) else prior
+    return load_prior(EMBEDDED, str(inner.device), precision_name(prior))
+
+
+@cache
+def load_noise_estimator() -> NoiseEstimator:
+    """Return the network that tells noise from texture (`restorer.networks.noise_estimator`), ready to use.
+
+    Raises:
+        ModelError: The installation lacks its weights.
+    """
+    estimator = NoiseEstimator()
+    weights = load_file(weights_folder("noise") / "model.safetensors")
+    estimator.load_state_dict({name: weight.float() for name, weight in weights.items()})
+    return estimator.eval()
 
 
 def find_model(

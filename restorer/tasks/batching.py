@@ -32,7 +32,7 @@ def batch_share(job: Job) -> float:
     A large picture with a small hole counts as a whole: the network sees little of it, but all of it would wait in
     memory.
     """
-    if job.plan is None or job.latent is not None or job.tiles > 1:
+    if (job.plan is None and job.measure is None) or job.latent is not None or job.tiles > 1:
         return 1.0
     pixels = max(x.shape[-2] * x.shape[-1] for x in (job.start, job.image))
     return max(1 / MAX_BATCH, min(1.0, pixels / MAX_PIXELS.get(job.prior.device.type, 1)))

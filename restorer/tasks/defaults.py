@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["DENOISE", "INPAINT", "INPAINT_WIDE", "LATENT_STEPS", "UPSCALE", "WIDE_SIDE", "Defaults"]
+__all__ = ["CAMERA", "DENOISE", "INPAINT", "INPAINT_WIDE", "LATENT_STEPS", "UPSCALE", "WIDE_SIDE", "Defaults"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,36 @@ class Defaults:
 
 
 DENOISE = Defaults(steps=4, detail=0.8, zeta=0.0, extrapolation=1.0)
+
+
+@dataclass(frozen=True)
+class CameraDefaults:
+    """The default settings for noise that is not white. All levels are multiples of its standard deviation.
+
+    Args:
+        steps: Number of network evaluations.
+        first: Level of the first evaluation.
+        last: Level of the last one.
+        single: Level of the only evaluation if there is one.
+        trust: Ratio of r^2 to sigma^2: how far the prediction of a level is taken to be from the truth.
+        faithful: Factor on the implied noise that is carried from step to step at `detail` 0.
+        natural: The same at `detail` 1.
+    """
+
+    steps: int
+    first: float
+    last: float
+    single: float
+    trust: float
+    faithful: float
+    natural: float
+
+    def kappa_at(self, detail: float) -> float:
+        """Return the factor on the carried noise at a detail, 0..1."""
+        return self.faithful + detail * (self.natural - self.faithful)
+
+
+CAMERA = CameraDefaults(steps=4, first=4.0, last=1.5, single=2.6, trust=1.96, faithful=0.2, natural=0.4)
 
 # Narrow holes are almost determined by their rims: a low starting level and little noise, drawn anew at every step, are
 # best. The inside of a wide hole must be invented: the deterministic process from a high level keeps texture there.

@@ -1,40 +1,63 @@
-"""Denoising: the reverse process starts at the noise level of the picture.
+"""Denoising: what the noise is decides how the reverse process begins, and whether it is corrected.
 
-A picture y with white noise of standard deviation s_y is x_t at the t where sigma_t = s_y. The reverse process starts
-there, and the data need no correction. It yields two estimates of the clean picture x:
+White noise. A picture y with white noise of standard deviation s_y is x_t at the t where sigma_t = s_y. The reverse
+process starts there, and the data need no correction. It yields two estimates of the clean picture x:
 
     first    the prediction of its first evaluation, the posterior mean E[x | y], which has the best PSNR
     last     its last state, a picture with natural texture
 
 The result is (1 - detail) first + detail last. Along a straight line, this blend is the optimal trade-off of distortion
 against perception (Freirich et al. 2021, https://arxiv.org/abs/2107.02555).
+
+Camera noise. Its energy lies in the low half of the spectrum, where it is several times as dense as white noise of the
+same standard deviation. The reverse process starts at y itself, at a level above that density, and each prediction is
+corrected towards y, frequency by frequency (`restorer.diffusion.degradations.coloured_noise`). The detail is the share
+of the implied noise that is carried from step to step, which brings texture back. The last prediction is the result.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from restorer.diffusion.degradations.coloured_noise import ColouredNoise
 from restorer.diffusion.plan import Plan, log_levels, make_plan
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import NoiseField
 from restorer.errors import UsageError
 from restorer.limits import check
-from restorer.measurement.white_noise import constant_areas, estimate_sigma, undo_clipping
+from restorer.measurement.camera_noise import CameraNoise, measure_camera_noise
+from restorer.measurement.noise import Noise
+from restorer.measurement.white_noise import constant_areas, estimate_sigma, is_white, undo_clipping
+from restorer.models.load import load_noise_estimator, measuring_prior
+from restorer.priors.tiled import Tiled
 from restorer.tasks.common import LOWEST_LEVEL, as_colour, check_picture, select_prior, to_unit, without_equal_channels
-from restorer.tasks.defaults import DENOISE
+from restorer.tasks.defaults import CAMERA, DENOISE
 from restorer.tasks.job import Job, with_default_tiles
 
 __all__ = ["prepare_denoise"]
+
+LEAST_PROBABILITY = 0.8
+"""Probability from which camera noise is removed. A missed one costs little; a texture taken for noise is destroyed."""
+
+SURE = 0.95
+"""Probability from which the median estimate of the strength is used, and not the cautious one."""
+
+LEAST_CAMERA_SIGMA, LEAST_WHITE_SIGMA = 1.3, 1.0
+"""Standard deviations in levels from which noise is removed. Weaker noise is hardly seen, and is mostly texture."""
+
+NOTHING_FOUND = "no noise that can be told from texture was found: the picture is copied; --sigma N removes white noise"
 
 
 def prepare_denoise(
     image: Tensor,
     sigma: float | None = None,
     *,
+    noise: str = "auto",
+    strength: float = 1.0,
     evidence: Tensor | None = None,
     steps: int | None = None,
     detail: float | None = None,
@@ -47,6 +70,8 @@ def prepare_denoise(
     Args:
         image: The picture, float (C, H, W) in [0, 1] with C = 1 or 3. Values outside this range are not clamped.
         sigma: As in `restorer.denoise`.
+        noise: As in `restorer.denoise`.
+        strength: As in `restorer.denoise`.
         evidence: bool (H, W), the pixels that the noise is estimated from; None for all of them.
         steps: As in `restorer.denoise`.
         detail: As in `restorer.denoise`.
@@ -59,60 +84,176 @@ def prepare_denoise(
         ModelError: The prior cannot denoise.
     """
     check_picture(image)
-    check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed)
-    count, weight = _steps_and_detail(steps, detail)
-    estimated = sigma is None
-    level = estimate_sigma(image, evidence) if sigma is None else sigma
+    check(sigma=sigma, noise=noise, strength=strength, steps=steps, detail=detail, method=method, seed=seed)
+    check_detail_of_one_step(steps, detail)
+    if sigma is not None and (noise != "auto" or strength != 1):
+        raise UsageError("a given sigma leaves nothing to measure", "leave out sigma, or noise and strength")
     model = with_default_tiles(select_prior("denoise", prior), *image.shape[-2:])
-    reduced = without_equal_channels(image)
-    channels = reduced.shape[0]
-    start, s_y = as_colour(reduced), 2 * level / 255
-    job = Job(model, None, image, level, estimated, weight, start, lambda x, first: to_unit(x, channels))
-    if level == 0:
-        return job.with_note("no noise was found: the picture is copied" if estimated else "")
-    if channels == 1:
-        start, s_y = _add_chroma_noise(start, s_y, seed), math.sqrt(3) * s_y
-    end = min(LOWEST_LEVEL, s_y / 4)
-    # Every step has a level of its own below the first. The last evaluation is at `end`, and 0 follows it.
-    sigmas = (*log_levels(s_y, end, count), 0.0)
-    auto = Plan(
-        sigmas,
-        zeta=(DENOISE.zeta,) * count,
-        extrapolation=DENOISE.extrapolation,
-        fresh_start=False,
-        mirrored=model.mirrors,
-        seed=seed,
-    )
-    plan = make_plan(method, auto, start=s_y, end=end, steps=count)
-
-    # A file cannot hold values beyond black and white, so its noise is clipped. A tensor that holds such values has not
-    # been clipped.
-    is_clipped = 0 <= float(image.min()) and float(image.max()) <= 1
-    # Noise that was estimated was found elsewhere: a frame or a cut-out background keeps its colour exactly.
-    constant = constant_areas(image) if estimated else None
-
-    def finish(x: Tensor, first: Tensor) -> Tensor:
-        restored = to_unit(torch.lerp(first, x, weight), channels)
-        restored = undo_clipping(restored, level / 255) if is_clipped else restored
-        restored = restored.expand(image.shape)
-        return restored if constant is None else torch.where(constant, image, restored)
-
-    return replace(job, plan=plan, start=start, finish=finish)
+    task = _Denoising(image, evidence, model, noise, strength, steps, detail, method, seed)
+    if sigma is not None:
+        return task.remove_white(Noise("white", sigma, estimated=False))
+    if noise == "off":
+        return task.copy(Noise("none", 0.0, estimated=False))
+    level = estimate_sigma(image, evidence)
+    if noise == "white" or (noise == "auto" and is_white(image, level, evidence)):
+        return task.remove_white(Noise("white", strength * level, estimated=True, strength=strength))
+    return replace(task.unmeasured(), measure=lambda: task.measure(level))
 
 
-def _steps_and_detail(steps: int | None, detail: float | None) -> tuple[int, float]:
-    """Return the number of evaluations and the detail. One evaluation and detail 0 imply each other.
+def check_detail_of_one_step(steps: int | None, detail: float | None) -> None:
+    """Check that a single step is not combined with a detail above 0.
 
     Raises:
-        UsageError: One step is combined with a detail above 0.
+        UsageError: It is.
     """
     if steps == 1 and detail:
         raise UsageError(
             "one step returns the posterior mean, which has no detail", "use --steps 2 or more, or --detail 0"
         )
-    if detail is None:
-        detail = 0.0 if steps == 1 else DENOISE.detail
-    return 1 if detail == 0 else steps or DENOISE.steps, detail
+
+
+@dataclass(frozen=True)
+class _Denoising:
+    """A picture and the options of its restoration. The fields are the arguments of `prepare_denoise`."""
+
+    image: Tensor
+    evidence: Tensor | None
+    model: Tiled
+    kind: str
+    strength: float
+    steps: int | None
+    detail: float | None
+    method: str
+    seed: int
+
+    @property
+    def weight(self) -> float:
+        """The detail that is used."""
+        return self.detail if self.detail is not None else 0.0 if self.steps == 1 else DENOISE.detail
+
+    def unmeasured(self) -> Job:
+        """Return a job without a plan."""
+        channels = without_equal_channels(self.image).shape[0]
+        start = as_colour(self.image)
+        return Job(self.model, None, self.image, 0.0, True, self.weight, start, lambda x, first: to_unit(x, channels))
+
+    def copy(self, noise: Noise, note: str = "") -> Job:
+        """Return a job that copies the picture."""
+        job = replace(self.unmeasured(), sigma=noise.sigma, estimated=noise.estimated, noise=noise)
+        return job.with_note(note)
+
+    def measure(self, white_sigma: float) -> Job:
+        """Measure camera noise, and return the job that removes what was found.
+
+        Args:
+            white_sigma: The estimate of white noise, on the 0..255 scale.
+        """
+        found = measure_camera_noise(
+            self.image, measuring_prior(self.model), load_noise_estimator(), _without_constant_areas(self)
+        )
+        if found is not None and (self.kind == "camera" or _is_believed(found)):
+            return self.remove_camera(found)
+        probability = None if found is None else found.probability
+        if self.kind == "auto" and white_sigma >= LEAST_WHITE_SIGMA:
+            sigma = self.strength * white_sigma
+            return self.remove_white(Noise("white", sigma, True, self.strength, probability))
+        return self.copy(Noise("none", 0.0, True, probability=probability), NOTHING_FOUND)
+
+    def remove_white(self, noise: Noise) -> Job:
+        """Return the job that removes white noise."""
+        level, weight, seed = noise.sigma, self.weight, self.seed
+        count = 1 if weight == 0 else self.steps or DENOISE.steps
+        reduced = without_equal_channels(self.image)
+        channels = reduced.shape[0]
+        start, s_y = as_colour(reduced), 2 * level / 255
+        if level == 0:
+            return self.copy(noise, "no noise was found: the picture is copied" if noise.estimated else "")
+        if channels == 1:
+            start, s_y = _add_chroma_noise(start, s_y, seed), math.sqrt(3) * s_y
+        end = min(LOWEST_LEVEL, s_y / 4)
+        # Every step has a level of its own below the first. The last evaluation is at `end`, and 0 follows it.
+        sigmas = (*log_levels(s_y, end, count), 0.0)
+        auto = Plan(
+            sigmas,
+            zeta=(DENOISE.zeta,) * count,
+            extrapolation=DENOISE.extrapolation,
+            fresh_start=False,
+            mirrored=self.model.mirrors,
+            seed=seed,
+        )
+        plan = make_plan(self.method, auto, start=s_y, end=end, steps=count)
+
+        # A file cannot hold values beyond black and white, so its noise is clipped. A tensor that holds such values has
+        # not been clipped.
+        is_clipped = 0 <= float(self.image.min()) and float(self.image.max()) <= 1
+        # Noise that was estimated was found elsewhere: a frame or a cut-out background keeps its colour exactly.
+        constant = constant_areas(self.image) if noise.estimated else None
+
+        def finish(x: Tensor, first: Tensor) -> Tensor:
+            restored = to_unit(torch.lerp(first, x, weight), channels)
+            restored = undo_clipping(restored, level / 255) if is_clipped else restored
+            return _keep(constant, self.image, restored)
+
+        return replace(self.copy(noise), plan=plan, start=start, finish=finish)
+
+    def remove_camera(self, found: CameraNoise) -> Job:
+        """Return the job that removes camera noise."""
+        measured = found.sigma if found.probability >= SURE else found.cautious
+        sigma = self.strength * measured
+        count, s_y = self.steps or CAMERA.steps, 2 * sigma / 255
+        start, end = (CAMERA.single, CAMERA.single) if count == 1 else (CAMERA.first, CAMERA.last)
+        sigmas = (*log_levels(start * s_y, end * s_y, count), 0.0)
+        auto = Plan(
+            sigmas,
+            zeta=(0.0,) * count,
+            kappa=CAMERA.kappa_at(self.weight),
+            correct_last=False,
+            fresh_start=False,
+            mirrored=self.model.mirrors,
+            seed=self.seed,
+        )
+        channels = without_equal_channels(self.image).shape[0]
+        constant = constant_areas(self.image)
+        noise = Noise(
+            "camera",
+            sigma,
+            True,
+            self.strength,
+            found.probability,
+            found.correlation,
+            found.chroma,
+            found.shadows,
+        )
+        picture = as_colour(self.image)
+        variance = found.autocovariance.diagonal()[0, 0].mean()
+        return replace(
+            self.copy(noise),
+            plan=make_plan(self.method, auto, start=start * s_y, end=end * s_y, steps=count),
+            start=picture,
+            finish=lambda x, first: _keep(constant, self.image, to_unit(x, channels)),
+            degradation=ColouredNoise(found.autocovariance / variance),
+            y=picture,
+            noise_variance=s_y**2 / CAMERA.trust,
+        )
+
+
+def _is_believed(found: CameraNoise) -> bool:
+    """Return whether camera noise is sure and strong enough to be removed unasked."""
+    return found.probability >= LEAST_PROBABILITY and found.cautious >= LEAST_CAMERA_SIGMA
+
+
+def _without_constant_areas(task: _Denoising) -> Tensor | None:
+    """Return the pixels that count as evidence: those that were given, without areas that never vary."""
+    constant = constant_areas(task.image)
+    if not bool(constant.any()):
+        return task.evidence
+    return ~constant if task.evidence is None else task.evidence & ~constant
+
+
+def _keep(constant: Tensor | None, image: Tensor, restored: Tensor) -> Tensor:
+    """Return the restored picture with the pixels of constant areas, bool (H, W), as they were."""
+    restored = restored.expand(image.shape)
+    return restored if constant is None else torch.where(constant, image, restored)
 
 
 def _add_chroma_noise(start: Tensor, s_y: float, seed: int) -> Tensor:

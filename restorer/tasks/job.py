@@ -16,6 +16,7 @@ from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import NotFiniteError, Step, reverse
 from restorer.errors import DeviceError, ModelError
 from restorer.machine.memory import FIXED_BYTES, SAMPLING_BYTES, SECOND_PASS_BYTES, available, check_memory, human_bytes
+from restorer.measurement.noise import Noise
 from restorer.priors.latent import Conditioned, LatentPrior, latent_of
 from restorer.priors.tiled import Tiled, tile_starts
 
@@ -83,6 +84,9 @@ class Job:
         noise_variance: As in `reverse`.
         condition: Condition that a conditional prior sees beside the state, float (B, K, H, W).
         notes: What the user should know before the job runs.
+        noise: What was found out about the noise; None if the task does not look for noise.
+        measure: Measures the picture with the prior, and returns the job that follows from what it finds; None if there
+            is nothing left to measure.
         second_pass: Maps (restored picture, prior as it was used) to a job that continues from the result of this one;
             None if there is no second pass.
         second_pass_evaluations: Number of evaluations of the second pass.
@@ -101,6 +105,8 @@ class Job:
     noise_variance: float = 0.0
     condition: Tensor | None = None
     notes: tuple[str, ...] = ()
+    noise: Noise | None = None
+    measure: Callable[[], Job] | None = None
     second_pass: Callable[[Tensor, Tiled], Job] | None = None
     second_pass_evaluations: int = 0
 
@@ -128,6 +134,10 @@ class Job:
         """Return the same job with one more note; unchanged if the note is empty."""
         return replace(self, notes=(*self.notes, note)) if note else self
 
+    def measured(self) -> Job:
+        """Return the job whose plan is known, measuring the picture first if that has not been done."""
+        return self if self.measure is None else self.measure()
+
     def run(
         self, on_step: Callable[[Step], None] | None = None, on_tile: Callable[[int, int], None] | None = None
     ) -> Restored:
@@ -149,6 +159,8 @@ class Job:
             """Return `on_step` with the evaluations counted over both passes, after `before` earlier ones."""
             return on_step and (lambda step: on_step(replace(step, index=before + step.index, total=self.evaluations)))
 
+        if self.measure is not None:
+            return self.measured().run(on_step, on_tile)
         restored = self._run_first_pass(counted_from(0), on_tile)
         if self.second_pass is None:
             return restored

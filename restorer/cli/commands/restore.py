@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from restorer.cli.options import (
+    SAMPLING,
     Detail,
     Device,
     DryRun,
@@ -40,7 +41,7 @@ from restorer.cli.restoring.run import restore_all
 from restorer.errors import PictureError, UsageError
 from restorer.folders.paths import Item, find_mask
 from restorer.folders.picture import Verb
-from restorer.limits import MAX_PIXELS, SCALES, check
+from restorer.limits import MAX_PIXELS, NOISES, SCALES, check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +60,24 @@ __all__ = ["register"]
 def _denoise(
     inputs: Inputs,
     sigma: Sigma = "auto",
+    noise: Annotated[
+        str,
+        typer.Option(
+            "--noise",
+            metavar="KIND",
+            help=f"Noise to look for: {', '.join(NOISES)}",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = "auto",
+    strength: Annotated[
+        float,
+        typer.Option(
+            "--strength",
+            metavar="F",
+            help="Factor on the measured noise: 1.3 removes more, 0.7 less",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = 1.0,
     output: Output = None,
     overwrite: Overwrite = False,
     skip_existing: SkipExisting = False,
@@ -88,7 +107,12 @@ def _denoise(
 
     restore denoise img.png  ·  restore denoise scan.jpg --sigma 30  ·  restore denoise photos/ -r -o clean/
     """
-    options = parse("denoise", **locals())
+    given = locals()
+    del given["noise"], given["strength"]
+    options = parse("denoise", **given)
+    check(sigma=options.sigma, noise=noise, strength=strength)
+    if options.sigma is not None and (noise != "auto" or strength != 1):
+        raise UsageError("--sigma leaves nothing to measure", "leave out --sigma, or --noise and --strength")
     if options.steps == 1 and options.detail:
         raise UsageError(
             "a single step gives the posterior mean, which has no detail", "use --steps 2 or more, or --detail 0"
@@ -98,9 +122,12 @@ def _denoise(
         from restorer.images.files import visible_pixels
         from restorer.tasks.denoise import prepare_denoise
 
-        return prepare_denoise(image, evidence=visible_pixels(picture), prior=prior, **options.sampling), None
+        seen = visible_pixels(picture)
+        job = prepare_denoise(image, noise=noise, strength=strength, evidence=seen, prior=prior, **options.sampling)
+        return job, None
 
-    restore_all(options, Verb("denoised", prepare))
+    measured = (("noise", noise), ("strength", strength))
+    restore_all(options, Verb("denoised", prepare, extra_options=measured))
 
 
 def _inpaint(

@@ -16,7 +16,7 @@ from restorer.images.find import STDIO
 
 if TYPE_CHECKING:
     from restorer.images.files import Picture
-    from restorer.tasks.job import Restored
+    from restorer.tasks.job import Job, Restored
 
 __all__ = ["announce", "sample", "write_result"]
 
@@ -31,8 +31,11 @@ def announce(prepared: PreparedPicture, options: Options, reporter: Reporter) ->
     tiles = f"{job.tiles} tiles" if job.tiles > 1 else "1 tile"
     steps = f"{settings['steps']} step{'' if settings['steps'] == 1 else 's'}"
     origin = " (estimated)" if job.estimated else ""
+    strength = f"sigma {job.sigma:.1f}{origin}"
+    if job.noise is not None and job.noise.kind == "camera":
+        strength = job.noise.describe()
     detail = "by hole size" if settings["detail"] is None else f"{settings['detail']:g}"
-    noise = "" if job.latent else f"sigma {job.sigma:.1f}{origin} · detail {detail} · "
+    noise = "" if job.latent else f"{strength} · detail {detail} · "
     reporter.say(
         f"{options.command} {prepared.item.source.name} · {options.model} · {device} · {settings['precision']} · "
         f"{steps} · {tiles} · {noise}seed {options.seed}"
@@ -53,7 +56,7 @@ def sample(
     """Sample a batch of pictures, showing the progress.
 
     Args:
-        batch: The pictures. A picture that needs no sampling is a batch of its own.
+        batch: The pictures. Those that need no sampling are passed over.
         options: The options of the run.
         reporter: Shows the progress.
         forecast: Prints the estimated time.
@@ -62,29 +65,43 @@ def sample(
     Returns:
         For each picture its result, or the error that occurred; None if the picture needs no sampling.
     """
+    first, jobs = batch[0], [prepared.job for prepared in batch]
+    jobs = [job for job in jobs if job.plan is not None]
+    for _ in range(len(batch) - len(jobs)):
+        forecast.skip_picture()
+    if not jobs:
+        return [None] * len(batch)
+    sampled = iter(_sample_jobs(first, jobs, options, reporter, forecast, is_announced))
+    return [None if prepared.job.plan is None else next(sampled) for prepared in batch]
+
+
+def _sample_jobs(
+    first: PreparedPicture,
+    jobs: list[Job],
+    options: Options,
+    reporter: Reporter,
+    forecast: Forecast,
+    is_announced: Callable[[], bool],
+) -> list[Restored | BaseException]:
+    """Sample the jobs of a batch, whose first picture may need no sampling; see `sample`."""
     from restorer.errors import RestorerError
     from restorer.tasks.batching import run_together
-
-    first, jobs = batch[0], [prepared.job for prepared in batch]
-    if first.job.plan is None:
-        forecast.skip_picture()
-        return [None]
 
     def show(update: Callable[..., None], *position: int) -> None:
         if is_announced():
             update(*position)
 
     longest = max(jobs, key=lambda job: job.evaluations)
-    label = first.item.source.name if len(batch) == 1 else f"{len(batch)} pictures"
+    label = first.item.source.name if len(jobs) == 1 else f"{len(jobs)} pictures"
     workload = picture_workload(options, longest, longest.evaluations - longest.second_pass_evaluations)
-    on_timed = forecast.start(label, workload, len(batch))
+    on_timed = forecast.start(label, workload, len(jobs))
     with reporter.progress(label) as bar:
         bar.begin(longest.evaluations, longest.tiles, on_timed, by_step=longest.prior.device.type != "cpu")
-        if len(batch) > 1:
+        if len(jobs) > 1:
             # After memory has run out, a job evaluates tile by tile, so there may be more rounds than evaluations.
             return list(run_together(jobs, on_round=lambda n: show(bar.step, min(n, longest.evaluations))))
         try:
-            return [first.job.run(lambda step: show(bar.step, step.index), lambda *tiles: show(bar.tile, *tiles))]
+            return [jobs[0].run(lambda step: show(bar.step, step.index), lambda *tiles: show(bar.tile, *tiles))]
         except RestorerError as error:
             return [error]
 

@@ -27,6 +27,7 @@ from restorer.folders.picture import (
     can_read_ahead,
     can_write_behind,
     check_picture_memory,
+    measure_picture,
     prepare_picture,
     shared_batch_size,
 )
@@ -252,6 +253,7 @@ class _Run:
         forecast: Forecast,
     ) -> None:
         """Restore a batch while the last batch is written and the next one is read."""
+        batch = [measure_picture(prepared) for prepared in batch]
         behind.run_or_submit(partial(self._begin, batch))
         ahead.prefetch()
         start = time.monotonic()

@@ -1,0 +1,101 @@
+"""Windows of a picture, and what each of them says about noise.
+
+Values are on the 0..255 scale. The axes of colour are orthonormal, so that white noise has the same strength in each:
+
+    (1, 1, 1) / sqrt(3)     luminance
+    (1, 0, -1) / sqrt(2)    red against blue
+    (1, -2, 1) / sqrt(6)    green against magenta, which texture leaves alone most of all
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from restorer.networks.noise_estimator import BANDS, FEATURES
+
+__all__ = ["WINDOW", "band_energies", "band_masks", "describe", "hann", "opponent_axes", "windows_of"]
+
+WINDOW = 32
+"""Side of a window in pixels."""
+
+LEAST_ENERGY = 1e-3  # squared levels; less is described as this much
+
+
+@cache
+def opponent_axes() -> Tensor:
+    """Return the axes of colour as the rows of an orthonormal matrix, (3, 3)."""
+    axes = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
+    return axes / axes.norm(dim=1, keepdim=True)
+
+
+@cache
+def hann() -> Tensor:
+    """Return a Hann window (32, 32) whose mean square is 1, by which a window is multiplied before its transform."""
+    taper = torch.hann_window(WINDOW, periodic=False, dtype=torch.float64)
+    taper = taper[:, None] * taper
+    return (taper / taper.square().mean().sqrt()).float()
+
+
+@cache
+def radial_frequency() -> Tensor:
+    """Return the distance from 0 of each frequency of a window, in cycles per pixel, (32, 32)."""
+    frequency = torch.fft.fftfreq(WINDOW)
+    return torch.hypot(frequency[:, None], frequency)
+
+
+@cache
+def band_masks() -> Tensor:
+    """Return which frequencies each band holds, float (6, 32, 32) of 0 and 1. The mean of a window is in none."""
+    radius = radial_frequency()
+    return torch.stack([((radius >= low) & (radius < high) & (radius > 0)).float() for low, high in pairwise(BANDS)])
+
+
+def windows_of(x: Tensor, step: int) -> Tensor:
+    """Return the windows of a picture on a grid.
+
+    Args:
+        x: (C, H, W) with sides of at least 32.
+        step: Distance between neighbouring windows in pixels.
+
+    Returns:
+        (N, C, 32, 32), row by row.
+    """
+    return x.unfold(1, WINDOW, step).unfold(2, WINDOW, step).permute(1, 2, 0, 3, 4).flatten(0, 1)
+
+
+def band_energies(windows: Tensor) -> Tensor:
+    """Return the energy per Fourier coefficient of windows by axis of colour and band.
+
+    Args:
+        windows: (N, 3, 32, 32) in the channels red, green and blue.
+
+    Returns:
+        (N, 3, 6) in squared levels. White noise of standard deviation s has s^2 everywhere.
+    """
+    opponent = torch.einsum("ai,nihw->nahw", opponent_axes(), windows)
+    opponent = opponent - opponent.mean((2, 3), keepdim=True)
+    power = (torch.fft.fft2(opponent * hann()) / WINDOW).abs().square()
+    masks = band_masks()
+    return torch.einsum("nahw,bhw->nab", power, masks / masks.sum((1, 2), keepdim=True))
+
+
+def describe(pixels: Tensor, denoised: Tensor) -> Tensor:
+    """Return the features of windows that the network for noise looks at.
+
+    Args:
+        pixels: Windows of the picture, (N, 3, 32, 32).
+        denoised: The same windows after denoising.
+
+    Returns:
+        (N, FEATURES): log energies of the residual, of the denoised content and of the pixels, and the mean colour in
+        [0, 1].
+    """
+    if len(pixels) == 0:  # Fourier transforms of nothing fail
+        return torch.zeros(0, FEATURES)
+    parts = (pixels - denoised, denoised, pixels)
+    energies = [band_energies(part).clamp(min=LEAST_ENERGY).log().flatten(1) for part in parts]
+    return torch.cat([*energies, denoised.mean((2, 3)) / 255], 1)
