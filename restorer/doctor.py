@@ -1,7 +1,4 @@
-"""Facts about this installation: versions, devices, memory, cache and the embedded model.
-
-They are the first thing to look at when something does not work.
-"""
+"""Facts about this installation, the first thing to look at when something does not work, and about a picture."""
 
 from __future__ import annotations
 
@@ -15,12 +12,15 @@ import torch
 
 from restorer import __version__
 from restorer.errors import ModelError
+from restorer.images.files import Picture, to_tensor, visible_pixels
 from restorer.machine.memory import available, total
+from restorer.measurement.noise import Noise
 from restorer.models.hub.download import free_bytes
 from restorer.models.load import PRECISIONS, resolve_device, resolve_dtype, weights_folder, weights_sha256
+from restorer.tasks.denoise import prepare_denoise
 from restorer.training.torchvision import import_torchvision
 
-__all__ = ["examine"]
+__all__ = ["examine", "examine_noise"]
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "huggingface-hub", "typer", "rich")
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
@@ -103,3 +103,10 @@ def _embedded_model() -> dict[str, str] | str:
 def _gigabytes(count: int) -> float:
     """Convert bytes to GB, rounded to two decimals."""
     return round(count / 1e9, 2)
+
+
+def examine_noise(picture: Picture) -> Noise:
+    """Return what noise a picture has, as `restore denoise` would find it."""
+    noise = prepare_denoise(to_tensor(picture), evidence=visible_pixels(picture)).measured().noise
+    assert noise is not None, "denoise always looks for noise"
+    return noise

@@ -261,6 +261,9 @@ def build_record(prepared: PreparedPicture, options: Options, prior: Tiled, batc
     used = {"method": options.method, "seed": options.seed, **dict(prepared.extra_options), "tile": options.tile}
     if job.latent is None:
         used |= {"sigma": job.sigma, "detail": settings["detail"]}
+    if job.noise is not None:  # what was measured is measured again, and what was given leaves nothing to measure
+        for name in ("sigma",) if job.noise.estimated else ("noise", "strength"):
+            del used[name]
     used["steps"] = settings["steps"] if job.second_pass is None else options.steps
     return Record(
         __version__,
@@ -274,4 +277,5 @@ def build_record(prepared: PreparedPicture, options: Options, prior: Tiled, batc
         settings["precision"],
         torch.get_num_threads(),
         batch,
+        "" if job.noise is None else job.noise.describe(),
     )

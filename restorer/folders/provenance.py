@@ -34,6 +34,7 @@ class Record:
         precision: "fp32", "bf16" or "fp16".
         threads: Number of threads that PyTorch used.
         batch: Number of small pictures that shared the network's evaluations, this one included.
+        found: What was found in the picture, in words; empty if nothing was looked for.
     """
 
     version: str
@@ -47,6 +48,7 @@ class Record:
     precision: str = "fp32"
     threads: int = 1
     batch: int = 1
+    found: str = ""
 
     def to_json(self) -> str:
         """Return the record as it is stored in a file: JSON in ASCII, identical for equal records."""
@@ -88,7 +90,7 @@ def parse_record(text: str) -> Record | None:
     except (ValueError, TypeError, RecursionError):
         return None
     texts = (record.version, record.command, record.source, record.source_sha256, record.model, record.model_sha256)
-    has_texts = all(isinstance(text, str) for text in (*texts, record.device, record.precision))
+    has_texts = all(isinstance(text, str) for text in (*texts, record.device, record.precision, record.found))
     has_options = isinstance(record.options, dict) and all(
         value is None or isinstance(value, (str, int, float)) for value in record.options.values()
     )

@@ -11,8 +11,8 @@ against perception (Freirich et al. 2021, https://arxiv.org/abs/2107.02555).
 
 Camera noise. Its energy lies in the low half of the spectrum, where it is several times as dense as white noise of the
 same standard deviation. The reverse process starts at y itself, at a level above that density, and each prediction is
-corrected towards y, frequency by frequency (`restorer.diffusion.degradations.coloured_noise`). The detail is the share
-of the implied noise that is carried from step to step, which brings texture back. The last prediction is the result.
+corrected towards y, frequency by frequency (`restorer.diffusion.degradations.coloured_noise`). The last prediction is
+the result. The detail decides at which level it is made: at a low one, the prior takes less of the texture for noise.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = ["prepare_denoise"]
 LEAST_PROBABILITY = 0.8
 """Probability from which camera noise is removed. A missed one costs little; a texture taken for noise is destroyed."""
 
-SURE = 0.95
+SURE = 0.97
 """Probability from which the median estimate of the strength is used, and not the cautious one."""
 
 LEAST_CAMERA_SIGMA, LEAST_WHITE_SIGMA = 1.3, 1.0
@@ -200,13 +200,14 @@ class _Denoising:
         """Return the job that removes camera noise."""
         measured = found.sigma if found.probability >= SURE else found.cautious
         sigma = self.strength * measured
+        detail = CAMERA.detail if self.detail is None else self.detail
         count, s_y = self.steps or CAMERA.steps, 2 * sigma / 255
-        start, end = (CAMERA.single, CAMERA.single) if count == 1 else (CAMERA.first, CAMERA.last)
+        start, end = (CAMERA.single, CAMERA.single) if count == 1 else (CAMERA.first, CAMERA.last(detail))
         sigmas = (*log_levels(start * s_y, end * s_y, count), 0.0)
         auto = Plan(
             sigmas,
             zeta=(0.0,) * count,
-            kappa=CAMERA.kappa_at(self.weight),
+            kappa=0.0 if self.method == "auto" else 1.0,  # the published methods carry all noise
             correct_last=False,
             fresh_start=False,
             mirrored=self.model.mirrors,
@@ -228,6 +229,7 @@ class _Denoising:
         variance = found.autocovariance.diagonal()[0, 0].mean()
         return replace(
             self.copy(noise),
+            detail=0.0 if count == 1 else detail,
             plan=make_plan(self.method, auto, start=start * s_y, end=end * s_y, steps=count),
             start=picture,
             finish=lambda x, first: _keep(constant, self.image, to_unit(x, channels)),

@@ -351,6 +351,8 @@ def _edited(x: Tensor, rng: random.Random) -> Tensor:
     if chance < 0.75:
         return _halftone(x, rng.uniform(3, 8), rng.uniform(0, math.pi / 2), rng.uniform(0.1, 0.3))
     if chance < 0.85:
+        return _woven(x, rng)
+    if chance < 0.92:
         return _resize(x, rng.choice([0.5, 1.5, 2.0]))[:, : x.shape[-2], : x.shape[-1]]
     return x
 
@@ -362,6 +364,28 @@ def _halftone(x: Tensor, period: float, angle: float, share: float) -> Tensor:
     v = (down * math.cos(angle) - across * math.sin(angle)) * 2 * math.pi / period
     screen = 255 * (u.cos() * v.cos() + 1) / 2
     return _as_stored(torch.lerp(x.mean(0, keepdim=True), screen, share)).expand(3, -1, -1).clone()
+
+
+def _woven(x: Tensor, rng: random.Random) -> Tensor:
+    """Return the light of a picture on a woven cloth, whose threads are more or less regular."""
+    seed, height, width = rng.getrandbits(32), *x.shape[-2:]
+    generator = torch.Generator().manual_seed(seed)
+    down, across = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
+    angle, irregular = rng.choice([0.0, rng.uniform(0, math.pi)]), rng.uniform(0, 0.6)
+    threads = []
+    for u in (across * math.cos(angle) + down * math.sin(angle), down * math.cos(angle) - across * math.sin(angle)):
+        phase = 2 * math.pi * u / rng.uniform(2, 9)
+        number = (phase / (2 * math.pi)).floor().long()
+        number -= number.min()
+        strength = 1 + irregular * torch.randn(int(number.max()) + 1, generator=generator)[number]
+        threads.append(phase.sin() * strength)
+    weave = rng.choice([threads[0] * threads[1], threads[0] + threads[1], threads[0], (threads[0] * threads[1]).sign()])
+    fibres = blur(torch.randn(1, height, width, generator=generator), rng.uniform(0, 1))[0]
+    weave = weave / weave.std() + rng.uniform(0, 0.5) * fibres / fibres.std()
+    light = blur(x, rng.choice([0.0, 3.0, 10.0]))
+    tint = torch.tensor([1.0, rng.uniform(0.7, 1.0), rng.uniform(0.5, 1.0)]).view(3, 1, 1)
+    cloth = light + math.exp(rng.uniform(math.log(2), math.log(30))) * weave * tint
+    return _as_stored(blur(cloth, rng.choice([0.0, rng.uniform(0.3, 0.8)])))
 
 
 def blur(x: Tensor, sigma: float) -> Tensor:

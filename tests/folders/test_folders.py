@@ -330,8 +330,13 @@ def test_doctor_tells_the_command_that_makes_the_same_bytes(
 
 
 def test_doctor_on_what_has_no_record(restore: Restore) -> None:
-    code, _, err = restore("doctor", pictures(1)[0])
-    assert code == 4 and "no record" in err
+    path = pictures(1)[0]
+    code, out, err = restore("doctor", path)
+    assert code == 0 and "no record" in err
+    assert "noise" in out
+    code, out, _ = restore("doctor", path, "--json")
+    assert code == 0
+    assert json.loads(out)["noise"]["kind"] in ("white", "camera", "none")
     assert restore("denoise", "in/000.png", "--sigma", 0)[0] == 0  # the input is copied unchanged
     assert Path("in/000_denoised.png").read_bytes() == Path("in/000.png").read_bytes()
 

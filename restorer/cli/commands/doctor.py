@@ -1,9 +1,9 @@
-"""The verb `doctor`: a report on the installation, and on how a result was made."""
+"""The verb `doctor`: a report on the installation, on how a result was made, and on what a picture holds."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,7 +12,9 @@ from rich.table import Table
 
 from restorer.cli.options import JsonReport
 from restorer.cli.terminal.reporter import Reporter
-from restorer.errors import PictureError
+
+if TYPE_CHECKING:
+    from restorer.folders.provenance import Record
 
 __all__ = ["register"]
 
@@ -21,22 +23,24 @@ def _doctor(
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="FILE", help="Picture written by restore, to report how it was made", show_default=False
+            metavar="FILE",
+            help="Picture: how it was made if restore has written it, else what noise it has",
+            show_default=False,
         ),
     ] = None,
     json: JsonReport = False,
 ) -> None:
-    """Report on this installation, or on how a result was made.
+    """Report on this installation, on how a result was made, or on the noise of a picture.
 
     For a result, the command that makes it again is printed to standard output.
 
-    restore doctor  ·  restore doctor img_denoised.png
+    restore doctor  ·  restore doctor img_denoised.png  ·  restore doctor img.jpg
     """
     from restorer.doctor import examine
 
     reporter = Reporter(as_json=json)
     if file is not None:
-        _report_record(file, reporter)
+        _report_picture(file, reporter)
         return
     findings = examine()
     if json:
@@ -56,28 +60,42 @@ def _doctor(
     console.print(table, end="")
 
 
-def _report_record(file: Path, reporter: Reporter) -> None:
-    """Report how a result was made, and print the command that makes it again to standard output.
+def _report_picture(file: Path, reporter: Reporter) -> None:
+    """Report how a result was made, or what noise a picture without a record has.
 
     Raises:
-        PictureError: The file cannot be read, or it has no record.
+        PictureError: The file cannot be read.
     """
-    from dataclasses import asdict
-
     from restorer.folders.provenance import parse_record
     from restorer.images.files import load
     from restorer.images.picture import RECORD
 
-    text = load(file).text.get(RECORD, "")
-    record = parse_record(text)
-    if record is None:
-        raise PictureError(f"{file} has no record of how it was made", "only results of restore have one")
+    picture = load(file)
+    record = parse_record(picture.text.get(RECORD, ""))
+    if record is not None:
+        _report_record(file, record, reporter)
+        return
+    from restorer.doctor import examine_noise
+
+    noise = examine_noise(picture)
+    if reporter.as_json:
+        size = {"width": picture.width, "height": picture.height}
+        reporter.emit({"event": "doctor", "file": str(file), **size, "noise": noise.to_dict()})
+        return
+    reporter.say(f"{file} has no record of restore; this is what can be seen in it:")
+    print(noise.describe())
+
+
+def _report_record(file: Path, record: Record, reporter: Reporter) -> None:
+    """Report how a result was made, and print the command that makes it again to standard output."""
+    from dataclasses import asdict
+
     if reporter.as_json:
         reporter.emit({"event": "doctor", "file": str(file), **asdict(record), "command_line": record.command_line()})
         return
     values = {**asdict(record), **record.options}
-    for name in ("version", "command", "source", "source_sha256", "model", "model_sha256", *record.options):
-        if values[name] is not None:
+    for name in ("version", "command", "source", "source_sha256", "model", "model_sha256", *record.options, "found"):
+        if values[name] not in (None, ""):
             reporter.say(f"{name.replace('_', ' '):>14}  {values[name]}")
     circumstances = f" with {record.threads} threads" if record.device == "cpu" else ""
     if record.batch > 1:

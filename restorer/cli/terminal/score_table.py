@@ -25,7 +25,7 @@ COLUMNS = (
     ("ssim_y", "SSIM Y", ".4f"),
     ("psnr_holes", "holes", ".2f"),
     ("seconds", "s", ".2f"),
-    ("evaluations", "evals", "g"),
+    ("evaluations", "evals", ".3g"),
     ("sigma", "noise", ".1f"),
 )
 """For each column the field of `Scores`, the heading and the format."""
