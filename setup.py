@@ -2,4 +2,6 @@
 
 from setuptools import find_packages, setup
 
-setup(packages=[*find_packages(include=["restorer", "restorer.*"]), "restorer._weights", "restorer._weights.photo"])
+WEIGHTS = ["restorer._weights", "restorer._weights.noise", "restorer._weights.photo"]
+
+setup(packages=[*find_packages(include=["restorer", "restorer.*"]), *WEIGHTS])

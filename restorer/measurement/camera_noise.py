@@ -178,10 +178,10 @@ def _spread(length: int, count: int, side: int | None = None) -> list[slice]:
 
 def _residual_in_scale(crops: Tensor, scale: int, step: int, prior: Prior) -> Residual:
     """Return the windows of crops, (N, 4, H, W) with evidence as the last channel, shrunk by a factor."""
-    shrunk = crops if scale == 1 else F.avg_pool2d(crops, scale)
-    if min(shrunk.shape[-2:]) < WINDOW:
+    if min(crops.shape[-2:]) < scale * WINDOW:
         empty = torch.zeros(0, 3, WINDOW, WINDOW)
         return Residual(empty, empty)
+    shrunk = crops if scale == 1 else F.avg_pool2d(crops, scale)
     batch = max(1, BATCH_PIXELS // (shrunk.shape[-2] * shrunk.shape[-1]))
     denoised = torch.cat([_denoise(part[:, :3], prior) for part in shrunk.split(batch)])
     kept = [[], []]  # type: list[list[Tensor]]

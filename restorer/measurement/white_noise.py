@@ -149,6 +149,8 @@ def _constant_areas(plane: Tensor) -> Tensor:
     same_as_right, same_as_below = plane[:, 1:] == plane[:, :-1], plane[1:] == plane[:-1]
     found = torch.zeros_like(plane, dtype=torch.bool)
     for height, width in ((PATCH, THIN), (THIN, PATCH)):
+        if plane.shape[0] < height or plane.shape[1] < width:
+            continue
         rows = _combine(_combine(same_as_right, width - 1, 1, torch.logical_and), height, 0, torch.logical_and)
         columns = _combine(same_as_below, height - 1, 0, torch.logical_and)[:, : rows.shape[1]]
         corners = rows & columns  # the top left pixels of the rectangles

@@ -63,12 +63,12 @@ def find_card(name: str, file: str | None = None) -> Card | None:
 
 
 def weights_folder(name: str = EMBEDDED) -> Path:
-    """Return the folder of a prior that ships with the program.
+    """Return the folder of a network that ships with the program.
 
     The folder lies inside an installed package, and beside the package in a checkout.
 
     Args:
-        name: The name of the prior.
+        name: The name of the folder.
 
     Raises:
         ModelError: The installation has no such folder.
@@ -77,7 +77,7 @@ def weights_folder(name: str = EMBEDDED) -> Path:
     for folder in (package / "_weights" / name, package.parent / "weights" / name):
         if folder.is_dir():
             return folder
-    raise ModelError(f"the embedded prior {name!r} is missing from this installation", "reinstall restorer")
+    raise ModelError(f"the embedded model {name!r} is missing from this installation", "reinstall restorer")
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

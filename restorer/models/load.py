@@ -125,7 +125,7 @@ def measuring_prior(prior: Prior) -> UNetPrior:
     What is measured with a prior was calibrated with the embedded one.
     """
     inner = prior.prior if isinstance(prior, Tiled) else prior
-    return load_prior(EMBEDDED, str(inner.device), precision_name(prior))
+    return _load(find_model(EMBEDDED), inner.device, PRECISIONS[precision_name(prior)])
 
 
 @cache

@@ -43,11 +43,24 @@ __all__ = ["prepare_denoise"]
 LEAST_PROBABILITY = 0.8
 """Probability from which camera noise is removed. A missed one costs little; a texture taken for noise is destroyed."""
 
+LIKELY = 0.5
+"""Probability below which weak white noise is not believed either."""
+
+POSSIBLE = 0.2
+"""Probability from which camera noise is removed where the estimate of white noise says that there is noise."""
+
 SURE = 0.97
 """Probability from which the median estimate of the strength is used, and not the cautious one."""
 
 LEAST_CAMERA_SIGMA, LEAST_WHITE_SIGMA = 1.3, 1.0
 """Standard deviations in levels from which noise is removed. Weaker noise is hardly seen, and is mostly texture."""
+
+SURE_WHITE_SIGMA = 5.0
+"""Standard deviation of white noise that is not an estimate from texture: photographs without noise reach 3.9."""
+
+MAX_WHITE_CORRELATION, LEAST_WHITE_CHROMA, WHITE_SHARE = 0.25, 0.2, 0.75
+"""Noise is taken for white, although it was measured, up to this correlation of neighbours, from this share of colour,
+and if the estimate of white noise is at least this share of it. In coarse noise that estimate finds at most half."""
 
 NOTHING_FOUND = "no noise that can be told from texture was found: the picture is copied; --sigma N removes white noise"
 
@@ -151,13 +164,21 @@ class _Denoising:
         found = measure_camera_noise(
             self.image, measuring_prior(self.model), load_noise_estimator(), _without_constant_areas(self)
         )
-        if found is not None and (self.kind == "camera" or _is_believed(found)):
+        is_white = found is not None and self.kind == "auto" and self._looks_white(found, white_sigma)
+        if found is not None and not is_white and (self.kind == "camera" or _is_believed(found, white_sigma)):
             return self.remove_camera(found)
         probability = None if found is None else found.probability
-        if self.kind == "auto" and white_sigma >= LEAST_WHITE_SIGMA:
+        least = SURE_WHITE_SIGMA if probability is not None and probability < LIKELY else LEAST_WHITE_SIGMA
+        if self.kind == "auto" and white_sigma >= least:
             sigma = self.strength * white_sigma
             return self.remove_white(Noise("white", sigma, True, self.strength, probability))
         return self.copy(Noise("none", 0.0, True, probability=probability), NOTHING_FOUND)
+
+    def _looks_white(self, found: CameraNoise, white_sigma: float) -> bool:
+        """Return whether what was measured is white noise, of which texture has misled the quicker test."""
+        is_gray = without_equal_channels(self.image).shape[0] == 1
+        has_colour = is_gray or found.chroma >= LEAST_WHITE_CHROMA
+        return has_colour and found.correlation <= MAX_WHITE_CORRELATION and white_sigma >= WHITE_SHARE * found.sigma
 
     def remove_white(self, noise: Noise) -> Job:
         """Return the job that removes white noise."""
@@ -239,9 +260,13 @@ class _Denoising:
         )
 
 
-def _is_believed(found: CameraNoise) -> bool:
-    """Return whether camera noise is sure and strong enough to be removed unasked."""
-    return found.probability >= LEAST_PROBABILITY and found.cautious >= LEAST_CAMERA_SIGMA
+def _is_believed(found: CameraNoise, white_sigma: float) -> bool:
+    """Return whether camera noise is sure and strong enough to be removed unasked.
+
+    Noise whose white part alone is strong needs less of a probability.
+    """
+    least = POSSIBLE if white_sigma >= SURE_WHITE_SIGMA else LEAST_PROBABILITY
+    return found.probability >= least and found.cautious >= LEAST_CAMERA_SIGMA
 
 
 def _without_constant_areas(task: _Denoising) -> Tensor | None:

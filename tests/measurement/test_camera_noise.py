@@ -79,7 +79,7 @@ def test_the_grain_of_a_film_is_found(length: float):
     found = measured(pair.noisy)
     assert found.probability > 0.9
     assert found.sigma == pytest.approx(9, rel=0.25)
-    assert found.correlation > 0.3
+    assert found.correlation == pytest.approx(math.exp(-1 / (2 * length**2)), abs=0.25)
 
 
 @pytest.mark.parametrize("name", PHOTOS)

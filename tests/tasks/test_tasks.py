@@ -407,7 +407,7 @@ def test_the_noise_is_estimated_where_it_is_not_given() -> None:
     noisy = 0.5 + 20 / 255 * torch.randn(3, 96, 96, generator=torch.Generator().manual_seed(0))
     job = prepare_denoise(noisy, prior=GaussianPrior())
     assert job.estimated and job.sigma == pytest.approx(20, rel=0.06)
-    flat = prepare_denoise(torch.full((3, 32, 32), 0.5), prior=GaussianPrior())
+    flat = prepare_denoise(torch.full((3, 32, 32), 0.5), prior=GaussianPrior()).measured()
     assert flat.estimated and flat.plan is None and "no noise" in flat.notes[0]
 
 
