@@ -34,6 +34,8 @@ def announce(prepared: PreparedPicture, options: Options, reporter: Reporter) ->
     strength = f"sigma {job.sigma:.1f}{origin}"
     if job.noise is not None and job.noise.kind == "camera":
         strength = job.noise.describe()
+    elif job.noise is not None and job.noise.kind == "none" and job.estimated:
+        strength = "no noise found"
     detail = "by hole size" if settings["detail"] is None else f"{settings['detail']:g}"
     noise = "" if job.latent else f"{strength} · detail {detail} · "
     reporter.say(
