@@ -103,7 +103,7 @@ def measure_camera_noise(
 ) -> CameraNoise | None:
     """Measure the noise of a photograph.
 
-    The result is deterministic. The cost is that of 1.3 evaluations of the picture, or of a picture of a megapixel if
+    The result is deterministic. The prior makes 1.3 evaluations of the picture, or of a megapixel of it if
     it is larger than that.
 
     Args:

@@ -22,6 +22,7 @@ __all__ = ["WINDOW", "band_energies", "band_masks", "describe", "hann", "opponen
 WINDOW = 32
 """Side of a window in pixels."""
 
+CHUNK = 512  # windows that are transformed together, which bounds the memory
 LEAST_ENERGY = 1e-3  # squared levels; less is described as this much
 
 
@@ -76,11 +77,29 @@ def band_energies(windows: Tensor) -> Tensor:
     Returns:
         (N, 3, 6) in squared levels. White noise of standard deviation s has s^2 everywhere.
     """
-    opponent = torch.einsum("ai,nihw->nahw", opponent_axes(), windows)
-    opponent = opponent - opponent.mean((2, 3), keepdim=True)
-    power = (torch.fft.fft2(opponent * hann()) / WINDOW).abs().square()
+    return torch.cat([_energies_of(_transform(part)) for part in windows.split(CHUNK)])
+
+
+@cache
+def _band_weights() -> Tensor:
+    """Return the weights by which the powers of `rfft2` are summed to the mean of each band, (32 * 17, 6)."""
     masks = band_masks()
-    return torch.einsum("nahw,bhw->nab", power, masks / masks.sum((1, 2), keepdim=True))
+    half = (masks / masks.sum((1, 2), keepdim=True))[..., : WINDOW // 2 + 1].clone()
+    half[..., 1 : WINDOW // 2] *= 2  # the other half of the frequencies has the same power
+    return half.flatten(1).T.contiguous()
+
+
+def _transform(windows: Tensor) -> Tensor:
+    """Return the tapered half spectrum of windows (N, 3, 32, 32) in the axes of colour, complex (N, 3, 32, 17)."""
+    opponent = torch.einsum("ai,nihw->nahw", opponent_axes(), windows)
+    opponent -= opponent.mean((2, 3), keepdim=True)
+    return torch.fft.rfft2(opponent.mul_(hann())) / WINDOW
+
+
+def _energies_of(spectra: Tensor) -> Tensor:
+    """Return the energy by axis and band, (N, 3, 6), of half spectra (N, 3, 32, 17)."""
+    power = torch.view_as_real(spectra).square().sum(-1)
+    return power.flatten(2) @ _band_weights()
 
 
 def describe(pixels: Tensor, denoised: Tensor) -> Tensor:
@@ -96,6 +115,13 @@ def describe(pixels: Tensor, denoised: Tensor) -> Tensor:
     """
     if len(pixels) == 0:  # Fourier transforms of nothing fail
         return torch.zeros(0, FEATURES)
-    parts = (pixels - denoised, denoised, pixels)
-    energies = [band_energies(part).clamp(min=LEAST_ENERGY).log().flatten(1) for part in parts]
+    return torch.cat([_describe(*part) for part in zip(pixels.split(CHUNK), denoised.split(CHUNK), strict=True)])
+
+
+def _describe(pixels: Tensor, denoised: Tensor) -> Tensor:
+    """Return the features of some windows; see `describe`."""
+    noisy, clean = _transform(pixels), _transform(denoised)
+    energies = [
+        _energies_of(spectra).clamp(min=LEAST_ENERGY).log().flatten(1) for spectra in (noisy - clean, clean, noisy)
+    ]
     return torch.cat([*energies, denoised.mean((2, 3)) / 255], 1)
