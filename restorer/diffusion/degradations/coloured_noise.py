@@ -72,24 +72,26 @@ class ColouredNoise(Degradation):
         weight = float(torch.as_tensor(data_weight(noise_variance, prior_variance, like=x0)))
         if weight in (0.0, 1.0):
             return x0 + weight * (y - x0)
-        residual = at_least_float32(y) - at_least_float32(x0)
-        return (at_least_float32(x0) + self._filter(residual, weight)).to(x0.dtype)
+        return self._correct_blocks(at_least_float32(x0), at_least_float32(y), weight).to(x0.dtype)
 
-    def _filter(self, residual: Tensor, weight: float) -> Tensor:
-        """Return F^-1 w (w I + (1 - w) C)^-1 F of the residual, block by block."""
-        height, width = residual.shape[-2:]
+    def _correct_blocks(self, x0: Tensor, y: Tensor, weight: float) -> Tensor:
+        """Return x0 + F^-1 w (w I + (1 - w) C)^-1 F (y - x0), computed block by block."""
+        height, width = x0.shape[-2:]
         margin = self.autocovariance.shape[-1]  # the reach is half as long
-        result = torch.empty_like(residual)
+        result = x0.clone()
         rows, columns = _blocks(height), _blocks(width)
         size = rows[0].stop - rows[0].start + 2 * margin, columns[0].stop - columns[0].start + 2 * margin
-        gain = self._gain(weight, size, residual)
+        gain = self._gain(weight, size, x0)
         for row in rows:
-            across = residual.index_select(-2, _mirrored_range(row, margin, height, residual.device))
+            reached = _mirrored_range(row, margin, height, x0.device)
+            across = y.index_select(-2, reached) - x0.index_select(-2, reached)
             for column in columns:
-                block = across.index_select(-1, _mirrored_range(column, margin, width, residual.device))
+                block = across.index_select(-1, _mirrored_range(column, margin, width, x0.device))
                 spectrum = torch.einsum("ijhw,bjhw->bihw", gain, torch.fft.rfft2(block))
                 filtered = torch.fft.irfft2(spectrum, s=size)
-                result[..., row, column] = filtered[..., margin : size[0] - margin, margin : size[1] - margin]
+                inside = filtered[..., margin : size[0] - margin, margin : size[1] - margin]
+                # Blocks may overlap, so a block replaces what an earlier one has written.
+                result[..., row, column] = x0[..., row, column] + inside
         return result
 
     def _gain(self, weight: float, size: tuple[int, int], like: Tensor) -> Tensor:
