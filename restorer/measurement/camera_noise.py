@@ -17,7 +17,7 @@ In doubt there is less noise, or none: too little costs tenths of a decibel, too
 
 Sources:
     Colom, Lebrun, Buades and Morel 2014, "A non-parametric approach for the estimation of intensity-frequency dependent
-        noise", ICIP, https://doi.org/10.5201/ipol.2014.45 for the "Noise Clinic": noise by frequency, from patches.
+        noise", ICIP: noise by frequency, from the patches of the picture.
     Liu, Szeliski, Kang, Zitnick and Freeman 2008, "Automatic Estimation and Removal of Noise from a Single Image", IEEE
         Transactions on Pattern Analysis and Machine Intelligence 30(2): noise by brightness, from the quiet patches.
 """
