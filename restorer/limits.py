@@ -16,6 +16,7 @@ __all__ = [
     "SCALES",
     "VARIANCES",
     "check",
+    "check_denoising",
     "check_generation",
     "check_task",
 ]
@@ -36,8 +37,6 @@ MAX_SIDE = 8192  # in pixels, of a generated image
 def check(
     *,
     sigma: float | None = None,
-    noise: str = "auto",
-    strength: float = 1.0,
     steps: int | None = None,
     detail: float | None = None,
     method: str = "auto",
@@ -48,8 +47,6 @@ def check(
 
     Args:
         sigma: Standard deviation of the noise on the 0..255 scale; None stands for the default.
-        noise: One of NOISES.
-        strength: Factor on the measured noise, above 0 and at most MAX_STRENGTH.
         steps: Number of network evaluations, 1 .. MAX_STEPS; None stands for the default.
         detail: 0 (faithful and smooth) .. 1 (natural); None stands for the default.
         method: One of METHODS.
@@ -63,13 +60,6 @@ def check(
         raise UsageError(
             f"sigma must lie between 0 and 255, not {sigma:g}", "sigma is the standard deviation of the noise"
         )
-    if noise not in NOISES:
-        raise UsageError(f"unknown noise {noise!r}", f"use one of {', '.join(NOISES)}")
-    if not 0 < strength <= MAX_STRENGTH:
-        raise UsageError(
-            f"strength must be above 0 and at most {MAX_STRENGTH:g}, not {strength:g}",
-            "1.3 removes more noise than was measured, 0.7 less; --noise off removes none",
-        )
     if steps is not None and not 1 <= steps <= MAX_STEPS:
         raise UsageError(f"steps must lie between 1 and {MAX_STEPS}, not {steps}")
     if detail is not None and not 0 <= detail <= 1:
@@ -82,6 +72,41 @@ def check(
         raise UsageError(f"the seed must be a whole number between 0 and 2^63 - 1, not {seed}")
     if scale not in SCALES:
         raise UsageError(f"the scale must be one of {', '.join(map(str, SCALES))}, not {scale}")
+
+
+def check_denoising(
+    *,
+    sigma: float | None = None,
+    noise: str = "auto",
+    strength: float = 1.0,
+    steps: int | None = None,
+    detail: float | None = None,
+) -> None:
+    """Check the options that only denoising has, and those that it does not combine.
+
+    Args:
+        sigma: As in `check`; None if the noise is measured.
+        noise: One of NOISES.
+        strength: Factor on the measured noise, above 0 and at most MAX_STRENGTH.
+        steps: As in `check`.
+        detail: As in `check`.
+
+    Raises:
+        UsageError: A value is out of range, or two options cannot be combined.
+    """
+    if noise not in NOISES:
+        raise UsageError(f"unknown noise {noise!r}", f"use one of {', '.join(NOISES)}")
+    if not 0 < strength <= MAX_STRENGTH:
+        raise UsageError(
+            f"strength must be above 0 and at most {MAX_STRENGTH:g}, not {strength:g}",
+            "1.3 removes more noise than was measured, 0.7 less; --noise off removes none",
+        )
+    if sigma is not None and (noise != "auto" or strength != 1):
+        raise UsageError("a given sigma leaves nothing to measure", "leave out --sigma, or --noise and --strength")
+    if steps == 1 and detail:
+        raise UsageError(
+            "one step returns the posterior mean, which has no detail", "use --steps 2 or more, or --detail 0"
+        )
 
 
 def check_generation(

@@ -6,9 +6,9 @@ and between channels, and its highest frequencies, at which estimators of white 
 1. The prior removes noise of a level that is above most noise. The residual e = y - D(y, LEVEL) then holds the noise
    and, where there is texture, some of that too. The same is done with the picture shrunk by 2 and by 4.
 2. Windows of 32x32 pixels are described by their energy in bands of frequency and axes of colour (`windows.py`).
-3. A small network (`networks/noise_estimator.py`) says from the set of all windows whether there is noise, and how much
-   energy it has in each band and axis. It was trained on photographs to which simulated cameras, film grain, resizing
-   and compression had added noise that is known (`training/simulated_noise.py`).
+3. A small network (`networks/noise_estimator.py`) decides from the set of all windows whether there is noise, and how
+   much energy it has in each band and axis. It was trained on photographs to which simulated cameras, film grain,
+   resizing and compression had added noise that is known (`training/simulated_noise.py`).
 4. The cross-spectrum of the channels, a Hermitian 3x3 matrix for each of 32x32 frequencies, is the mean over the
    flattest windows of F(e) F(e)^H. Each band and axis of it is scaled to the energy that the network found, because
    the residual of even the flattest windows holds too little noise, or too much else.
@@ -33,10 +33,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from restorer.diffusion.prior import Prior
-from restorer.measurement.windows import WINDOW, band_masks, describe, hann, opponent_axes, windows_of
+from restorer.diffusion.reverse import NotFiniteError
+from restorer.measurement.windows import WINDOW, band_masks, describe, hann, opponent_axes, radial_frequency, windows_of
 from restorer.networks.noise_estimator import BANDS, SCALES, NoiseEstimator
 
-__all__ = ["CameraNoise", "Residual", "autocovariance_of", "measure_camera_noise", "residuals_of"]
+__all__ = ["CameraNoise", "Residual", "autocovariance_of", "mean_variance", "measure_camera_noise", "residuals_of"]
 
 LEVEL = 30.0
 """Level of the noise that the prior removes for the residual, in levels of 255."""
@@ -58,7 +59,6 @@ CENTRES = tuple((low + min(high, 0.6)) / 2 for low, high in pairwise(BANDS))
 
 LEAST_VARIANCE = 0.3  # squared levels at every frequency: the rounding to 8 bits, and what an estimate cannot exclude
 ROUGH_TONES = 6  # least number of windows of a tone for a statement about it
-TONE_RATIO = 1.35  # ratio of the noise in shadows and highlights from which it is called stronger there
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class CameraNoise:
         sigma: Standard deviation of the noise over all pixels and channels, on the 0..255 scale, if there is noise.
         cautious: A lower estimate of it, which is too high in a third of all cases.
         autocovariance: Autocovariance of the noise, (3, 3, 32, 32) in squared levels, as in
-            `restorer.diffusion.degradations.coloured_noise`. Its mean variance is the square of `sigma`.
+            `restorer.diffusion.degradations.coloured_noise`. Its mean variance is the square of `sigma`, and
+            LEAST_VARIANCE.
         correlation: Correlation of the luminance of neighbouring pixels, -1..1.
         chroma: Share of the variance that is colour, 0..1; two thirds for white noise.
         shadows: Ratio of the standard deviations in the dark and in the bright parts; nan if one of them is missing.
@@ -103,8 +104,8 @@ def measure_camera_noise(
 ) -> CameraNoise | None:
     """Measure the noise of a photograph.
 
-    The result is deterministic. The prior makes 1.3 evaluations of the picture, or of a megapixel of it if
-    it is larger than that.
+    The result is deterministic. The prior makes 1.3 evaluations of the picture, or of a megapixel of a
+    larger one.
 
     Args:
         image: float (C, H, W) in [0, 1] with C = 1 or 3.
@@ -126,8 +127,7 @@ def measure_camera_noise(
     spectrum = _scale_to_bands(_quiet_spectrum(residuals[0]), estimate.log_energies[0, 1].exp())
     autocovariance = autocovariance_of(spectrum)
     # The estimate of the whole is better than the sum of the bands.
-    variance = autocovariance[range(3), range(3), 0, 0].mean()
-    autocovariance = autocovariance * (median**2 / variance)
+    autocovariance *= median**2 / mean_variance(autocovariance)
     autocovariance[range(3), range(3), 0, 0] += LEAST_VARIANCE
     axes = opponent_axes()
     opponent = torch.einsum("ai,ijyx,aj->ayx", axes, autocovariance, axes)
@@ -184,21 +184,28 @@ def _residual_in_scale(crops: Tensor, scale: int, step: int, prior: Prior) -> Re
     shrunk = crops if scale == 1 else F.avg_pool2d(crops, scale)
     batch = max(1, BATCH_PIXELS // (shrunk.shape[-2] * shrunk.shape[-1]))
     denoised = torch.cat([_denoise(part[:, :3], prior) for part in shrunk.split(batch)])
-    kept = [[], []]  # type: list[list[Tensor]]
-    for crop, clean in zip(shrunk, denoised, strict=True):
-        windows = windows_of(torch.cat([crop, clean]), step)
-        windows = windows[windows[:, 3].amin((1, 2)) > 1 - 1e-6]
-        kept[0].append(windows[:, :3])
-        kept[1].append(windows[:, 4:])
-    return Residual(torch.cat(kept[0]), torch.cat(kept[1]))
+    both = torch.cat([shrunk, denoised], 1)
+    windows = torch.cat([_windows_that_count(crop, step) for crop in both])
+    return Residual(windows[:, :3], windows[:, 4:])
+
+
+def _windows_that_count(crop: Tensor, step: int) -> Tensor:
+    """Return the windows of a crop, (7, H, W), all of whose pixels are evidence, which is the channel 3."""
+    windows = windows_of(crop, step)
+    return windows[windows[:, 3].amin((1, 2)) > 1 - 1e-6]
 
 
 def _denoise(x: Tensor, prior: Prior) -> Tensor:
     """Return pictures (B, 3, H, W) on the 0..255 scale without noise of LEVEL."""
     sigma = 2 * LEVEL / 255
     with prior.resources.run([sigma]):
-        clean = prior.denoise((x / 127.5 - 1).to(prior.device), sigma)
-    return (clean.float().cpu() + 1) * 127.5
+        clean = prior.denoise((x / 127.5 - 1).to(prior.device), sigma).float().cpu()
+    if not bool(clean.isfinite().all()):
+        precise = prior.resources.full_precision()
+        if precise is None:
+            raise NotFiniteError("the network returned values that are not finite")
+        return _denoise(x, precise)
+    return (clean + 1) * 127.5
 
 
 def _quiet_spectrum(residual: Residual) -> Tensor:
@@ -235,12 +242,16 @@ def _scale_to_bands(spectrum: Tensor, energies: Tensor) -> Tensor:
 
 def _interpolate(values: Tensor) -> Tensor:
     """Return values by band, (A, 6), at every frequency of a window, (A, 32, 32): linear between the centres."""
-    frequency = torch.fft.fftfreq(WINDOW)
-    radius = torch.hypot(frequency[:, None], frequency)
+    radius = radial_frequency()
     centres = torch.tensor(CENTRES)
     upper = torch.bucketize(radius, centres).clamp(1, len(CENTRES) - 1)
     share = ((radius - centres[upper - 1]) / (centres[upper] - centres[upper - 1])).clamp(0, 1)
     return torch.lerp(values[:, upper - 1], values[:, upper], share)
+
+
+def mean_variance(autocovariance: Tensor) -> float:
+    """Return the variance of noise over all channels, by its autocovariance (3, 3, 32, 32)."""
+    return float(autocovariance[..., 0, 0].diagonal().mean())
 
 
 def autocovariance_of(spectrum: Tensor) -> Tensor:

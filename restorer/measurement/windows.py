@@ -17,7 +17,16 @@ from torch import Tensor
 
 from restorer.networks.noise_estimator import BANDS, FEATURES
 
-__all__ = ["WINDOW", "band_energies", "band_masks", "describe", "hann", "opponent_axes", "windows_of"]
+__all__ = [
+    "WINDOW",
+    "band_energies",
+    "band_masks",
+    "describe",
+    "hann",
+    "opponent_axes",
+    "radial_frequency",
+    "windows_of",
+]
 
 WINDOW = 32
 """Side of a window in pixels."""

@@ -18,7 +18,9 @@ the result. The detail decides at which level it is made: at a low one, the prio
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,9 +29,8 @@ from restorer.diffusion.degradations.coloured_noise import ColouredNoise
 from restorer.diffusion.plan import Plan, log_levels, make_plan
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import NoiseField
-from restorer.errors import UsageError
-from restorer.limits import check
-from restorer.measurement.camera_noise import CameraNoise, measure_camera_noise
+from restorer.limits import check, check_denoising
+from restorer.measurement.camera_noise import CameraNoise, mean_variance, measure_camera_noise
 from restorer.measurement.noise import Noise
 from restorer.measurement.white_noise import constant_areas, estimate_sigma, is_white, undo_clipping
 from restorer.models.load import load_noise_estimator, measuring_prior
@@ -97,10 +98,8 @@ def prepare_denoise(
         ModelError: The prior cannot denoise.
     """
     check_picture(image)
-    check(sigma=sigma, noise=noise, strength=strength, steps=steps, detail=detail, method=method, seed=seed)
-    check_detail_of_one_step(steps, detail)
-    if sigma is not None and (noise != "auto" or strength != 1):
-        raise UsageError("a given sigma leaves nothing to measure", "leave out sigma, or noise and strength")
+    check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed)
+    check_denoising(sigma=sigma, noise=noise, strength=strength, steps=steps, detail=detail)
     model = with_default_tiles(select_prior("denoise", prior), *image.shape[-2:])
     task = _Denoising(image, evidence, model, noise, strength, steps, detail, method, seed)
     if sigma is not None:
@@ -111,18 +110,6 @@ def prepare_denoise(
     if noise == "white" or (noise == "auto" and is_white(image, level, evidence)):
         return task.remove_white(Noise("white", strength * level, estimated=True, strength=strength))
     return replace(task.unmeasured(), measure=lambda: task.measure(level))
-
-
-def check_detail_of_one_step(steps: int | None, detail: float | None) -> None:
-    """Check that a single step is not combined with a detail above 0.
-
-    Raises:
-        UsageError: It is.
-    """
-    if steps == 1 and detail:
-        raise UsageError(
-            "one step returns the posterior mean, which has no detail", "use --steps 2 or more, or --detail 0"
-        )
 
 
 @dataclass(frozen=True)
@@ -141,14 +128,23 @@ class _Denoising:
 
     @property
     def weight(self) -> float:
-        """The detail that is used."""
+        """The detail that is used for white noise."""
         return self.detail if self.detail is not None else 0.0 if self.steps == 1 else DENOISE.detail
+
+    @cached_property
+    def reduced(self) -> Tensor:
+        """The picture, or its only channel if its channels are equal."""
+        return without_equal_channels(self.image)
+
+    @cached_property
+    def constant(self) -> Tensor:
+        """The pixels of areas that never vary, bool (H, W). They hold no noise, and keep their colour exactly."""
+        return constant_areas(self.image)
 
     def unmeasured(self) -> Job:
         """Return a job without a plan."""
-        channels = without_equal_channels(self.image).shape[0]
         start = as_colour(self.image)
-        return Job(self.model, None, self.image, 0.0, True, self.weight, start, lambda x, first: to_unit(x, channels))
+        return Job(self.model, None, self.image, 0.0, True, self.weight, start, lambda x, first: self.finish(x))
 
     def copy(self, noise: Noise, note: str = "") -> Job:
         """Return a job that copies the picture."""
@@ -161,9 +157,8 @@ class _Denoising:
         Args:
             white_sigma: The estimate of white noise, on the 0..255 scale.
         """
-        found = measure_camera_noise(
-            self.image, measuring_prior(self.model), load_noise_estimator(), _without_constant_areas(self)
-        )
+        evidence = ~self.constant if self.evidence is None else self.evidence & ~self.constant
+        found = measure_camera_noise(self.image, measuring_prior(self.model), load_noise_estimator(), evidence)
         is_white = found is not None and self.kind == "auto" and self._looks_white(found, white_sigma)
         if found is not None and not is_white and (self.kind == "camera" or _is_believed(found, white_sigma)):
             return self.remove_camera(found)
@@ -176,20 +171,17 @@ class _Denoising:
 
     def _looks_white(self, found: CameraNoise, white_sigma: float) -> bool:
         """Return whether what was measured is white noise, of which texture has misled the quicker test."""
-        is_gray = without_equal_channels(self.image).shape[0] == 1
-        has_colour = is_gray or found.chroma >= LEAST_WHITE_CHROMA
+        has_colour = len(self.reduced) == 1 or found.chroma >= LEAST_WHITE_CHROMA
         return has_colour and found.correlation <= MAX_WHITE_CORRELATION and white_sigma >= WHITE_SHARE * found.sigma
 
     def remove_white(self, noise: Noise) -> Job:
         """Return the job that removes white noise."""
         level, weight, seed = noise.sigma, self.weight, self.seed
         count = 1 if weight == 0 else self.steps or DENOISE.steps
-        reduced = without_equal_channels(self.image)
-        channels = reduced.shape[0]
-        start, s_y = as_colour(reduced), 2 * level / 255
+        start, s_y = as_colour(self.reduced), 2 * level / 255
         if level == 0:
             return self.copy(noise, "no noise was found: the picture is copied" if noise.estimated else "")
-        if channels == 1:
+        if len(self.reduced) == 1:
             start, s_y = _add_chroma_noise(start, s_y, seed), math.sqrt(3) * s_y
         end = min(LOWEST_LEVEL, s_y / 4)
         # Every step has a level of its own below the first. The last evaluation is at `end`, and 0 follows it.
@@ -207,13 +199,10 @@ class _Denoising:
         # A file cannot hold values beyond black and white, so its noise is clipped. A tensor that holds such values has
         # not been clipped.
         is_clipped = 0 <= float(self.image.min()) and float(self.image.max()) <= 1
-        # Noise that was estimated was found elsewhere: a frame or a cut-out background keeps its colour exactly.
-        constant = constant_areas(self.image) if noise.estimated else None
 
         def finish(x: Tensor, first: Tensor) -> Tensor:
-            restored = to_unit(torch.lerp(first, x, weight), channels)
-            restored = undo_clipping(restored, level / 255) if is_clipped else restored
-            return _keep(constant, self.image, restored)
+            unclip = (lambda mean: undo_clipping(mean, level / 255)) if is_clipped else None
+            return self.finish(torch.lerp(first, x, weight), unclip, keep_constant=noise.estimated)
 
         return replace(self.copy(noise), plan=plan, start=start, finish=finish)
 
@@ -234,30 +223,40 @@ class _Denoising:
             mirrored=self.model.mirrors,
             seed=self.seed,
         )
-        channels = without_equal_channels(self.image).shape[0]
-        constant = constant_areas(self.image)
         noise = Noise(
             "camera",
             sigma,
-            True,
-            self.strength,
-            found.probability,
-            found.correlation,
-            found.chroma,
-            found.shadows,
+            estimated=True,
+            strength=self.strength,
+            probability=found.probability,
+            correlation=found.correlation,
+            chroma=found.chroma,
+            shadows=found.shadows,
         )
         picture = as_colour(self.image)
-        variance = found.autocovariance.diagonal()[0, 0].mean()
         return replace(
             self.copy(noise),
             detail=0.0 if count == 1 else detail,
             plan=make_plan(self.method, auto, start=start * s_y, end=end * s_y, steps=count),
             start=picture,
-            finish=lambda x, first: _keep(constant, self.image, to_unit(x, channels)),
-            degradation=ColouredNoise(found.autocovariance / variance),
+            degradation=ColouredNoise(found.autocovariance / mean_variance(found.autocovariance)),
             y=picture,
             noise_variance=s_y**2 / CAMERA.trust,
         )
+
+    def finish(
+        self, x: Tensor, unclip: Callable[[Tensor], Tensor] | None = None, *, keep_constant: bool = True
+    ) -> Tensor:
+        """Return the result, (C, H, W) in [0, 1], of the last state of the reverse process.
+
+        Args:
+            x: The last state, (1, 3, H, W) on [-1, 1].
+            unclip: Corrects for noise that was clipped; None for no correction.
+            keep_constant: Whether areas that never vary keep their colour. Noise that was measured was found elsewhere.
+        """
+        restored = to_unit(x, len(self.reduced))
+        restored = (restored if unclip is None else unclip(restored)).expand(self.image.shape)
+        return torch.where(self.constant, self.image, restored) if keep_constant else restored
 
 
 def _is_believed(found: CameraNoise, white_sigma: float) -> bool:
@@ -267,20 +266,6 @@ def _is_believed(found: CameraNoise, white_sigma: float) -> bool:
     """
     least = POSSIBLE if white_sigma >= SURE_WHITE_SIGMA else LEAST_PROBABILITY
     return found.probability >= least and found.cautious >= LEAST_CAMERA_SIGMA
-
-
-def _without_constant_areas(task: _Denoising) -> Tensor | None:
-    """Return the pixels that count as evidence: those that were given, without areas that never vary."""
-    constant = constant_areas(task.image)
-    if not bool(constant.any()):
-        return task.evidence
-    return ~constant if task.evidence is None else task.evidence & ~constant
-
-
-def _keep(constant: Tensor | None, image: Tensor, restored: Tensor) -> Tensor:
-    """Return the restored picture with the pixels of constant areas, bool (H, W), as they were."""
-    restored = restored.expand(image.shape)
-    return restored if constant is None else torch.where(constant, image, restored)
 
 
 def _add_chroma_noise(start: Tensor, s_y: float, seed: int) -> Tensor:

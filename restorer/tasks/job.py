@@ -135,8 +135,25 @@ class Job:
         return replace(self, notes=(*self.notes, note)) if note else self
 
     def measured(self) -> Job:
-        """Return the job whose plan is known, measuring the picture first if that has not been done."""
-        return self if self.measure is None else self.measure()
+        """Return the job whose plan is known, measuring the picture first if that has not been done.
+
+        Raises:
+            ModelError: The network returns values that are not finite, even in float32.
+            DeviceError: There is not enough memory.
+        """
+        if self.measure is None:
+            return self
+        try:
+            return self.measure()
+        except NotFiniteError as error:
+            raise ModelError(f"{error}, even in fp32") from error
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise DeviceError(
+                f"not enough memory on {self.prior.device} to measure the noise",
+                "close other programs, name the noise with --sigma, or use --device cpu",
+            ) from error
 
     def run(
         self, on_step: Callable[[Step], None] | None = None, on_tile: Callable[[int, int], None] | None = None

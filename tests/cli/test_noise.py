@@ -8,9 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from stubs import Imprecise, Smooth
+from torch import Tensor
 
 from restorer.cli.app import run
+from restorer.diffusion.reverse import NotFiniteError
+from restorer.measurement.camera_noise import residuals_of
+from restorer.tasks import denoise
 
 IMAGES = Path(__file__).resolve().parents[1] / "images"
 
@@ -79,6 +85,26 @@ def test_options_overrule_what_is_found(capsys: pytest.CaptureFixture[str]):
 def test_wrong_options_are_refused_before_anything_is_loaded(options: tuple, capsys: pytest.CaptureFixture[str]):
     assert restore(capsys, "denoise", "high_iso.png", *options)[0] == 2
     assert not Path("high_iso_denoised.png").exists()
+
+
+def test_a_picture_that_cannot_be_measured_fails_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def measure(image: Tensor, *others: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(denoise, "measure_camera_noise", measure)
+    code, _, err = restore(capsys, "denoise", "high_iso.png", "gates.png")
+    assert code == 6
+    assert err.count("not enough memory on cpu to measure the noise") == 2
+
+
+def test_a_network_that_fails_in_low_precision_measures_in_full():
+    x = torch.rand(1, 3, 64, 64)
+    residuals = residuals_of(x[0], Imprecise(Smooth()))
+    assert bool(residuals[0].denoised.isfinite().all())
+    with pytest.raises(NotFiniteError):
+        residuals_of(x[0], Imprecise(None))
 
 
 def test_a_folder_of_noisy_and_clean_pictures_keeps_its_order(capsys: pytest.CaptureFixture[str]):

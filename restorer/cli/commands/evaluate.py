@@ -43,7 +43,7 @@ from restorer.cli.terminal.multi_values import MultiValueCommand, is_number
 from restorer.cli.terminal.reporter import Reporter, Timing
 from restorer.cli.terminal.score_table import Row, build_table, group_means, to_csv, to_json
 from restorer.errors import OutputError, PictureError, UsageError
-from restorer.limits import SCALES
+from restorer.limits import SCALES, check_denoising
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -366,10 +366,8 @@ def _evaluate(
         values = parse_pair_values(task, truth, suffixes, sigma, mask, [*(scale or []), *(mask_kind or [])])
     else:
         values = parse_values(task, {"sigma": sigma, "scale": scale, "kind": mask_kind}, mask)
-    if task == "denoise" and steps == 1 and detail:
-        raise UsageError(
-            "a single step gives the posterior mean, which has no detail", "use --steps 2 or more, or --detail 0"
-        )
+    if task == "denoise":
+        check_denoising(steps=steps, detail=detail)
     if bits_per_dim and (baselines or csv or sheet or sigma or scale or mask_kind or mask or truth or suffixes):
         raise UsageError(
             "--bits-per-dim restores no pictures, so it cannot be combined with options for restoring them",

@@ -38,10 +38,10 @@ from restorer.cli.options import (
     parse,
 )
 from restorer.cli.restoring.run import restore_all
-from restorer.errors import PictureError, UsageError
+from restorer.errors import PictureError
 from restorer.folders.paths import Item, find_mask
 from restorer.folders.picture import Verb
-from restorer.limits import MAX_PIXELS, NOISES, SCALES, check
+from restorer.limits import MAX_PIXELS, NOISES, SCALES, check, check_denoising
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,16 +107,9 @@ def _denoise(
 
     restore denoise img.png  ·  restore denoise scan.jpg --sigma 30  ·  restore denoise photos/ -r -o clean/
     """
-    given = locals()
-    del given["noise"], given["strength"]
-    options = parse("denoise", **given)
-    check(sigma=options.sigma, noise=noise, strength=strength)
-    if options.sigma is not None and (noise != "auto" or strength != 1):
-        raise UsageError("--sigma leaves nothing to measure", "leave out --sigma, or --noise and --strength")
-    if options.steps == 1 and options.detail:
-        raise UsageError(
-            "a single step gives the posterior mean, which has no detail", "use --steps 2 or more, or --detail 0"
-        )
+    shared = {name: value for name, value in locals().items() if name not in ("noise", "strength")}
+    options = parse("denoise", **shared)
+    check_denoising(sigma=options.sigma, noise=noise, strength=strength, steps=options.steps, detail=options.detail)
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
         from restorer.images.files import visible_pixels

@@ -16,7 +16,7 @@ from restorer.images.find import STDIO
 
 if TYPE_CHECKING:
     from restorer.images.files import Picture
-    from restorer.tasks.job import Job, Restored
+    from restorer.tasks.job import Restored
 
 __all__ = ["announce", "sample", "write_result"]
 
@@ -67,34 +67,34 @@ def sample(
     Returns:
         For each picture its result, or the error that occurred; None if the picture needs no sampling.
     """
-    first, jobs = batch[0], [prepared.job for prepared in batch]
-    jobs = [job for job in jobs if job.plan is not None]
-    for _ in range(len(batch) - len(jobs)):
+    to_sample = [prepared for prepared in batch if prepared.job.plan is not None]
+    for _ in range(len(batch) - len(to_sample)):
         forecast.skip_picture()
-    if not jobs:
+    if not to_sample:
         return [None] * len(batch)
-    sampled = iter(_sample_jobs(first, jobs, options, reporter, forecast, is_announced))
+    sampled = iter(_sample_all(to_sample, options, reporter, forecast, is_announced))
     return [None if prepared.job.plan is None else next(sampled) for prepared in batch]
 
 
-def _sample_jobs(
-    first: PreparedPicture,
-    jobs: list[Job],
+def _sample_all(
+    batch: list[PreparedPicture],
     options: Options,
     reporter: Reporter,
     forecast: Forecast,
     is_announced: Callable[[], bool],
 ) -> list[Restored | BaseException]:
-    """Sample the jobs of a batch, whose first picture may need no sampling; see `sample`."""
+    """Sample pictures that all need it; see `sample`."""
     from restorer.errors import RestorerError
     from restorer.tasks.batching import run_together
+
+    jobs = [prepared.job for prepared in batch]
 
     def show(update: Callable[..., None], *position: int) -> None:
         if is_announced():
             update(*position)
 
     longest = max(jobs, key=lambda job: job.evaluations)
-    label = first.item.source.name if len(jobs) == 1 else f"{len(jobs)} pictures"
+    label = batch[0].item.source.name if len(batch) == 1 else f"{len(batch)} pictures"
     workload = picture_workload(options, longest, longest.evaluations - longest.second_pass_evaluations)
     on_timed = forecast.start(label, workload, len(jobs))
     with reporter.progress(label) as bar:

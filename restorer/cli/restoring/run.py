@@ -253,7 +253,9 @@ class _Run:
         forecast: Forecast,
     ) -> None:
         """Restore a batch while the last batch is written and the next one is read."""
-        batch = [measure_picture(prepared) for prepared in batch]
+        batch = self._measure(batch, behind, forecast)
+        if not batch:
+            return
         behind.run_or_submit(partial(self._begin, batch))
         ahead.prefetch()
         start = time.monotonic()
@@ -273,6 +275,17 @@ class _Run:
         if bugs:
             behind.wait()
             raise bugs[0]
+
+    def _measure(self, batch: list[PreparedPicture], behind: WriteBehind, forecast: Forecast) -> list[PreparedPicture]:
+        """Return the pictures of a batch with jobs whose plans are known; those that cannot be measured fail."""
+        measured = []
+        for prepared in batch:
+            try:
+                measured.append(measure_picture(prepared))
+            except RestorerError as error:
+                behind.run_or_submit(partial(self._fail, prepared.item, error))
+                forecast.skip_picture()
+        return measured
 
     def _begin(self, batch: list[PreparedPicture]) -> None:
         """Announce the pictures of a batch in the terminal and in the log."""
