@@ -65,7 +65,7 @@ class CameraDefaults:
 
 # Noise that is carried from step to step costs PSNR here and adds no texture. A lower last level keeps texture, and in
 # the end also grain.
-CAMERA = CameraDefaults(steps=4, detail=0.3, first=4.0, faithful=1.3, natural=0.7, single=2.6, trust=1.96)
+CAMERA = CameraDefaults(steps=4, detail=0.2, first=4.0, faithful=1.3, natural=0.7, single=2.6, trust=1.96)
 
 # Narrow holes are almost determined by their rims: a low starting level and little noise, drawn anew at every step, are
 # best. The inside of a wide hole must be invented: the deterministic process from a high level keeps texture there.

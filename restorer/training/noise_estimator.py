@@ -13,9 +13,7 @@ entropy of whether there is any.
 from __future__ import annotations
 
 import argparse
-import io
 import random
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +28,8 @@ from restorer.measurement.camera_noise import residuals_of
 from restorer.measurement.windows import band_energies, band_masks, describe, windows_of
 from restorer.models.load import load_prior
 from restorer.networks.noise_estimator import FEATURES, QUANTILES, SCALES, NoiseEstimator, log_total
+from restorer.training.datasets import find_sources
+from restorer.training.edits import from_pil
 from restorer.training.simulated_noise import KINDS, Kind, Pair, simulate
 
 __all__ = ["Example", "describe_pair", "examples_of", "fit", "shares_of_bands"]
@@ -38,6 +38,7 @@ LEAST_ENERGY = 0.05  # squared levels that are added to every energy before its 
 HAS_NOISE, HAS_NONE = 1.2, 0.5  # standard deviations in levels from and up to which an example has noise, and has none
 TEACHES_STRENGTH = 0.7  # standard deviation from which an example teaches how strong noise is
 MAX_WINDOWS = 256  # windows of an example that are kept, in each scale
+LEAST_SIDE = 192  # pixels of a photograph; smaller ones are left out
 VARIANTS: tuple[Kind, ...] = ("none", "none", "camera", "camera", "phone", "reduced", "reduced", "grain")
 
 
@@ -71,16 +72,6 @@ def shares_of_bands() -> Tensor:
     return masks.sum((1, 2)) / masks[0].numel()
 
 
-def photographs(shards: Sequence[Path]) -> Iterator[Image.Image]:
-    """Yield the photographs of tar files."""
-    for shard in shards:
-        with tarfile.open(shard) as archive:
-            for member in archive:
-                file = archive.extractfile(member) if member.isfile() else None
-                if file is not None and member.name.lower().endswith((".jpg", ".jpeg", ".png", ".webp")):
-                    yield Image.open(io.BytesIO(file.read())).convert("RGB")
-
-
 def crop_of(photo: Image.Image, rng: random.Random) -> Tensor:
     """Return a random part of a photograph that was shrunk at random, (3, H, W) on the 0..255 scale."""
     shrunk = max(rng.choice([1.0, 1.0, 0.75, 0.6, 0.5]), min(1.0, 224 / min(photo.size)))
@@ -89,8 +80,7 @@ def crop_of(photo: Image.Image, rng: random.Random) -> Tensor:
     side = rng.choice([192, 256, 256, 320, 384])
     width, height = min(side, photo.width), min(side, photo.height)
     left, top = rng.randint(0, photo.width - width), rng.randint(0, photo.height - height)
-    x = torch.tensor(list(photo.crop((left, top, left + width, top + height)).tobytes()), dtype=torch.float32)
-    x = x.view(height, width, 3).permute(2, 0, 1).contiguous()
+    x = from_pil(photo.crop((left, top, left + width, top + height)))
     return x.mean(0, keepdim=True).round().expand(3, -1, -1).clone() if rng.random() < 0.1 else x
 
 
@@ -224,13 +214,13 @@ def main() -> None:
         part, parts = map(int, options.part.split("/"))
         examples: list[Example] = []
         with torch.inference_mode():
-            for number, photo in enumerate(photographs(options.shards)):
+            for number, source in enumerate(find_sources(options.shards, LEAST_SIDE).sources):
                 if number % parts == part and number not in options.leave_out:
-                    examples += examples_of(photo, number)
+                    examples += examples_of(Image.fromarray(source.read()), number)
                     print(f"photograph {number}: {len(examples)} examples", flush=True)
-        torch.save(examples, options.output)
+        torch.save([vars(example) for example in examples], options.output)
         return
-    examples = [e for path in options.described for e in torch.load(path, weights_only=False)]
+    examples = [Example(**fields) for path in options.described for fields in torch.load(path, weights_only=True)]
     if options.hold_out:
         examples = [example for example in examples if example.photo % options.hold_out]
     network = fit(examples)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import restorer
-from restorer.training.simulated_noise import Camera, photograph
+from restorer.training.simulated_camera import Camera, photograph
 
 IMAGES = Path(__file__).parents[1] / "images"
 

@@ -28,7 +28,9 @@ from restorer.measurement.camera_noise import (
 from restorer.measurement.noise import Noise
 from restorer.measurement.windows import band_energies, opponent_axes, windows_of
 from restorer.models.load import load_noise_estimator, load_prior
-from restorer.training.simulated_noise import Camera, Kind, _grain, blur, photograph, simulate
+from restorer.training.edits import blur
+from restorer.training.simulated_camera import Camera, photograph
+from restorer.training.simulated_noise import Kind, _grain, simulate
 
 IMAGES = Path(__file__).resolve().parents[1] / "images"
 PHOTOS = ("eagles", "gates", "grapes")

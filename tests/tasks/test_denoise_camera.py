@@ -18,7 +18,8 @@ from restorer.errors import UsageError
 from restorer.evaluation.metrics import psnr
 from restorer.models.load import load_prior
 from restorer.tasks.denoise import NOTHING_FOUND, prepare_denoise
-from restorer.training.simulated_noise import Camera, Pair, photograph, simulate
+from restorer.training.simulated_camera import Camera, photograph
+from restorer.training.simulated_noise import Pair, simulate
 
 IMAGES = Path(__file__).resolve().parents[1] / "images"
 

@@ -8,19 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from restorer.training.simulated_noise import (
-    KINDS,
+from restorer.training.edits import blur
+from restorer.training.simulated_camera import (
     Camera,
-    Kind,
     _apply_tone_curve,
     _demosaic_along_edges,
     _demosaic_bilinearly,
     _mosaic,
     _remove_tone_curve,
-    blur,
     photograph,
-    simulate,
 )
+from restorer.training.simulated_noise import KINDS, Kind, simulate
 
 LINEAR = Camera(gamma=1.0, contrast=0.0, red=1.0, blue=1.0, exposure=1.0, mixing=0.0, gain=0.004, read=5.0)
 
