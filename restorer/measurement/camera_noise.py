@@ -37,7 +37,15 @@ from restorer.diffusion.reverse import NotFiniteError
 from restorer.measurement.windows import WINDOW, band_masks, describe, hann, opponent_axes, radial_frequency, windows_of
 from restorer.networks.noise_estimator import BANDS, SCALES, NoiseEstimator
 
-__all__ = ["CameraNoise", "Residual", "autocovariance_of", "mean_variance", "measure_camera_noise", "residuals_of"]
+__all__ = [
+    "CameraNoise",
+    "Residual",
+    "autocovariance_of",
+    "mean_variance",
+    "measure_camera_noise",
+    "quiet_spectrum",
+    "residuals_of",
+]
 
 LEVEL = 30.0
 """Level of the noise that the prior removes for the residual, in levels of 255."""
@@ -124,7 +132,7 @@ def measure_camera_noise(
     with torch.inference_mode():
         estimate = estimator(described, present)
     cautious, median = (float(s) for s in estimate.log_sigma[0].exp())
-    spectrum = _scale_to_bands(_quiet_spectrum(residuals[0]), estimate.log_energies[0, 1].exp())
+    spectrum = _scale_to_bands(quiet_spectrum(residuals[0]), estimate.log_energies[0, 1].exp())
     autocovariance = autocovariance_of(spectrum)
     # The estimate of the whole is better than the sum of the bands.
     autocovariance *= median**2 / mean_variance(autocovariance)
@@ -208,14 +216,19 @@ def _denoise(x: Tensor, prior: Prior) -> Tensor:
     return (clean + 1) * 127.5
 
 
-def _quiet_spectrum(residual: Residual) -> Tensor:
-    """Return the mean cross-spectrum of the residual in the flattest windows, complex (32, 32, 3, 3)."""
+def quiet_spectrum(residual: Residual, share: float = FLAT_SHARE) -> Tensor:
+    """Return the mean cross-spectrum of the residual in the flattest windows, complex (32, 32, 3, 3).
+
+    Args:
+        residual: The windows.
+        share: Share of the windows, 0..1.
+    """
     means = residual.denoised.mean((1, 2, 3))
     is_unclipped = (means > DARK) & (means < BRIGHT)
     activity = residual.denoised.var((2, 3)).mean(1)
     if is_unclipped.sum() >= FLAT_COUNT:
         activity = torch.where(is_unclipped, activity, torch.inf)
-    count = max(FLAT_COUNT, int(FLAT_SHARE * int(activity.isfinite().sum())))
+    count = max(FLAT_COUNT, int(share * int(activity.isfinite().sum())))
     flattest = activity.argsort(stable=True)[:count]
     error = (residual.pixels - residual.denoised)[flattest]
     transformed = torch.fft.fft2(error * hann()) / WINDOW

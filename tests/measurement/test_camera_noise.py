@@ -18,11 +18,11 @@ from restorer.measurement.camera_noise import (
     MAX_PIXELS,
     CameraNoise,
     Residual,
-    _quiet_spectrum,
     _ratio_of_tones,
     _scale_to_bands,
     autocovariance_of,
     measure_camera_noise,
+    quiet_spectrum,
     residuals_of,
 )
 from restorer.measurement.noise import Noise
@@ -122,7 +122,7 @@ def test_the_spectrum_of_known_noise():
     """On a flat picture the cross-spectrum is that of the noise: its trace, its correlations, its channels."""
     grain = 5 * coloured(512, 1.0)
     windows = windows_of(128 + grain, 16)
-    autocovariance = autocovariance_of(_quiet_spectrum(Residual(windows, torch.full_like(windows, 128))))
+    autocovariance = autocovariance_of(quiet_spectrum(Residual(windows, torch.full_like(windows, 128))))
     true = torch.einsum("ihw,jhw->ij", grain, grain) / grain[0].numel()
     torch.testing.assert_close(autocovariance[:, :, 0, 0], true, rtol=0.1, atol=1)
     beside = torch.einsum("ihw,jhw->ij", grain[..., 1:], grain[..., :-1]) / grain[0].numel()
@@ -131,13 +131,13 @@ def test_the_spectrum_of_known_noise():
 
 
 def test_no_direction_has_negative_energy():
-    spectrum = _quiet_spectrum(Residual(windows_of(coloured(128, 0.7), 8), windows_of(torch.zeros(3, 128, 128), 8)))
+    spectrum = quiet_spectrum(Residual(windows_of(coloured(128, 0.7), 8), windows_of(torch.zeros(3, 128, 128), 8)))
     matrices = torch.fft.fft2(autocovariance_of(spectrum)).permute(2, 3, 0, 1)
     assert torch.linalg.eigvalsh(matrices).min() > -1e-5
 
 
 def test_the_bands_are_scaled_to_what_was_found():
-    spectrum = _quiet_spectrum(Residual(windows_of(coloured(256, 0.5), 8), windows_of(torch.zeros(3, 256, 256), 8)))
+    spectrum = quiet_spectrum(Residual(windows_of(coloured(256, 0.5), 8), windows_of(torch.zeros(3, 256, 256), 8)))
     same = _scale_to_bands(spectrum, torch.full((3, 6), 9.0))
     axes = opponent_axes().to(same.dtype)
     opponent = torch.einsum("ai,hwij,bj->hwab", axes, same, axes).diagonal(dim1=-2, dim2=-1).real
