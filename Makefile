@@ -26,8 +26,8 @@ $(VENV)/.tested: $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	mkdir -p demo
-	$(BIN)/restore denoise tests/images/noisy.png -o demo/denoised.png --overwrite
-	@echo "before: tests/images/noisy.png"
+	$(BIN)/restore denoise tests/images/high_iso.jpg -o demo/denoised.png --overwrite
+	@echo "before: tests/images/high_iso.jpg"
 	@echo "after:  demo/denoised.png"
 
 test: $(VENV)/.tested
