@@ -34,6 +34,7 @@ from torch import Tensor
 
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import NotFiniteError
+from restorer.measurement.white_noise import white_estimates
 from restorer.measurement.windows import WINDOW, band_masks, describe, hann, opponent_axes, radial_frequency, windows_of
 from restorer.networks.noise_estimator import BANDS, SCALES, NoiseEstimator
 
@@ -130,7 +131,7 @@ def measure_camera_noise(
     described = [describe(r.pixels, r.denoised)[None] for r in residuals]
     present = [torch.ones(d.shape[:2], dtype=torch.bool) for d in described]
     with torch.inference_mode():
-        estimate = estimator(described, present)
+        estimate = estimator(described, present, white_estimates(image, evidence)[None])
     cautious, median = (float(s) for s in estimate.log_sigma[0].exp())
     spectrum = _scale_to_bands(quiet_spectrum(residuals[0]), estimate.log_energies[0, 1].exp())
     autocovariance = autocovariance_of(spectrum)

@@ -34,7 +34,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["constant_areas", "estimate_sigma", "expected_when_clipped", "is_white", "undo_clipping"]
+__all__ = [
+    "constant_areas",
+    "estimate_sigma",
+    "expected_when_clipped",
+    "is_white",
+    "undo_clipping",
+    "white_estimates",
+]
 
 PATCH = 8  # side of a patch in pixels
 THIN = 3  # width in pixels of the narrowest area without variation that is recognized
@@ -113,6 +120,31 @@ def is_white(image: Tensor, sigma: float, evidence: Tensor | None = None) -> boo
         others.append((math.sqrt(3) * estimate_sigma(luminance[None], evidence), LUMINANCE_RANGE))
         others.append((4 / math.sqrt(6) * estimate_sigma(chroma[None], evidence), CHROMA_RANGE))
     return all(low <= other / sigma <= high for other, (low, high) in others)
+
+
+def white_estimates(image: Tensor, evidence: Tensor | None = None) -> Tensor:
+    """Return estimates of white noise that agree if the noise is white, and that other noise and texture set apart.
+
+    Args:
+        image: As in `estimate_sigma`.
+        evidence: As in `estimate_sigma`.
+
+    Returns:
+        Standard deviations in levels, (6,): of the picture and of its means over 2x2 and 4x4 pixels, times 2 and 4, and
+        of luminance, red against blue and green against magenta, each for noise of the same strength in all channels.
+    """
+    red, green, blue = image.detach().float().cpu().clamp(0, 1).expand(3, -1, -1)
+    found = []
+    for factor in (1, 2, 4):
+        counted = None if evidence is None else F.avg_pool2d(evidence[None].float().cpu(), factor)[0] > 1 - 1e-6
+        found.append(factor * estimate_sigma(F.avg_pool2d(green[None], factor), counted))
+    for plane, norm in (
+        ((red + green + blue) / 3, 3**-0.5),
+        ((red - blue) / 2 + 0.5, 2**-0.5),
+        ((red - 2 * green + blue) / 4 + 0.5, 6**0.5 / 4),
+    ):
+        found.append(estimate_sigma(plane[None], evidence) / norm)
+    return torch.tensor(found)
 
 
 def _estimate_where(chosen: np.ndarray, means: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:

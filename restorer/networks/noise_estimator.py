@@ -7,16 +7,20 @@ equal brightness, while texture lives in some of them. The network therefore loo
     z_i     = encoder(f_i)                     one window, described by f_i
     a_i     = softmax over i of attention(z_i) how much a window counts, for each head
     pooled  = sum_i a_i z_i
-    result  = base + head(pooled, quantiles)
+    result  = base + head(pooled, quantiles, white)
 
 The base is the lower quartile of the energies over the windows, which the network corrects. The sum does not depend on
 the order or the number of the windows, as in Deep Sets. A picture is looked at in three scales, each with an encoder of
-its own, because coarse grain does not fit into a window of the finest.
+its own, because coarse grain does not fit into a window of the finest. The estimates of white noise, `white`, agree
+with each other only where the noise is white. The estimator is the mean of several networks, which differ in the seeds
+of their training, because where one network errs the others often do not.
 
 Sources:
     Zaheer et al. 2017, "Deep Sets", https://arxiv.org/abs/1703.06114: functions of sets.
     Ilse, Tomczak and Welling 2018, "Attention-based Deep Multiple Instance Learning",
         https://arxiv.org/abs/1802.04712: pooling by attention.
+    Lakshminarayanan, Pritzel and Blundell 2017, "Simple and Scalable Predictive Uncertainty Estimation using Deep
+        Ensembles", https://arxiv.org/abs/1612.01474: the mean of several networks.
     Koenker and Bassett 1978, "Regression Quantiles", Econometrica 46(1): what the outputs are trained to be.
 """
 
@@ -28,7 +32,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["AXES", "BANDS", "FEATURES", "QUANTILES", "SCALES", "NoiseEstimate", "NoiseEstimator", "log_total"]
+__all__ = [
+    "AXES",
+    "BANDS",
+    "FEATURES",
+    "MEMBERS",
+    "QUANTILES",
+    "SCALES",
+    "WHITE",
+    "NoiseEstimate",
+    "NoiseEstimator",
+    "SetNetwork",
+    "log_total",
+]
 
 AXES = 3
 """Number of axes of colour: luminance, red against blue, and green against magenta."""
@@ -49,7 +65,14 @@ ENERGIES = AXES * (len(BANDS) - 1)
 FEATURES = 3 * ENERGIES + AXES
 """Length of the description of a window: log energies of the residual, the denoised content and the pixels; colour."""
 
+WHITE = 6
+"""Number of estimates of white noise; see `restorer.measurement.white_noise.white_estimates`."""
+
+MEMBERS = 3
+"""Number of networks whose mean is the estimate."""
+
 WIDTH, HEADS, HIDDEN = 64, 4, 128
+LEAST_WHITE = 0.3  # levels that are added to estimates of white noise before their logarithm
 
 
 class NoiseEstimate(NamedTuple):
@@ -79,7 +102,26 @@ def log_total(log_energies: Tensor, shares: Tensor) -> Tensor:
 
 
 class NoiseEstimator(nn.Module):
-    """The network of the module docstring. It is small, and runs in float32 on the CPU."""
+    """The estimator of the module docstring. It is small, and runs in float32 on the CPU."""
+
+    def __init__(self, members: int = MEMBERS) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(SetNetwork() for _ in range(members))
+
+    def forward(self, windows: Sequence[Tensor], present: Sequence[Tensor], white: Tensor) -> NoiseEstimate:
+        """Estimate the noise of a batch of pictures.
+
+        Args:
+            windows: As in `SetNetwork.forward`.
+            present: As in `SetNetwork.forward`.
+            white: As in `SetNetwork.forward`.
+        """
+        estimates = [member(windows, present, white) for member in self.members]
+        return NoiseEstimate(*(torch.stack(parts).mean(0) for parts in zip(*estimates, strict=True)))
+
+
+class SetNetwork(nn.Module):
+    """One of the networks of the module docstring."""
 
     mean: Tensor
     std: Tensor
@@ -87,6 +129,8 @@ class NoiseEstimator(nn.Module):
     quantile_std: Tensor
     offset: Tensor
     spread: Tensor
+    white_mean: Tensor
+    white_std: Tensor
     shares: Tensor
 
     def __init__(self) -> None:
@@ -98,7 +142,7 @@ class NoiseEstimator(nn.Module):
         self.attention = nn.ModuleList(nn.Linear(WIDTH, HEADS) for _ in SCALES)
         self.dropout = nn.Dropout(0.15)
         self.head = nn.Sequential(
-            nn.Linear(len(SCALES) * HEADS * WIDTH + quantiles, HIDDEN),
+            nn.Linear(len(SCALES) * HEADS * WIDTH + quantiles + WHITE, HIDDEN),
             nn.GELU(),
             nn.Dropout(0.15),
             nn.Linear(HIDDEN, len(QUANTILES) * outputs + 1),
@@ -106,29 +150,33 @@ class NoiseEstimator(nn.Module):
         for name, shape in {
             "mean": (len(SCALES), FEATURES),
             "quantile_mean": (quantiles,),
+            "white_mean": (WHITE,),
             "offset": (outputs,),
         }.items():
             self.register_buffer(name, torch.zeros(shape))
         for name, shape in {
             "std": (len(SCALES), FEATURES),
             "quantile_std": (quantiles,),
+            "white_std": (WHITE,),
             "spread": (outputs,),
             "shares": (len(BANDS) - 1,),
         }.items():
             self.register_buffer(name, torch.ones(shape))
 
-    def forward(self, windows: Sequence[Tensor], present: Sequence[Tensor]) -> NoiseEstimate:
+    def forward(self, windows: Sequence[Tensor], present: Sequence[Tensor], white: Tensor) -> NoiseEstimate:
         """Estimate the noise of a batch of pictures.
 
         Args:
             windows: The descriptions of the windows of each scale, float32 (B, N, FEATURES). N may differ between the
                 scales, and may be 0 in all but the first.
             present: Which of them exist, bool (B, N); the others fill up the batch.
+            white: Estimates of white noise in levels, (B, WHITE).
         """
         quantiles = self.quantiles_of(windows[0], present[0])
         pooled = [self._pool(k, x, there) for k, (x, there) in enumerate(zip(windows, present, strict=True))]
         described = ((quantiles.flatten(1) - self.quantile_mean) / self.quantile_std).clamp(-4, 4)
-        output = self.head(torch.cat([self.dropout(torch.cat(pooled, 1)), described], 1))
+        levels = ((self.log_white(white) - self.white_mean) / self.white_std).clamp(-4, 4)
+        output = self.head(torch.cat([self.dropout(torch.cat(pooled, 1)), described, levels], 1))
         base = self.base_of(quantiles) + self.offset
         estimates = output[:, :-1].unflatten(1, (len(QUANTILES), -1)) * self.spread + base[:, None]
         energies = estimates[..., :-1].unflatten(-1, (AXES, -1))
@@ -158,6 +206,11 @@ class NoiseEstimator(nn.Module):
         total = log_total(windows[..., :ENERGIES], self.shares)
         described = torch.cat([windows, total[..., None]], -1)
         return torch.stack([d[there].quantile(levels, 0) for d, there in zip(described, present, strict=True)])
+
+    @staticmethod
+    def log_white(white: Tensor) -> Tensor:
+        """Return the logarithms of estimates of white noise, as the network looks at them."""
+        return (white + LEAST_WHITE).log()
 
     def base_of(self, quantiles: Tensor) -> Tensor:
         """Return what the outputs correct: the lower quartiles of the residual's energies and total, (B, 19)."""

@@ -25,9 +25,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from restorer.measurement.camera_noise import residuals_of
+from restorer.measurement.white_noise import white_estimates
 from restorer.measurement.windows import band_energies, band_masks, describe, windows_of
 from restorer.models.load import load_prior
-from restorer.networks.noise_estimator import FEATURES, QUANTILES, SCALES, NoiseEstimator, log_total
+from restorer.networks.noise_estimator import (
+    FEATURES,
+    MEMBERS,
+    QUANTILES,
+    SCALES,
+    NoiseEstimator,
+    SetNetwork,
+    log_total,
+)
 from restorer.training.datasets import find_sources
 from restorer.training.edits import from_pil
 from restorer.training.simulated_noise import KINDS, Kind, Pair, simulate
@@ -38,8 +47,12 @@ LEAST_ENERGY = 0.05  # squared levels that are added to every energy before its 
 HAS_NOISE, HAS_NONE = 1.2, 0.5  # standard deviations in levels from and up to which an example has noise, and has none
 TEACHES_STRENGTH = 0.7  # standard deviation from which an example teaches how strong noise is
 MAX_WINDOWS = 256  # windows of an example that are kept, in each scale
+SAVE_EVERY = 50  # photographs between two saves of the examples
 LEAST_SIDE = 192  # pixels of a photograph; smaller ones are left out
-VARIANTS: tuple[Kind, ...] = ("none", "none", "camera", "camera", "phone", "reduced", "reduced", "grain")
+VARIANTS: tuple[Kind, ...] = (
+    *("none",) * 4,
+    *("camera", "camera", "phone", "reduced", "reduced", "reduced", "grain", "grain"),
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,7 @@ class Example:
         photo: Number of the photograph.
         kind: The kind of noise.
         windows: The descriptions of its windows in each scale, float16 (N, FEATURES).
+        white: Its estimates of white noise, (6,); see `white_estimates`.
         log_energies: Log energies of its noise, (18,).
         log_sigma: Log of the standard deviation of its noise in levels.
     """
@@ -57,6 +71,7 @@ class Example:
     photo: int
     kind: str
     windows: list[Tensor]
+    white: Tensor
     log_energies: Tensor
     log_sigma: float
 
@@ -93,19 +108,20 @@ def describe_pair(pair: Pair, kind: str, photo: int, rng: random.Random) -> Exam
         windows.append(described[chosen].half())
     energies = band_energies(windows_of(pair.noisy - pair.clean, 16)).mean(0).flatten()
     logs = (energies + LEAST_ENERGY).log()
-    return Example(photo, kind, windows, logs, float(log_total(logs, shares_of_bands())))
+    white = white_estimates(pair.noisy / 255)
+    return Example(photo, kind, windows, white, logs, float(log_total(logs, shares_of_bands())))
 
 
 def examples_of(photo: Image.Image, number: int) -> Iterator[Example]:
     """Yield the examples of one photograph: as it is, and with noise of several kinds."""
     rng = random.Random(number)
     others = [kind for kind in KINDS if kind not in VARIANTS]
-    for kind in (*VARIANTS, rng.choice(others)):
+    for kind in (*VARIANTS, *rng.sample(others, 2)):
         yield describe_pair(simulate(crop_of(photo, rng), kind, rng), kind, number, rng)
 
 
-def collate(examples: Sequence[Example], rng: random.Random | None = None) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the windows of examples, and which exist, as `NoiseEstimator` takes them.
+def collate(examples: Sequence[Example], rng: random.Random | None = None) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Return the windows of examples, which of them exist, and the estimates of white noise, as `SetNetwork` takes.
 
     Args:
         examples: The examples of a batch.
@@ -128,28 +144,44 @@ def collate(examples: Sequence[Example], rng: random.Random | None = None) -> tu
             batch[i, : len(described)], there[i, : len(described)] = described, True
         windows.append(batch)
         present.append(there)
-    return windows, present
+    return windows, present, torch.stack([example.white for example in examples])
 
 
-def normalize(network: NoiseEstimator, examples: Sequence[Example]) -> None:
+def normalize(network: SetNetwork, examples: Sequence[Example]) -> None:
     """Set the means and spreads by which the network normalizes what it sees and returns."""
     network.shares.copy_(shares_of_bands())
     for scale in range(len(SCALES)):
         described = torch.cat([example.windows[scale].float() for example in examples[::5]])
         network.mean[scale], network.std[scale] = described.mean(0), described.std(0) + 0.05
-    quantiles = torch.cat([network.quantiles_of(*(part[0] for part in collate([example]))) for example in examples])
+    quantiles = torch.cat([network.quantiles_of(*(part[0] for part in collate([example])[:2])) for example in examples])
     network.quantile_mean.copy_(quantiles.flatten(1).mean(0))
     network.quantile_std.copy_(quantiles.flatten(1).std(0) + 0.05)
+    white = network.log_white(torch.stack([example.white for example in examples]))
+    network.white_mean.copy_(white.mean(0))
+    network.white_std.copy_(white.std(0) + 0.05)
     noisy = torch.tensor([example.log_sigma for example in examples]).exp() > TEACHES_STRENGTH
     errors = torch.stack([example.target for example in examples]) - network.base_of(quantiles)
     network.offset.copy_(errors[noisy].mean(0))
     network.spread.copy_(errors[noisy].std(0))
 
 
-def fit(
+def fit(examples: Sequence[Example], *, members: int = MEMBERS, epochs: int = 30) -> NoiseEstimator:
+    """Return an estimator that was trained on examples.
+
+    Args:
+        examples: The examples.
+        members: Number of its networks.
+        epochs: As in `fit_one`.
+    """
+    estimator = NoiseEstimator(0)
+    estimator.members.extend(fit_one(examples, epochs=epochs, seed=seed) for seed in range(members))
+    return estimator.eval()
+
+
+def fit_one(
     examples: Sequence[Example], *, epochs: int = 30, batch: int = 32, rate: float = 2e-3, seed: int = 0
-) -> NoiseEstimator:
-    """Return a network that was trained on examples.
+) -> SetNetwork:
+    """Return one network that was trained on examples.
 
     Args:
         examples: The examples.
@@ -159,7 +191,7 @@ def fit(
         seed: Seed of the weights, and of the order of the examples.
     """
     torch.manual_seed(seed)
-    rng, network = random.Random(seed), NoiseEstimator()
+    rng, network = random.Random(seed), SetNetwork()
     normalize(network, examples)
     steps = len(examples) // batch
     optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=0.05)
@@ -180,7 +212,7 @@ def fit(
     return network.eval()
 
 
-def loss_of(network: NoiseEstimator, examples: Sequence[Example], rng: random.Random | None) -> Tensor:
+def loss_of(network: SetNetwork, examples: Sequence[Example], rng: random.Random | None) -> Tensor:
     """Return the loss of the module docstring over a batch. The strength as a whole counts as much as six energies."""
     estimate = network(*collate(examples, rng))
     found = torch.cat([estimate.log_energies.flatten(2), estimate.log_sigma[..., None]], -1)
@@ -218,6 +250,8 @@ def main() -> None:
                 if number % parts == part and number not in options.leave_out:
                     examples += examples_of(Image.fromarray(source.read()), number)
                     print(f"photograph {number}: {len(examples)} examples", flush=True)
+                    if number // parts % SAVE_EVERY == 0:
+                        torch.save([vars(example) for example in examples], options.output)
         torch.save([vars(example) for example in examples], options.output)
         return
     examples = [Example(**fields) for path in options.described for fields in torch.load(path, weights_only=True)]

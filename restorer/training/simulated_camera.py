@@ -59,7 +59,7 @@ class Camera:
         rows: Strength of the noise that a row shares, as a multiple of b.
         chroma: Standard deviation in pixels of the blur of the colour; 0 for none.
         chroma_share: Share of the blurred colour, 0..1.
-        luma: How the luminance is denoised: "none", "blur", "edges" or "coring".
+        luma: How the luminance is denoised: "none", "blur", "edges", "coring" or "wavelets".
         luma_strength: How much, about 1.
         sharpening: Amount of unsharp masking; 0 for none.
         radius: Its radius in pixels.
@@ -114,7 +114,7 @@ class Camera:
             rows=rng.choice([0.0, 0.0, 0.0, rng.uniform(0.0, 0.5)]),
             chroma=rng.choice([rng.uniform(0.7, 2.0), rng.uniform(1.0, 4.0)]) if reduced else 0.0,
             chroma_share=rng.uniform(0.6, 1.0),
-            luma=rng.choice(["blur", "edges", "coring"]) if reduced and rng.random() < 0.8 else "none",
+            luma=rng.choice(["blur", "edges", "coring", "wavelets"]) if reduced and rng.random() < 0.8 else "none",
             luma_strength=rng.uniform(0.5, 2.0),
             sharpening=rng.choice([0.0, 0.0, rng.uniform(0.2, 1.2)]),
             radius=rng.uniform(0.6, 1.6),
@@ -229,9 +229,21 @@ def _reduce_and_sharpen(x: Tensor, camera: Camera) -> Tensor:
     elif camera.luma == "coring":
         smooth = blur(luma, 1.0)
         luma = smooth + F.softshrink(luma - smooth, 0.6 * threshold)
+    elif camera.luma == "wavelets":
+        luma = _shrink_details(luma, threshold)
     if camera.sharpening:
         luma = luma + camera.sharpening * (luma - blur(luma, camera.radius))
     return torch.einsum("ij,jhw->ihw", torch.linalg.inv(YCBCR), torch.cat([luma, chroma])).clamp(0, 1)
+
+
+def _shrink_details(plane: Tensor, threshold: float) -> Tensor:
+    """Return a plane (1, H, W) whose details at three scales were reduced, the finest most (Donoho 1995)."""
+    smooth, details = plane, []
+    for width, share in ((0.7, 0.7), (1.4, 0.35), (2.8, 0.18)):
+        smoother = blur(smooth, width)
+        details.append(F.softshrink(smooth - smoother, share * threshold))
+        smooth = smoother
+    return smooth + torch.stack(details).sum(0)
 
 
 def _bilateral(plane: Tensor, threshold: float) -> Tensor:

@@ -65,7 +65,11 @@ def simulate(x: Tensor, kind: Kind, rng: random.Random) -> Pair:
         return Pair(*(resize(y, factor)[:, :height, :width] for y in (x + 1.5 * sigma * white, x)))
     if kind == "shared":
         tint = torch.tensor([1.0, rng.uniform(0.8, 1.0), rng.uniform(0.6, 1.0)]).view(3, 1, 1)
-        return Pair(as_stored(x + sigma * white[:1] * tint), x)
+        noise = sigma * blur(white[:1], rng.choice([0.0, 0.0, rng.uniform(0.4, 1.5)]))
+        if rng.random() < 0.5:  # an old photograph: gray, or toned as sepia, with its noise
+            gray = x.mean(0, keepdim=True)
+            return Pair(as_stored((gray + noise) * tint), as_stored(gray * tint))
+        return Pair(as_stored(x + noise * tint), x)
     if kind == "scanner":
         sensor = torch.randn(3, 1, x.shape[-1], generator=torch.Generator().manual_seed(seed + 1))
         noise = blur(white, rng.uniform(0.3, 1.0)) + rng.uniform(0, 0.3) * sensor

@@ -10,10 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from restorer.networks.noise_estimator import ENERGIES, FEATURES
+from restorer.networks.noise_estimator import ENERGIES, FEATURES, WHITE, SetNetwork
 from restorer.training.noise_estimator import (
     Example,
-    NoiseEstimator,
     collate,
     crop_of,
     describe_pair,
@@ -33,7 +32,8 @@ def made_up(count: int, seed: int = 0) -> list[Example]:
     for number in range(count):
         level = -3.0 if number % 3 == 0 else 3 * float(torch.rand(1, generator=generator)) + 1
         windows = [torch.randn(n, FEATURES, generator=generator) + level + 2 for n in (60, 20, 8)]
-        examples.append(Example(number, "", [w.half() for w in windows], torch.full((ENERGIES,), level), level / 2))
+        white, logs = torch.full((WHITE,), math.exp(level / 2)), torch.full((ENERGIES,), level)
+        examples.append(Example(number, "", [w.half() for w in windows], white, logs, level / 2))
     return examples
 
 
@@ -44,6 +44,7 @@ def test_an_example_states_its_noise():
     assert math.exp(example.log_sigma) == pytest.approx(8, rel=0.03)
     assert example.log_energies.exp().view(3, 6).mean(0).tolist() == pytest.approx([64] * 6, rel=0.25)
     assert [w.shape[1] for w in example.windows] == [FEATURES] * 3
+    assert example.white.tolist() == pytest.approx([8] * WHITE, rel=0.15)
 
 
 def test_crops_are_parts_of_the_photograph():
@@ -55,11 +56,13 @@ def test_crops_are_parts_of_the_photograph():
 
 def test_fitting_teaches_strength_and_presence():
     examples = made_up(240)
-    network = fit(examples[:192], epochs=8)
-    untrained = NoiseEstimator()
+    network = fit(examples[:192], members=2, epochs=8)
+    untrained = SetNetwork()
     normalize(untrained, examples[:192])
     with torch.no_grad():
-        assert loss_of(network, examples[192:], None) < 0.75 * loss_of(untrained.eval(), examples[192:], None)
+        assert loss_of(network.members[0], examples[192:], None) < 0.75 * loss_of(
+            untrained.eval(), examples[192:], None
+        )
         estimate = network(*collate(examples[192:]))
     has = torch.tensor([example.log_sigma > 0 for example in examples[192:]])
     assert ((estimate.logit > 0) == has).float().mean() > 0.95
