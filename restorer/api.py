@@ -1,7 +1,8 @@
-"""The Python API: denoise, inpaint and upscale Pillow images and tensors.
+"""The Python API: denoise, dejpeg, inpaint and upscale Pillow images and tensors.
 
 Example:
-    from PIL import Image
+    from PIL import Image, ImageChops
+from PIL.JpegImagePlugin import JpegImageFile
     from restorer import denoise
 
     clean = denoise(Image.open("noisy.png"))
@@ -9,25 +10,31 @@ Example:
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
+from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import Step
 from restorer.errors import UsageError
 from restorer.images.files import from_pil, to_pil, to_tensor, visible_pixels, with_result
+from restorer.limits import check_denoising
+from restorer.measurement.earlier_jpeg import find_jpeg
+from restorer.tasks.dejpeg import prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.inpaint import prepare_inpaint
 from restorer.tasks.job import Job
 from restorer.tasks.upscale import prepare_upscale
 
-__all__ = ["denoise", "inpaint", "upscale"]
+__all__ = ["dejpeg", "denoise", "inpaint", "upscale"]
 
 AnyPicture = TypeVar("AnyPicture", Tensor, Image.Image)
 
@@ -75,6 +82,7 @@ def denoise(
     *,
     noise: str = "auto",
     strength: float = 1.0,
+    jpeg: str = "auto",
     steps: int | None = None,
     detail: float | None = None,
     method: str = "auto",
@@ -82,7 +90,7 @@ def denoise(
     prior: Prior | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> AnyPicture:
-    """Remove noise.
+    """Remove noise, or what JPEG compression did where there is no noise beyond it.
 
     Args:
         picture: A PIL image, or a float tensor (C, H, W) in [0, 1] with C = 1 or 3. Values of a tensor outside this
@@ -92,6 +100,7 @@ def denoise(
         noise: The noise that may be found: "auto" looks for both kinds, "white" and "camera" for one of them, and "off"
             returns the picture unchanged.
         strength: Factor on the noise that is measured: more than 1 removes more.
+        jpeg: "auto" undoes JPEG compression that is stronger than the noise, as `dejpeg` does; "off" leaves it.
         steps: Number of network evaluations; None selects the default. `steps=1` alone, like `detail=0`, returns the
             posterior mean.
         detail: 0 (faithful and smooth) .. 1 (natural texture); None selects the default.
@@ -109,6 +118,8 @@ def denoise(
         DeviceError: The device has too little memory.
     """
 
+    check_denoising(jpeg=jpeg)
+
     def prepare(image: Tensor, visible: Tensor | None) -> Job:
         return prepare_denoise(
             image,
@@ -116,6 +127,7 @@ def denoise(
             noise=noise,
             strength=strength,
             evidence=visible,
+            jpeg=find_jpeg(image, _file_of(picture)) if jpeg == "auto" and sigma is None else None,
             steps=steps,
             detail=detail,
             method=method,
@@ -124,6 +136,55 @@ def denoise(
         )
 
     return _restore(picture, prepare, on_step)
+
+
+def dejpeg(
+    picture: AnyPicture,
+    *,
+    steps: int | None = None,
+    detail: float | None = None,
+    method: str = "auto",
+    seed: int = 0,
+    prior: Prior | None = None,
+    on_step: Callable[[Step], None] | None = None,
+) -> AnyPicture:
+    """Remove the blocks and the ringing of JPEG compression. Compressing the result again gives the picture back.
+
+    Args:
+        picture: As in `denoise`. The tables are those of the file of a PIL image that was opened from one; those of any
+            other picture are found in its pixels, if it was a JPEG before.
+        steps: Number of network evaluations; None selects the default.
+        detail: 0 (the mean of all pictures that the file may stand for) .. 1 (one of them); None selects the default.
+        method: As in `denoise`.
+        seed: As in `denoise`.
+        prior: As in `denoise`.
+        on_step: As in `denoise`.
+
+    Returns:
+        The restored picture, of the same type and size as the input; the input itself if no compression is found.
+
+    Raises:
+        UsageError: A value is out of range.
+        ModelError: The prior cannot restore pictures, or its network returns values that are not finite.
+        DeviceError: The device has too little memory.
+    """
+
+    def prepare(image: Tensor, visible: Tensor | None) -> Job:
+        jpeg = find_jpeg(image, _file_of(picture))
+        return prepare_dejpeg(image, jpeg, steps=steps, detail=detail, method=method, seed=seed, prior=prior)
+
+    return _restore(picture, prepare, on_step)
+
+
+def _file_of(picture: Tensor | Image.Image) -> bytes | None:
+    """Return the JPEG file that a Pillow image was opened from; None if there is none, or the image was changed."""
+    name = getattr(picture, "filename", "")
+    if not isinstance(picture, JpegImageFile) or not name or not Path(name).is_file():
+        return None
+    data = Path(name).read_bytes()
+    with Image.open(io.BytesIO(data)) as image:
+        is_same = image.size == picture.size and ImageChops.difference(image, picture).getbbox() is None
+    return data if is_same else None
 
 
 def inpaint(

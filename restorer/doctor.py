@@ -14,13 +14,15 @@ from restorer import __version__
 from restorer.errors import ModelError
 from restorer.images.files import Picture, to_tensor, visible_pixels
 from restorer.machine.memory import available, total
+from restorer.measurement.earlier_jpeg import find_jpeg
+from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.noise import Noise
 from restorer.models.hub.download import free_bytes
 from restorer.models.load import PRECISIONS, resolve_device, resolve_dtype, weights_folder, weights_sha256
 from restorer.tasks.denoise import prepare_denoise
 from restorer.training.torchvision import import_torchvision
 
-__all__ = ["examine", "examine_noise"]
+__all__ = ["examine", "examine_picture"]
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "huggingface-hub", "typer", "rich")
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
@@ -105,8 +107,10 @@ def _gigabytes(count: int) -> float:
     return round(count / 1e9, 2)
 
 
-def examine_noise(picture: Picture) -> Noise:
-    """Return what noise a picture has, as `restore denoise` would find it."""
-    noise = prepare_denoise(to_tensor(picture), evidence=visible_pixels(picture)).measured().noise
+def examine_picture(picture: Picture) -> tuple[Noise, Jpeg | None]:
+    """Return the noise of a picture, as `restore denoise` would find it, and what is known of its JPEG compression."""
+    image = to_tensor(picture)
+    jpeg = find_jpeg(image, picture.original)
+    noise = prepare_denoise(image, evidence=visible_pixels(picture), jpeg=jpeg).measured().noise
     assert noise is not None, "denoise always looks for noise"
-    return noise
+    return noise, jpeg

@@ -8,6 +8,7 @@ from __future__ import annotations
 from restorer.errors import ModelError, UsageError
 
 __all__ = [
+    "JPEGS",
     "MAX_PIXELS",
     "METHODS",
     "NOISES",
@@ -24,6 +25,7 @@ __all__ = [
 METHODS = ("auto", "ddpm", "ddim", "repaint", "ddnm", "diffpir", "langevin")
 SAMPLERS = ("ddpm", "ddim", "langevin")  # the methods that can generate images without any data
 NOISES = ("auto", "white", "camera", "off")  # which noise may be found in a picture
+JPEGS = ("auto", "off")  # whether JPEG compression may be found in a picture
 VARIANCES = ("small", "large", "learned")
 SCALES = (2, 3, 4, 8)
 MAX_PIXELS = 178_956_970  # default limit of an input image; Pillow refuses larger images by default
@@ -79,6 +81,7 @@ def check_denoising(
     sigma: float | None = None,
     noise: str = "auto",
     strength: float = 1.0,
+    jpeg: str = "auto",
     steps: int | None = None,
     detail: float | None = None,
 ) -> None:
@@ -88,6 +91,7 @@ def check_denoising(
         sigma: As in `check`; None if the noise is measured.
         noise: One of NOISES.
         strength: Factor on the measured noise, above 0 and at most MAX_STRENGTH.
+        jpeg: One of JPEGS.
         steps: As in `check`.
         detail: As in `check`.
 
@@ -96,6 +100,8 @@ def check_denoising(
     """
     if noise not in NOISES:
         raise UsageError(f"unknown noise {noise!r}", f"use one of {', '.join(NOISES)}")
+    if jpeg not in JPEGS:
+        raise UsageError(f"jpeg must be {' or '.join(JPEGS)}, not {jpeg!r}")
     if not 0 < strength <= MAX_STRENGTH:
         raise UsageError(
             f"strength must be above 0 and at most {MAX_STRENGTH:g}, not {strength:g}",

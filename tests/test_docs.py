@@ -26,7 +26,7 @@ from restorer.folders.provenance import Record
 from restorer.images.find import SUFFIXES
 from restorer.models import load as models_load
 from restorer.models.catalogue import cards
-from restorer.tasks.defaults import DENOISE, INPAINT, INPAINT_WIDE, LATENT_STEPS, UPSCALE
+from restorer.tasks.defaults import DENOISE, INPAINT, INPAINT_WIDE, JPEG, LATENT_STEPS, UPSCALE
 from restorer.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +35,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS, JSON, FILES, PYTHON = (DOCS / "reference" / f"{name}.md" for name in ("commands", "json", "files", "python"))
 ALWAYS = {"schema", "event"}
-RESTORING = ("denoise", "inpaint", "upscale")
+RESTORING = ("denoise", "dejpeg", "inpaint", "upscale")
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 
 
@@ -134,7 +134,7 @@ def documented_options(command: str) -> dict[tuple[str, ...], list[str]]:
     """The rows of the tables about a command by the names of the options."""
     headings = [f"`{command}`"]
     if command.removeprefix("restore ") in RESTORING:
-        headings.append("Options of `denoise`, `inpaint` and `upscale`")
+        headings.append("Options of `denoise`, `dejpeg`, `inpaint` and `upscale`")
     found = [row for heading in headings for row in rows(section(COMMANDS, heading))]
     return {
         tuple(sorted(OPTION.findall(" ".join(re.findall(r"`([^`]+)`", row[0]))))): row
@@ -185,7 +185,12 @@ def test_the_options_of_choices_name_every_choice() -> None:
 
 def test_defaults_by_task_are_documented() -> None:
     stated = {row[0]: (row[1], row[2]) for row in rows(section(COMMANDS, "Defaults by task"))}
-    tasks = {"`denoise`": DENOISE, "`inpaint`, narrow holes": INPAINT, "`inpaint`, wide holes": INPAINT_WIDE}
+    tasks = {
+        "`denoise`": DENOISE,
+        "`dejpeg`": JPEG,
+        "`inpaint`, narrow holes": INPAINT,
+        "`inpaint`, wide holes": INPAINT_WIDE,
+    }
     tasks |= {f"`upscale --scale {scale}`": found for scale, found in UPSCALE.items()}
     expected = {name: (str(found.steps), f"{found.detail:g}") for name, found in tasks.items()}
     assert stated == {**expected, "`upscale` by latent diffusion": (str(LATENT_STEPS), "none")}
@@ -287,7 +292,7 @@ def test_evaluate_prints_the_fields_that_are_written_down(printed: Callable[...,
     photograph(Path("in/a.png"), side=32)
     common = ALWAYS | documented(JSON, "`result` of evaluate")
     seen: set[str] = set()
-    for task in RESTORING:
+    for task in ("denoise", "inpaint", "upscale"):
         done, summary = printed("evaluate", "in", "--task", task, "--steps", "2")
         seen |= set(done)
         assert set(summary) == ALWAYS | documented(JSON, "`summary` of evaluate")

@@ -234,6 +234,7 @@ def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, An
         "seed": options.seed,
         "sigma": round(job.sigma, 2),
         **({} if job.noise is None else {"noise": job.noise.to_dict()}),
+        **({"jpeg": job.jpeg and job.jpeg.to_dict()} if options.command in ("denoise", "dejpeg") else {}),
         "tile": job.factor * min(prior.tile, max(job.start.shape[-2:])),
         "overlap": job.factor * prior.overlap,
     }
@@ -264,6 +265,8 @@ def build_record(prepared: PreparedPicture, options: Options, prior: Tiled, batc
     if job.noise is not None:  # what was measured is measured again, and what was given leaves nothing to measure
         for name in ("sigma",) if job.noise.estimated else ("noise", "strength"):
             del used[name]
+    elif options.command == "dejpeg":  # it has no such option
+        del used["sigma"]
     used["steps"] = settings["steps"] if job.second_pass is None else options.steps
     return Record(
         __version__,
@@ -277,5 +280,5 @@ def build_record(prepared: PreparedPicture, options: Options, prior: Tiled, batc
         settings["precision"],
         torch.get_num_threads(),
         batch,
-        "" if job.noise is None else job.noise.describe(),
+        "; ".join(found.describe() for found in (job.noise, job.jpeg) if found is not None),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["CAMERA", "DENOISE", "INPAINT", "INPAINT_WIDE", "LATENT_STEPS", "UPSCALE", "WIDE_SIDE", "Defaults"]
+__all__ = ["CAMERA", "DENOISE", "INPAINT", "INPAINT_WIDE", "JPEG", "LATENT_STEPS", "UPSCALE", "WIDE_SIDE", "Defaults"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,33 @@ class CameraDefaults:
 # Noise that is carried from step to step costs PSNR here and adds no texture. A lower last level keeps texture, and in
 # the end also grain.
 CAMERA = CameraDefaults(steps=4, detail=0.2, first=4.0, faithful=1.3, natural=0.7, single=2.6, trust=1.96)
+
+
+@dataclass(frozen=True)
+class JpegDefaults:
+    """The default settings for JPEG files. All levels are multiples of the expected error of the compression.
+
+    Args:
+        steps: Number of network evaluations.
+        detail: Value of the option `detail`.
+        first: Level of the first evaluation.
+        last: Level of the last one.
+        single: Level of the only evaluation if there is one.
+        shares: How far the prediction of a level is taken to be from the truth in the luminance and in the chroma, as
+            multiples of its variance.
+        most_doubt: By how much this is raised at most where the file contradicts the prediction.
+    """
+
+    steps: int
+    detail: float
+    first: float
+    last: float
+    single: float
+    shares: tuple[float, float]
+    most_doubt: float
+
+
+JPEG = JpegDefaults(steps=6, detail=0.0, first=3.5, last=0.6, single=1.4, shares=(0.9, 0.3), most_doubt=8.0)
 
 # Narrow holes are almost determined by their rims: a low starting level and little noise, drawn anew at every step, are
 # best. The inside of a wide hole must be invented: the deterministic process from a high level keeps texture there.

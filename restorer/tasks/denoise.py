@@ -31,18 +31,21 @@ from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import NoiseField
 from restorer.limits import check, check_denoising
 from restorer.measurement.camera_noise import CameraNoise, mean_variance, measure_camera_noise
+from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.noise import Noise
 from restorer.measurement.white_noise import constant_areas, estimate_sigma, is_white, undo_clipping
 from restorer.models.load import load_noise_estimator, measuring_prior
 from restorer.priors.tiled import Tiled
 from restorer.tasks.common import LOWEST_LEVEL, as_colour, check_picture, select_prior, to_unit, without_equal_channels
 from restorer.tasks.defaults import CAMERA, DENOISE
+from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
 from restorer.tasks.job import Job, with_default_tiles
 
 __all__ = ["prepare_denoise"]
 
-LEAST_PROBABILITY = 0.8
-"""Probability from which camera noise is removed. A missed one costs little; a texture taken for noise is destroyed."""
+LEAST_PROBABILITY, LEAST_PROBABILITY_OF_GRAY, GRAY = 0.9, 0.98, 0.1
+"""Probability from which camera noise is removed. A missed one costs little; a texture taken for noise is destroyed.
+Noise with less colour than a share of GRAY is more like the texture of gray things, such as stone and wood."""
 
 LIKELY = 0.5
 """Probability below which weak white noise is not believed either."""
@@ -63,6 +66,9 @@ MAX_WHITE_CORRELATION, LEAST_WHITE_CHROMA, WHITE_SHARE = 0.25, 0.2, 0.75
 """Noise is taken for white, although it was measured, up to this correlation of neighbours, from this share of colour,
 and if the estimate of white noise is at least this share of it. In coarse noise that estimate finds at most half."""
 
+MOST_EXPLAINED = 1.3
+"""Standard deviation of noise up to which compression explains it, as a multiple of the error that it expects."""
+
 NOTHING_FOUND = "no noise that can be told from texture was found: the picture is copied; --sigma N removes white noise"
 
 
@@ -73,13 +79,14 @@ def prepare_denoise(
     noise: str = "auto",
     strength: float = 1.0,
     evidence: Tensor | None = None,
+    jpeg: Jpeg | None = None,
     steps: int | None = None,
     detail: float | None = None,
     method: str = "auto",
     seed: int = 0,
     prior: Prior | None = None,
 ) -> Job:
-    """Prepare a job that removes noise.
+    """Prepare a job that removes noise, or what compression did where there is no noise beyond it.
 
     Args:
         image: The picture, float (C, H, W) in [0, 1] with C = 1 or 3. Values outside this range are not clamped.
@@ -87,6 +94,7 @@ def prepare_denoise(
         noise: As in `restorer.denoise`.
         strength: As in `restorer.denoise`.
         evidence: bool (H, W), the pixels that the noise is estimated from; None for all of them.
+        jpeg: What is known of the file if it is a JPEG; None if it is not, or if its compression is to stay.
         steps: As in `restorer.denoise`.
         detail: As in `restorer.denoise`.
         method: As in `restorer.denoise`.
@@ -101,14 +109,15 @@ def prepare_denoise(
     check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed)
     check_denoising(sigma=sigma, noise=noise, strength=strength, steps=steps, detail=detail)
     model = with_default_tiles(select_prior("denoise", prior), *image.shape[-2:])
-    task = _Denoising(image, evidence, model, noise, strength, steps, detail, method, seed)
+    task = _Denoising(image, evidence, model, noise, strength, jpeg, steps, detail, method, seed)
     if sigma is not None:
         return task.remove_white(Noise("white", sigma, estimated=False))
     if noise == "off":
-        return task.copy(Noise("none", 0.0, estimated=False))
+        return task.or_compression(task.copy(Noise("none", 0.0, estimated=False)))
     level = estimate_sigma(image, evidence)
     if noise == "white" or (noise == "auto" and is_white(image, level, evidence)):
-        return task.remove_white(Noise("white", strength * level, estimated=True, strength=strength))
+        found = Noise("white", strength * level, estimated=True, strength=strength)
+        return task.or_compression(task.remove_white(found))
     return replace(task.unmeasured(), measure=lambda: task.measure(level))
 
 
@@ -121,6 +130,7 @@ class _Denoising:
     model: Tiled
     kind: str
     strength: float
+    jpeg: Jpeg | None
     steps: int | None
     detail: float | None
     method: str
@@ -151,6 +161,28 @@ class _Denoising:
         job = replace(self.unmeasured(), sigma=noise.sigma, estimated=noise.estimated, noise=noise)
         return job.with_note(note)
 
+    def or_compression(self, job: Job) -> Job:
+        """Return the job that removes noise, or one that undoes the compression if that explains what was found.
+
+        Noise that was there before the compression is kept by it, if it is stronger.
+        """
+        if self.jpeg is None or job.noise is None:
+            return job
+        is_explained = job.noise.sigma <= MOST_EXPLAINED * self.jpeg.sigma * self.strength
+        if not can_be_restored(self.jpeg) or not is_explained:
+            return replace(job, jpeg=self.jpeg)
+        restored = prepare_dejpeg(
+            self.image,
+            self.jpeg,
+            steps=self.steps,
+            detail=self.detail,
+            method=self.method,
+            seed=self.seed,
+            prior=self.model,
+        )
+        nothing = Noise("none", 0.0, job.noise.estimated, probability=job.noise.probability)
+        return replace(restored, noise=nothing)
+
     def measure(self, white_sigma: float) -> Job:
         """Measure camera noise, and return the job that removes what was found.
 
@@ -161,13 +193,14 @@ class _Denoising:
         found = measure_camera_noise(self.image, measuring_prior(self.model), load_noise_estimator(), evidence)
         is_white = found is not None and self.kind == "auto" and self._looks_white(found, white_sigma)
         if found is not None and not is_white and (self.kind == "camera" or _is_believed(found, white_sigma)):
-            return self.remove_camera(found)
+            return self.or_compression(self.remove_camera(found))
         probability = None if found is None else found.probability
         least = SURE_WHITE_SIGMA if probability is not None and probability < LIKELY else LEAST_WHITE_SIGMA
         if self.kind == "auto" and white_sigma >= least:
             sigma = self.strength * white_sigma
-            return self.remove_white(Noise("white", sigma, True, self.strength, probability))
-        return self.copy(Noise("none", 0.0, True, probability=probability), NOTHING_FOUND)
+            return self.or_compression(self.remove_white(Noise("white", sigma, True, self.strength, probability)))
+        nothing = Noise("none", 0.0, True, probability=probability)
+        return self.or_compression(self.copy(nothing, NOTHING_FOUND))
 
     def _looks_white(self, found: CameraNoise, white_sigma: float) -> bool:
         """Return whether what was measured is white noise, of which texture has misled the quicker test."""
@@ -264,7 +297,8 @@ def _is_believed(found: CameraNoise, white_sigma: float) -> bool:
 
     Noise whose white part alone is strong needs less of a probability.
     """
-    least = POSSIBLE if white_sigma >= SURE_WHITE_SIGMA else LEAST_PROBABILITY
+    usual = LEAST_PROBABILITY_OF_GRAY if found.chroma < GRAY else LEAST_PROBABILITY
+    least = POSSIBLE if white_sigma >= SURE_WHITE_SIGMA else usual
     return found.probability >= least and found.cautious >= LEAST_CAMERA_SIGMA
 
 

@@ -16,6 +16,7 @@ from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import NotFiniteError, Step, reverse
 from restorer.errors import DeviceError, ModelError
 from restorer.machine.memory import FIXED_BYTES, SAMPLING_BYTES, SECOND_PASS_BYTES, available, check_memory, human_bytes
+from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.noise import Noise
 from restorer.priors.latent import Conditioned, LatentPrior, latent_of
 from restorer.priors.tiled import Tiled, tile_starts
@@ -85,6 +86,7 @@ class Job:
         condition: Condition that a conditional prior sees beside the state, float (B, K, H, W).
         notes: What the user should know before the job runs.
         noise: What was found out about the noise; None if the task does not look for noise.
+        jpeg: What is known of the JPEG file; None if the picture is not a JPEG, or the task does not look for it.
         measure: Measures the picture with the prior, and returns the job that follows from what it finds; None if there
             is nothing left to measure.
         second_pass: Maps (restored picture, prior as it was used) to a job that continues from the result of this one;
@@ -106,6 +108,7 @@ class Job:
     condition: Tensor | None = None
     notes: tuple[str, ...] = ()
     noise: Noise | None = None
+    jpeg: Jpeg | None = None
     measure: Callable[[], Job] | None = None
     second_pass: Callable[[Tensor, Tiled], Job] | None = None
     second_pass_evaluations: int = 0

@@ -77,7 +77,7 @@ def true_noise(pair: Pair, found: CameraNoise) -> CameraNoise:
 def remove(image: Tensor, found: CameraNoise, detail: float | None) -> Tensor:
     """Return a picture without the given noise, whether it is sure or not."""
     model = with_default_tiles(load_prior(), *image.shape[-2:])
-    task = denoise._Denoising(image, None, model, "camera", 1.0, None, detail, "auto", 0)
+    task = denoise._Denoising(image, None, model, "camera", 1.0, None, None, detail, "auto", 0)
     return task.remove_camera(replace(found, probability=1.0)).run().image
 
 
@@ -90,7 +90,7 @@ def strength(options: argparse.Namespace) -> None:
             if sigma_of(pair) >= LEAST_SIGMA:
                 found = measure(pair.noisy)
                 ratios.append(found.sigma / sigma_of(pair))
-                missed += found.probability < denoise.LEAST_PROBABILITY
+                missed += not denoise._is_believed(found, 0.0)
         within = np.mean([0.75 <= ratio <= 1.25 for ratio in ratios])
         low, middle, high = np.quantile(ratios, [0.05, 0.5, 0.95])
         print(f"{kind}: {len(ratios)}, {missed}, {within:.2f}, {low:.2f} {middle:.2f} {high:.2f}", flush=True)

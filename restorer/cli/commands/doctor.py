@@ -61,7 +61,7 @@ def _doctor(
 
 
 def _report_picture(file: Path, reporter: Reporter) -> None:
-    """Report how a result was made, or what noise a picture without a record has.
+    """Report how a result was made, or what noise and what compression a picture without a record has.
 
     Raises:
         PictureError: The file cannot be read.
@@ -75,15 +75,16 @@ def _report_picture(file: Path, reporter: Reporter) -> None:
     if record is not None:
         _report_record(file, record, reporter)
         return
-    from restorer.doctor import examine_noise
+    from restorer.doctor import examine_picture
 
-    noise = examine_noise(picture)
+    noise, jpeg = examine_picture(picture)
     if reporter.as_json:
         size = {"width": picture.width, "height": picture.height}
-        reporter.emit({"event": "doctor", "file": str(file), **size, "noise": noise.to_dict()})
+        found = {"noise": noise.to_dict(), **({} if jpeg is None else {"jpeg": jpeg.to_dict()})}
+        reporter.emit({"event": "doctor", "file": str(file), **size, **found})
         return
     reporter.say(f"{file} has no record of restore; this is what can be seen in it:")
-    print(noise.describe())
+    print("; ".join(found.describe() for found in (noise, jpeg) if found is not None))
 
 
 def _report_record(file: Path, record: Record, reporter: Reporter) -> None:

@@ -1,4 +1,4 @@
-"""The three restoring verbs: `denoise`, `inpaint` and `upscale`."""
+"""The restoring verbs: `denoise`, `dejpeg`, `inpaint` and `upscale`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from restorer.cli.restoring.run import restore_all
 from restorer.errors import PictureError
 from restorer.folders.paths import Item, find_mask
 from restorer.folders.picture import Verb
-from restorer.limits import MAX_PIXELS, NOISES, SCALES, check, check_denoising
+from restorer.limits import JPEGS, MAX_PIXELS, NOISES, SCALES, check, check_denoising
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,6 +78,15 @@ def _denoise(
             rich_help_panel=SAMPLING,
         ),
     ] = 1.0,
+    jpeg: Annotated[
+        str,
+        typer.Option(
+            "--jpeg",
+            metavar="KIND",
+            help=f"Whether to undo JPEG compression where it is all there is: {', '.join(JPEGS)}",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = "auto",
     output: Output = None,
     overwrite: Overwrite = False,
     skip_existing: SkipExisting = False,
@@ -103,24 +112,79 @@ def _denoise(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Remove noise. Each result is written beside its input as INPUT_denoised.
+    """Remove noise, or what JPEG compression did. Each result is written beside its input as INPUT_denoised.
 
     restore denoise img.png  ·  restore denoise scan.jpg --sigma 30  ·  restore denoise photos/ -r -o clean/
     """
-    shared = {name: value for name, value in locals().items() if name not in ("noise", "strength")}
+    shared = {name: value for name, value in locals().items() if name not in ("noise", "strength", "jpeg")}
     options = parse("denoise", **shared)
-    check_denoising(sigma=options.sigma, noise=noise, strength=strength, steps=options.steps, detail=options.detail)
+    check_denoising(
+        sigma=options.sigma, noise=noise, strength=strength, jpeg=jpeg, steps=options.steps, detail=options.detail
+    )
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
         from restorer.images.files import visible_pixels
+        from restorer.measurement.earlier_jpeg import find_jpeg
         from restorer.tasks.denoise import prepare_denoise
 
-        seen = visible_pixels(picture)
-        job = prepare_denoise(image, noise=noise, strength=strength, evidence=seen, prior=prior, **options.sampling)
+        job = prepare_denoise(
+            image,
+            noise=noise,
+            strength=strength,
+            evidence=visible_pixels(picture),
+            jpeg=find_jpeg(image, picture.original) if jpeg == "auto" and options.sigma is None else None,
+            prior=prior,
+            **options.sampling,
+        )
         return job, None
 
-    measured = (("noise", noise), ("strength", strength))
+    measured = (("noise", noise), ("strength", strength), ("jpeg", jpeg))
     restore_all(options, Verb("denoised", prepare, extra_options=measured))
+
+
+def _dejpeg(
+    inputs: Inputs,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    skip_existing: SkipExisting = False,
+    resume: Resume = False,
+    manifest: Log = None,
+    dry_run: DryRun = False,
+    recursive: Recursive = False,
+    include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
+    exclude: Exclude = [],  # noqa: B006
+    limit: Limit = None,
+    fail_fast: FailFast = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    steps: Steps = None,
+    detail: Detail = None,
+    method: Method = "auto",
+    seed: Seed = 0,
+    model: Model = "photo",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    tile: Tile = "auto",
+    show: Show = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Remove the blocks and the ringing of JPEG compression. Compressing a result again gives its input back.
+
+    Each result is written beside its input as INPUT_dejpegged.
+
+    restore dejpeg img.jpg  ·  restore dejpeg img.jpg -o img.png  ·  restore dejpeg photos/ -r -o clean/
+    """
+    options = parse("dejpeg", sigma="0", **locals())
+
+    def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
+        from restorer.measurement.earlier_jpeg import find_jpeg
+        from restorer.tasks.dejpeg import prepare_dejpeg
+
+        sampling = {name: value for name, value in options.sampling.items() if name != "sigma"}
+        return prepare_dejpeg(image, find_jpeg(image, picture.original), prior=prior, **sampling), None
+
+    restore_all(options, Verb("dejpegged", prepare))
 
 
 def _inpaint(
@@ -248,5 +312,5 @@ def _upscale(
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to the application."""
-    for name, verb in (("denoise", _denoise), ("inpaint", _inpaint), ("upscale", _upscale)):
+    for name, verb in (("denoise", _denoise), ("dejpeg", _dejpeg), ("inpaint", _inpaint), ("upscale", _upscale)):
         app.command(name, no_args_is_help=True)(verb)

@@ -36,6 +36,9 @@ def announce(prepared: PreparedPicture, options: Options, reporter: Reporter) ->
         strength = job.noise.describe()
     elif job.noise is not None and job.noise.kind == "none" and job.estimated:
         strength = "no noise found"
+    if job.jpeg is not None:
+        has_noise = job.noise is not None and job.noise.sigma > 0
+        strength = f"{strength} · {job.jpeg.describe()}" if has_noise else job.jpeg.describe()
     detail = "by hole size" if settings["detail"] is None else f"{settings['detail']:g}"
     noise = "" if job.latent else f"{strength} · detail {detail} · "
     reporter.say(

@@ -1,0 +1,98 @@
+"""Removal of what JPEG compression did: blocks, ringing and coarse colour.
+
+The file says in which interval each of its coefficients lies (`restorer.diffusion.degradations.quantization`). The
+reverse process starts at the decoded picture y, at a level above the error of the compression, and each prediction is
+drawn towards the middle of these intervals. The last one is forced into them, so that compressing the result again
+gives the file back. `detail` is the factor on the noise that is carried from step to step, and with it the share of
+texture that is sampled and not averaged.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from restorer.diffusion.plan import Plan, log_levels, make_plan
+from restorer.diffusion.prior import Prior
+from restorer.limits import check
+from restorer.measurement.jpeg import Jpeg
+from restorer.tasks.common import as_colour, check_picture, select_prior, to_unit, without_equal_channels
+from restorer.tasks.defaults import JPEG
+from restorer.tasks.job import Job, with_default_tiles
+
+__all__ = ["NOT_FOUND", "can_be_restored", "prepare_dejpeg"]
+
+LEAST_SIGMA = 1.0
+"""Expected error in levels from which a compression is undone. A smaller one cannot be seen."""
+
+NOT_FOUND = "no JPEG compression that can be seen was found: the picture is copied"
+
+
+def can_be_restored(jpeg: Jpeg | None) -> bool:
+    """Return whether a compression is known, strong enough to be seen, and of a gray or colour picture."""
+    return jpeg is not None and jpeg.colour != "cmyk" and jpeg.sigma >= LEAST_SIGMA
+
+
+def prepare_dejpeg(
+    image: Tensor,
+    jpeg: Jpeg | None,
+    *,
+    steps: int | None = None,
+    detail: float | None = None,
+    method: str = "auto",
+    seed: int = 0,
+    prior: Prior | None = None,
+) -> Job:
+    """Prepare a job that removes what JPEG compression did.
+
+    Args:
+        image: The decoded picture, float (C, H, W) in [0, 1] with C = 1 or 3.
+        jpeg: What is known of its file; None if it is not a JPEG.
+        steps: Number of network evaluations; None for the default.
+        detail: 0 (the mean of all pictures that the file may stand for) .. 1 (one of them); None for the default.
+        method: As in `restorer.denoise`.
+        seed: As in `restorer.denoise`.
+        prior: As in `restorer.denoise`.
+
+    Raises:
+        UsageError: A value is out of range, or the tensor is not a picture.
+        ModelError: The prior cannot restore pictures.
+    """
+    check_picture(image)
+    check(steps=steps, detail=detail, method=method, seed=seed)
+    model = with_default_tiles(select_prior("dejpeg", prior), *image.shape[-2:])
+    used = JPEG.detail if detail is None else detail
+    picture, channels = as_colour(image), len(without_equal_channels(image))
+    unchanged = Job(model, None, image, 0.0, True, used, picture, lambda x, first: image, jpeg=jpeg)
+    if jpeg is None or not can_be_restored(jpeg):
+        return unchanged.with_note(NOT_FOUND)
+    known = jpeg.luminance() if channels == 1 else jpeg
+    degradation, data, s = known.degradation(JPEG.shares, JPEG.most_doubt), known.data(), 2 * jpeg.sigma / 255
+    count = steps or JPEG.steps
+    first, last = (JPEG.single, JPEG.single) if count == 1 else (JPEG.first, JPEG.last)
+    carried = used if method == "auto" else 1.0  # the published methods carry all noise
+    auto = Plan(
+        (*log_levels(first * s, last * s, count), 0.0),
+        zeta=(0.0,) * count,
+        kappa=carried,
+        fresh_start=carried > 0,
+        mirrored=model.mirrors,
+        seed=seed,
+    )
+
+    def finish(x: Tensor, first: Tensor) -> Tensor:
+        return to_unit(degradation.finish(x.cpu(), data), channels).expand(image.shape)
+
+    return Job(
+        model,
+        make_plan(method, auto, start=first * s, end=last * s, steps=count),
+        image,
+        jpeg.sigma,
+        True,
+        used,
+        picture,
+        finish,
+        degradation=degradation,
+        y=data,
+        noise_variance=1.0,
+        jpeg=jpeg,
+    )

@@ -1,0 +1,137 @@
+"""Measure what undoing JPEG compression brings.
+
+python tests/bench/jpeg.py gain FOLDER                     # PSNR over the decoded file, by quality, and the cells
+python tests/bench/jpeg.py gain FOLDER --then 90 --crop 5  # the same after a crop and a second compression
+python tests/bench/jpeg.py png FOLDER                      # what happens to pictures as they are, without their file
+python tests/bench/jpeg.py cost PICTURE                    # seconds over those of one evaluation
+
+`--set steps=8 first=4` changes constants of `JPEG` (restorer/tasks/defaults.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from restorer.evaluation.metrics import high_energy, psnr
+from restorer.measurement.earlier_jpeg import find_jpeg
+from restorer.measurement.jpeg import read_jpeg
+from restorer.models.load import load_prior
+from restorer.tasks import dejpeg
+from restorer.tasks.denoise import prepare_denoise
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Return an image as (3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
+
+
+def stored(image: Image.Image, quality: int, sampling: int) -> bytes:
+    """Return an image as a JPEG file with the tables of libjpeg."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality, subsampling=sampling)
+    return file.getvalue()
+
+
+def pictures(options: argparse.Namespace) -> list[Path]:
+    """Return the pictures to measure."""
+    return sorted(p for p in options.input.iterdir() if p.suffix in (".png", ".jpg", ".bmp"))[:: options.every]
+
+
+def gain(options: argparse.Namespace) -> None:
+    """Print the gain by quality, its least value, the texture, and the share of coefficients that fall into cells."""
+    print("quality: input, gain, least gain; texture before, after; coefficients in their cells; not found")
+    for quality in options.quality:
+        rows, energies, missed = [], [], 0
+        for path in pictures(options):
+            with Image.open(path) as image:
+                true = image.convert("RGB")
+            data = stored(true, quality, options.sampling)
+            first, whole = read_jpeg(data), true
+            if options.crop or options.then:
+                box = (2 * options.crop + 1, options.crop, true.width, true.height) if options.crop else None
+                true, decoded = (x.crop(box) if box else x for x in (true, Image.open(io.BytesIO(data))))
+                data = stored(decoded, options.then, options.sampling) if options.then else None
+                image = Image.open(io.BytesIO(data)).convert("RGB") if data else decoded.convert("RGB")
+            else:
+                image = Image.open(io.BytesIO(data)).convert("RGB")
+            clean, y = to_tensor(true), to_tensor(image)
+            jpeg = find_jpeg(y, data)
+            missed += jpeg is None or (bool(options.crop or options.then) and not jpeg.is_earlier)
+            job = dejpeg.prepare_dejpeg(y, jpeg, detail=options.detail, prior=load_prior())
+            result = (job.run().image * 255).round() / 255
+            known = first if whole.size == true.size else jpeg
+            share = known.degradation().consistency(result[None] * 2 - 1, known.data()) if known is not None else np.nan
+            rows.append([psnr(y, clean), psnr(result, clean) - psnr(y, clean), share])
+            energies.append([high_energy(x) for x in (y, result, clean)])
+        (before, gained, share), least = np.mean(rows, 0), np.min(rows, 0)[1]
+        energy = np.sum(energies, 0)
+        print(
+            f"{quality}: {before:.2f}, {gained:+.2f}, {least:+.2f}; {energy[0] / energy[2]:.2f}, "
+            f"{energy[1] / energy[2]:.2f}; {share:.2%}; {missed} of {len(rows)}",
+            flush=True,
+        )
+
+
+def png(options: argparse.Namespace) -> None:
+    """Print which pictures are changed although they are no JPEG files, and by how much."""
+    copied, paths = 0, pictures(options)
+    for path in paths:
+        with Image.open(path) as image:
+            y = to_tensor(image)
+        job = prepare_denoise(y, jpeg=find_jpeg(y, None), prior=load_prior()).measured()
+        if job.plan is None:
+            copied += 1
+            continue
+        found = "; ".join(f.describe() for f in (job.noise, job.jpeg) if f is not None)
+        print(f"{path.name}: {psnr(job.run().image, y):.1f} dB, {found}", flush=True)
+    print(f"{copied} of {len(paths)} are copied")
+
+
+def cost(options: argparse.Namespace) -> None:
+    """Print the seconds of reading and of restoring a file, and both over those of one evaluation."""
+    data = stored(Image.open(options.input).convert("RGB"), 50, 2)
+    y = to_tensor(Image.open(io.BytesIO(data)))
+    once = prepare_denoise(y, 10.0, steps=1, prior=load_prior())
+    seconds = []
+    for run in (once.run, once.run, lambda: find_jpeg(y, data)):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    job = dejpeg.prepare_dejpeg(y, find_jpeg(y, data), prior=load_prior())
+    start = time.perf_counter()
+    job.run()
+    one, reading, restoring = min(seconds[:2]), seconds[2], time.perf_counter() - start
+    size = f"{y.shape[-1]}x{y.shape[-2]}"
+    print(f"{size}: {reading:.2f} s + {restoring:.2f} s, {reading / one:.2f} + {restoring / one:.2f} evaluations")
+
+
+def main() -> None:
+    """Run one of the commands of the module docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["gain", "png", "cost"])
+    parser.add_argument("input", type=Path)
+    parser.add_argument("--quality", type=int, nargs="+", default=[10, 20, 30, 40, 75, 90])
+    parser.add_argument("--sampling", type=int, default=2, help="0 for 4:4:4, 1 for 4:2:2, 2 for 4:2:0")
+    parser.add_argument("--then", type=int, default=0, help="quality of a second compression; 0 for none")
+    parser.add_argument("--crop", type=int, default=0, help="rows that are cut off, and half the columns but one")
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--detail", type=float)
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
+    options = parser.parse_args()
+    changed = {name: type(getattr(dejpeg.JPEG, name))(value) for name, value in (s.split("=") for s in options.set)}
+    dejpeg.JPEG = replace(dejpeg.JPEG, **changed)
+    with torch.inference_mode():
+        {"gain": gain, "png": png, "cost": cost}[options.command](options)
+
+
+if __name__ == "__main__":
+    main()
