@@ -239,6 +239,7 @@ def upscale(
     scale: int = 4,
     *,
     sigma: float = 0.0,
+    jpeg: str = "auto",
     steps: int | None = None,
     detail: float | None = None,
     method: str = "auto",
@@ -246,7 +247,7 @@ def upscale(
     prior: Prior | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> AnyPicture:
-    """Enlarge. If sigma is 0, shrinking the result by Pillow's bicubic filter gives the input back.
+    """Enlarge. Shrinking the result by Pillow's bicubic filter gives the input back, unless it is noisy or a JPEG.
 
     A prior of latent super-resolution does not give the input back. It fixes the scale, does not use `sigma` and
     `detail`, and accepts few methods.
@@ -255,6 +256,8 @@ def upscale(
         picture: As in `denoise`.
         scale: Enlargement factor: 2, 3, 4 or 8.
         sigma: Standard deviation of the noise of the small picture on the 0..255 scale.
+        jpeg: "auto" first undoes the JPEG compression of the small picture, as `dejpeg` does, if sigma is 0; "off"
+            takes its pixels as they are.
         steps: Number of network evaluations; None selects the default.
         detail: As in `inpaint`.
         method: As in `denoise`.
@@ -271,9 +274,19 @@ def upscale(
         DeviceError: The device has too little memory.
     """
 
+    check_denoising(jpeg=jpeg)
+
     def prepare(image: Tensor, visible: Tensor | None) -> Job:
         return prepare_upscale(
-            image, scale, sigma=sigma, steps=steps, detail=detail, method=method, seed=seed, prior=prior
+            image,
+            scale,
+            sigma=sigma,
+            jpeg=find_jpeg(image, _file_of(picture)) if jpeg == "auto" and sigma == 0 else None,
+            steps=steps,
+            detail=detail,
+            method=method,
+            seed=seed,
+            prior=prior,
         )
 
     return _restore(picture, prepare, on_step)

@@ -230,11 +230,12 @@ def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, An
         "precision": precision_name(prior),
         "steps": job.evaluations,
         "method": options.method,
-        "detail": job.detail if job.second_pass is None else options.detail,  # the two passes differ
+        # Narrow and wide holes differ.
+        "detail": options.detail if job.second_pass is not None and options.command == "inpaint" else job.detail,
         "seed": options.seed,
         "sigma": round(job.sigma, 2),
         **({} if job.noise is None else {"noise": job.noise.to_dict()}),
-        **({"jpeg": job.jpeg and job.jpeg.to_dict()} if options.command in ("denoise", "dejpeg") else {}),
+        **({"jpeg": job.jpeg and job.jpeg.to_dict()} if options.command != "inpaint" else {}),
         "tile": job.factor * min(prior.tile, max(job.start.shape[-2:])),
         "overlap": job.factor * prior.overlap,
     }

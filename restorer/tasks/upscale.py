@@ -8,11 +8,16 @@ and the correction of each step draws the prediction towards it (DDNM, Wang et a
 https://arxiv.org/abs/2212.00490). `detail` is the factor on the noise that is carried from step to step. If the input
 has no noise, the last correction also takes the rounding and clipping of the written file into account.
 
+A small JPEG is believed as far as its file goes: what compression did to it is undone first (`tasks/dejpeg.py`), which
+takes little time at the small size, and what is left of the error is the noise of the input.
+
 A latent prior enlarges without such a measurement: it is sampled as it was trained, with the small picture as its
 condition (`priors/latent.py`).
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -20,6 +25,7 @@ from restorer.diffusion.degradations.bicubic import Bicubic
 from restorer.diffusion.prior import Prior
 from restorer.errors import ModelError, UsageError
 from restorer.limits import check
+from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.white_noise import estimate_sigma
 from restorer.priors.latent import LatentPrior, ddim_plan, first_mean, latent_of
 from restorer.priors.tiled import Tiled
@@ -32,12 +38,16 @@ from restorer.tasks.common import (
     without_equal_channels,
 )
 from restorer.tasks.defaults import LATENT_STEPS, UPSCALE
+from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
 from restorer.tasks.job import Job, with_default_tiles
 
 __all__ = ["LATENT_TILE", "check_latent_options", "prepare_upscale"]
 
 QUANTIZATION = (2 / 255) ** 2 / 12
 """Variance of the rounding to 8 bits, on the [-1, 1] scale."""
+
+LEFT_OVER = 0.25
+"""Standard deviation of the error that is left when compression has been undone, as a share of what it was."""
 
 LATENT_TILE = 128
 """Side up to which latent super-resolution does not tile a small picture, in pixels: that of its published example."""
@@ -51,6 +61,7 @@ def prepare_upscale(
     scale: int = 4,
     *,
     sigma: float | None = 0.0,
+    jpeg: Jpeg | None = None,
     steps: int | None = None,
     detail: float | None = None,
     method: str = "auto",
@@ -63,6 +74,8 @@ def prepare_upscale(
         image: The picture, float (C, H, W) in [0, 1] with C = 1 or 3.
         scale: As in `restorer.upscale`.
         sigma: As in `restorer.upscale`; None estimates it.
+        jpeg: What is known of the file of the picture if it is a JPEG; None if it is not, or if it is to be taken as it
+            is. It does not count beside a sigma above 0.
         steps: As in `restorer.upscale`.
         detail: As in `restorer.upscale`.
         method: As in `restorer.upscale`.
@@ -79,6 +92,8 @@ def prepare_upscale(
     if (latent := latent_of(model)) is not None:
         check_latent_options(latent, scale, sigma=sigma, steps=steps, detail=detail, method=method)
         return _prepare_latent(image, model, latent, steps or LATENT_STEPS, method, seed)
+    if jpeg is not None and sigma == 0 and can_be_restored(jpeg):
+        return _prepare_jpeg(image, scale, jpeg, steps=steps, detail=detail, method=method, seed=seed, prior=model)
     reduced = without_equal_channels(image)
     channels = reduced.shape[0]
     estimated, sigma = sigma is None, estimate_sigma(image) if sigma is None else sigma
@@ -106,6 +121,38 @@ def prepare_upscale(
         degradation=degradation,
         y=y,
         noise_variance=max((2 * sigma / 255) ** 2, QUANTIZATION),
+    )
+
+
+def _prepare_jpeg(
+    image: Tensor,
+    scale: int,
+    jpeg: Jpeg,
+    *,
+    steps: int | None,
+    detail: float | None,
+    method: str,
+    seed: int,
+    prior: Prior,
+) -> Job:
+    """Prepare a job of two passes: one that undoes the compression of a small picture, and one that enlarges it."""
+    sigma = LEFT_OVER * jpeg.sigma
+
+    def enlarge(restored: Tensor, used: Tiled) -> Job:
+        # Tiles that were chosen for the small picture do not suit the large one.
+        model = used if isinstance(prior, Tiled) else used.prior
+        return prepare_upscale(
+            restored, scale, sigma=sigma, steps=steps, detail=detail, method=method, seed=seed, prior=model
+        )
+
+    plan, used_detail = conditioned_plan(prior, UPSCALE[scale], steps, detail, method, seed, holes=False)
+    return replace(
+        prepare_dejpeg(image, jpeg, seed=seed, prior=prior),
+        sigma=0.0,
+        estimated=False,
+        detail=used_detail,
+        second_pass=enlarge,
+        second_pass_evaluations=plan.evaluations,
     )
 
 

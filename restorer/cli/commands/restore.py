@@ -260,6 +260,15 @@ def _upscale(
         typer.Option("--scale", metavar="N", help=f"Factor to enlarge by: {', '.join(map(str, SCALES))}"),
     ] = 4,
     sigma: Sigma = "0",
+    jpeg: Annotated[
+        str,
+        typer.Option(
+            "--jpeg",
+            metavar="KIND",
+            help=f"Whether to undo JPEG compression first: {', '.join(JPEGS)}",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = "auto",
     output: Output = None,
     overwrite: Overwrite = False,
     skip_existing: SkipExisting = False,
@@ -285,19 +294,22 @@ def _upscale(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Enlarge pictures. Shrinking a result gives its input back.
+    """Enlarge pictures. Shrinking a result gives its input back, unless that is a JPEG, which is restored first.
 
     Each result is written beside its input as INPUT_x4, where 4 is the scale.
 
     restore upscale img.png  ·  restore upscale img.png --scale 2  ·  restore upscale img.png --steps 100
     """
-    options = parse("upscale", **{name: value for name, value in locals().items() if name != "scale"})
+    options = parse("upscale", **{name: value for name, value in locals().items() if name not in ("scale", "jpeg")})
     check(scale=scale)
+    check_denoising(jpeg=jpeg)
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
+        from restorer.measurement.earlier_jpeg import find_jpeg
         from restorer.tasks.upscale import prepare_upscale
 
-        return prepare_upscale(image, scale, prior=prior, **options.sampling), None
+        known = find_jpeg(image, picture.original) if jpeg == "auto" and options.sigma == 0 else None
+        return prepare_upscale(image, scale, jpeg=known, prior=prior, **options.sampling), None
 
     def check_model(prior: UNetPrior | Tiled) -> None:
         from restorer.priors.latent import latent_of
@@ -307,7 +319,8 @@ def _upscale(
             sampling = {name: value for name, value in options.sampling.items() if name != "seed"}
             check_latent_options(latent, scale, **sampling)
 
-    restore_all(options, Verb(f"x{scale}", prepare, check_model, extra_options=(("scale", scale),), scale=scale))
+    own = (("scale", scale), ("jpeg", jpeg))
+    restore_all(options, Verb(f"x{scale}", prepare, check_model, extra_options=own, scale=scale))
 
 
 def register(app: typer.Typer) -> None:
