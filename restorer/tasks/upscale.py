@@ -11,6 +11,8 @@ has no noise, the last correction also takes the rounding and clipping of the wr
 A small JPEG is believed as far as its file goes: what compression did to it is undone first (`tasks/dejpeg.py`), which
 takes little time at the small size, and what is left of the error is the noise of the input.
 
+What no shrinking can have made, such as a drawing, is believed less (`measurement/credible.py`).
+
 A latent prior enlarges without such a measurement: it is sampled as it was trained, with the small picture as its
 condition (`priors/latent.py`).
 """
@@ -25,6 +27,7 @@ from restorer.diffusion.degradations.bicubic import Bicubic
 from restorer.diffusion.prior import Prior
 from restorer.errors import ModelError, UsageError
 from restorer.limits import check
+from restorer.measurement.credible import find_credible
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.white_noise import estimate_sigma
 from restorer.priors.latent import LatentPrior, ddim_plan, first_mean, latent_of
@@ -45,6 +48,14 @@ __all__ = ["LATENT_TILE", "check_latent_options", "prepare_upscale"]
 
 QUANTIZATION = (2 / 255) ** 2 / 12
 """Variance of the rounding to 8 bits, on the [-1, 1] scale."""
+
+MOST_SIGMA = 4.0
+"""Standard deviation of noise in levels above which noise hides whether shrinking can have made the picture."""
+
+DOUBTED = (
+    "parts of the picture are sharper than shrinking makes them, as drawings and screenshots are: they are enlarged "
+    "more softly, and shrinking the result does not give them back"
+)
 
 LEFT_OVER = 0.25
 """Standard deviation of the error that is left when compression has been undone, as a share of what it was."""
@@ -98,18 +109,20 @@ def prepare_upscale(
     channels = reduced.shape[0]
     estimated, sigma = sigma is None, estimate_sigma(image) if sigma is None else sigma
     degradation, y = Bicubic(scale), as_colour(reduced)
+    credible = find_credible(y, degradation) if sigma <= MOST_SIGMA else None
+    y = y if credible is None else credible.data
     start = degradation.pseudo_inverse(y)
     model = with_default_tiles(model, *start.shape[-2:])
 
     def finish(x: Tensor, first: Tensor) -> Tensor:
-        if sigma > 0:
-            return to_unit(x, channels).expand(len(image), -1, -1)
         # A gray picture is finished in one channel, so that rounding the mean of three cannot undo the correction.
         result = x.mean(1, keepdim=True) if channels == 1 else x
-        return to_unit(degradation.finish(result, y[:, :channels]), channels).expand(len(image), -1, -1)
+        result = result if sigma > 0 else degradation.finish(result, y[:, :channels])
+        result = result if credible is None else credible.limit(result)
+        return to_unit(result, channels).expand(len(image), -1, -1)
 
     plan, used_detail = conditioned_plan(model, UPSCALE[scale], steps, detail, method, seed, holes=False)
-    return Job(
+    job = Job(
         model,
         plan,
         image,
@@ -122,6 +135,7 @@ def prepare_upscale(
         y=y,
         noise_variance=max((2 * sigma / 255) ** 2, QUANTIZATION),
     )
+    return job if credible is None else job.with_note(DOUBTED)
 
 
 def _prepare_jpeg(

@@ -158,6 +158,10 @@ class Bicubic(Degradation):
             ahead = torch.lerp(previous, best, 1 + MOMENTUM).clamp_(-1, 1)
         return (best + 1).div_(EIGHT_BIT_STEP).round_().mul_(EIGHT_BIT_STEP).sub_(1).clamp_(-1, 1).to(x.dtype)
 
+    def residual(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return y - A x for an image of 8 bits, which Pillow clips after each axis, (B, C, h, w)."""
+        return at_least_float32(y) - self._measure_clipped(at_least_float32(x))
+
     def _add_transpose(self, y: Tensor, x: Tensor) -> Tensor:
         """Add A^T y to x, a contiguous tensor, in place, and return the sum."""
         return _shrink_transpose(_shrink_transpose(y, self.scale, -1), self.scale, -2, onto=x)
