@@ -202,7 +202,8 @@ def test_help_ends_with_examples_a_line_each(
             "restore denoise scan.jpg --sigma 30",
             "restore denoise photos/ -r -o clean/",
         ]
-        assert printed[1] == "Remove noise. Each result is written beside its input as INPUT_denoised."
+        assert printed[1] == "Remove noise, or what JPEG compression did."
+        assert printed[2] == "Each result is written beside its input as INPUT_denoised."
 
 
 def test_the_list_of_models_has_the_columns_that_fit() -> None:

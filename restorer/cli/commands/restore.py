@@ -112,7 +112,9 @@ def _denoise(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Remove noise, or what JPEG compression did. Each result is written beside its input as INPUT_denoised.
+    """Remove noise, or what JPEG compression did.
+
+    Each result is written beside its input as INPUT_denoised.
 
     restore denoise img.png  ·  restore denoise scan.jpg --sigma 30  ·  restore denoise photos/ -r -o clean/
     """
