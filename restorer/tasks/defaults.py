@@ -42,7 +42,10 @@ class CameraDefaults:
 
     Args:
         steps: Number of network evaluations.
-        detail: Value of the option `detail`.
+        detail: Value of the option `detail` for noise of up to `weak` levels.
+        detail_of_strong: Its value for noise of `strong` levels and more, in which low last levels cost nothing.
+        weak: Standard deviation in levels from which the detail rises, with the logarithm of the noise.
+        strong: Standard deviation in levels up to which it rises.
         first: Level of the first evaluation.
         faithful: Level of the last one at `detail` 0.
         natural: Level of the last one at `detail` 1.
@@ -52,11 +55,19 @@ class CameraDefaults:
 
     steps: int
     detail: float
+    detail_of_strong: float
+    weak: float
+    strong: float
     first: float
     faithful: float
     natural: float
     single: float
     trust: float
+
+    def detail_at(self, sigma: float) -> float:
+        """Return the default of `detail` for noise of a standard deviation in levels, to two decimals."""
+        share = math.log(max(sigma, self.weak) / self.weak) / math.log(self.strong / self.weak)
+        return round(self.detail + min(share, 1.0) * (self.detail_of_strong - self.detail), 2)
 
     def last(self, detail: float) -> float:
         """Return the level of the last evaluation at a detail, 0..1."""
@@ -65,7 +76,18 @@ class CameraDefaults:
 
 # Noise that is carried from step to step costs PSNR here and adds no texture. A lower last level keeps texture, and in
 # the end also grain.
-CAMERA = CameraDefaults(steps=4, detail=0.2, first=4.0, faithful=1.3, natural=0.7, single=2.6, trust=1.96)
+CAMERA = CameraDefaults(
+    steps=4,
+    detail=0.2,
+    detail_of_strong=0.6,
+    weak=8.0,
+    strong=16.0,
+    first=4.0,
+    faithful=1.3,
+    natural=0.7,
+    single=2.6,
+    trust=1.96,
+)
 
 
 @dataclass(frozen=True)

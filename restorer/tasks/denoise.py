@@ -243,7 +243,7 @@ class _Denoising:
         """Return the job that removes camera noise."""
         measured = found.sigma if found.probability >= SURE else found.cautious
         sigma = self.strength * measured
-        detail = CAMERA.detail if self.detail is None else self.detail
+        detail = CAMERA.detail_at(sigma) if self.detail is None else self.detail
         count, s_y = self.steps or CAMERA.steps, 2 * sigma / 255
         start, end = (CAMERA.single, CAMERA.single) if count == 1 else (CAMERA.first, CAMERA.last(detail))
         sigmas = (*log_levels(start * s_y, end * s_y, count), 0.0)

@@ -2,6 +2,7 @@
 
 python tests/bench/jpeg.py gain FOLDER                     # PSNR over the decoded file, by quality, and the cells
 python tests/bench/jpeg.py gain FOLDER --then 90 --crop 5  # the same after a crop and a second compression
+python tests/bench/jpeg.py enlarge FOLDER                  # thumbnails that are JPEG files, enlarged
 python tests/bench/jpeg.py png FOLDER                      # what happens to pictures as they are, without their file
 python tests/bench/jpeg.py cost PICTURE                    # seconds over those of one evaluation
 
@@ -14,6 +15,7 @@ import argparse
 import io
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from restorer.measurement.jpeg import read_jpeg
 from restorer.models.load import load_prior
 from restorer.tasks import dejpeg
 from restorer.tasks.denoise import prepare_denoise
+from restorer.tasks.upscale import prepare_upscale
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -81,6 +84,30 @@ def gain(options: argparse.Namespace) -> None:
         )
 
 
+def enlarge(options: argparse.Namespace) -> None:
+    """Print PSNR of thumbnails that were shrunk and stored as JPEG, enlarged by bicubic and by `restore upscale`."""
+    print("scale, quality: bicubic, as it is, compression undone first; least gain over bicubic")
+    for scale in options.scale:
+        for quality in options.quality:
+            rows = []
+            for path in pictures(options):
+                with Image.open(path) as image:
+                    sides = [side // scale * scale for side in image.size]
+                    true = image.convert("RGB").crop((0, 0, *sides))
+                small = true.resize((true.width // scale, true.height // scale), Image.Resampling.BICUBIC)
+                data = stored(small, quality, options.sampling)
+                small = Image.open(io.BytesIO(data)).convert("RGB")
+                y, clean = to_tensor(small), to_tensor(true)
+                detail = 0.0 if options.detail is None else options.detail
+                prepare = partial(prepare_upscale, y, scale, detail=detail, prior=load_prior())
+                results = [prepare(jpeg=jpeg).run().image for jpeg in (None, find_jpeg(y, data))]
+                bicubic = to_tensor(small.resize(true.size, Image.Resampling.BICUBIC))
+                rows.append([psnr((x * 255).round() / 255, clean) for x in (bicubic, *results)])
+            before, plain, first = np.mean(rows, 0)
+            least = min(row[2] - row[0] for row in rows)
+            print(f"{scale}, {quality}: {before:.2f}, {plain:.2f}, {first:.2f}; {least:+.2f}", flush=True)
+
+
 def png(options: argparse.Namespace) -> None:
     """Print which pictures are changed although they are no JPEG files, and by how much."""
     copied, paths = 0, pictures(options)
@@ -117,9 +144,10 @@ def cost(options: argparse.Namespace) -> None:
 def main() -> None:
     """Run one of the commands of the module docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["gain", "png", "cost"])
+    parser.add_argument("command", choices=["gain", "enlarge", "png", "cost"])
     parser.add_argument("input", type=Path)
     parser.add_argument("--quality", type=int, nargs="+", default=[10, 20, 30, 40, 75, 90])
+    parser.add_argument("--scale", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--sampling", type=int, default=2, help="0 for 4:4:4, 1 for 4:2:2, 2 for 4:2:0")
     parser.add_argument("--then", type=int, default=0, help="quality of a second compression; 0 for none")
     parser.add_argument("--crop", type=int, default=0, help="rows that are cut off, and half the columns but one")
@@ -130,7 +158,7 @@ def main() -> None:
     changed = {name: type(getattr(dejpeg.JPEG, name))(value) for name, value in (s.split("=") for s in options.set)}
     dejpeg.JPEG = replace(dejpeg.JPEG, **changed)
     with torch.inference_mode():
-        {"gain": gain, "png": png, "cost": cost}[options.command](options)
+        {"gain": gain, "enlarge": enlarge, "png": png, "cost": cost}[options.command](options)
 
 
 if __name__ == "__main__":
