@@ -1,8 +1,7 @@
 """The Python API: denoise, dejpeg, inpaint and upscale Pillow images and tensors.
 
 Example:
-    from PIL import Image, ImageChops
-from PIL.JpegImagePlugin import JpegImageFile
+    from PIL import Image
     from restorer import denoise
 
     clean = denoise(Image.open("noisy.png"))
@@ -10,8 +9,10 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -98,7 +99,7 @@ def denoise(
         sigma: Standard deviation of white noise on the 0..255 scale; 0 returns the picture unchanged. None measures the
             noise, white or not.
         noise: The noise that may be found: "auto" looks for both kinds, "white" and "camera" for one of them, and "off"
-            returns the picture unchanged.
+            removes no noise.
         strength: Factor on the noise that is measured: more than 1 removes more.
         jpeg: "auto" undoes JPEG compression that is stronger than the noise, as `dejpeg` does; "off" leaves it.
         steps: Number of network evaluations; None selects the default. `steps=1` alone, like `detail=0`, returns the
@@ -179,12 +180,15 @@ def dejpeg(
 def _file_of(picture: Tensor | Image.Image) -> bytes | None:
     """Return the JPEG file that a Pillow image was opened from; None if there is none, or the image was changed."""
     name = getattr(picture, "filename", "")
-    if not isinstance(picture, JpegImageFile) or not name or not Path(name).is_file():
+    if not isinstance(picture, JpegImageFile) or not name:
         return None
-    data = Path(name).read_bytes()
-    with Image.open(io.BytesIO(data)) as image:
-        is_same = image.size == picture.size and ImageChops.difference(image, picture).getbbox() is None
-    return data if is_same else None
+    # The file may have been removed or replaced by anything since the image was opened.
+    with contextlib.suppress(OSError, SyntaxError, ValueError, TypeError):
+        data = Path(os.fsdecode(name)).read_bytes()
+        with JpegImageFile(io.BytesIO(data)) as image:
+            is_alike = (image.mode, image.size) == (picture.mode, picture.size)
+            return data if is_alike and ImageChops.difference(image, picture).getbbox() is None else None
+    return None
 
 
 def inpaint(

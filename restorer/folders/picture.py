@@ -263,11 +263,13 @@ def build_record(prepared: PreparedPicture, options: Options, prior: Tiled, batc
     used = {"method": options.method, "seed": options.seed, **dict(prepared.extra_options), "tile": options.tile}
     if job.latent is None:
         used |= {"sigma": job.sigma, "detail": settings["detail"]}
-    if job.noise is not None:  # what was measured is measured again, and what was given leaves nothing to measure
-        for name in ("sigma",) if job.noise.estimated else ("noise", "strength"):
+    if job.noise is not None:  # what was measured is measured again, and a given sigma leaves nothing to measure
+        for name in ("noise", "strength") if job.noise.kind == "white" and not job.noise.estimated else ("sigma",):
             del used[name]
     elif options.command == "dejpeg":  # it has no such option
         del used["sigma"]
+    if "jpeg" in used and job.jpeg is None:  # nothing was undone, whether it was looked for or not
+        used["jpeg"] = "off"
     used["steps"] = settings["steps"] if job.second_pass is None else options.steps
     return Record(
         __version__,

@@ -1,9 +1,10 @@
 r"""Which parts of a small picture bicubic shrinking can have made.
 
 Enlarging holds on to y = A x, where A shrinks by a bicubic filter. Screenshots, drawings, pixel art and sharpened
-thumbnails were not made in this way. If such data are forced, every line gets echoes: a large picture that shrinks to a
+thumbnails were not made in this way, nor was a picture whose contrast was raised after it had been shrunk. If such data
+are forced, every line gets echoes: a large picture that shrinks to a
 sharper y than shrinking can produce has to ring. Two things betray them, and neither occurs in a photograph that was
-shrunk:
+shrunk and left as it is:
 
 1. No picture within black and white shrinks to y. The residual of the nearest one (`Bicubic.finish`) is more than a
    level there, while it is half a level at most, the rounding, in a photograph.
@@ -71,7 +72,7 @@ def find_credible(y: Tensor, degradation: Bicubic) -> Credible | None:
         degradation: The shrinking.
 
     Returns:
-        None if all of it may be believed, as is the case for photographs that were shrunk.
+        None if all of it may be believed, as is the case for photographs that were shrunk and not changed afterwards.
     """
     scale, start = degradation.scale, degradation.pseudo_inverse(y)
     residual = degradation.residual(degradation.finish(start, y), y).abs().amax(1, keepdim=True)

@@ -11,7 +11,7 @@ multiples of the steps q of that file, on a grid of 8x8 blocks that may begin an
    second compression, which lowers the mean and does not move it.
 3. The chroma has the steps of the same quality, at its full or at half its resolution, whichever fits.
 
-Only tables of libjpeg are recognized in this way: those of most programs and of many cameras.
+Only the tables of libjpeg are recognized in this way. Most programs and many cameras use them.
 
 Sources:
     Fan and de Queiroz 2003, "Identification of Bitmap Compression History: JPEG Detection and Quantizer Estimation",
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,8 @@ from restorer.measurement.jpeg import (
 __all__ = ["find_earlier_jpeg", "find_jpeg"]
 
 QUALITIES = range(3, 96)
+TRANSPOSED = 5  # the orientation of EXIF that transposes
+MOST_PIXELS = 1 << 19  # of the part by which the sampling of the chroma is told
 LEAST_SIDE = 64  # pixels of a picture that is examined
 MAX_BLOCKS = 1500  # blocks that are examined on each grid
 LEAST_MEAN = 0.45  # mean of the cosines from which the picture was quantized with those steps
@@ -94,8 +96,20 @@ def find_earlier_jpeg(image: Tensor, file: Jpeg | None = None) -> Jpeg | None:
     """
     if min(image.shape[-2:]) < LEAST_SIDE:
         return None
-    planes = _planes_of(image)
     highest = max(QUALITIES) if file is None else file.quality - COARSER_BY
+    planes = _planes_of(image)
+    # A picture that was turned by a right angle after it had been stored has transposed tables.
+    turns = [(1, planes), (TRANSPOSED, [plane.mT.contiguous() for plane in planes])]
+    if file is not None:
+        turns = [turns[file.orientation >= TRANSPOSED]]
+    for orientation, stored in turns:
+        if (found := _find(stored, highest)) is not None:
+            return replace(found, orientation=orientation)
+    return None
+
+
+def _find(planes: list[Tensor], highest: int) -> Jpeg | None:
+    """Find the JPEG file that planes were before, of a quality of at most `highest`."""
     best: tuple[_Fit, tuple[int, int]] | None = None
     for offset in _candidates(planes[0]):
         fit = _best_fit(_sampled_coefficients(planes[0], offset), highest)
@@ -226,13 +240,24 @@ def _sampling_of(
     best, chosen = -math.inf, ((2, 2), offset)
     trials = [((1, 1), offset)]
     trials += [((2, 2), (offset[0] + down, offset[1] + across)) for down in (0, BLOCK) for across in (0, BLOCK)]
+    parts = [_part_of(plane) for plane in chroma]
     for shrink, first in trials:
-        small = [shrink_smooth(_continue(plane, first, shrink), shrink) for plane in chroma]
+        small = [shrink_smooth(_continue(plane, first, shrink), shrink) for plane in parts]
         coefficients = torch.cat([_sampled_coefficients(plane, (0, 0)) for plane in small])
         fit = _fit(coefficients, steps.flatten())
         if fit.count >= LEAST_COUNT and fit.mean > best:
             best, chosen = fit.mean, (shrink, first)
     return chosen
+
+
+def _part_of(plane: Tensor) -> Tensor:
+    """Return the middle of a plane, at most MOST_PIXELS of it, that begins at whole blocks of the chroma."""
+    slices = []
+    for side in plane.shape:
+        length = min(side, math.isqrt(MOST_PIXELS))
+        first = (side - length) // 2 // (2 * BLOCK) * (2 * BLOCK)
+        slices.append(slice(first, first + length))
+    return plane[slices[0], slices[1]]
 
 
 def _continue(plane: Tensor, offset: tuple[int, int], shrink: tuple[int, int]) -> Tensor:

@@ -67,7 +67,7 @@ STANDARD_TABLES = tuple(
 )
 """The tables of the standard for luminance and chrominance, which libjpeg uses at quality 50, two of (8, 8)."""
 
-TRIANGLE_STEPS = 30  # of the inversion of the smooth enlargement; each leaves .6 of the error
+TRIANGLE_STEPS = 15  # of the inversion of the smooth enlargement; each leaves .6 of the error
 LEAST_COUNT = 10  # coefficients other than 0 from which the scale of a frequency is estimated by itself
 MOST_NONZERO = 0.95  # share of them up to which it is
 FLATTEST_SLOPE = -1.5  # exponent of the power law that the scales of photographs follow at least

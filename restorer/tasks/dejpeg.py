@@ -24,7 +24,7 @@ __all__ = ["NOT_FOUND", "can_be_restored", "prepare_dejpeg"]
 LEAST_SIGMA = 1.0
 """Expected error in levels from which a compression is undone. A smaller one cannot be seen."""
 
-NOT_FOUND = "no JPEG compression that can be seen was found: the picture is copied"
+NOT_FOUND = "no visible JPEG compression was found: the picture is copied"
 
 
 def can_be_restored(jpeg: Jpeg | None) -> bool:

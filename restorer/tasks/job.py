@@ -185,8 +185,9 @@ class Job:
         if self.second_pass is None:
             return restored
         before = self.evaluations - self.second_pass_evaluations
-        again = self.second_pass(restored.image, restored.prior).run(counted_from(before), on_tile)
-        return replace(again, notes=(*restored.notes, *again.notes))
+        second = self.second_pass(restored.image, restored.prior)
+        again = second.run(counted_from(before), on_tile)
+        return replace(again, notes=(*restored.notes, *second.notes, *again.notes))
 
     def _run_first_pass(
         self, on_step: Callable[[Step], None] | None, on_tile: Callable[[int, int], None] | None

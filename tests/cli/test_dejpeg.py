@@ -115,7 +115,7 @@ def test_a_png_of_a_jpeg_is_recognized(capsys: pytest.CaptureFixture[str]):
 def test_pictures_without_a_known_compression_are_copied(name: str, capsys: pytest.CaptureFixture[str]):
     code, _, err = restore(capsys, "dejpeg", name, "-o", f"out{Path(name).suffix}")
     assert code == 0
-    assert "no JPEG compression that can be seen was found" in err
+    assert "no visible JPEG compression was found" in err
     assert Path(f"out{Path(name).suffix}").read_bytes() == Path(name).read_bytes()
 
 
@@ -126,6 +126,42 @@ def test_denoise_leaves_the_compression_if_told(capsys: pytest.CaptureFixture[st
     code, _, err = restore(capsys, "denoise", "q30.jpg", "--jpeg", "maybe")
     assert code == 2
     assert "jpeg must be auto or off" in err
+
+
+def test_compression_that_is_undone_without_looking_for_noise_is_recorded(capsys: pytest.CaptureFixture[str]):
+    assert restore(capsys, "denoise", "q30.jpg", "--noise", "off", "-o", "out.png")[0] == 0
+    _, out, _ = restore(capsys, "doctor", "out.png")
+    assert "--noise off" in out
+    assert "--sigma" not in out
+    again = out.split("restore ")[1].split()
+    assert restore(capsys, *again, "-o", "again.png")[0] == 0
+    assert Path("again.png").read_bytes() == Path("out.png").read_bytes()
+
+
+def test_a_small_jpeg_is_restored_before_it_is_enlarged(capsys: pytest.CaptureFixture[str]):
+    with Image.open("true.png") as image:
+        image.resize((96, 80), Image.Resampling.BICUBIC).save("small.jpg", quality=40)
+    code, _, err = restore(capsys, "upscale", "small.jpg", "--scale", "2", "--detail", 0, "-o", "out.png")
+    assert code == 0
+    assert "JPEG of quality 40" in err.splitlines()[0]
+    assert (
+        restore(capsys, "upscale", "small.jpg", "--scale", 2, "--detail", 0, "--jpeg", "off", "-o", "off.png")[0] == 0
+    )
+    Image.open("small.jpg").resize((192, 160), Image.Resampling.BICUBIC).save("bicubic.png")
+    assert distance("out.png") < min(0.97 * distance("bicubic.png"), distance("off.png"))
+    for name in ("out.png", "off.png"):
+        _, out, _ = restore(capsys, "doctor", name)
+        again = out.split("restore ")[1].split()
+        assert restore(capsys, *again, "-o", "again.png", "--overwrite")[0] == 0
+        assert Path("again.png").read_bytes() == Path(name).read_bytes()
+
+
+def test_a_drawing_in_a_jpeg_is_told_to_be_one(capsys: pytest.CaptureFixture[str]):
+    page = np.full((80, 96, 3), 246, np.uint8)
+    page[20:60:7], page[:, 30:32] = 20, 90
+    Image.fromarray(page).save("page.jpg", quality=85)
+    _, out, _ = restore(capsys, "upscale", "page.jpg", "--scale", 2, "-o", "out.png", "--json")
+    assert any("sharper than shrinking" in warning for warning in json.loads(out.splitlines()[0])["warnings"])
 
 
 def test_python_reads_the_file_of_an_image_and_finds_that_of_a_tensor():
@@ -147,6 +183,10 @@ def test_an_image_that_was_changed_is_not_taken_for_its_file():
     image.paste((0, 0, 0), (10, 10, 60, 60))
     assert _file_of(image) is None
     assert _file_of(Image.open(io.BytesIO(Path("q30.jpg").read_bytes()))) is None
+    replaced = Image.open("gray.jpg")
+    replaced.load()
+    Path("gray.jpg").write_bytes(b"no picture")
+    assert _file_of(replaced) is None
 
 
 def test_detail_adds_texture():

@@ -148,6 +148,15 @@ def test_blocks_that_a_crop_has_cut_are_not_known():
     assert bool((moved == expected).all())
 
 
+def test_unknown_blocks_stay_as_they_are_without_noise():
+    op = Quantization((24, 24), [Plane(TABLE)], offset=(3, 3), is_cropped=True)
+    x0, y = random(1, 1, 24, 24), op.measure(random(1, 1, 24, 24, seed=1))
+    for noise, prior in ((0.0, 1.0), (1.0, math.inf)):
+        moved = op.correct(x0, y, noise, prior)
+        assert bool(moved.isfinite().all())
+        torch.testing.assert_close(moved[..., :5, :], x0[..., :5, :])
+
+
 def test_other_numbers_of_planes_are_refused():
     with pytest.raises(ValueError, match="one or three planes"):
         Quantization((BLOCK, BLOCK), [Plane(TABLE)] * 4)

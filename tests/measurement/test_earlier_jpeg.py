@@ -78,6 +78,16 @@ def test_the_grid_is_found_after_a_crop(crop: tuple[int, int]):
     assert (left_over == indices(file)[first[0] :, first[1] :]).float().mean() > 0.99
 
 
+def test_the_file_is_found_after_a_turn():
+    """The tables are not symmetric, so a turn by a right angle transposes them."""
+    data = stored(photograph("gates"), 40)
+    turned = to_tensor(decoded(data).transpose(Image.Transpose.ROTATE_90))
+    found = find_earlier_jpeg(turned)
+    assert found is not None
+    assert (found.quality, found.orientation) == (40, 5)
+    assert found.degradation().consistency(turned[None] * 2 - 1, found.data()) > 0.99
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_coarser_file_is_found_behind_a_finer_one(name: str):
     data = stored(decoded(stored(photograph(name), 30)), 85)

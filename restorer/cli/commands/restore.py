@@ -83,7 +83,7 @@ def _denoise(
         typer.Option(
             "--jpeg",
             metavar="KIND",
-            help=f"Whether to undo JPEG compression where it is all there is: {', '.join(JPEGS)}",
+            help=f"Whether to undo JPEG compression where there is no noise beyond it: {', '.join(JPEGS)}",
             rich_help_panel=SAMPLING,
         ),
     ] = "auto",

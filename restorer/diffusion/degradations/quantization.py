@@ -10,12 +10,13 @@ Inside the reverse process the cell is a Gaussian of the variance of a uniform d
 estimate into its cell instead would put the edges of the cells into the image. At the very end `finish` does force
 them.
 
-A coefficient that was rounded to 0 is nearer to 0 than such a Gaussian says, but so is the estimate, and both for the
-same reason: photographs have little energy there. Drawing the estimate further towards 0 removes what the prior has
-found, so the variance of these cells is ZERO_SHARE times as large.
+A coefficient that was rounded to 0 tells less than it seems to. The prior expects little energy there too, and what it
+has found all the same is right more often than not. Drawing it towards 0 would remove it, so these cells count less:
+their variance is ZERO_SHARE times as large.
 
 An image that is not a multiple of 8 pixels was continued by its last pixels before it was stored, as libjpeg does it,
-and that is part of A. If the image was cropped after it had been stored, the blocks at its borders are unknown.
+and that is part of A. If the image was cropped after it had been stored, the incomplete blocks at its borders are
+unknown.
 
 The proximal point is computed coefficient by coefficient in YCbCr, with the weight
 
@@ -162,13 +163,14 @@ class Quantization(Degradation):
             prior_variance: As in `Degradation.correct`.
         """
         variance, share = self._variances(y)
-        noise = at_least_float32(torch.as_tensor(noise_variance, device=y.device)).reshape(-1, 1) * variance
+        factor = at_least_float32(torch.as_tensor(noise_variance, device=y.device)).reshape(-1, 1)
+        noise = torch.where(variance.isinf(), variance, factor * variance)
         prior = at_least_float32(torch.as_tensor(prior_variance, device=y.device)).reshape(-1, 1) * share
         error = y - self.measure(x0)
         if self.most_doubt > 1:
             prior = self._raised(prior.expand_as(error), error, noise, y)
         weight = torch.where((noise == 0) | prior.isinf(), 1.0, 1 / (1 + noise / prior))
-        return self._move(x0, weight * error)
+        return self._move(x0, torch.where(noise.isinf(), 0.0, weight * error))
 
     def _raised(self, prior: Tensor, error: Tensor, noise: Tensor, y: Tensor) -> Tensor:
         """Return r_c^2 of every coefficient, raised in blocks in which the data disagree with the estimate.
