@@ -8,8 +8,8 @@ shrunk and left as it is:
 
 1. No picture within black and white shrinks to y. The residual of the nearest one (`Bicubic.finish`) is more than a
    level there, while it is half a level at most, the rounding, in a photograph.
-2. The pseudo-inverse A^+ y rings in an area in which y does not vary at all. Photographs have no such areas, except
-   where they are black or white.
+2. The picture nearest to the usual bicubic enlargement that shrinks to y rings in an area in which y does not vary at
+   all. After shrinking it hardly does, because the edge beside such an area overshoots in y.
 
 The data of these parts are replaced by what the shrinking of the usual bicubic enlargement gives. That enlargement
 rings little, and shrinks to a softer picture. If more than a small share cannot have been made by shrinking, none of it
@@ -30,8 +30,8 @@ __all__ = ["Credible", "bicubic_enlargement", "find_credible"]
 
 LEVEL = 2 / 255  # one level of 0..255 on the [-1, 1] scale
 MOST_RESIDUAL = 1.0  # levels by which no picture fits the data; rounding alone leaves 0.56 on photographs
-FLAT_REACH = 2  # pixels around a pixel that must equal it for a flat area
-MOST_RINGING = 2.0  # levels by which the pseudo-inverse deviates in a flat area
+FLAT_REACH = 1  # pixels around a pixel that must equal it for a flat area
+MOST_RINGING = 4.0  # levels by which the projection deviates in a flat area; after shrinking it is 1.9 at most
 SATURATED = 8 * LEVEL  # distance from black and white up to which photographs have flat areas
 REACH = 3  # pixels by which what cannot be believed is widened: the reach of the filter, and of its echoes
 MOST_IMPOSSIBLE = 0.01  # share of the picture from which all of it is doubted
@@ -74,7 +74,8 @@ def find_credible(y: Tensor, degradation: Bicubic) -> Credible | None:
     Returns:
         None if all of it may be believed, as is the case for photographs that were shrunk and not changed afterwards.
     """
-    scale, start = degradation.scale, degradation.pseudo_inverse(y)
+    scale, smooth = degradation.scale, bicubic_enlargement(y, degradation.scale)
+    start = degradation.correct(smooth, y, 0.0, 1.0)
     residual = degradation.residual(degradation.finish(start, y), y).abs().amax(1, keepdim=True)
     is_impossible = residual > MOST_RESIDUAL * LEVEL
     deviation = (start.clamp(-1, 1) - F.interpolate(y, scale_factor=scale)).abs().amax(1, keepdim=True)
@@ -87,7 +88,6 @@ def find_credible(y: Tensor, degradation: Bicubic) -> Credible | None:
     else:
         widened = F.max_pool2d(is_doubted.float(), 2 * REACH + 1, 1, REACH)
         doubt = F.avg_pool2d(F.pad(widened, (REACH,) * 4, mode="replicate"), 2 * REACH + 1, 1)
-    smooth = bicubic_enlargement(y, scale)
     data = torch.lerp(y, degradation.measure(smooth), doubt)
     side = 2 * scale + 1
     is_limited = F.interpolate(doubt, scale_factor=scale) > 0.5

@@ -72,6 +72,15 @@ def test_photographs_that_were_shrunk_are_believed(name: str, scale: int):
     assert find_credible(to_tensor(shrunk(name, scale))[None] * 2 - 1, Bicubic(scale)) is None
 
 
+@pytest.mark.parametrize("scale", [2, 4])
+def test_drawings_that_were_shrunk_are_believed(scale: int):
+    """A hard edge on a plain background, shrunk by Pillow: it overshoots, and there is a large picture to it."""
+    large = Image.new("RGB", (48 * scale, 40 * scale), (230, 230, 230))
+    ImageDraw.Draw(large).polygon([(0, 5), (40 * scale, 17), (25 * scale, 38 * scale)], fill=(60, 60, 60))
+    y = to_tensor(large.resize((48, 40), Image.Resampling.BICUBIC))[None] * 2 - 1
+    assert find_credible(y, Bicubic(scale)) is None
+
+
 @pytest.mark.parametrize("name", DRAWN)
 @pytest.mark.parametrize("scale", [2, 4])
 def test_what_shrinking_cannot_have_made_is_doubted(name: str, scale: int):
