@@ -34,6 +34,7 @@ from restorer.evaluation.contact_sheet import to_image
 from restorer.evaluation.metrics import SSIM_WINDOW, psnr, ssim, to_y
 from restorer.images.files import from_pil, to_tensor
 from restorer.images.masks import draw_mask
+from restorer.measurement.jpeg import Jpeg
 from restorer.priors.unet_prior import UNetPrior
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.inpaint import prepare_inpaint
@@ -106,6 +107,7 @@ class Sample:
         degraded: The input of the restorer, float32 (C, h, w); with noise, values may lie outside [0, 1].
         fill: bool (H, W), True in the holes; None for tasks other than inpaint.
         visible: bool (h, w), the pixels of the degraded picture that are not transparent; None if all are visible.
+        jpeg: What is known of the JPEG compression of the degraded picture; None if it is to be left as it is.
     """
 
     condition: Condition
@@ -113,6 +115,7 @@ class Sample:
     degraded: Tensor
     fill: Tensor | None = None
     visible: Tensor | None = None
+    jpeg: Jpeg | None = None
 
 
 @dataclass(frozen=True)
@@ -230,11 +233,18 @@ def prepare(sample: Sample, prior: Prior, **sampling: Any) -> Job:
     """
     condition = sample.condition
     if condition.task == "denoise":
-        return prepare_denoise(sample.degraded, condition.sigma, evidence=sample.visible, prior=prior, **sampling)
+        return prepare_denoise(
+            sample.degraded,
+            condition.sigma,
+            evidence=sample.visible,
+            jpeg=sample.jpeg,
+            prior=prior,
+            **sampling,
+        )
     # These two assume a picture without noise unless they are told otherwise.
     sigma = condition.sigma or 0.0
     if condition.task == "upscale":
-        return prepare_upscale(sample.degraded, condition.scale, sigma=sigma, prior=prior, **sampling)
+        return prepare_upscale(sample.degraded, condition.scale, sigma=sigma, jpeg=sample.jpeg, prior=prior, **sampling)
     assert sample.fill is not None
     return prepare_inpaint(sample.degraded, sample.fill, sigma=sigma, prior=prior, **sampling)
 

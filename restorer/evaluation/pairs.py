@@ -19,6 +19,7 @@ from restorer.evaluation.evaluate import Condition, Sample, check_size
 from restorer.images.files import load, load_mask, to_tensor, visible_pixels
 from restorer.images.find import SUFFIXES
 from restorer.limits import SCALES
+from restorer.measurement.earlier_jpeg import find_jpeg
 
 __all__ = ["find_truth", "load_pair", "split_by_suffix"]
 
@@ -88,7 +89,8 @@ def load_pair(degraded: Path, truth: Path, condition: Condition, mask: Path | No
     if mask is not None:
         fill = torch.from_numpy(load_mask(mask, (image.shape[1], image.shape[2])).fill)
     truths, images = (x.expand(channels, -1, -1) for x in (clean, image))
-    return Sample(condition, truths, images, fill, visible_pixels(picture))
+    jpeg = None if condition.sigma else find_jpeg(image, picture.original)  # as the verbs look for it
+    return Sample(condition, truths, images, fill, visible_pixels(picture), jpeg)
 
 
 def _scale(image: Tensor, clean: Tensor, path: Path) -> int:

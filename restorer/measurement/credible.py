@@ -2,9 +2,8 @@ r"""Which parts of a small picture bicubic shrinking can have made.
 
 Enlarging holds on to y = A x, where A shrinks by a bicubic filter. Screenshots, drawings, pixel art and sharpened
 thumbnails were not made in this way, nor was a picture whose contrast was raised after it had been shrunk. If such data
-are forced, every line gets echoes: a large picture that shrinks to a
-sharper y than shrinking can produce has to ring. Two things betray them, and neither occurs in a photograph that was
-shrunk and left as it is:
+are forced, every line gets echoes: a large picture that shrinks to a sharper y than shrinking can produce has to ring.
+Two things betray them, and neither occurs in a photograph that was shrunk and left as it is:
 
 1. No picture within black and white shrinks to y. The residual of the nearest one (`Bicubic.finish`) is more than a
    level there, while it is half a level at most, the rounding, in a photograph.

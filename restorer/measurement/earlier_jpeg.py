@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from restorer.diffusion.degradations.quantization import BLOCK, RGB_TO_YCBCR, dct_matrix
+from restorer.diffusion.degradations.quantization import BLOCK, RGB_TO_YCBCR, to_blocks
 from restorer.measurement.jpeg import (
     STANDARD_TABLES,
     Component,
@@ -165,9 +165,7 @@ def _blocks_from(plane: Tensor, offset: tuple[int, int]) -> Tensor:
         slice(first, first + (side - first) // BLOCK * BLOCK)
         for first, side in zip((-o % BLOCK for o in offset), plane.shape, strict=True)
     )
-    blocks = plane[rows, columns].unflatten(1, (-1, BLOCK)).unflatten(0, (-1, BLOCK)).transpose(1, 2)
-    matrix = dct_matrix().float()
-    return matrix @ blocks @ matrix.T
+    return to_blocks(plane[None, rows, columns])[0]
 
 
 def _sampled_coefficients(plane: Tensor, offset: tuple[int, int]) -> Tensor:
@@ -207,9 +205,9 @@ def _fit(coefficients: Tensor, steps: Tensor, quality: int = 0) -> _Fit:
     return _Fit(quality, float((2 * math.pi * chosen).cos().mean()), scatter, len(chosen))
 
 
-def _best_fit(coefficients: Tensor, highest: int, table: Tensor = STANDARD_TABLES[0]) -> _Fit | None:
-    """Return the quality whose steps fit best, of those that are well above all that are a little finer."""
-    fits = {q: _fit(coefficients, table_of_quality(q, table).flatten(), q) for q in QUALITIES}
+def _best_fit(coefficients: Tensor, highest: int) -> _Fit | None:
+    """Return the quality up to `highest` whose steps of luminance fit best; None if finer ones fit still better."""
+    fits = {q: _fit(coefficients, table_of_quality(q).flatten(), q) for q in QUALITIES}
     allowed = [fit for fit in fits.values() if fit.quality <= highest]
     if not allowed:
         return None

@@ -1,4 +1,4 @@
-"""The constants of the three restoring tasks, and why they have their values."""
+"""The constants of the restoring tasks, and why they have their values."""
 
 from __future__ import annotations
 

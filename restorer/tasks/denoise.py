@@ -69,6 +69,9 @@ and if the estimate of white noise is at least this share of it. In coarse noise
 MOST_EXPLAINED = 1.3
 """Standard deviation of noise up to which compression explains it, as a multiple of the error that it expects."""
 
+KNOWN_QUALITY = 50
+"""JPEG quality from which the noise estimator tells noise from compression by itself, because it was trained on it."""
+
 NOTHING_FOUND = "no noise that can be told from texture was found: the picture is copied; --sigma N removes white noise"
 
 
@@ -164,11 +167,12 @@ class _Denoising:
     def or_compression(self, job: Job) -> Job:
         """Return the job that removes noise, or one that undoes the compression if that explains what was found.
 
-        Noise that was there before the compression is kept by it, if it is stronger.
+        Noise that was there before the compression and is stronger is removed as it was found.
         """
         if self.jpeg is None or job.noise is None:
             return job
-        is_explained = job.noise.sigma <= MOST_EXPLAINED * self.jpeg.sigma * self.strength
+        is_told_apart = job.noise.kind == "camera" and self.jpeg.quality >= KNOWN_QUALITY
+        is_explained = not is_told_apart and job.noise.sigma <= MOST_EXPLAINED * self.jpeg.sigma * self.strength
         if not can_be_restored(self.jpeg) or not is_explained:
             return replace(job, jpeg=self.jpeg)
         restored = prepare_dejpeg(

@@ -119,6 +119,16 @@ def test_pictures_without_a_known_compression_are_copied(name: str, capsys: pyte
     assert Path(f"out{Path(name).suffix}").read_bytes() == Path(name).read_bytes()
 
 
+@pytest.mark.parametrize("quality", [60, 75, 90])
+def test_camera_noise_in_a_jpeg_is_removed_as_noise(quality: int, capsys: pytest.CaptureFixture[str]):
+    """The compression of a noisy photograph expects a large error too, but does not explain the noise."""
+    with Image.open(IMAGES / "high_iso.jpg") as image:
+        image.crop((150, 90, 310, 250)).save("high_iso.jpg", quality=quality)
+    code, _, err = restore(capsys, "denoise", "high_iso.jpg", "-o", "out.png")
+    assert code == 0
+    assert "camera noise of" in err.splitlines()[0]
+
+
 def test_denoise_leaves_the_compression_if_told(capsys: pytest.CaptureFixture[str]):
     for number, options in enumerate((["--noise", "off", "--jpeg", "off"], ["--sigma", "0"])):
         assert restore(capsys, "denoise", "q30.jpg", *options, "-o", f"{number}.jpg")[0] == 0

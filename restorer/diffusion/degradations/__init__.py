@@ -1,1 +1,1 @@
-"""What happened to an image, as linear operators with noise: hidden pixels, shrinking, coloured noise."""
+"""What happened to an image, as linear operators with noise: hidden pixels, shrinking, coloured noise, compression."""

@@ -8,6 +8,7 @@ hides pixels (inpaint) or shrinks the image (upscale):
     class           A                                    A^T                          A A^T
     Identity        I                                    I                            I
     ColouredNoise   I, and noise that is not white       I                            I
+    Quantization    DCT S M: JPEG coefficients           M^T S^T DCT^T                see `quantization.py`
     Mask            diag(m), m in {0, 1}                 diag(m)                      diag(m)
     Bicubic         R_h (x) R_w, Pillow's resampling     R_h^T (x) R_w^T              R_h R_h^T (x) R_w R_w^T
 

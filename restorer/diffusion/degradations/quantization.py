@@ -50,7 +50,7 @@ from torch import Tensor
 
 from restorer.diffusion.degradations.degradation import Degradation, at_least_float32
 
-__all__ = ["BLOCK", "RGB_TO_YCBCR", "Plane", "Quantization", "dct_matrix"]
+__all__ = ["BLOCK", "RGB_TO_YCBCR", "Plane", "Quantization", "dct_matrix", "to_blocks"]
 
 BLOCK = 8
 """Side of a block in pixels."""
@@ -139,7 +139,7 @@ class Quantization(Degradation):
     def measure(self, x: Tensor) -> Tensor:
         """Return the coefficients of images (B, C, H, W), (B, N)."""
         stored = self._planes_of(at_least_float32(x))
-        blocks = [_to_blocks(self._shrink(stored[:, i], plane)) for i, plane in enumerate(self.planes)]
+        blocks = [to_blocks(self._shrink(stored[:, i], plane)) for i, plane in enumerate(self.planes)]
         return torch.cat([b.flatten(1) for b in blocks], 1).to(x.dtype)
 
     def transpose(self, y: Tensor) -> Tensor:
@@ -349,7 +349,7 @@ def _flip(x: Tensor, turn: tuple[bool, bool, bool]) -> Tensor:
     return x.flip(axes) if axes else x
 
 
-def _to_blocks(x: Tensor) -> Tensor:
+def to_blocks(x: Tensor) -> Tensor:
     """Return the DCT of planes (B, H, W) by block, (B, H / 8, W / 8, 8, 8)."""
     matrix = dct_matrix().to(x)
     blocks = x.unflatten(2, (-1, BLOCK)).unflatten(1, (-1, BLOCK)).transpose(2, 3)
@@ -357,7 +357,7 @@ def _to_blocks(x: Tensor) -> Tensor:
 
 
 def _from_blocks(blocks: Tensor) -> Tensor:
-    """Invert `_to_blocks`."""
+    """Invert `to_blocks`."""
     matrix = dct_matrix().to(blocks)
     return (matrix.T @ blocks @ matrix).transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
