@@ -14,6 +14,7 @@ import io
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,8 +27,9 @@ from torch import Tensor
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import Step
 from restorer.errors import UsageError
-from restorer.images.files import from_pil, to_pil, to_tensor, visible_pixels, with_result
-from restorer.limits import check_denoising
+from restorer.images.files import fit_mask, from_pil, load_mask, to_pil, to_tensor, visible_pixels, with_result
+from restorer.images.masks import grow as grow_mask
+from restorer.limits import check, check_denoising
 from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.tasks.dejpeg import prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
@@ -195,6 +197,7 @@ def inpaint(
     picture: AnyPicture,
     mask: Any,
     *,
+    grow: int | None = None,
     sigma: float = 0.0,
     steps: int | None = None,
     detail: float | None = None,
@@ -207,7 +210,11 @@ def inpaint(
 
     Args:
         picture: As in `denoise`. The values under the mask are ignored.
-        mask: A PIL image, array or tensor (H, W) of the size of the picture. Non-zero values mark the pixels to fill.
+        mask: What to fill. Of an array or a tensor (H, W) of the size of the picture, the non-zero values. A PIL image
+            or the path of a file is understood as the command understands it (`restorer.images.mask_meaning`): white on
+            black, strokes of any colour on transparency, or a copy of the picture with its holes erased.
+        grow: Pixels by which the holes are grown. None selects 1 for a mask image with soft edges and a picture that
+            was opened from a JPEG file, and 0 otherwise.
         sigma: Standard deviation of the noise of the known pixels on the 0..255 scale. If it is above 0, the known
             pixels are restored too.
         steps: Number of network evaluations; None selects the default.
@@ -222,12 +229,14 @@ def inpaint(
         The filled picture, of the same type and size as the input.
 
     Raises:
-        UsageError: A value is out of range, or the mask has another size than the picture.
+        UsageError: A value is out of range, the mask has another size than the picture, or nothing in it tells where
+            the holes are.
+        PictureError: The file of the mask cannot be read.
         ModelError: The prior cannot inpaint, or its network returns values that are not finite.
         DeviceError: The device has too little memory.
     """
-    fill = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask) != 0
-    fill = fill.reshape(fill.shape[-2:]) if fill.ndim > 2 and fill.size == math.prod(fill.shape[-2:]) else fill
+    check(grow=grow)
+    fill = _holes(picture, mask, grow)
 
     def prepare(image: Tensor, visible: Tensor | None) -> Job:
         hole = torch.from_numpy(fill)
@@ -236,6 +245,23 @@ def inpaint(
         )
 
     return _restore(picture, prepare, on_step, keep=~fill if sigma == 0 else None)
+
+
+def _holes(picture: Tensor | Image.Image, mask: Any, margin: int | None) -> np.ndarray:
+    """Return the pixels to fill, bool (H, W); `inpaint` says what a mask may be."""
+    if not isinstance(mask, (Image.Image, str, os.PathLike)):
+        fill = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask) != 0
+        fill = fill.reshape(fill.shape[-2:]) if fill.ndim > 2 and fill.size == math.prod(fill.shape[-2:]) else fill
+        return grow_mask(fill, margin) if margin and fill.ndim == 2 else fill
+    source = None
+    if isinstance(picture, Tensor):
+        size = (picture.shape[-2], picture.shape[-1])
+    else:
+        source = replace(from_pil(picture), lossy=isinstance(picture, JpegImageFile))
+        size = (source.height, source.width)  # turned upright
+    if isinstance(mask, Image.Image):
+        return fit_mask(from_pil(mask), size, margin=margin, picture=source).fill
+    return load_mask(Path(mask), size, margin=margin, picture=source).fill
 
 
 def upscale(

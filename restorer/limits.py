@@ -33,6 +33,7 @@ SAMPLING_STEPS = 100  # default of `generate`; ddpm then has more contrast and l
 MAX_STEPS = 10_000
 MAX_IMAGES = 10_000
 MAX_STRENGTH = 10.0  # largest factor on measured noise
+MAX_GROWTH = 1000  # largest number of pixels by which a mask is grown
 MAX_SIDE = 8192  # in pixels, of a generated image
 
 
@@ -44,6 +45,7 @@ def check(
     method: str = "auto",
     seed: int = 0,
     scale: int = 4,
+    grow: int | None = None,
 ) -> None:
     """Check that the options of a restoration are in range.
 
@@ -54,6 +56,7 @@ def check(
         method: One of METHODS.
         seed: Seed of the noise field, 0 .. 2^63 - 1.
         scale: One of SCALES.
+        grow: Pixels by which a mask is grown, 0 .. MAX_GROWTH; None stands for the default.
 
     Raises:
         UsageError: A value is out of range. The message names the option and its range.
@@ -74,6 +77,8 @@ def check(
         raise UsageError(f"the seed must be a whole number between 0 and 2^63 - 1, not {seed}")
     if scale not in SCALES:
         raise UsageError(f"the scale must be one of {', '.join(map(str, SCALES))}, not {scale}")
+    if grow is not None and not 0 <= grow <= MAX_GROWTH:
+        raise UsageError(f"grow must lie between 0 and {MAX_GROWTH} pixels, not {grow}")
 
 
 def check_denoising(

@@ -32,8 +32,8 @@ from restorer.diffusion.reverse import Step
 from restorer.errors import PictureError
 from restorer.evaluation.contact_sheet import to_image
 from restorer.evaluation.metrics import SSIM_WINDOW, psnr, ssim, to_y
+from restorer.evaluation.trial_masks import draw_mask
 from restorer.images.files import from_pil, to_tensor
-from restorer.images.masks import draw_mask
 from restorer.measurement.jpeg import Jpeg
 from restorer.priors.unet_prior import UNetPrior
 from restorer.tasks.denoise import prepare_denoise

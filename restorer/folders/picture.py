@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from restorer.priors.unet_prior import UNetPrior
     from restorer.tasks.job import Job
 
-    JobAndKeep = tuple[Job, np.ndarray | None]
+    JobAndKept = tuple[Job, "Kept | None"]
 
 
 __all__ = [
-    "JobAndKeep",
+    "JobAndKept",
+    "Kept",
     "PreparedPicture",
     "Verb",
     "build_record",
@@ -45,13 +46,26 @@ FILE_BYTES_PER_PIXEL = 16
 
 
 @dataclass(frozen=True)
+class Kept:
+    """The pixels of a picture that its result takes over.
+
+    Args:
+        pixels: bool (H, W), True where the numbers of the input are copied; None to copy none.
+        reveals: Whether all other pixels become opaque, because it was their transparency that marked them.
+    """
+
+    pixels: np.ndarray | None
+    reveals: bool = False
+
+
+@dataclass(frozen=True)
 class Verb:
     """The properties that distinguish the restoring verbs.
 
     Args:
         tag: The last part of a result's name, for instance "denoised".
-        prepare: Returns the job of a picture, and a bool array (H, W) of the pixels that are copied from the input, or
-            None. Its arguments are the picture as a tensor (C, H, W) in [0, 1], the item, the picture and the prior.
+        prepare: Returns the job of a picture, and the pixels that are copied from the input, or None. Its arguments are
+            the picture as a tensor (C, H, W) in [0, 1], the item, the picture and the prior.
         check_prior: Raises an error if the options do not suit the model.
         extra_options: The options of this verb alone that its results depend on.
         find_mask: Returns the mask of a picture; None for a verb without masks.
@@ -59,7 +73,7 @@ class Verb:
     """
 
     tag: str
-    prepare: Callable[[Tensor, Item, Picture, UNetPrior | Tiled], JobAndKeep]
+    prepare: Callable[[Tensor, Item, Picture, UNetPrior | Tiled], JobAndKept]
     check_prior: Callable[[UNetPrior | Tiled], None] | None = None
     extra_options: tuple[tuple[str, Any], ...] = ()
     find_mask: Callable[[Item], Path] | None = None
@@ -74,7 +88,7 @@ class PreparedPicture:
         item: The files of the picture and its result.
         picture: The content of the file.
         job: The prepared restoration.
-        keep: bool (H, W), the pixels that are copied from the input; None if there are none.
+        kept: The pixels that are copied from the input; None if there are none.
         target: The file or stream to write the result to.
         format: Pillow's name of the format to write.
         extra_options: The options of the verb alone.
@@ -87,7 +101,7 @@ class PreparedPicture:
     item: Item
     picture: Picture
     job: Job
-    keep: np.ndarray | None
+    kept: Kept | None
     target: Path | BinaryIO
     format: str
     extra_options: tuple[tuple[str, Any], ...]
@@ -190,11 +204,11 @@ def prepare_picture(
     picture = files.load(sys.stdin.buffer if item.source == STDIO else item.source, options.max_pixels)
     target: Path | BinaryIO = sys.stdout.buffer if item.target == STDIO else item.target
     format = writing.target_format(picture, target)
-    job, keep = verb.prepare(files.to_tensor(picture), item, picture, prior)
+    job, kept = verb.prepare(files.to_tensor(picture), item, picture, prior)
     is_alone = options.show or isinstance(prior, Tiled)  # a batch would ignore the requested tiles
     share = 1.0 if is_alone else batch_share(job)
     seconds = time.monotonic() - start
-    return PreparedPicture(item, picture, job, keep, target, format, verb.extra_options, fingerprint, seconds, share)
+    return PreparedPicture(item, picture, job, kept, target, format, verb.extra_options, fingerprint, seconds, share)
 
 
 def measure_picture(prepared: PreparedPicture) -> PreparedPicture:

@@ -5,7 +5,7 @@ Writing is in `writing.py`.
 
 from __future__ import annotations
 
-from restorer.images.masks import FillMask, load_mask
+from restorer.images.masks import FillMask, alpha_mask, fit_mask, load_mask
 from restorer.images.metadata import match_profile
 from restorer.images.picture import Picture, reduce_depth, to_pil, to_tensor, visible_pixels, with_record, with_result
 from restorer.images.push_pull import push_pull
@@ -15,6 +15,8 @@ __all__ = [
     "MAX_PIXELS",
     "FillMask",
     "Picture",
+    "alpha_mask",
+    "fit_mask",
     "from_pil",
     "load",
     "load_mask",

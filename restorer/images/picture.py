@@ -30,6 +30,7 @@ __all__ = [
     "reduce_depth",
     "to_pil",
     "to_tensor",
+    "to_unit_range",
     "visible_pixels",
     "with_record",
     "with_result",
@@ -128,11 +129,11 @@ def to_tensor(picture: Picture) -> Tensor:
         (C, H, W) in [0, 1], with C = 1 for gray and 3 for colour. Colour hidden under full transparency is replaced
         with colour that spreads from the visible pixels; it is 0.5 if nothing is visible.
     """
-    colour = torch.from_numpy(_to_unit_range(picture.pixels, *picture.levels))
+    colour = torch.from_numpy(to_unit_range(picture.pixels, *picture.levels))
     colour = colour[None] if picture.channels == 1 else colour.permute(2, 0, 1).contiguous()
     if picture.alpha is None or picture.alpha.all():
         return colour
-    weight = torch.from_numpy(_to_unit_range(picture.alpha, 0, picture.opaque))[None]
+    weight = torch.from_numpy(to_unit_range(picture.alpha, 0, picture.opaque))[None]
     if not weight.any():
         return torch.full_like(colour, 0.5)
     return torch.where(weight > 0, colour, push_pull(colour * weight, weight).clamp(0, 1))
@@ -143,7 +144,7 @@ def visible_pixels(picture: Picture) -> Tensor | None:
     return None if picture.alpha is None or picture.alpha.all() else torch.from_numpy(picture.alpha > 0)
 
 
-def _to_unit_range(values: np.ndarray, black: float, white: float) -> np.ndarray:
+def to_unit_range(values: np.ndarray, black: float, white: float) -> np.ndarray:
     """Map the range from black to white linearly to [0, 1], as float32; values that are not finite become 0."""
     with np.errstate(invalid="ignore"):  # NumPy warns when it copies a signalling NaN
         units = values.astype(_working_type(values.dtype, black, white))
@@ -162,7 +163,7 @@ def _working_type(dtype: np.dtype, black: float, white: float) -> type[np.floati
 
 
 def _from_unit_range(units: np.ndarray, black: float, white: float, dtype: np.dtype) -> np.ndarray:
-    """Invert `_to_unit_range`; integers are rounded to the nearest, half to even."""
+    """Invert `to_unit_range`; integers are rounded to the nearest, half to even."""
     values = units.astype(_working_type(dtype, black, white))
     np.multiply(values, white - black, out=values)
     if black:
@@ -180,7 +181,7 @@ def with_record(picture: Picture, record: str) -> Picture:
     return replace(picture, text={**picture.text, RECORD: record}, original=None)
 
 
-def with_result(picture: Picture, result: Tensor, keep: np.ndarray | None = None) -> Picture:
+def with_result(picture: Picture, result: Tensor, keep: np.ndarray | None = None, *, reveal: bool = False) -> Picture:
     """Return the picture with its colour replaced.
 
     The new picture has the number type, the depth and the black and white levels of the old one. Integers are rounded
@@ -191,6 +192,7 @@ def with_result(picture: Picture, result: Tensor, keep: np.ndarray | None = None
         picture: the picture that was restored.
         result: the new colour, a float tensor (C, H', W') with C = 1 or 3; it is clamped to [0, 1].
         keep: bool (H, W), True where the original numbers are kept.
+        reveal: whether all pixels that are not kept become opaque.
 
     Raises:
         ValueError: a value of `result` is not finite, `keep` is given but the size changes, or colour pixels would have
@@ -204,6 +206,8 @@ def with_result(picture: Picture, result: Tensor, keep: np.ndarray | None = None
     pixels = _from_unit_range(flat, *picture.levels, picture.pixels.dtype)
     icc, note = match_profile(picture.icc, channels)
     notes = (*picture.notes, note) if note else picture.notes
+    if reveal and keep is not None and picture.alpha is not None:
+        picture = replace(picture, alpha=_revealed(picture.alpha, picture.opaque, keep), original=None)
     changed = replace(picture, pixels=pixels, icc=icc, original=None, notes=notes)
     if pixels.shape[:2] == picture.pixels.shape[:2]:
         is_kept = _kept_pixels(picture, keep)
@@ -216,6 +220,12 @@ def with_result(picture: Picture, result: Tensor, keep: np.ndarray | None = None
     size = (pixels.shape[1], pixels.shape[0])
     exif = adapt_exif(picture.exif, size) if picture.exif else None
     return replace(changed, alpha=None if picture.alpha is None else _resize_alpha(picture.alpha, size), exif=exif)
+
+
+def _revealed(alpha: np.ndarray, opaque: float, keep: np.ndarray) -> np.ndarray | None:
+    """Return alpha, opaque where `keep` is False; None if all of it is opaque then."""
+    revealed = np.where(keep, alpha, np.asarray(opaque, alpha.dtype))
+    return None if (revealed == opaque).all() else revealed
 
 
 def _kept_pixels(picture: Picture, keep: np.ndarray | None) -> np.ndarray:
@@ -239,7 +249,7 @@ def _resize_alpha(alpha: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if alpha.dtype == np.uint8:
         return np.array(Image.fromarray(alpha).resize(size, Image.Resampling.LANCZOS))
     opaque = _full_scale(alpha.dtype)
-    units = Image.fromarray(_to_unit_range(alpha, 0, opaque)).resize(size, Image.Resampling.LANCZOS)
+    units = Image.fromarray(to_unit_range(alpha, 0, opaque)).resize(size, Image.Resampling.LANCZOS)
     return _from_unit_range(np.asarray(units).clip(0, 1), 0, opaque, alpha.dtype)
 
 
@@ -254,10 +264,10 @@ def reduce_depth(picture: Picture, bits: int) -> Picture:
     white = _full_scale(dtype)
     if picture.pixels.dtype == dtype and picture.levels == (0.0, white):
         return picture
-    pixels = _from_unit_range(_to_unit_range(picture.pixels, *picture.levels), 0, white, dtype)
+    pixels = _from_unit_range(to_unit_range(picture.pixels, *picture.levels), 0, white, dtype)
     alpha = picture.alpha
     if alpha is not None:
-        alpha = _from_unit_range(_to_unit_range(alpha, 0, picture.opaque), 0, white, dtype)
+        alpha = _from_unit_range(to_unit_range(alpha, 0, picture.opaque), 0, white, dtype)
     return replace(picture, pixels=pixels, alpha=alpha, levels=FULL_RANGE, original=None)
 
 

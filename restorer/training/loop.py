@@ -32,6 +32,7 @@ from restorer.models.layout import CONFIG, SAFETENSORS
 from restorer.models.load import resolve_device, resolve_dtype
 from restorer.networks.fast.pixel_shuffle import pixel_shuffle, pixel_unshuffle
 from restorer.priors.unet_prior import ModelSpec
+from restorer.training.damage import Draw, damage_some
 from restorer.training.datasets import CropStream, Dataset, Inventory, find_sources
 from restorer.training.meter import Meter, Progress
 from restorer.training.optimizer import make_optimizer
@@ -419,25 +420,31 @@ class _Stepper:
             crops = torch.from_numpy(next(batches))
             meter.wait_seconds += time.monotonic() - start
             x0 = crops.to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1
-            t, eps = self._draw(x0, part)
+            drawn = self._draw(x0, part)
             with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-                errors = losses(self._network, self._spec, recipe, x0, t, eps)
-            weighted = errors / state.levels(t, errors) if recipe.balance else errors
+                errors = losses(self._network, self._spec, recipe, drawn.x0, drawn.t, drawn.eps) * drawn.weight
+            weighted = errors / state.levels(drawn.level, errors) if recipe.balance else errors
             (weighted.mean() / recipe.accumulate).backward()
-            meter.add_losses(t, errors, self._spec.schedule.steps)
+            meter.add_losses(drawn.level, errors, self._spec.schedule.steps)
         meter.add_gradient(torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip_gradient))
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.step += 1
         state.update_average(recipe.ema)
 
-    def _draw(self, x0: Tensor, part: int) -> tuple[Tensor, Tensor]:
-        """Draw timesteps (B,) and noise shaped like x0 as a function of the seed, the step and the pass."""
-        seed = ((self._recipe.seed * 1_000_003 + self._state.step) * 1_009 + part) % 2**63
-        t = draw_t(len(x0), self._recipe, self._spec.schedule.steps, torch.Generator().manual_seed(seed))
+    def _draw(self, x0: Tensor, part: int) -> Draw:
+        """Draw timesteps, noise and damage as a function of the seed, the step and the pass."""
+        recipe, schedule = self._recipe, self._spec.schedule
+        seed = ((recipe.seed * 1_000_003 + self._state.step) * 1_009 + part) % 2**63
+        t = draw_t(len(x0), recipe, schedule.steps, torch.Generator().manual_seed(seed))
         # The noise needs a random stream other than that of t.
         generator = torch.Generator(self._device).manual_seed(seed ^ 0x5EED_0000)
-        return t, torch.randn(x0.shape, generator=generator, device=self._device)
+        eps = torch.randn(x0.shape, generator=generator, device=self._device)
+        if recipe.jpeg + recipe.camera_noise == 0:
+            return Draw(x0, t, eps, t, torch.ones(len(t), device=x0.device))
+        return damage_some(
+            x0, t, eps, jpeg_share=recipe.jpeg, noise_share=recipe.camera_noise, schedule=schedule, seed=seed
+        )
 
 
 class _SaveTimer:

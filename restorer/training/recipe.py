@@ -52,6 +52,8 @@ class Recipe:
         clip_gradient: Largest norm of the gradient.
         downscale: Probability that a crop is cut from a window of up to twice the side and shrunk.
         gray: Probability that a crop is converted to gray.
+        jpeg: Probability that a crop is compressed before the noise is added; see `damage`.
+        camera_noise: Probability that a crop has noise of a camera or a film beside the white noise; see `damage`.
         turn: Whether crops are rotated by multiples of 90 degrees and mirrored; the model then knows mirrored pictures
             (`mirrors`).
         seed: Seed of the weights, crops, timesteps and noise.
@@ -77,6 +79,8 @@ class Recipe:
     clip_gradient: float = 1.0
     downscale: float = 0.3
     gray: float = 0.1
+    jpeg: float = 0.0
+    camera_noise: float = 0.0
     turn: bool = True
     seed: int = 0
 
@@ -87,12 +91,16 @@ class Recipe:
             (("low_t", "seed"), 0, 2**63 - 1),
             (("learning_rate", "clip_gradient"), 1e-12, 1e12),
             (("min_snr",), 0, 1e6),
-            (("hold", "low_share", "downscale", "gray"), 0, 1),
+            (("hold", "low_share", "downscale", "gray", "jpeg", "camera_noise"), 0, 1),
             (("ema",), 0, 0.9999999),
         ):
             for name in names:
                 if not low <= getattr(self, name) <= high:
                     raise UsageError(f"{name} must lie between {low:g} and {high:g}, not {getattr(self, name)}")
+        if self.jpeg + self.camera_noise > 1:
+            raise UsageError("jpeg and camera_noise together must not exceed 1")
+        if self.jpeg + self.camera_noise > 0 and self.discrete:
+            raise UsageError("jpeg and camera_noise need timesteps that are real numbers", "set discrete = false")
         if self.optimizer not in OPTIMIZERS:
             raise UsageError(f"unknown optimizer {self.optimizer!r}", f"choose one of {', '.join(OPTIMIZERS)}")
 

@@ -27,6 +27,7 @@ from restorer.cli.app import run
 from restorer.diffusion.prior import Prior
 from restorer.images import writing
 from restorer.images.files import load, load_mask
+from restorer.images.masks import grow
 from restorer.models import load as models_load
 from restorer.models.checkpoints import save_model
 from restorer.tasks import batching
@@ -206,6 +207,59 @@ def test_the_mask_can_be_inverted(restore: Restore, loader: Loader) -> None:
     kept = read("m.png") == 255
     assert np.array_equal(read("img_inpainted.png")[kept], read("img.png")[kept])
     assert not np.array_equal(read("img_inpainted.png")[~kept], read("img.png")[~kept])
+
+
+def erased() -> np.ndarray:
+    """Write a picture of which a part is transparent, and return that part, bool (H, W)."""
+    values = np.random.default_rng(2).integers(0, 256, (12, 10, 4), dtype=np.uint8)
+    values[..., 3] = 255
+    values[3:6, 2:8, 3] = 0
+    Image.fromarray(values).save("img.png")
+    return values[..., 3] == 0
+
+
+@pytest.mark.parametrize("mask", ["alpha", "img.png"])
+def test_the_transparency_of_a_picture_as_its_mask(mask: str, restore: Restore, loader: Loader) -> None:
+    hole = erased()
+    outcome = restore("inpaint", "img.png", "--mask", mask, "--json")
+    assert outcome.code == 0
+    result = read("img_inpainted.png")
+    assert result.shape == (12, 10, 3)  # nothing is transparent any more
+    assert np.array_equal(result[~hole], read("img.png")[~hole][:, :3])
+    assert not np.array_equal(result[hole], read("img.png")[hole][:, :3])
+
+
+def test_a_file_named_alpha_is_the_mask(restore: Restore, loader: Loader) -> None:
+    hole = erased()
+    Image.fromarray(~hole).save("mask.png")
+    Path("mask.png").rename("alpha")
+    assert restore("inpaint", "img.png", "--mask", "alpha").code == 0
+    assert np.array_equal(read("img_inpainted.png")[..., 3] == 0, hole)
+
+
+def test_a_picture_without_transparency_has_no_holes(restore: Restore, loader: Loader) -> None:
+    picture()
+    outcome = restore("inpaint", "img.png", "--mask", "alpha")
+    assert outcome.code == 0 and any("no transparency" in note for note in outcome.notes)
+
+
+@pytest.mark.parametrize("pixels", [0, 2])
+def test_holes_are_grown_and_recorded(pixels: int, restore: Restore, loader: Loader) -> None:
+    picture(), mask()
+    assert restore(*arguments("inpaint", "--grow", str(pixels))).code == 0
+    kept = ~grow(read("m.png") > 0, pixels)
+    changed = (read("img_inpainted.png") != read("img.png")).any(-1)
+    assert not changed[kept].any() and changed[~kept].mean() > 0.9
+    assert load(Path("img_inpainted.png")).text["restorer"].count(f'"grow":{pixels}') == 1
+
+
+def test_a_mask_that_says_nothing_is_refused(restore: Restore, loader: Loader) -> None:
+    picture("img.png", 64, 64), picture("m.png", 64, 64)
+    values = np.random.default_rng(9).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(values).save("m.png")
+    outcome = restore(*arguments("inpaint"))
+    assert outcome.code == 2 and "nothing in it tells where the holes are" in outcome.errors[0]
+    assert not Path("img_inpainted.png").exists()
 
 
 def test_a_mask_of_the_same_shape_is_resized_and_said(restore: Restore, loader: Loader) -> None:

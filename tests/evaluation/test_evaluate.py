@@ -43,7 +43,7 @@ from restorer.evaluation.evaluate import (
     side_by_side,
 )
 from restorer.evaluation.metrics import psnr, ssim, to_y
-from restorer.images.masks import MASKS, draw_mask, find_masks
+from restorer.evaluation.trial_masks import MASKS, draw_mask, find_masks
 from restorer.models import load as models_load
 from restorer.models.checkpoints import save_model
 from restorer.networks.unet import UNetConfig

@@ -343,21 +343,6 @@ def test_pil_and_back() -> None:
 # ---------------------------------------------------------------------------------------------------------------- masks
 
 
-def test_white_is_filled_and_invert_turns_it_round() -> None:
-    mask = encode(Image.fromarray(np.array([[0, 127, 128, 255]], dtype=np.uint8)), "PNG")
-    fill, note = load_mask(mask, (1, 4))
-    assert fill.dtype == bool and fill.tolist() == [[False, False, True, True]] and note == ""
-    mask.seek(0)
-    assert load_mask(mask, (1, 4), invert=True).fill.tolist() == [[True, True, False, False]]
-
-
-def test_mask_colour_alpha_and_orientation() -> None:
-    rgba = np.array([[[255, 255, 255, 255], [255, 255, 255, 100], [255, 0, 0, 255], [0, 255, 0, 255]]], dtype=np.uint8)
-    assert load_mask(encode(Image.fromarray(rgba), "PNG"), (1, 4)).fill.tolist() == [[True, False, False, True]]
-    turned = encode(Image.fromarray(np.array([[255, 0]], dtype=np.uint8)), "PNG", exif=sample_exif(6))
-    assert load_mask(turned, (2, 1)).fill.tolist() == [[True], [False]]
-
-
 def test_mask_of_another_size() -> None:
     half = np.zeros((50, 75), dtype=np.uint8)
     half[:25] = 255

@@ -43,7 +43,9 @@ LINE = re.compile(
     r"error: |hint: |note: |denoise |inpaint |upscale |wrote out/|.+: step |\d+ done, \d+ failed, 0 skipped in "
 )
 # Messages about files that are intact but unsuitable, which are usage errors.
-USAGE = re.compile(r"cannot hold the picture's transparency|: the mask is \d+x\d+, but the picture is \d+x\d+$")
+USAGE = re.compile(
+    r"cannot hold the picture's transparency|: the mask is \d+x\d+, but the picture is \d+x\d+$|where the holes are$"
+)
 Call = Callable[[list[str]], tuple[int, str, str]]
 VERBS = {
     "denoise": ["denoise", "in", "--steps", "2"],
@@ -180,7 +182,7 @@ def keeps_known_pixels(verb: str, path: Path, picture: Picture, result: Picture)
     if result.lossy or result.pixels.dtype != picture.pixels.dtype or result.pixels.shape != picture.pixels.shape:
         return True
     mask = mask_path(path) if verb == "inpaint by a mask" else Path("mask.png")
-    fill = load_mask(mask, (picture.height, picture.width)).fill
+    fill = load_mask(mask, (picture.height, picture.width), picture=picture).fill
     return np.array_equal(result.pixels[~fill], picture.pixels[~fill], equal_nan=picture.pixels.dtype.kind == "f")
 
 

@@ -40,11 +40,11 @@ from restorer.cli.options import (
 from restorer.cli.restoring.run import restore_all
 from restorer.errors import PictureError
 from restorer.folders.paths import Item, find_mask
-from restorer.folders.picture import Verb
+from restorer.folders.picture import Kept, Verb
+from restorer.images.find import STDIO
 from restorer.limits import JPEGS, MAX_PIXELS, NOISES, SCALES, check, check_denoising
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from restorer.images.files import Picture
@@ -52,9 +52,12 @@ if TYPE_CHECKING:
     from restorer.priors.unet_prior import UNetPrior
     from restorer.tasks.job import Job
 
-    Prepared = tuple[Job, np.ndarray | None]
+    Prepared = tuple[Job, Kept | None]
 
 __all__ = ["register"]
+
+OWN_TRANSPARENCY = "alpha"
+"""The mask that stands for the picture's own transparency."""
 
 
 def _denoise(
@@ -196,13 +199,21 @@ def _inpaint(
         typer.Option(
             "--mask",
             metavar="FILE|FOLDER",
-            help="Mask whose white part is filled, or a folder of masks named like the pictures",
+            help="Mask of the holes: white on black, strokes on transparency, or a copy of the picture with its holes "
+            "erased; a folder of masks named like the pictures; or alpha, the picture's own transparency",
             show_default=False,
         ),
     ],
-    invert_mask: Annotated[
-        bool, typer.Option("--invert-mask", help="Fill the black part of the mask instead of the white part")
-    ] = False,
+    invert_mask: Annotated[bool, typer.Option("--invert-mask", help="Fill the other part of the mask")] = False,
+    grow_by: Annotated[
+        int | None,
+        typer.Option(
+            "--grow",
+            metavar="PX",
+            help="Pixels by which the holes are grown (default 1 for soft edges in a JPEG, 0 otherwise)",
+            show_default=False,
+        ),
+    ] = None,
     sigma: Sigma = "0",
     output: Output = None,
     overwrite: Overwrite = False,
@@ -229,30 +240,39 @@ def _inpaint(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Fill holes. The white part of the mask is filled, and every other pixel stays as it is.
+    """Fill holes. What the mask marks is filled, and every other pixel stays as it is.
 
     Each result is written beside its input as INPUT_inpainted.
 
     restore inpaint img.png --mask m.png  ·  restore inpaint photos/ -r --mask masks/ -o filled/
     """
-    shared = {name: value for name, value in locals().items() if name not in ("mask", "invert_mask")}
-    options = parse("inpaint", **shared)
-    if not mask.exists():
+    own = {"mask": str(mask), "invert_mask": invert_mask, "grow": grow_by}
+    options = parse(
+        "inpaint", **{k: v for k, v in locals().items() if k not in ("own", "mask", "invert_mask", "grow_by")}
+    )
+    check(grow=grow_by)
+    is_alpha = str(mask) == OWN_TRANSPARENCY and not mask.exists()
+    if not is_alpha and not mask.exists():
         raise PictureError(f"the mask {mask} does not exist", "check the path")
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
         import torch
 
-        from restorer.images.files import load_mask
+        from restorer.images.files import alpha_mask, load_mask
         from restorer.tasks.inpaint import prepare_inpaint
 
-        size = (picture.height, picture.width)
-        loaded = load_mask(find_mask(mask, item), size, invert=invert_mask, max_pixels=options.max_pixels)
+        path = None if is_alpha else find_mask(mask, item)
+        if path is None or (picture.alpha is not None and item.source != STDIO and path.samefile(item.source)):
+            loaded, reveals = alpha_mask(picture, invert=invert_mask, margin=grow_by), True
+        else:
+            size, limit = (picture.height, picture.width), options.max_pixels
+            loaded = load_mask(path, size, invert_mask, limit, margin=grow_by, picture=picture)
+            reveals = False
         job = prepare_inpaint(image, torch.from_numpy(loaded.fill), prior=prior, **options.sampling)
-        return job.with_note(loaded.note), None if job.sigma else ~loaded.fill
+        return job.with_note(loaded.note), None if job.sigma else Kept(~loaded.fill, reveals)
 
-    own = (("mask", str(mask)), ("invert_mask", invert_mask))
-    restore_all(options, Verb("inpainted", prepare, extra_options=own, find_mask=lambda item: find_mask(mask, item)))
+    finder = None if is_alpha else lambda item: find_mask(mask, item)
+    restore_all(options, Verb("inpainted", prepare, extra_options=tuple(own.items()), find_mask=finder))
 
 
 def _upscale(

@@ -172,7 +172,7 @@ def list_trials(request: Request) -> list[Trial]:
         raise PictureError(f"{request.mask} is not a folder of masks", "check the path")
     pictures = collect([request.folder], recursive=True)
     from restorer.evaluation.evaluate import Condition
-    from restorer.images.masks import find_masks
+    from restorer.evaluation.trial_masks import find_masks
 
     trials: list[Trial] = []
     for path, root in pictures:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from restorer.cli.terminal.forecast import Forecast, picture_workload
 from restorer.cli.terminal.reporter import Reporter, human_bytes
 from restorer.folders.options import Options
-from restorer.folders.picture import PreparedPicture, build_record, effective_settings
+from restorer.folders.picture import Kept, PreparedPicture, build_record, effective_settings
 from restorer.images.find import STDIO
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ def write_result(
     result, notes, prior = picture, tuple[str, ...](), job.prior
     if restored is not None:
         notes, prior = restored.notes, restored.prior
-        result = files.with_result(picture, restored.image, keep=prepared.keep)
+        kept = Kept(None) if prepared.kept is None else prepared.kept
+        result = files.with_result(picture, restored.image, kept.pixels, reveal=kept.reveals)
         result = files.with_record(result, build_record(prepared, options, prior, batch).to_json())
     overwrite = options.overwrite or prepared.may_replace
     notes = (*notes, *writing.save(result, prepared.target, format=prepared.format, overwrite=overwrite))
