@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from restorer.diffusion.prior import Prior
 from restorer.models.load import PRECISIONS
+from restorer.networks.fast.precision import is_native
 from restorer.networks.fast.prepacked import unaccelerated
 from restorer.priors.tiled import tile_starts
 from restorer.tasks.job import OVERLAP
@@ -26,13 +27,14 @@ __all__ = [
     "SIZES",
     "Speed",
     "best_tile",
+    "candidates",
     "count_operations",
     "estimate_seconds",
     "measure",
     "usual_precisions",
 ]
 
-MATRIX = {"cpu": 2048, "cuda": 8192}  # side of the matrices, large enough for the full rate
+MATRIX = {"cpu": 2048, "mps": 4096, "cuda": 8192, "xpu": 8192}  # side of the matrices, large enough for the full rate
 SIZES = (64, 128, 256, 512)  # sides of the squares that are timed by default, in pixels
 MIN_RUNS, MAX_RUNS = 3, 20  # number of runs that are timed, depending on the time available
 
@@ -67,11 +69,16 @@ class Speed:
 
 
 def usual_precisions(device: torch.device) -> tuple[str, ...]:
-    """Return the precisions that may be worthwhile on a device.
+    """Return the precisions that may be worthwhile on a device: those that it does not emulate."""
+    return tuple(name for name in candidates(device) if is_native(PRECISIONS[name], device))
 
-    fp16 is included for CUDA only, because most processors emulate it slowly.
+
+def candidates(device: torch.device) -> tuple[str, ...]:
+    """Return the precisions that devices of this type may be fast in.
+
+    fp16 is left out for the CPU, because PyTorch computes most of a network in it by converting every number.
     """
-    return ("fp32", "bf16", "fp16") if device.type == "cuda" else ("fp32", "bf16")
+    return ("fp32", "bf16") if device.type == "cpu" else ("fp32", "bf16", "fp16")
 
 
 def measure(prior: Prior, precision: str, size: int, budget: float = 1.0) -> Speed:
@@ -109,8 +116,8 @@ def count_operations(run: Callable[[], None]) -> int:
 
 def _wait_for(x: torch.Tensor) -> None:
     """Wait until a tensor is computed."""
-    if x.device.type == "cuda":
-        torch.cuda.synchronize(x.device)
+    if x.device.type != "cpu":
+        torch.accelerator.synchronize(x.device)
 
 
 def _time_alternately(runs: Sequence[Callable[[], None]], budget: float) -> list[float]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from restorer.evaluation import speed
 from restorer.evaluation.speed import Speed, best_tile, estimate_seconds, measure, usual_precisions
 from restorer.machine import memory
 from restorer.models.load import load_prior
+from restorer.networks.fast import precision
 from restorer.priors.tiled import Tiled
 from restorer.tasks.defaults import DENOISE
 from restorer.tasks.job import best_tile_side
@@ -68,9 +71,54 @@ def test_what_verbs_take() -> None:
     )  # scaled by the number of pixels
 
 
-def test_precisions_by_device() -> None:
+@pytest.fixture(autouse=True)
+def native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the tests run as on a processor that multiplies bf16 natively."""
+    monkeypatch.setattr(precision, "has_bf16", lambda: True)
+
+
+def test_precisions_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert usual_precisions(torch.device("cpu")) == ("fp32", "bf16")
-    assert usual_precisions(torch.device("cuda")) == ("fp32", "bf16", "fp16")
+    monkeypatch.setattr(precision, "has_bf16", lambda: False)
+    assert usual_precisions(torch.device("cpu")) == ("fp32",)
+
+
+@pytest.mark.parametrize(
+    ("device", "module", "question"),
+    [("xpu", torch.xpu, "is_bf16_supported"), ("mps", torch.backends.mps, "is_macos_or_newer")],
+)
+@pytest.mark.parametrize(("answer", "expected"), [(True, ("fp32", "bf16", "fp16")), (False, ("fp32", "fp16"))])
+def test_precisions_of_gpus_are_asked_for(
+    device: str, module: Any, question: str, answer: bool, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every GPU computes in fp16; older ones emulate bf16."""
+    monkeypatch.setattr(module, question, lambda *arguments: answer)
+    assert usual_precisions(torch.device(device)) == expected
+
+
+def test_a_gpu_that_emulates_bf16_does_not_count_as_one_that_supports_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert usual_precisions(torch.device("cuda")) == ("fp32", "fp16")
+
+
+def test_emulated_precisions_are_left_out_and_named(
+    measured: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(precision, "has_bf16", lambda: False)
+    assert run(["bench", "--device", "cpu", "--size", "64"]) == 0
+    assert measured == [("fp32", 64, 1.0)]
+    assert "bf16 is left out: this processor emulates it" in capsys.readouterr().out
+    assert run(["bench", "--device", "cpu", "--size", "64", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["emulated"] == ["bf16"]
+
+
+def test_an_emulated_precision_is_timed_if_it_is_asked_for(
+    measured: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(precision, "has_bf16", lambda: False)
+    assert run(["bench", "--device", "cpu", "--size", "64", "--precision", "bf16"]) == 0
+    assert measured == [("bf16", 64, 1.0)] and "left out" not in capsys.readouterr().out
 
 
 Calls = list[tuple[str, int, float]]

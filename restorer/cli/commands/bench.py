@@ -64,7 +64,16 @@ def _bench(
     reporter = Reporter(as_json=json)
     ensure_downloaded(model, reporter, "bench")
     timings, native_size = _measure_all(model, device, precision, size, seconds, reporter)
-    _report(timings, native_size, model, device, reporter)
+    _report(timings, native_size, model, device, [] if precision else _emulated_precisions(device), reporter)
+
+
+def _emulated_precisions(device: str) -> list[str]:
+    """Return the precisions that are not timed unasked, because the device emulates them and takes minutes."""
+    from restorer.evaluation.speed import candidates, usual_precisions
+    from restorer.models.load import resolve_device
+
+    resolved = resolve_device(device)
+    return [name for name in candidates(resolved) if name not in usual_precisions(resolved)]
 
 
 def _measure_all(
@@ -122,8 +131,19 @@ def _as_record(timing: Speed) -> dict[str, Any]:
     }
 
 
-def _report(timings: list[Speed], native_size: int | None, model: str, device: str, reporter: Reporter) -> None:
-    """Report the timings, and the times of the verbs that are estimated from them."""
+def _report(
+    timings: list[Speed], native_size: int | None, model: str, device: str, emulated: list[str], reporter: Reporter
+) -> None:
+    """Report the timings, and the times of the verbs that are estimated from them.
+
+    Args:
+        timings: The timings.
+        native_size: Side in pixels that the network is made for; None if it takes any size.
+        model: The model as the user named it.
+        device: The device as the user named it.
+        emulated: The precisions that were left out because the device emulates them.
+        reporter: Receives the report.
+    """
     import torch
 
     from restorer.evaluation.speed import best_tile, estimate_seconds
@@ -151,7 +171,12 @@ def _report(timings: list[Speed], native_size: int | None, model: str, device: s
         )
         table.add_row(*cells)
     if not reporter.as_json:
-        print_table(f"{model} on {device_name}, PyTorch {torch.__version__}", table, "", reporter)
+        left_out = ""
+        if emulated:
+            names = " and ".join(emulated)
+            options = " ".join(f"--precision {name}" for name in emulated)
+            left_out = f"{names} is left out: this processor emulates it, which is slow; {options} times it anyway"
+        print_table(f"{model} on {device_name}, PyTorch {torch.__version__}", table, left_out, reporter)
     estimates = {
         (w, h): [
             estimate_seconds(best, w, h, DEFAULT_STEPS[verb], *(fixed_tile or default_tiles(h, w, native_size)))
@@ -173,6 +198,7 @@ def _report(timings: list[Speed], native_size: int | None, model: str, device: s
             "torch": torch.__version__,
             "precision": best.precision,
             "tile": tile,
+            "emulated": emulated,
         }
     )
     if reporter.as_json:

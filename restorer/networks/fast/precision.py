@@ -22,7 +22,7 @@ from torch import nn
 from restorer.networks.fast.prepacked import can_prepack
 from restorer.networks.fast.replacement import accelerate
 
-__all__ = ["MIN_GAIN", "cache_file", "faster_dtype", "has_bf16", "time_convolution"]
+__all__ = ["MIN_GAIN", "cache_file", "faster_dtype", "has_bf16", "is_native", "time_convolution"]
 
 MIN_GAIN = 1.1  # how much faster bfloat16 must be to be worth its rounding
 WIDTH, SIDE, ROUNDS = 64, 128, 5  # channels, side of the map, and runs of the convolution that is timed
@@ -33,6 +33,29 @@ def has_bf16() -> bool:
     """Return whether the processor multiplies bfloat16 natively; otherwise it is emulated, and slow."""
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(check() for check in checks if check is not None)
+
+
+def is_native(dtype: torch.dtype, device: torch.device) -> bool:
+    """Return whether a device computes in a precision itself, and does not emulate it.
+
+    Args:
+        dtype: float32, bfloat16 or float16.
+        device: The device. Every GPU computes in float16.
+    """
+    if dtype == torch.float32:
+        return True
+    if device.type == "cpu":
+        return dtype == torch.bfloat16 and has_bf16()
+    if dtype == torch.float16:
+        return True
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "xpu":
+        return torch.xpu.is_bf16_supported()
+    if device.type == "mps":
+        return torch.backends.mps.is_macos_or_newer(14, 0)
+    return False
 
 
 def faster_dtype(measure: Callable[[torch.dtype], float] | None = None) -> torch.dtype:
