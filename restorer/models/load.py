@@ -15,6 +15,7 @@ from restorer.diffusion.prior import Prior
 from restorer.errors import DeviceError, ModelError, UsageError
 from restorer.models.catalogue import EMBEDDED, weights_folder
 from restorer.models.checkpoints import load_model
+from restorer.models.foreign import explained
 from restorer.models.hub.download import OnBytes, fetch, sha256_of
 from restorer.models.hub.references import Snapshot, find_revision, model_files, parse_reference, weights_file
 from restorer.models.latent_pipelines import is_latent, load_latent
@@ -91,6 +92,13 @@ def precision_name(prior: Prior) -> str:
 
 @cache
 def _load(model: Path, device: torch.device, dtype: torch.dtype) -> UNetPrior:
+    try:
+        return _build(model, device, dtype)
+    except ModelError as error:
+        raise explained(model, error) from error
+
+
+def _build(model: Path, device: torch.device, dtype: torch.dtype) -> UNetPrior:
     if not is_latent(model):
         network, spec = load_model(model)
         return UNetPrior(network, spec, device=device, dtype=dtype)
