@@ -204,6 +204,7 @@ def prepare_picture(
     picture = files.load(sys.stdin.buffer if item.source == STDIO else item.source, options.max_pixels)
     target: Path | BinaryIO = sys.stdout.buffer if item.target == STDIO else item.target
     format = writing.target_format(picture, target)
+    writing.check_size(format, verb.scale * picture.width, verb.scale * picture.height)
     job, kept = verb.prepare(files.to_tensor(picture), item, picture, prior)
     is_alone = options.show or isinstance(prior, Tiled)  # a batch would ignore the requested tiles
     share = 1.0 if is_alone else batch_share(job)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -77,6 +78,7 @@ def encode_tiff(
     icc_profile: bytes | None = None,
     xmp: bytes | None = None,
     dpi: tuple[float, float] | None = None,
+    tags: Mapping[int, bytes] | None = None,
 ) -> bytes:
     """Return a TIFF file, compressed with Deflate, with all of its metadata.
 
@@ -87,6 +89,7 @@ def encode_tiff(
         icc_profile: colour profile.
         xmp: XMP packet.
         dpi: pixels per inch, horizontal and vertical.
+        tags: further tags.
 
     Returns:
         The bytes of the file.
@@ -97,14 +100,16 @@ def encode_tiff(
     height, width, channels = bands.shape
     if bands.nbytes > _MAX_TIFF_BYTES:
         raise ValueError("it would be larger than 4 GB")
-    tags = Image.Exif()
-    tags.load(exif or b"")
+    directory = Image.Exif()
+    directory.load(exif or b"")
     if bands.itemsize > 2:
         # Pillow, and every program that reads files through Pillow, reverses the bytes of compressed 32-bit numbers
         # if the file is big-endian.
-        tags.endian = "<"
+        directory.endian = "<"
     rows = max(1, _STRIP_BYTES // max(1, bands[:1].nbytes))
-    order: Literal["<", ">"] = "<" if tags.endian == "<" else ">"  # the byte order in which Pillow writes the directory
+    order: Literal["<", ">"] = (
+        "<" if directory.endian == "<" else ">"
+    )  # the byte order in which Pillow writes the directory
     strips = [zlib.compress(_tiff_rows(bands[i : i + rows], order), _ZLIB_LEVEL) for i in range(0, height, rows)]
     counts = [len(strip) for strip in strips]
     layout: dict[int, Any] = {
@@ -131,9 +136,9 @@ def encode_tiff(
         layout[TiffImagePlugin.ICCPROFILE] = icc_profile
     if xmp:
         layout[TiffImagePlugin.XMP] = xmp
-    for tag, value in layout.items():
-        tags[tag] = value
-    return tags.tobytes().removeprefix(b"Exif\0\0") + b"".join(strips)
+    for tag, value in {**(tags or {}), **layout}.items():
+        directory[tag] = value
+    return directory.tobytes().removeprefix(b"Exif\0\0") + b"".join(strips)
 
 
 def _tiff_rows(bands: np.ndarray, order: Literal["<", ">"]) -> bytes:

@@ -6,7 +6,7 @@ been applied, the thumbnail of the old picture, and the layout of the old pixels
 
 from __future__ import annotations
 
-import re
+import contextlib
 from typing import Any
 
 from PIL import ExifTags, Image
@@ -15,27 +15,29 @@ __all__ = [
     "adapt_exif",
     "add_dpi_to_exif",
     "add_record_to_exif",
+    "keep_standard_tags",
     "match_profile",
     "read_record",
     "read_resolution",
-    "remove_orientation",
 ]
-
-_XMP_ORIENTATION = re.compile(rb'\s*tiff:Orientation="[0-9]"|<tiff:Orientation>[0-9]</tiff:Orientation>')
 
 # Tags that describe how the pixels are stored in the old file, not what they show. In a new file they are wrong at
 # best. They come from the TIFF 6.0 baseline, tiles and embedded JPEG; 301, 340 and 341 are in the number format of the
-# old file; the last line is ImageJ and Photoshop, which also store the old pixels. XMP and the colour profile are tags
-# as well, but they are kept separately.
+# old file; the last line is ImageJ and Photoshop, which also store the old pixels. XMP, IPTC and the colour profile are
+# tags as well, but they are kept separately.
 _LAYOUT_TAGS = frozenset(
     {254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 274, 277, 278, 279, 280, 281, 284, 301, 317, 320, 322, 323}
     | {324, 325, 330, 332, 334, 338, 339, 340, 341, 347, 513, 514, 529, 530, 531, 532, 700, 34675}
-    | {34377, 37724, 50838, 50839}
+    | {33723, 34377, 37724, 50838, 50839}
 )
+_DESCRIPTIVE_TAGS = frozenset({269, 270, 271, 272, 285, 305, 306, 315, 316, 33432})  # names, dates, authors
 _INCH, _CENTIMETRE = 2, 3
+_SUBJECT_AREA, _FOCAL_PLANE_X, _FOCAL_PLANE_Y = 0x9214, 0xA20E, 0xA20F
 
 
-def adapt_exif(block: bytes, size: tuple[int, int], is_oriented: bool = False) -> bytes | None:
+def adapt_exif(
+    block: bytes, size: tuple[int, int], is_oriented: bool = False, *, old: tuple[int, int] | None = None
+) -> bytes | None:
     """Return the EXIF block of an upright picture, without layout tags and thumbnail.
 
     The thumbnail is in the second directory, which Pillow does not write.
@@ -44,6 +46,7 @@ def adapt_exif(block: bytes, size: tuple[int, int], is_oriented: bool = False) -
         block: EXIF of the file.
         size: width and height of the picture.
         is_oriented: whether a decoder has already applied the orientation tag and removed it.
+        old: width and height of the picture that the block describes; None if it has the same size.
 
     Returns:
         The new block, or None if nothing remains. Its orientation is 1 if `block` has one or `is_oriented` is set.
@@ -58,7 +61,41 @@ def adapt_exif(block: bytes, size: tuple[int, int], is_oriented: bool = False) -
     for tag, value in zip((ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight), size, strict=True):
         if tag in details:
             details[tag] = value
+    if old is not None and old != size:
+        _scale_positions(details, size[0] / old[0], size[1] / old[1])
     return exif.tobytes() if len(exif) else None
+
+
+def _scale_positions(details: Any, across: float, down: float) -> None:
+    """Scale what the details of an EXIF block give in pixels: the place of the subject, and the pixels of the sensor.
+
+    Args:
+        details: the directory, which is changed.
+        across: the factor by which the picture has become wider.
+        down: the factor by which it has become higher.
+    """
+    for tag in (ExifTags.Base.SubjectLocation, _SUBJECT_AREA):
+        values = details.get(tag)
+        if isinstance(values, tuple) and all(isinstance(v, int) for v in values):
+            # a point; a point and a diameter; or a point, a width and a height
+            factors = (across, down, across, down)
+            details[tag] = tuple(min(65535, round(v * f)) for v, f in zip(values, factors, strict=False))
+    for tag, factor in ((_FOCAL_PLANE_X, across), (_FOCAL_PLANE_Y, down)):
+        with contextlib.suppress(Exception):  # a number of any type, from any camera
+            if tag in details:
+                details[tag] = float(details[tag]) * factor
+
+
+def keep_standard_tags(exif: Image.Exif) -> Image.Exif:
+    """Return the tags of EXIF without those of the format of a raw file, which describe its sensor and its preview."""
+    kept = Image.Exif()
+    for tag in _DESCRIPTIVE_TAGS.intersection(exif):
+        kept[tag] = exif[tag]
+    for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+        if entries := dict(exif.get_ifd(directory)):
+            entries.pop(ExifTags.Base.MakerNote, None)  # its offsets count from the beginning of the raw file
+            kept.get_ifd(directory).update(entries)
+    return kept
 
 
 def add_dpi_to_exif(block: bytes | None, dpi: tuple[float, float] | None) -> bytes | None:
@@ -100,13 +137,6 @@ def _parse_exif(block: bytes) -> Image.Exif:
     exif = Image.Exif()
     exif.load(block)
     return exif
-
-
-def remove_orientation(packet: bytes | str | None) -> bytes | None:
-    """Return an XMP packet without its orientation; None if there is no packet."""
-    if not packet:
-        return None
-    return _XMP_ORIENTATION.sub(b"", packet.encode() if isinstance(packet, str) else bytes(packet))
 
 
 def match_profile(icc: bytes | None, channels: int) -> tuple[bytes | None, str]:

@@ -19,8 +19,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from restorer.images.attachments import Attachments
 from restorer.images.metadata import adapt_exif, match_profile
 from restorer.images.push_pull import push_pull
+from restorer.images.xmp import adapt_sizes
 
 __all__ = [
     "COMMENT",
@@ -65,6 +67,7 @@ class Picture:
             of any file under `RECORD`.
         levels: the values of `pixels` that are black and white; `FULL_RANGE` stands for those of the type, which for
             floats are 0 and 1.
+        attachments: captions, PNG chunks and a gain map.
         lossy: whether the file was compressed with loss.
         original: the bytes of the file, as long as the picture is identical to it.
         notes: one line for each thing that was converted or could not be kept.
@@ -81,6 +84,7 @@ class Picture:
     dpi: tuple[float, float] | None = None
     text: Mapping[str, str] = field(default_factory=dict)
     levels: tuple[float, float] = FULL_RANGE
+    attachments: Attachments = field(default_factory=Attachments, repr=False)
     lossy: bool = False
     original: bytes | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
@@ -218,8 +222,10 @@ def with_result(picture: Picture, result: Tensor, keep: np.ndarray | None = None
     if keep is not None:
         raise ValueError("pixels can be kept only if the size does not change")
     size = (pixels.shape[1], pixels.shape[0])
-    exif = adapt_exif(picture.exif, size) if picture.exif else None
-    return replace(changed, alpha=None if picture.alpha is None else _resize_alpha(picture.alpha, size), exif=exif)
+    old = (picture.width, picture.height)
+    exif = adapt_exif(picture.exif, size, old=old) if picture.exif else None
+    alpha = None if picture.alpha is None else _resize_alpha(picture.alpha, size)
+    return replace(changed, alpha=alpha, exif=exif, xmp=adapt_sizes(picture.xmp, old, size))
 
 
 def _revealed(alpha: np.ndarray, opaque: float, keep: np.ndarray) -> np.ndarray | None:

@@ -19,10 +19,14 @@ from typing import Any, BinaryIO
 from PIL import ExifTags, Image
 
 from restorer.errors import PictureError
+from restorer.images.attachments import read_attachments
+from restorer.images.foreign import check_kind, develop, is_raw, load_plugins, raw_size
 from restorer.images.high_depth import TIFF_MAGIC, check_strips, read_tiff
-from restorer.images.metadata import adapt_exif, match_profile, read_record, read_resolution, remove_orientation
+from restorer.images.jpeg_damage import NO_END, completed, describe_damage
+from restorer.images.metadata import adapt_exif, keep_standard_tags, match_profile, read_record, read_resolution
 from restorer.images.picture import COMMENT, RECORD, Picture
 from restorer.images.pillow_modes import Bands, assign_levels, read_bands, split_alpha, turn_upright
+from restorer.images.xmp import remove_claims, remove_orientation
 from restorer.limits import MAX_PIXELS
 
 __all__ = ["MAX_PIXELS", "display_name", "from_pil", "load", "read_size"]
@@ -36,7 +40,6 @@ _FORMATS = (
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _STDERR_LOCK = threading.Lock()  # held by the thread that redirects standard error
-_IPTC = 0x0404  # identifier of IPTC captions in Photoshop's image resources
 # Tags of TIFF 6.0 and its supplements, and their values
 _BITS = 258
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
@@ -86,6 +89,8 @@ def read_size(source: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """
     data, name = _read_file(source)
     with _convert_errors(name, max_pixels):
+        if is_raw(data):
+            return raw_size(data, name, max_pixels)
         try:
             with _open_lazily(data) as image:
                 width, height = image.size
@@ -159,24 +164,32 @@ def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
     except (PictureError, Image.DecompressionBombError, MemoryError):
         raise
     except Exception:  # a damaged profile or text in a PNG stops Pillow, although the pixels may be intact
-        stripped = _strip_metadata(data)
-        if stripped == data:
+        mended, note = _strip_metadata(data), "the metadata are damaged and are dropped"
+        if mended == data:
+            mended = completed(data) or data
+            note = NO_END
+        if mended == data:
             raise
-        picture = _open_and_read(stripped, name, max_pixels)
-        return replace(picture, notes=(*picture.notes, "the metadata are damaged and are dropped"))
+        picture = _open_and_read(mended, name, max_pixels)
+        return replace(picture, notes=(*picture.notes, note))
 
 
 def _open_and_read(data: bytes, name: str, max_pixels: int) -> Picture:
+    if is_raw(data):
+        return _read_raw(data, name, max_pixels)
     is_tiff = data.startswith(TIFF_MAGIC)
     with _silence_stderr() if is_tiff else contextlib.nullcontext():
         try:
             image = _open_lazily(data)
         except Image.UnidentifiedImageError:
             if not is_tiff:
+                check_kind(data, name)
                 raise
             return _read_with_tifffile(data, name, max_pixels)
         with image:
-            return _read_image(image, data, name, max_pixels)
+            picture = _read_image(image, data, name, max_pixels)
+    damage = describe_damage(data) if picture.format == "JPEG" else ""
+    return replace(picture, notes=(damage, *picture.notes)) if damage else picture
 
 
 @contextlib.contextmanager
@@ -199,7 +212,13 @@ def _silence_stderr() -> Iterator[None]:
 def _open_lazily(data: bytes) -> Image.Image:
     """Open an image without decoding it."""
     Image.init()
-    return Image.open(io.BytesIO(data), formats=[known for known in _FORMATS if known in Image.OPEN])
+    formats = [known for known in _FORMATS if known in Image.OPEN]
+    try:
+        return Image.open(io.BytesIO(data), formats=formats)
+    except Image.UnidentifiedImageError:
+        if not (plugins := load_plugins()):
+            raise
+        return Image.open(io.BytesIO(data), formats=plugins)
 
 
 def _strip_metadata(data: bytes) -> bytes:
@@ -244,20 +263,32 @@ def _read_image(image: Image.Image, data: bytes, name: str, max_pixels: int) -> 
     bands = read_bands(image, data, white_is_zero=tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
     info, avif_bits = image.info, _avif_bits(data) if kind == "AVIF" else 0
     notes = [f"{avif_bits} bits per channel are read as 8 bits"] if avif_bits > 8 else []
-    if _IPTC in (info.get("photoshop") or {}):
-        notes.append("IPTC captions cannot be kept")
+    attachments, lost = read_attachments(data, {**info, **getattr(image, "text", {})}, tags)
+    packet = remove_orientation(info.get("xmp") or info.get("XML:com.adobe.xmp"))
     base = Picture(
         bands.colour,
         mode=mode,
         depth=avif_bits or bands.depth,
         format="JPEG" if kind == "MPO" else kind,
         icc=None if bands.is_managed else info.get("icc_profile"),
-        xmp=remove_orientation(info.get("xmp") or info.get("XML:com.adobe.xmp")),
+        xmp=remove_claims(packet, keep_gain_map=bool(attachments.gain_map)),
         text=_read_texts(image),
-        lossy=kind in ("JPEG", "MPO", "AVIF") or (kind == "WEBP" and _is_lossy_webp(data)),
-        notes=tuple(notes),
+        attachments=attachments,
+        lossy=kind in ("JPEG", "MPO", "AVIF", "HEIF") or (kind == "WEBP" and _is_lossy_webp(data)),
+        notes=(*notes, *lost),
     )
     return _assemble(base, bands, image.getexif, frames, info.get("dpi"), is_oriented)
+
+
+def _read_raw(data: bytes, name: str, max_pixels: int) -> Picture:
+    """Develop a raw photograph."""
+    pixels = develop(data, name, max_pixels)
+    exif = Image.Exif()
+    with contextlib.suppress(Exception):  # not every raw file is a TIFF file
+        exif.load_from_fp(io.BytesIO(data))
+    exif = keep_standard_tags(exif)
+    base = Picture(pixels, notes=("the raw photograph was developed with the white balance of the camera",))
+    return _assemble(base, Bands(pixels), lambda: exif, 1, is_oriented=True)
 
 
 def _read_with_tifffile(data: bytes, name: str, max_pixels: int) -> Picture:
@@ -307,6 +338,7 @@ def _assemble(
         base,
         pixels=colour,
         alpha=None if bands.alpha is None else turn_upright(bands.alpha, orientation),
+        attachments=base.attachments.turned(orientation),
         levels=bands.levels,
         icc=icc,
         exif=exif,

@@ -24,8 +24,9 @@ from restorer.errors import OutputError, UsageError
 from restorer.images.encoders import encode_png, encode_tiff
 from restorer.images.metadata import add_dpi_to_exif, add_record_to_exif, match_profile, read_record
 from restorer.images.picture import COMMENT, RECORD, Picture, reduce_depth, to_pil
+from restorer.images.xmp import remove_claims
 
-__all__ = ["save", "target_format", "written_depth"]
+__all__ = ["check_size", "save", "target_format", "written_depth"]
 
 _ALIASES = {"JPG": "JPEG", "MPO": "JPEG", "TIF": "TIFF"}
 _ALPHA_FORMATS = frozenset({"PNG", "WEBP", "TIFF", "AVIF", "JPEG2000", "GIF"})
@@ -35,6 +36,7 @@ _COMMENT_FORMATS = frozenset({"JPEG", "GIF"})
 _MAX_BITS = {"TIFF": 32, "PNG": 16}  # all other formats hold 8 bits per channel
 _COMMON_FORMATS = "PNG, JPEG, WebP or TIFF"
 _JPEG_SEGMENT = 65_000  # bytes that a segment can hold besides its header
+_MAX_SIDES = {"WEBP": 16_383, "JPEG": 65_500, "AVIF": 65_536, "GIF": 65_535, "TGA": 65_535, "PCX": 65_535, "ICO": 256}
 
 
 def target_format(picture: Picture, target: Path | BinaryIO, format: str | None = None) -> str:
@@ -61,6 +63,23 @@ def target_format(picture: Picture, target: Path | BinaryIO, format: str | None 
         hint = "write PNG or WebP instead, or flatten the picture onto a background first"
         raise UsageError(f"{name} cannot hold the picture's transparency", hint)
     return name
+
+
+def check_size(name: str, width: int, height: int) -> None:
+    """Check that a format can hold a picture of a size, before the picture is computed.
+
+    Args:
+        name: Pillow's name of the format.
+        width: width of the picture in pixels.
+        height: height of the picture in pixels.
+
+    Raises:
+        UsageError: a side is longer than the format allows.
+    """
+    longest = _MAX_SIDES.get(name)
+    if longest is not None and max(width, height) > longest:
+        message = f"{name} cannot hold {width}x{height} pixels: a side has at most {longest:,}"
+        raise UsageError(message, "write PNG or TIFF instead")
 
 
 def written_depth(picture: Picture, name: str) -> int:
@@ -136,8 +155,10 @@ def _encode(picture: Picture, name: str) -> tuple[bytes, tuple[str, ...]]:
         if name == "TIFF":
             return encode_tiff(_stack_bands(reduced), reduced.alpha is not None, **options), notes
         if name == "PNG" and reduced.bits == 16:
-            return encode_png(_stack_bands(reduced), **options), notes
-        return _encode_with_pillow(reduced, name, options), notes
+            data = encode_png(_stack_bands(reduced), **options)
+        else:
+            data = _encode_with_pillow(reduced, name, options)
+        return picture.attachments.added_to(data, name), notes
     except (OSError, ValueError, RuntimeError, struct.error) as error:
         reason = " ".join(str(error).split())
         message = f"this picture cannot be written as {name}: {reason}"
@@ -176,7 +197,9 @@ def _save_options(picture: Picture, name: str) -> tuple[dict[str, Any], tuple[st
     notes = []
     if name == "GIF" and (picture.channels == 3 or picture.alpha is not None):
         notes.append("GIF holds only 256 colours and no partial transparency, so the picture is approximated")
-    icc, exif, xmp, dpi = picture.icc, picture.exif, picture.xmp, picture.dpi
+    icc, exif, dpi = picture.icc, picture.exif, picture.dpi
+    has_gain_map = bool(picture.attachments.gain_map) and name == "JPEG"
+    xmp = picture.xmp if has_gain_map else remove_claims(picture.xmp)
     if RECORD in picture.text and (name in _METADATA_FORMATS - {"PNG"} or read_record(exif)):
         exif = add_record_to_exif(exif, picture.text[RECORD])
     if name in ("WEBP", "AVIF"):
@@ -199,11 +222,14 @@ def _save_options(picture: Picture, name: str) -> tuple[dict[str, Any], tuple[st
     blocks = {"colour profile": icc, "EXIF": exif, "XMP": xmp}
     lost = [label for label, block in blocks.items() if block and name not in _METADATA_FORMATS]
     lost += ["resolution"] if dpi and name not in _DPI_FORMATS else []
+    lost += picture.attachments.lost(name)
     lost += ["texts (" + ", ".join(sorted(texts))[:60] + ")"] if texts else []
     if lost:
         notes.append(f"{name} cannot hold all metadata and loses: {', '.join(lost)}")
     metadata = {"icc_profile": icc, "exif": exif, "xmp": None if name == "PNG" else xmp, "dpi": dpi}
-    metadata |= {"comment": comment.encode()[:_JPEG_SEGMENT]}
+    metadata |= {"comment": comment.encode()[:_JPEG_SEGMENT], **picture.attachments.options(name)}
+    if len(comment.encode()) > _JPEG_SEGMENT:
+        notes.append(f"{name} cannot hold a comment of {len(comment.encode()):,} bytes, so its end is cut off")
     return options | {key: value for key, value in metadata.items() if value}, tuple(notes)
 
 
@@ -214,8 +240,9 @@ def _is_too_long(block: bytes | None) -> bool:
 def _png_texts(picture: Picture) -> PngInfo:
     info = PngInfo()
     if picture.xmp:
-        info.add_itxt("XML:com.adobe.xmp", picture.xmp.decode("utf-8", "replace"))
-    for key, text in picture.text.items():
+        packet = remove_claims(picture.xmp) or b""
+        info.add_itxt("XML:com.adobe.xmp", packet.decode("utf-8", "replace"))
+    for key, text in {**picture.text, **picture.attachments.texts("PNG")}.items():
         if text.isascii():
             info.add_text(key, text)
         else:

@@ -1,0 +1,212 @@
+"""Files that Pillow does not read: raw photographs, HEIC, JPEG XL, and files that are no pictures.
+
+A raw file holds what the sensor saw, and beside it a small finished picture for the screen of the camera. A reader of
+TIFF files finds that preview and takes it for the picture. So raw files are recognized first. They are developed by
+rawpy, and the other formats are read by plug-ins of Pillow, where these are installed; otherwise the message names the
+extra that brings them.
+
+Sources:
+    Adobe, "Digital Negative (DNG) Specification" 1.7: DNGVersion, SubIFDs, and the colour filter array.
+    ISO/IEC 14496-12:2022: the brands of files that consist of boxes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from restorer.errors import PictureError
+
+__all__ = ["check_kind", "develop", "is_raw", "load_plugins", "raw_size"]
+
+_MAKERS = (  # how the files of makers begin that do not use TIFF
+    b"FUJIFILMCCD-RAW",
+    b"IIU\0\x18\0\0\0",  # Panasonic RW2
+    b"IIRO\x08\0\0\0",  # Olympus ORF
+    b"IIRS\x08\0\0\0",
+    b"MMOR\0\0\0\x08",
+    b"II\x1a\0\0\0HEAPCCDR",  # Canon CRW
+    b"\0MRM",  # Minolta MRW
+    b"FOVb",  # Sigma X3F
+)
+_SUB_DIRECTORIES, _DNG_VERSION, _PHOTOMETRIC, _COMPRESSION = 330, 50706, 262, 259
+_SENSOR_VALUES = frozenset({32803, 34892})  # a colour filter array, and linear values of a sensor
+_SENSOR_COMPRESSIONS = frozenset({34713, 32767, 65535})  # Nikon, Sony, Pentax
+_MAX_DIRECTORIES = 32
+
+_BRANDS = {
+    "a raw photograph": (b"crx ",),
+    "a HEIC picture": (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
+    "a video": (
+        b"isom",
+        b"iso2",
+        b"iso4",
+        b"iso5",
+        b"iso6",
+        b"mp41",
+        b"mp42",
+        b"avc1",
+        b"qt  ",
+        b"M4V ",
+        b"3gp4",
+        b"3gp5",
+    ),
+}
+_BEGINNINGS = {
+    "a PDF document": (b"%PDF",),
+    "a PostScript file": (b"%!PS", b"\xc5\xd0\xd3\xc6"),
+    "a video": (b"\x1aE\xdf\xa3", b"\0\0\x01\xba"),
+    "a JPEG XL picture": (b"\xff\x0a", b"\0\0\0\x0cJXL \x0d\x0a\x87\x0a"),
+    "an archive": (b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", b"\x1f\x8b"),
+    "a GIMP file": (b"gimp xcf",),
+    "an OpenEXR file": (b"v/1\x01",),
+    "a Radiance HDR file": (b"#?RADIANCE", b"#?RGBE"),
+}
+_EXTRAS = {"a HEIC picture": ("pillow-heif", "heif"), "a JPEG XL picture": ("pillow-jxl-plugin", "jxl")}
+_DEVELOP_FIRST = "develop it first, or let the program do it: pip install 'restorer[raw]'"
+
+
+def is_raw(data: bytes) -> bool:
+    """Return whether a file is a raw photograph of a camera."""
+    if data.startswith(_MAKERS) or data[4:12] == b"ftypcrx ":
+        return True
+    if data[:4] not in (b"II*\0", b"MM\0*"):
+        return False
+    return data[8:11] == b"CR\x02" or _has_sensor_values(data)
+
+
+def _has_sensor_values(data: bytes) -> bool:
+    """Return whether a directory of a TIFF file describes values of a sensor."""
+    order = "<" if data[:2] == b"II" else ">"
+    waiting, seen = [_number(data, order, 4)], set[int]()
+    while waiting and len(seen) < _MAX_DIRECTORIES:
+        at = waiting.pop()
+        if at is None or not 8 <= at < len(data) or at in seen:
+            continue
+        seen.add(at)
+        tags, following = _read_directory(data, order, at)
+        if _DNG_VERSION in tags or _SENSOR_VALUES.intersection(tags.get(_PHOTOMETRIC, ())):
+            return True
+        if _SENSOR_COMPRESSIONS.intersection(tags.get(_COMPRESSION, ())):
+            return True
+        waiting += [following, *tags.get(_SUB_DIRECTORIES, ())]
+    return False
+
+
+def _number(data: bytes, order: str, at: int) -> int | None:
+    return struct.unpack_from(order + "I", data, at)[0] if at + 4 <= len(data) else None
+
+
+def _read_directory(data: bytes, order: str, at: int) -> tuple[dict[int, tuple[int, ...]], int | None]:
+    """Return the whole numbers of a directory by their tags, and where the next directory begins."""
+    if at + 2 > len(data):
+        return {}, None
+    (count,) = struct.unpack_from(order + "H", data, at)
+    tags: dict[int, tuple[int, ...]] = {}
+    for entry in range(at + 2, min(at + 2 + 12 * count, len(data) - 11), 12):
+        tag, kind, number = struct.unpack_from(order + "HHI", data, entry)
+        size, letter = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 13: (4, "I")}.get(kind, (0, ""))
+        if not size or number > 64:
+            continue
+        place = entry + 8 if size * number <= 4 else (_number(data, order, entry + 8) or 0)
+        if place + size * number <= len(data):
+            tags[tag] = struct.unpack_from(f"{order}{number}{letter}", data, place)
+    return tags, _number(data, order, at + 2 + 12 * count)
+
+
+def develop(data: bytes, name: str, max_pixels: int) -> np.ndarray:
+    """Develop a raw photograph, with the white balance of the camera.
+
+    Args:
+        data: The file.
+        name: What error messages call it.
+        max_pixels: The largest number of pixels that is decoded.
+
+    Returns:
+        uint16 (H, W, 3), upright, in sRGB.
+
+    Raises:
+        PictureError: rawpy is not installed, or cannot read the file.
+        PIL.Image.DecompressionBombError: The photograph has more pixels.
+    """
+    with _opened(data, name, max_pixels) as raw:
+        return np.ascontiguousarray(raw.postprocess(use_camera_wb=True, output_bps=16))
+
+
+def raw_size(data: bytes, name: str, max_pixels: int) -> tuple[int, int]:
+    """Return the width and height that a raw photograph has when it is developed; `develop` lists the errors."""
+    with _opened(data, name, max_pixels) as raw:
+        sizes = raw.sizes
+        width, height = sizes.iwidth, sizes.iheight
+        return (height, width) if sizes.flip in (5, 6) else (width, height)
+
+
+@contextlib.contextmanager
+def _opened(data: bytes, name: str, max_pixels: int) -> Iterator[Any]:
+    """Open a raw photograph, and convert the errors that rawpy raises while it is open."""
+    try:
+        rawpy: Any = importlib.import_module("rawpy")
+    except ImportError:
+        message = f"{name} is a raw file, of which only the preview can be read"
+        raise PictureError(message, _DEVELOP_FIRST) from None
+    try:
+        with rawpy.imread(io.BytesIO(data)) as raw:
+            if raw.sizes.iwidth * raw.sizes.iheight > max_pixels:
+                raise Image.DecompressionBombError
+            yield raw
+    except Image.DecompressionBombError:
+        raise
+    except Exception as error:  # the errors of LibRaw have no class outside rawpy
+        text = error.args[0] if error.args else ""
+        text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+        reason = " ".join(text.split())[:120] or type(error).__name__
+        message = f"{name} is a raw file that cannot be developed: {reason}"
+        raise PictureError(message, "develop it with another program first") from error
+
+
+def load_plugins() -> tuple[str, ...]:
+    """Register the plug-ins of Pillow that are installed, and return Pillow's names of their formats."""
+    formats = []
+    try:
+        importlib.import_module("pillow_heif").register_heif_opener()
+        formats.append("HEIF")
+    except Exception:  # it is not installed, or does not fit this system
+        pass
+    try:
+        importlib.import_module("pillow_jxl")
+        formats.append("JXL")
+    except Exception:
+        pass
+    return tuple(formats)
+
+
+def check_kind(data: bytes, name: str) -> None:
+    """Raise an error that says what a file is, if it is something other than a picture that can be read.
+
+    Args:
+        data: The beginning of the file at least.
+        name: What the error message calls it.
+
+    Raises:
+        PictureError: The file is of a kind that is known.
+    """
+    brand = data[8:12] if data[4:8] == b"ftyp" else None
+    kinds = [kind for kind, brands in _BRANDS.items() if brand in brands]
+    kinds += [kind for kind, beginnings in _BEGINNINGS.items() if data.startswith(beginnings)]
+    if b"<svg" in data[:1000].lower():
+        kinds.append("an SVG drawing")
+    if not kinds:
+        return
+    kind = kinds[0]
+    if kind in _EXTRAS:
+        package, extra = _EXTRAS[kind]
+        message = f"{name} is {kind}, which needs {package}"
+        raise PictureError(message, f"pip install 'restorer[{extra}]', or convert it to PNG or JPEG first")
+    raise PictureError(f"{name} is {kind}", "use PNG, JPEG, WebP, TIFF or another supported format")
