@@ -12,6 +12,7 @@ from rich.table import Table
 
 from restorer.cli.options import JsonReport
 from restorer.cli.terminal.reporter import Reporter
+from restorer.cli.terminal.streams import print_line
 
 if TYPE_CHECKING:
     from restorer.folders.provenance import Record
@@ -104,7 +105,7 @@ def _report_record(file: Path, record: Record, reporter: Reporter) -> None:
             f", in a batch of {record.batch} pictures; made alone, the result may differ in the last digits"
         )
     reporter.say(f"{'computed':>14}  on {record.device} in {record.precision}{circumstances}")
-    print(record.command_line())
+    print_line(record.command_line())
 
 
 def _text(value: Any) -> str:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from restorer.cli.terminal.downloads import ensure_downloaded
+from restorer.cli.terminal.printable import printable
 from restorer.cli.terminal.reporter import LINE_INTERVAL, Reporter, exit_code_for
 from restorer.errors import RestorerError
 from restorer.folders.options import Options
@@ -121,7 +122,7 @@ def progress(reporter: Reporter, label: str, total: int) -> Iterator[Callable[[f
         )
         with Progress(*columns, console=console, transient=True, expand=True, disable=reporter.quiet) as bar:
             task = bar.add_task(escape(label), total=total, where="")
-            yield lambda done, where: bar.update(task, completed=done, where=escape(where))
+            yield lambda done, where: bar.update(task, completed=done, where=escape(printable(where)))
         return
     began = last_printed = time.monotonic()
     tenth = 0

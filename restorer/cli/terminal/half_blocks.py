@@ -13,23 +13,26 @@ from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.style import Style
 
+from restorer.cli.terminal.printable import has_characters
+
 __all__ = ["show"]
 
 GAP = 2  # columns between two pictures
 MIN_COLUMNS = 8  # smallest width of a picture
 MAX_ROWS = 60
+HALF_BLOCK = "▀"
 
 
 def show(console: Console, pictures: Sequence[Image.Image]) -> bool:
     """Print pictures side by side, all as high as the first.
 
     Returns:
-        Whether the pictures are printed; False if the console is not a terminal with 256 or more colours, or is too
-        narrow.
+        Whether the pictures are printed; False if the console is not a terminal with 256 or more colours, lacks the
+        half block, or is too narrow.
     """
     width = (console.width - GAP * (len(pictures) - 1)) // len(pictures)
     colours = not console.no_color and console.color_system in ("256", "truecolor")
-    if not (console.is_terminal and colours) or width < MIN_COLUMNS:
+    if not (console.is_terminal and colours and has_characters(console.encoding, HALF_BLOCK)) or width < MIN_COLUMNS:
         return False
     rows = min(MAX_ROWS, max(1, console.height - 2), max(1, round(width * pictures[0].height / pictures[0].width / 2)))
     cells = [_cells(picture, width, rows) for picture in pictures]
@@ -57,5 +60,5 @@ def _cells(picture: Image.Image, width: int, rows: int) -> list[list[Segment]]:
             Style(color=Color.from_rgb(*over), bgcolor=Color.from_rgb(*under))
             for over, under in zip(upper, lower, strict=True)
         )
-        result.append([Segment("▀", style) for style in styles])
+        result.append([Segment(HALF_BLOCK, style) for style in styles])
     return result

@@ -28,6 +28,7 @@ from rich.text import Text
 from rich.theme import Theme
 
 from restorer import errors
+from restorer.cli.terminal.printable import for_encoding, has_characters, printable
 from restorer.cli.terminal.streams import print_line
 from restorer.machine.memory import human_bytes
 
@@ -89,10 +90,10 @@ def stderr_console() -> Console:
 def fold(text: str, width: int) -> str:
     """Break a message into lines of at most `width` columns.
 
-    A message that consists of facts is broken between facts (" · "), any other message between words. A fact or word
-    that is longer than a line, for instance a path, stays in one piece, so that it can be copied.
+    A message that consists of facts is broken between facts (" · ", or " | "), any other message between words. A fact
+    or word that is longer than a line, for instance a path, stays in one piece, so that it can be copied.
     """
-    separator = " · " if " · " in text else " "
+    separator = next((sign for sign in (" · ", " | ") if sign in text), " ")
     first, *others = text.split(separator)
     lines = [first]
     for piece in others:
@@ -107,8 +108,10 @@ def fold(text: str, width: int) -> str:
 def _print_message(console: Console, text: str, style: str) -> None:
     """Print a message with its first word in a style.
 
-    The message is folded on a terminal only, because a log file is searched by lines.
+    The message is folded on a terminal only, because a log file is searched by lines. File names in it are shown
+    without control characters, there as well.
     """
+    text = for_encoding(printable(text), console.encoding)
     shown = Text(fold(text, console.width) if console.file.isatty() else text)
     shown.stylize(style, 0, text.find(" ") if " " in text else len(text))
     console.print(shown, soft_wrap=True, highlight=False)
@@ -123,8 +126,9 @@ def report_error(error: BaseException, name: str = "", console: Console | None =
         console: The console to print to; None for standard error.
     """
     console = console or stderr_console()
-    subject = f"{name}: " if name and name not in str(error) else ""
-    _print_message(console, "error: " + " ".join(f"{subject}{error}".split()), "bold red")
+    message = str(error)
+    is_named = not name or name in message or ascii(name) in message  # the decoders name a file as `ascii` does
+    _print_message(console, f"error: {message if is_named else f'{name}: {message}'}", "bold red")
     if hint := getattr(error, "hint", ""):
         _print_message(console, f"hint: {hint}", "dim")
 
@@ -297,7 +301,7 @@ class Reporter:
     def emit(self, event: dict[str, Any]) -> None:
         """Print an event as a JSON object on a line of its own, if JSON is wanted."""
         if self.as_json:
-            print_line(json.dumps({"schema": 1, **event}, ensure_ascii=False))
+            print_line(json.dumps({"schema": 1, **event}))  # in ASCII, which every encoding has
 
     @contextmanager
     def working(self, activity: str) -> Iterator[None]:
@@ -305,18 +309,19 @@ class Reporter:
         if self.quiet or not self.is_live:
             yield
             return
-        with self.console.status(escape(activity)):
+        with self.console.status(escape(activity), spinner=_spinner(self.console)):
             yield
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Bar]:
         """Show a progress bar that disappears when the picture or batch is done."""
+        label = for_encoding(printable(label), self.console.encoding)
         if self.quiet:
             yield Bar(Console(file=None, quiet=True), None, None, label)
         elif not self.is_live:
             yield Bar(self.console, None, None, label)
         else:
-            columns = _columns(self.console.width)
+            columns = _columns(self.console.width, _spinner(self.console))
             with _Progress(*columns, console=self.console) as progress:
                 task = progress.add_task(escape(label), total=None, position="", visible=False)
                 yield Bar(self.console, progress, task, label)
@@ -339,11 +344,16 @@ class _Progress(Progress):
         return table
 
 
-def _columns(width: int) -> list[ProgressColumn]:
+def _spinner(console: Console) -> str:
+    """Return the name of a spinner whose characters the terminal has."""
+    return "dots" if has_characters(console.encoding, "⠋") else "line"
+
+
+def _columns(width: int, spinner: str) -> list[ProgressColumn]:
     """Return the columns of the progress bar; a long name is cut, so that the figures stay visible."""
     name = Column(max_width=width // (4 if width >= NARROW_WIDTH else 6), no_wrap=True, overflow="ellipsis")
     return [
-        SpinnerColumn(),
+        SpinnerColumn(spinner),
         TextColumn("{task.description}", table_column=name),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[position]}"),

@@ -13,6 +13,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from restorer.cli.terminal.printable import printable
+
 if TYPE_CHECKING:
     from restorer.evaluation.evaluate import Scores
 
@@ -103,6 +105,6 @@ def build_table(rows: Sequence[Row], *, pictures: bool) -> Table:
     for (condition, by), (count, mean) in groups.items():
         for row in rows if pictures else ():
             if (row.condition, row.by) == (condition, by):
-                result.add_row(condition, by, escape(row.name), *format_scores(row.scores), style="dim")
+                result.add_row(condition, by, escape(printable(row.name)), *format_scores(row.scores), style="dim")
         result.add_row(condition, by, f"mean of {count}" if pictures else str(count), *format_scores(mean))
     return result

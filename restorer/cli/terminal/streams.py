@@ -7,6 +7,7 @@ import io
 import os
 import sys
 
+from restorer.cli.terminal.printable import NAMES_AS_BYTES, for_encoding, printable, register_error_handler
 from restorer.errors import OutputError
 
 __all__ = ["DISK_FULL_ERRORS", "flush_streams", "open_streams", "print_line"]
@@ -16,10 +17,11 @@ DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def open_streams() -> None:
-    """Open the standard streams that are closed, and let them print any file name.
+    """Open the standard streams that are closed, and let them print any file name in any encoding.
 
-    A closed stream is replaced by the null device; otherwise the next file to be opened would take its place. File
-    names that are not valid text are printed as the bytes that they consist of.
+    A closed stream is replaced by the null device; otherwise the next file to be opened would take its place. A
+    character that the encoding of a stream lacks is printed as an escape. On standard output, the bytes of a file name
+    that are not valid text are printed as they are, for scripts.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -27,9 +29,10 @@ def open_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is that of the stream
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
+    register_error_handler()
+    for stream, errors in ((sys.stdout, NAMES_AS_BYTES), (sys.stderr, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")
+            stream.reconfigure(errors=errors)
 
 
 def flush_streams(code: int) -> int:
@@ -55,12 +58,14 @@ def flush_streams(code: int) -> int:
 def print_line(line: str) -> None:
     """Print one line to standard output and flush it.
 
+    A terminal receives no control characters, and everything else the line as it is.
+
     Raises:
         OutputError: The line cannot be written, for instance because the disk is full.
         BrokenPipeError: The reader has closed the pipe, which is not a failure.
     """
     try:
-        print(line, flush=True)
+        print(for_encoding(printable(line), sys.stdout.encoding) if sys.stdout.isatty() else line, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
