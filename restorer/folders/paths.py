@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from restorer.errors import OutputError, PictureError, RestorerError, UsageError
-from restorer.images.find import STDIO, SUFFIXES, safe_check
+from restorer.folders.names import Named, choose_names, reserved_reason
+from restorer.images.find import STDIO, is_descriptor, picture_suffixes, safe_check
 
-__all__ = ["Item", "combined_exit_code", "find_log_folder", "find_mask", "resolve_targets"]
+__all__ = ["Found", "Item", "combined_exit_code", "find_log_folder", "find_mask", "resolve_targets", "split_results"]
+
+Found = tuple[Path, Path | None]
+"""A picture, and the input folder in which it was found, or None if it was named itself."""
 
 WRITABLE_SUFFIXES = frozenset(
     [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".avif"]
@@ -34,7 +38,7 @@ class Item:
 
 
 def resolve_targets(
-    pictures: list[tuple[Path, Path | None]],
+    pictures: list[Found],
     output: str | None,
     tag: str,
     *,
@@ -42,6 +46,8 @@ def resolve_targets(
     skip_existing: bool,
     may_replace: Callable[[Path], bool] = lambda target: False,
     dry_run: bool = False,
+    suffix: str = "",
+    siblings: Sequence[Found] = (),
 ) -> tuple[list[Item], list[Item], list[tuple[Item, RestorerError]]]:
     """Choose the target of every result, and create the missing output folders.
 
@@ -56,6 +62,9 @@ def resolve_targets(
         skip_existing: Whether pictures with an existing result are skipped.
         may_replace: Returns whether an existing target comes from the earlier run that this run continues.
         dry_run: Whether no folders are created.
+        suffix: The suffix of every result, for instance ".png"; "" for that of its input.
+        siblings: Pictures that lie beside these and are not restored. The names of the results are chosen as if they
+            were, so that they do not depend on which pictures of a folder are wanted.
 
     Returns:
         The pictures to restore, the pictures to skip because their result exists, and the pictures that cannot be
@@ -64,11 +73,8 @@ def resolve_targets(
     Raises:
         UsageError: Several pictures would be written to one file or to standard output.
     """
-    pictures = [found for found in pictures if not _is_earlier_result(found, pictures, output, tag)]
-    has_folder = any(root is not None for _, root in pictures)
-    to_folder = output not in (None, "-") and (
-        has_folder or str(output).endswith(("/", os.sep)) or safe_check(Path(str(output)).is_dir)
-    )
+    pictures, _ = split_results(pictures, output, tag, suffix)
+    to_folder = _is_folder(pictures, output)
     if output is not None and not to_folder and len(pictures) > 1:
         raise UsageError(
             f"{len(pictures)} pictures cannot be written to one file",
@@ -82,9 +88,13 @@ def resolve_targets(
     to_do, skipped, failed = [], [], []
     taken: set[Path] = set()
     sources = {source.resolve() for source, _ in pictures if source != STDIO}
-    for source, root in pictures:
-        item = Item(source, _target_path(source, root, output, tag, to_folder=to_folder), root)
+    targets = _choose_targets(pictures, output, tag, suffix, siblings, to_folder=to_folder)
+    for (source, root), target in zip(pictures, targets, strict=True):
+        item = Item(source, target, root)
         try:
+            if output is None and is_descriptor(source):
+                hint = "name a file with -o, or - for standard output"
+                raise UsageError(f"the result of {source} needs a name", hint)
             _check_target(item, taken, sources, overwrite=overwrite or skip_existing or may_replace(item.target))
             if skip_existing and item.target != STDIO and item.target.exists():
                 skipped.append(item)
@@ -99,30 +109,72 @@ def resolve_targets(
     return to_do, skipped, failed
 
 
-def _is_earlier_result(
-    found: tuple[Path, Path | None], pictures: list[tuple[Path, Path | None]], output: str | None, tag: str
-) -> bool:
-    """Return whether a picture found in a folder is the result of an earlier run."""
-    source, root = found
-    if root is None:
+def _is_folder(pictures: Sequence[Found], output: str | None) -> bool:
+    """Return whether the output option names a folder for the results."""
+    if output is None or output == "-":
         return False
+    has_roots = any(root is not None for _, root in pictures)
+    return has_roots or output.endswith(("/", os.sep)) or safe_check(Path(output).is_dir)
+
+
+def split_results(
+    pictures: Sequence[Found], output: str | None, tag: str, suffix: str = ""
+) -> tuple[list[Found], list[Path]]:
+    """Return the pictures to restore, and those in folders that are the results of an earlier run.
+
+    Args:
+        pictures: As in `resolve_targets`.
+        output: As in `resolve_targets`.
+        tag: As in `resolve_targets`.
+        suffix: As in `resolve_targets`.
+    """
     if output is not None:
         place = Path(output).resolve()
-        return place != root.resolve() and source.resolve().is_relative_to(place)
-    original = source.stem.removesuffix(f"_{tag}")
-    return original != source.stem and any(p.parent == source.parent and p.stem == original for p, _ in pictures)
+        roots = {root: root.resolve() for _, root in pictures if root is not None}
+        is_beside = any(place == root for root in roots.values())
+        if not is_beside:
+            inside = [root is not None and source.resolve().is_relative_to(place) for source, root in pictures]
+            kept = [found for found, is_result in zip(pictures, inside, strict=True) if not is_result]
+            return kept, [source for (source, _), is_result in zip(pictures, inside, strict=True) if is_result]
+    stems = {(source.parent, source.stem) for source, _ in pictures}
+    ending = f"_{tag}"
+
+    def is_result(source: Path) -> bool:
+        return source.stem.endswith(ending) and (source.parent, source.stem.removesuffix(ending)) in stems
+
+    originals = [found for found in pictures if found[1] is None or not is_result(found[0])]
+    targets = set(_choose_targets(originals, None, tag, suffix, (), to_folder=False))
+    kept = [found for found in originals if found[1] is None or found[0] not in targets]
+    sources = {source for source, _ in kept}
+    return kept, [source for source, _ in pictures if source not in sources]
 
 
-def _target_path(source: Path, root: Path | None, output: str | None, tag: str, *, to_folder: bool) -> Path:
+def _choose_targets(
+    pictures: Sequence[Found],
+    output: str | None,
+    tag: str,
+    suffix: str,
+    siblings: Sequence[Found],
+    *,
+    to_folder: bool,
+) -> list[Path]:
+    """Return the path of each result."""
     if output is not None and not to_folder:
-        return Path(output)
-    if source == STDIO:
-        return STDIO if output is None else Path(output) / f"picture_{tag}.png"
-    suffix = source.suffix if source.suffix.lower() in WRITABLE_SUFFIXES else ".png"
-    name = f"{source.stem}_{tag}{suffix}"
-    if output is None:
-        return source.with_name(name)
-    return Path(output) / (source.relative_to(root).parent if root else Path()) / name
+        return [Path(output)] * len(pictures)
+    named = [_plain_name(source, root, output, tag, suffix) for source, root in (*pictures, *siblings)]
+    paths = choose_names(named)[: len(pictures)]
+    return [STDIO if s == STDIO and output is None else p for (s, _), p in zip(pictures, paths, strict=True)]
+
+
+def _plain_name(source: Path, root: Path | None, output: str | None, tag: str, suffix: str) -> Named:
+    """Return the name of a result as it is if no other result has the same."""
+    if source == STDIO or is_descriptor(source):
+        return Named(source, root, Path(output or ""), "picture", tag, suffix or ".png")
+    suffix = suffix or (source.suffix if source.suffix.lower() in WRITABLE_SUFFIXES else ".png")
+    folder = source.parent
+    if output is not None:
+        folder = Path(output) / (source.relative_to(root).parent if root else Path())
+    return Named(source, root, folder, source.stem, tag, suffix)
 
 
 def _check_target(item: Item, taken: set[Path], sources: set[Path], *, overwrite: bool) -> None:
@@ -133,6 +185,8 @@ def _check_target(item: Item, taken: set[Path], sources: set[Path], *, overwrite
         exists = target.exists()
     except OSError as error:
         raise OutputError(f"{target}: {error.strerror}", "name another file with -o") from error
+    if reason := reserved_reason(target):
+        raise OutputError(f"{target.name} {reason}, so Windows has no such file", "name another file with -o")
     if item.source != STDIO and exists and item.source.exists() and target.samefile(item.source):
         raise OutputError(f"{target} is the input itself", "name another file with -o")
     if target.resolve() in sources:
@@ -145,7 +199,7 @@ def _check_target(item: Item, taken: set[Path], sources: set[Path], *, overwrite
         raise OutputError(f"{target} exists", "add --overwrite or --skip-existing, or name another file with -o")
 
 
-def find_log_folder(pictures: Sequence[tuple[Path, Path | None]], output: str | None) -> Path | None:
+def find_log_folder(pictures: Sequence[Found], output: str | None) -> Path | None:
     """Return the folder that holds the log of a run.
 
     Args:
@@ -156,11 +210,9 @@ def find_log_folder(pictures: Sequence[tuple[Path, Path | None]], output: str | 
         The output folder; without an output, the input folder if there is exactly one and nothing else is restored;
         else None.
     """
-    roots = {root for _, root in pictures if root is not None}
     if output is not None:
-        place = Path(output)
-        is_folder = roots or output.endswith(("/", os.sep)) or safe_check(place.is_dir)
-        return place if output != "-" and is_folder else None
+        return Path(output) if _is_folder(pictures, output) else None
+    roots = {root for _, root in pictures if root is not None}
     return roots.pop() if len(roots) == 1 and all(root is not None for _, root in pictures) else None
 
 
@@ -186,7 +238,8 @@ def find_mask(mask: Path, item: Item) -> Path:
 
     Args:
         mask: A mask file, which serves every picture, or a folder of masks. In a folder the mask has the stem of the
-            picture, or that stem followed by "_mask", at the same place in the folder tree.
+            picture, or that stem followed by "_mask", at the same place in the folder tree. A mask whose stem is that
+            of the picture followed by its ending, such as a_gif.png for a.gif, comes first.
         item: The picture.
 
     Raises:
@@ -195,9 +248,11 @@ def find_mask(mask: Path, item: Item) -> Path:
     if not mask.is_dir():
         return mask
     folder = mask / (item.source.relative_to(item.root).parent if item.root else Path())
-    for stem in (item.source.stem, f"{item.source.stem}_mask"):
-        for candidate in sorted(folder.glob(f"{glob.escape(stem)}.*")):
-            if candidate.stem == stem and candidate.suffix.lower() in SUFFIXES and candidate.is_file():
+    stem, suffixes = item.source.stem, picture_suffixes()
+    longer = f"{stem}_{item.source.suffix.removeprefix('.')}"  # where pictures differ in their ending alone
+    for name in (longer, f"{longer}_mask", stem, f"{stem}_mask"):
+        for candidate in sorted(folder.glob(f"{glob.escape(name)}.*")):
+            if candidate.stem == name and candidate.suffix.lower() in suffixes and candidate.is_file():
                 return candidate
     raise PictureError(f"there is no mask for {item.source} in {mask}", f"name the mask {item.source.stem}.png")
 

@@ -262,9 +262,10 @@ def test_the_input_itself_is_never_the_output(output: str, policy: dict[str, boo
 @pytest.mark.parametrize("policy", [{}, {"overwrite": True}, {"skip_existing": True}])
 def test_two_pictures_never_share_a_result(policy: dict[str, bool]) -> None:
     make("one/a.png", "two/a.png")
-    to_do, _, [(item, error)] = resolve(["one/a.png", "two/a.png"], "out/", **policy)
-    assert [i.source.as_posix() for i in to_do] == ["one/a.png"]
-    assert item.source.as_posix() == "two/a.png" and "two pictures" in str(error)
+    expected = ["out/one_a_denoised.png", "out/two_a_denoised.png"]
+    assert targets(["one/a.png", "two/a.png"], "out/", **policy) == expected
+    assert targets(["two/a.png", "one/a.png"], "out/", **policy) == expected[::-1]
+    assert targets(["one", "two"], "out/", recursive=True, **policy) == expected
 
 
 def test_another_input_is_never_the_output() -> None:
