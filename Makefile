@@ -1,6 +1,7 @@
 # make demo    a virtual environment, the program in it, one photograph restored
 # make test    the same with the test tools, and the tests
 # make test-avx2       the tests that compare numbers, with the instructions of an older processor
+# make fuzz    damaged inputs from random seeds, for ten minutes or for MINUTES=N
 # make test-hub-min    the tests of the Hub with the oldest client that is allowed, in an environment of its own
 # PIP_ARGS passes options to pip, for instance an index with CPU builds of PyTorch.
 
@@ -13,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_AR
 # The pair that is tested; left to itself, pip may fetch a CUDA build of several gigabytes for a machine without a GPU.
 TORCH := torch==2.13.0 torchvision==0.28.0
 
-.PHONY: demo test test-avx2 test-hub-min lint clean
+.PHONY: demo test test-avx2 fuzz test-hub-min lint clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +38,11 @@ test: $(VENV)/.tested
 test-avx2: $(VENV)/.tested
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
 		$(BIN)/python -m pytest -n auto --dist loadfile -m numbers
+
+MINUTES ?= 10
+
+fuzz: $(VENV)/.tested
+	$(BIN)/python tests/fuzz.py --minutes $(MINUTES)
 
 # The environment for the lowest client: without diffusers, which asks for a newer one.
 HUB_MIN := $(VENV)-hub-min

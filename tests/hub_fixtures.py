@@ -50,6 +50,21 @@ def model_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {**files, PICKLED: pickled.getvalue(), "README.md": b"# tiny", "run.py": b"raise SystemExit"}
 
 
+def client_constants(hub: Hub, folder: Path) -> dict[str, Any]:
+    """Return the constants of the client with which it asks a Hub, and keeps everything in a folder."""
+    return {
+        "ENDPOINT": hub.endpoint,
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(folder / "cache"),
+        "HF_TOKEN_PATH": str(folder / "token"),
+        "HF_STORED_TOKENS_PATH": str(folder / "tokens"),
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_TELEMETRY": True,
+        "HF_HUB_DOWNLOAD_TIMEOUT": 0.5,
+        "HF_HUB_ETAG_TIMEOUT": 0.5,
+    }
+
+
 @pytest.fixture
 def hub(model_files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """Serve the tiny model as org/model to the client, with an empty cache and without any other network."""
@@ -59,17 +74,7 @@ def hub(model_files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.Monke
     loopback_only(monkeypatch.setattr)
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits up to 23 s between attempts
     with serving(Hub(dict(model_files))) as hub:
-        for name, value in {
-            "ENDPOINT": hub.endpoint,
-            "HUGGINGFACE_CO_URL_TEMPLATE": hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
-            "HF_HUB_CACHE": str(tmp_path / "cache"),
-            "HF_TOKEN_PATH": str(tmp_path / "token"),
-            "HF_STORED_TOKENS_PATH": str(tmp_path / "tokens"),
-            "HF_HUB_OFFLINE": False,
-            "HF_HUB_DISABLE_TELEMETRY": True,
-            "HF_HUB_DOWNLOAD_TIMEOUT": 0.5,
-            "HF_HUB_ETAG_TIMEOUT": 0.5,
-        }.items():
+        for name, value in client_constants(hub, tmp_path).items():
             monkeypatch.setattr(constants, name, value)
         monkeypatch.setattr(download, "_fetched", {})
         huggingface_hub.close_session()

@@ -76,7 +76,17 @@ def _rich_files() -> dict[str, bytes]:
         # Each file is made from a copy, because Pillow's JPEG writer leaves traces in an image.
         return encode(photo.copy(), format, **options, **several)
 
+    colour_chunks = (b"gAMA", bytes(3) + b"\1"), (b"cICP", bytes([9, 16, 0, 1])), (b"cLLI", bytes(8)), (b"prVt", b"p")
+    plain_png, resource = save("PNG"), b"8BIM\x04\x04\0\0\0\0\0\x06\x1c\x02\x78\0\x01x"
+    captions = b"\xff\xed" + (len(resource) + 16).to_bytes(2, "big") + b"Photoshop 3.0\0" + resource
+    gain_map = encode(photo.convert("L").resize((14, 11)), "JPEG", xmp=b'<x hdrgm:Version="1.0"/>')
+    claims = b'<x hdrgm:Version="1.0"><Container:Directory Item:Semantic="GainMap" Item:Length="7"/></x>'
     return {
+        "PNG colour": plain_png[:33] + b"".join(png_chunk(*chunk) for chunk in colour_chunks) + plain_png[33:],
+        "JPEG captions": save("JPEG")[:2] + captions + save("JPEG")[2:],
+        "JPEG gain map": save("JPEG", xmp=claims, **metadata) + gain_map,
+        "JPEG video": save("JPEG", xmp=b'<x GCamera:MotionPhoto="1"/>') + b"\0\0\0\x18ftypmp42" + bytes(90),
+        "TIFF captions": save("TIFF", tiffinfo={34377: resource, 33723: resource[12:]}),
         "PNG all": save("PNG", pnginfo=texts, **metadata),
         "PNG animated": save("PNG", **metadata, save_all=True),
         "JPEG all": save("JPEG", xmp=XMP, comment="c", **metadata),
