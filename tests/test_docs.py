@@ -312,6 +312,15 @@ def test_compare_prints_the_fields_that_are_written_down(printed: Callable[..., 
     assert set(summary) == ALWAYS | documented(JSON, "`summary` of compare")
 
 
+def test_mask_prints_the_fields_that_are_written_down(printed: Callable[..., list[dict[str, Any]]]) -> None:
+    photograph(Path("in/a.png"))
+    common = ALWAYS | documented(JSON, "`result` of mask")
+    done, failed, summary = printed("mask", "in/a.png", "in/b.png", "--box", "0,0,2,2", code=3)
+    assert set(done) | {"filled"} == common | documented(JSON, "`result` of mask with status `ok`")
+    assert set(failed) == common | {"code", "error"}
+    assert set(summary) == ALWAYS | documented(JSON, "`summary` of mask")
+
+
 def test_doctor_prints_the_fields_that_are_written_down(
     printed: Callable[..., list[dict[str, Any]]], lines: list[dict[str, Any]]
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from restorer.cli.commands import bench, compare, doctor, evaluate, generate, models, restore, train
+from restorer.cli.commands import bench, compare, doctor, evaluate, generate, mask, models, restore, train
 from restorer.cli.terminal.help import Command, Group
 from restorer.cli.terminal.signals import Terminated, ignore_signals, raise_on_signals
 from restorer.cli.terminal.streams import DISK_FULL_ERRORS, flush_streams, open_streams
@@ -35,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 restore.register(app)
+mask.register(app)
 train.register(app)
 evaluate.register(app)
 generate.register(app)
