@@ -52,7 +52,7 @@ def test_it_contains_every_package_and_data_file(wheel: Path) -> None:
     source = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "restorer").rglob("*")
-        if path.suffix in (".py", ".toml", ".typed")
+        if path.suffix in (".py", ".toml", ".typed", ".html", ".css", ".js")
     }
     assert len(source) > 100 and source <= inside
     weights = {f"restorer/_weights/photo/{path.name}" for path in (ROOT / "weights" / "photo").iterdir()}

@@ -31,15 +31,22 @@ class Program {
 
   // Listens to the progress. The connection also tells the program that the page is open.
   listen() {
+    addEventListener("pagehide", () => this.end());
+    addEventListener("pageshow", (event) => event.persisted && location.reload());
+    this.connect();
+  }
+
+  connect() {
     const events = new EventSource("events");
     events.onopen = () => this.hooks.onFound();
     events.onmessage = (event) => this.hooks.onProgress(JSON.parse(event.data));
     events.onerror = () => {
-      if (!this.isEnded) this.hooks.onLost();
+      if (this.isEnded) return;
+      this.hooks.onLost();
+      // The browser itself tries again only after some errors.
+      if (events.readyState === EventSource.CLOSED) setTimeout(() => this.isEnded || this.connect(), 1000);
     };
     this.events = events;
-    addEventListener("pagehide", () => this.end());
-    addEventListener("pageshow", (event) => event.persisted && location.reload());
   }
 
   // Says goodbye, so that the program stops soon unless the page is loaded again.
