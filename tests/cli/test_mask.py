@@ -115,6 +115,12 @@ def test_each_of_several_pictures_gets_its_mask(capsys: pytest.CaptureFixture[st
     assert code == 3 and "in/c.png" in err
     assert out.splitlines() == ["out/a_mask.png", "out/sub/b_mask.png"]
     assert marked("out/sub/b_mask.png").shape == (HEIGHT, WIDTH + 1)
+    again = restore(capsys, "mask", "in", "-r", "--box", "0,0,2,2", "--overwrite")
+    assert again[0] == 3 and again[1].splitlines() == ["in/a_mask.png", "in/sub/b_mask.png"]
+    once_more = restore(capsys, "mask", "in", "-r", "--box", "0,0,2,2", "--overwrite")  # not masks of masks
+    assert once_more[:2] == again[:2]
+    for path in Path("in").rglob("*_mask.png"):
+        path.unlink()
     assert restore(capsys, "inpaint", "in", "-r", "--mask", "out", "-o", "filled", "--steps", "2")[0] == 3
     assert sorted(path.name for path in Path("filled").rglob("*_inpainted.*")) == ["a_inpainted.jpg", "b_inpainted.png"]
 

@@ -25,10 +25,10 @@ from restorer.cli.options import (
     parse,
 )
 from restorer.cli.terminal.reporter import Reporter, exit_code_for
-from restorer.errors import OutputError, PictureError, RestorerError, UsageError
+from restorer.errors import OutputError, RestorerError, UsageError
 from restorer.folders.options import Options
 from restorer.folders.paths import Item, combined_exit_code, resolve_targets
-from restorer.images.find import STDIO, collect
+from restorer.images.find import STDIO, collect, search_all
 from restorer.images.mask_finders import (
     TOLERANCE,
     Finder,
@@ -219,18 +219,12 @@ def _find_all(
     Raises:
         typer.Exit: A picture failed. The exception holds the exit code.
     """
-    found: dict[Path, Path | None] = {}
-    missing: list[tuple[Item, RestorerError]] = []
-    for name in inputs:
-        try:
-            found.update(collect([name], recursive=recursive))
-        except PictureError as error:
-            missing.append((Item(Path(name), Path()), error))
+    found = search_all(inputs, recursive=recursive)
     to_do, _, failed = resolve_targets(
-        list(found.items()), output, TAG, overwrite=overwrite, skip_existing=False, suffix=".png"
+        found.pictures, output, TAG, overwrite=overwrite, skip_existing=False, suffix=".png"
     )
     codes, done = [], 0
-    failures = [*missing, *failed]
+    failures = [*((Item(path, Path()), error) for path, error in found.failed), *failed]
     for item in to_do:
         try:
             _find_one(item, search, overwrite, max_pixels, reporter)

@@ -23,7 +23,7 @@ const KEYS = {
   shows: ["Show the mask", "M"],
   fill: ["Fill now", "F"],
   save: ["Save the mask", `${control}+S`],
-  done: ["Save, and end", `${control}+Enter`],
+  done: ["Save and finish", `${control}+Enter`],
   help: ["Keys and gestures", "?"],
 };
 const GESTURES = [
@@ -32,10 +32,10 @@ const GESTURES = [
   ["Move the picture", "arrows", "Space + drag", "two fingers"],
   ["Zoom", "wheel", "pinch"],
   ["Erase with any tool", "right button", "Alt + drag"],
-  ["Cursor for drawing by keys", "K"],
-  ["Move this cursor; finely", "arrows", "Shift + arrows"],
-  ["Begin or end drawing at it", "Enter"],
-  ["Take back, or leave", "Esc"],
+  ["Keyboard cursor on or off", "K"],
+  ["Move it, or by one pixel", "arrows", "Shift + arrows"],
+  ["Begin or end a stroke there", "Enter"],
+  ["Cancel a stroke, or go back", "Esc"],
 ];
 const COLOURS = ["#ff2d55", "#00d26a", "#2f8cff", "#ffd60a"];
 
@@ -286,7 +286,7 @@ async function start() {
       tools.updateCursor();
     } else if (key === "Escape") {
       if (event.target.matches("input")) view.canvas.focus();
-      else if (tools.cancel()) say("Taken back.");
+      else if (tools.cancel()) say("The stroke was cancelled.");
       else if (filling.isOpen) filling.leave();
       else if (view.cross) tools.toggleCross();
       else return false;
@@ -302,7 +302,7 @@ async function start() {
       }
     } else if (key === "k") {
       if (filling.isOpen) filling.leave();
-      say(tools.toggleCross() ? "Arrow keys move the cursor, and Enter begins and ends drawing." : "The cursor is off.");
+      say(tools.toggleCross() ? "The arrow keys move the cursor, and Enter begins and ends a stroke." : "The keyboard cursor is off.");
       view.canvas.focus({ preventScroll: true });
     } else if (key === "[" || key === "]") {
       const step = Math.max(1, Math.round(tools.size / 8));

@@ -15,7 +15,7 @@ import numpy as np
 from restorer.cli.mask_page.display import Shown
 from restorer.errors import UsageError
 from restorer.folders.paths import WRITABLE_SUFFIXES, Item
-from restorer.images.find import STDIO
+from restorer.images.find import is_stream
 from restorer.images.mask_writing import save_mask
 from restorer.images.picture import Picture
 from restorer.images.writing import save
@@ -23,7 +23,7 @@ from restorer.images.writing import save
 __all__ = ["FillRequest", "Progress", "Session", "Window"]
 
 POLL_SECONDS = 0.25  # between two looks whether the page is still open
-CLOSED_SECONDS = 15.0  # without a connection after which a page counts as closed: a line may break
+CLOSED_SECONDS = 60.0  # without a connection after which a page counts as closed: a line may break
 GOODBYE_SECONDS = 3.0  # the same after the page has said goodbye: it may be loaded again
 
 Window = tuple[int, int, int, int]
@@ -225,7 +225,7 @@ class Session:
     def result_target(self) -> Path:
         """The file of the result."""
         source = self.item.source
-        if source == STDIO:
+        if is_stream(source):
             return self.item.target.with_name("picture_inpainted.png")
         suffix = source.suffix if source.suffix.lower() in WRITABLE_SUFFIXES else ".png"
         return source.with_name(f"{source.stem}_inpainted{suffix}")

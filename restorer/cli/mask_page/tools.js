@@ -27,6 +27,7 @@ class Tools {
     canvas.addEventListener("pointercancel", (event) => this.up(event, true));
     canvas.addEventListener("pointerleave", () => this.hover(null));
     canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
+    canvas.addEventListener("blur", () => canvas.classList.remove("pointed"));
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
   }
 
@@ -56,6 +57,7 @@ class Tools {
 
   down(event) {
     const { view } = this;
+    view.canvas.classList.add("pointed"); // who points at the canvas needs no outline of it
     view.canvas.focus({ preventScroll: true });
     event.preventDefault();
     try {
