@@ -1,4 +1,4 @@
-"""The Python API: denoise, dejpeg, inpaint and upscale Pillow images and tensors.
+"""The Python API: denoise, dejpeg, inpaint and upscale pictures of many kinds.
 
 Example:
     from PIL import Image
@@ -9,28 +9,26 @@ Example:
 
 from __future__ import annotations
 
-import contextlib
-import io
-import math
 import os
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageChops
-from PIL.JpegImagePlugin import JpegImageFile
+from PIL import Image
 from torch import Tensor
 
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import Step
-from restorer.errors import UsageError
-from restorer.images.files import fit_mask, from_pil, load_mask, to_pil, to_tensor, visible_pixels, with_result
+from restorer.errors import RestorerError, UsageError
+from restorer.images.conversion import Given, check_values, is_batch, join, split, take
+from restorer.images.files import alpha_tensor, fit_mask, from_pil, load_mask
 from restorer.images.masks import grow as grow_mask
-from restorer.limits import check, check_denoising
+from restorer.images.sizes import Enlargement, Region, parse_region
+from restorer.limits import check, check_denoising, real_number, whole_number
 from restorer.measurement.earlier_jpeg import find_jpeg
+from restorer.tasks.common import as_prior
 from restorer.tasks.dejpeg import prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.inpaint import prepare_inpaint
@@ -39,48 +37,95 @@ from restorer.tasks.upscale import prepare_upscale
 
 __all__ = ["dejpeg", "denoise", "inpaint", "upscale"]
 
-AnyPicture = TypeVar("AnyPicture", Tensor, Image.Image)
+OnStep = Callable[[Step], None] | None
+AnyPrior = Prior | str | os.PathLike[str] | None
 
 
 def _restore(
-    picture: AnyPicture,
-    prepare: Callable[[Tensor, Tensor | None], Job],
-    on_step: Callable[[Step], None] | None,
-    keep: np.ndarray | None = None,
-) -> AnyPicture:
-    """Run a job on a Pillow image or a tensor, and return the result as the same type.
+    picture: Any,
+    prepare: Callable[[Given, int], tuple[Job, np.ndarray | None]],
+    on_step: OnStep,
+    region: Region | None,
+) -> Any:
+    """Restore a picture, or the pictures of a batch one after the other, and return results of the same kind.
 
     Args:
         picture: As in `denoise`.
-        prepare: Makes the job of a float32 tensor (C, H, W) in [0, 1] on the CPU, and of the visible pixels, bool
-            (H, W), or None if all are visible.
+        prepare: Returns the job of a picture, and the pixels that are copied from the input, bool (H, W), or None. Its
+            arguments are the picture and its place in the batch.
         on_step: As in `denoise`.
-        keep: bool (H, W), True at the pixels that the result copies from the input; None copies none.
+        region: The part that is returned; None for all of it.
 
     Raises:
-        UsageError: The picture is neither a Pillow image nor a float tensor.
+        UsageError: The picture is none, or `on_step` is no function.
     """
-    if isinstance(picture, Tensor):
-        if not picture.is_floating_point():
-            raise UsageError(
-                f"a tensor must hold floats in [0, 1], not {picture.dtype}", "convert it to float and divide it by 255"
-            )
-        job = prepare(picture.detach().float().cpu(), None).measured()
-        if job.plan is None:
-            return picture.clone()
-        result = job.run(on_step).image.to(picture.device, picture.dtype)
-        return result if keep is None else torch.where(torch.from_numpy(keep).to(picture.device), picture, result)
-    if not isinstance(picture, Image.Image):
-        raise UsageError(f"the picture must be a PIL image or a float tensor, not {type(picture).__name__}")
-    source = from_pil(picture)
-    job = prepare(to_tensor(source), visible_pixels(source)).measured()
+    if on_step is not None and not callable(on_step):
+        raise UsageError(f"on_step must be a function, not {type(on_step).__name__}")
+    if not is_batch(picture):
+        return _restore_one(take(picture), 0, prepare, on_step, region)
+    results = []
+    for index, one in enumerate(split(picture)):
+        try:
+            results.append(_restore_one(take(one), index, prepare, on_step, region))
+        except RestorerError as error:
+            raise type(error)(f"picture {index} of the batch: {error}", error.hint) from error
+    if not results and not isinstance(picture, (list, tuple)):
+        raise UsageError("the batch holds no picture")
+    return join(results, picture)
+
+
+def _restore_one(
+    given: Given,
+    index: int,
+    prepare: Callable[[Given, int], tuple[Job, np.ndarray | None]],
+    on_step: OnStep,
+    region: Region | None,
+) -> Any:
+    """Restore one picture; see `_restore`."""
+    job, keep = prepare(given, index)
+    job, part = job.measured(), given.part(region)
     if job.plan is None:
-        return to_pil(source)
-    return to_pil(with_result(source, job.run(on_step).image, keep=keep))
+        return part.unchanged()
+    restored = job.run(on_step)
+    return part.result(restored.image, None if keep is None else _cut(keep, region), restored.alpha)
+
+
+def _cut(mask: np.ndarray, region: Region | None) -> np.ndarray:
+    return mask if region is None else mask[region.rows, region.columns]
+
+
+def _sampling(steps: Any, detail: Any, method: Any, seed: Any, prior: Any) -> dict[str, Any]:
+    """Return the options that all tasks share, as the functions that prepare a job take them.
+
+    Raises:
+        UsageError: A value is out of range or of the wrong type.
+        ModelError: The prior cannot be loaded.
+    """
+    if not isinstance(method, str):
+        raise UsageError(f"the method must be a name, not {type(method).__name__}")
+    options: dict[str, Any] = {
+        "steps": None if steps is None else whole_number("steps", steps),
+        "detail": None if detail is None else real_number("detail", detail),
+        "method": method,
+        "seed": whole_number("the seed", seed),
+    }
+    check(**options)
+    return {**options, "prior": as_prior(prior)}
+
+
+def _sigma(sigma: Any) -> float | None:
+    """Return the option `sigma` as a number; None measures the noise."""
+    number = None if sigma is None else real_number("sigma", sigma)
+    check(sigma=number)
+    return number
+
+
+def _region(region: Any) -> Region | None:
+    return None if region is None else parse_region(region)
 
 
 def denoise(
-    picture: AnyPicture,
+    picture: Any,
     sigma: float | None = None,
     *,
     noise: str = "auto",
@@ -90,16 +135,18 @@ def denoise(
     detail: float | None = None,
     method: str = "auto",
     seed: int = 0,
-    prior: Prior | None = None,
-    on_step: Callable[[Step], None] | None = None,
-) -> AnyPicture:
+    region: Sequence[int] | str | None = None,
+    prior: AnyPrior = None,
+    on_step: OnStep = None,
+) -> Any:
     """Remove noise, or what JPEG compression did where there is no noise beyond it.
 
     Args:
-        picture: A PIL image, or a float tensor (C, H, W) in [0, 1] with C = 1 or 3. Values of a tensor outside this
-            range are not clamped.
-        sigma: Standard deviation of white noise on the 0..255 scale; 0 returns the picture unchanged. None measures the
-            noise, white or not.
+        picture: A PIL image; the path of a file; an array (H, W) or (H, W, C) or a tensor (C, H, W) of uint8, uint16,
+            or floats in [0, 1]; or a batch: a list of pictures, a tensor (N, C, H, W) or an array (N, H, W, C). Noise
+            may reach beyond 0 and 1, and is not clamped.
+        sigma: Standard deviation of white noise on the 0..255 scale, for floats too; 0 returns the picture unchanged.
+            None measures the noise, white or not.
         noise: The noise that may be found: "auto" looks for both kinds, "white" and "camera" for one of them, and "off"
             removes no noise.
         strength: Factor on the noise that is measured: more than 1 removes more.
@@ -109,110 +156,102 @@ def denoise(
         detail: 0 (faithful and smooth) .. 1 (natural texture); None selects the default.
         method: Preset of the reverse process, one of `restorer.diffusion.plan.METHODS`.
         seed: Seed of the noise field, an integer from 0.
-        prior: The result of `load_prior`; None selects the embedded prior.
+        region: Left, top, width and height in pixels of the part that is restored and returned, nearly as it would be
+            within the whole; None for all of it.
+        prior: The result of `load_prior`, or what it takes: a name or a path. None selects the embedded prior.
         on_step: Called with a `restorer.diffusion.reverse.Step` after every network evaluation.
 
     Returns:
-        The restored picture, of the same type and size as the input.
+        The restored picture, of the same kind and size as the input; a PIL image for a path. A batch comes back in its
+        own kind of container, each picture as it would be alone.
 
     Raises:
-        UsageError: A value is out of range.
-        ModelError: The prior cannot denoise, or its network returns values that are not finite.
+        UsageError: A value is out of range or of the wrong type, the values of a float picture are not on the scale of
+            [0, 1], or the region lies outside the picture.
+        PictureError: A file cannot be read.
+        ModelError: The prior cannot be loaded or cannot denoise, or its network returns values that are not finite.
         DeviceError: The device has too little memory.
     """
+    level, part = _sigma(sigma), _region(region)
+    factor = real_number("strength", strength)
+    options = _sampling(steps, detail, method, seed, prior)
+    check_denoising(
+        sigma=level, noise=noise, strength=factor, jpeg=jpeg, steps=options["steps"], detail=options["detail"]
+    )
 
-    check_denoising(jpeg=jpeg)
+    def prepare(given: Given, index: int) -> tuple[Job, None]:
+        check_values(given, level)
+        found = find_jpeg(given.image, given.file) if jpeg == "auto" and level is None else None
+        measuring: dict[str, Any] = {"noise": noise, "strength": factor, "evidence": given.visible, "jpeg": found}
+        return prepare_denoise(given.image, level, region=part, **measuring, **options), None
 
-    def prepare(image: Tensor, visible: Tensor | None) -> Job:
-        return prepare_denoise(
-            image,
-            sigma,
-            noise=noise,
-            strength=strength,
-            evidence=visible,
-            jpeg=find_jpeg(image, _file_of(picture)) if jpeg == "auto" and sigma is None else None,
-            steps=steps,
-            detail=detail,
-            method=method,
-            seed=seed,
-            prior=prior,
-        )
-
-    return _restore(picture, prepare, on_step)
+    return _restore(picture, prepare, on_step, part)
 
 
 def dejpeg(
-    picture: AnyPicture,
+    picture: Any,
     *,
     steps: int | None = None,
     detail: float | None = None,
     method: str = "auto",
     seed: int = 0,
-    prior: Prior | None = None,
-    on_step: Callable[[Step], None] | None = None,
-) -> AnyPicture:
+    region: Sequence[int] | str | None = None,
+    prior: AnyPrior = None,
+    on_step: OnStep = None,
+) -> Any:
     """Remove the blocks and the ringing of JPEG compression. Compressing the result again gives the picture back.
 
     Args:
-        picture: As in `denoise`. The tables are those of the file of a PIL image that was opened from one; those of any
-            other picture are found in its pixels, if it was a JPEG before.
+        picture: As in `denoise`. The tables are those of the file of a path, or of a PIL image that was opened from
+            one; those of any other picture are found in its pixels, if it was a JPEG before.
         steps: Number of network evaluations; None selects the default.
         detail: 0 (the mean of all pictures that the file may stand for) .. 1 (one of them); None selects the default.
         method: As in `denoise`.
         seed: As in `denoise`.
+        region: As in `denoise`.
         prior: As in `denoise`.
         on_step: As in `denoise`.
 
     Returns:
-        The restored picture, of the same type and size as the input; the input itself if no compression is found.
+        As in `denoise`; the input itself if no compression is found.
 
     Raises:
-        UsageError: A value is out of range.
+        UsageError: As in `denoise`.
+        PictureError: A file cannot be read.
         ModelError: The prior cannot restore pictures, or its network returns values that are not finite.
         DeviceError: The device has too little memory.
     """
+    part, options = _region(region), _sampling(steps, detail, method, seed, prior)
 
-    def prepare(image: Tensor, visible: Tensor | None) -> Job:
-        jpeg = find_jpeg(image, _file_of(picture))
-        return prepare_dejpeg(image, jpeg, steps=steps, detail=detail, method=method, seed=seed, prior=prior)
+    def prepare(given: Given, index: int) -> tuple[Job, None]:
+        check_values(given)
+        return prepare_dejpeg(given.image, find_jpeg(given.image, given.file), region=part, **options), None
 
-    return _restore(picture, prepare, on_step)
-
-
-def _file_of(picture: Tensor | Image.Image) -> bytes | None:
-    """Return the JPEG file that a Pillow image was opened from; None if there is none, or the image was changed."""
-    name = getattr(picture, "filename", "")
-    if not isinstance(picture, JpegImageFile) or not name:
-        return None
-    # The file may have been removed or replaced by anything since the image was opened.
-    with contextlib.suppress(OSError, SyntaxError, ValueError, TypeError):
-        data = Path(os.fsdecode(name)).read_bytes()
-        with JpegImageFile(io.BytesIO(data)) as image:
-            is_alike = (image.mode, image.size) == (picture.mode, picture.size)
-            return data if is_alike and ImageChops.difference(image, picture).getbbox() is None else None
-    return None
+    return _restore(picture, prepare, on_step, part)
 
 
 def inpaint(
-    picture: AnyPicture,
+    picture: Any,
     mask: Any,
     *,
     grow: int | None = None,
-    sigma: float = 0.0,
+    sigma: float | None = 0.0,
     steps: int | None = None,
     detail: float | None = None,
     method: str = "auto",
     seed: int = 0,
-    prior: Prior | None = None,
-    on_step: Callable[[Step], None] | None = None,
-) -> AnyPicture:
+    region: Sequence[int] | str | None = None,
+    prior: AnyPrior = None,
+    on_step: OnStep = None,
+) -> Any:
     """Fill holes. If sigma is 0, all other pixels stay as they are, bit for bit.
 
     Args:
         picture: As in `denoise`. The values under the mask are ignored.
         mask: What to fill. Of an array or a tensor (H, W) of the size of the picture, the non-zero values. A PIL image
             or the path of a file is understood as the command understands it (`restorer.images.mask_meaning`): white on
-            black, strokes of any colour on transparency, or a copy of the picture with its holes erased.
+            black, strokes of any colour on transparency, or a copy of the picture with its holes erased. One mask
+            serves all pictures of a batch; a list of masks, or an array or tensor (N, H, W), has one for each.
         grow: Pixels by which the holes are grown. None selects 1 for a mask image with soft edges and a picture that
             was opened from a JPEG file, and 0 otherwise.
         sigma: Standard deviation of the noise of the known pixels on the 0..255 scale. If it is above 0, the known
@@ -222,61 +261,87 @@ def inpaint(
             None selects the default.
         method: As in `denoise`.
         seed: As in `denoise`.
+        region: As in `denoise`.
         prior: As in `denoise`.
         on_step: As in `denoise`.
 
     Returns:
-        The filled picture, of the same type and size as the input.
+        As in `denoise`.
 
     Raises:
-        UsageError: A value is out of range, the mask has another size than the picture, or nothing in it tells where
+        UsageError: As in `denoise`, or the mask has another size than the picture, or nothing in it tells where
             the holes are.
-        PictureError: The file of the mask cannot be read.
+        PictureError: The file of a picture or of a mask cannot be read.
         ModelError: The prior cannot inpaint, or its network returns values that are not finite.
         DeviceError: The device has too little memory.
     """
-    check(grow=grow)
-    fill = _holes(picture, mask, grow)
+    margin = None if grow is None else whole_number("grow", grow)
+    check(grow=margin)
+    level, part, options = _sigma(sigma), _region(region), _sampling(steps, detail, method, seed, prior)
+    masks = _masks_of(picture, mask)
 
-    def prepare(image: Tensor, visible: Tensor | None) -> Job:
-        hole = torch.from_numpy(fill)
-        return prepare_inpaint(
-            image, hole, sigma=sigma, steps=steps, detail=detail, method=method, seed=seed, prior=prior
-        )
+    def prepare(given: Given, index: int) -> tuple[Job, np.ndarray | None]:
+        fill = _holes(given, mask if masks is None else masks[index], margin)
+        if fill.shape == given.size:
+            check_values(given, level, fill)
+        job = prepare_inpaint(given.image, torch.from_numpy(fill), sigma=level, region=part, **options)
+        return job, ~fill if job.sigma == 0 else None
 
-    return _restore(picture, prepare, on_step, keep=~fill if sigma == 0 else None)
+    return _restore(picture, prepare, on_step, part)
 
 
-def _holes(picture: Tensor | Image.Image, mask: Any, margin: int | None) -> np.ndarray:
+def _masks_of(picture: Any, mask: Any) -> Sequence[Any] | None:
+    """Return the masks of the pictures of a batch; None if one mask serves all.
+
+    Raises:
+        UsageError: There is another number of masks than of pictures.
+    """
+    is_stack = isinstance(mask, (np.ndarray, Tensor)) and mask.ndim >= 3 and mask.shape[0] > 1
+    if not is_batch(picture) or not (is_stack or isinstance(mask, (list, tuple))):
+        return None
+    if len(mask) != len(picture):
+        raise UsageError(f"there are {len(mask)} masks, but {len(picture)} pictures", "use one mask, or one for each")
+    return list(mask)
+
+
+def _holes(given: Given, mask: Any, margin: int | None) -> np.ndarray:
     """Return the pixels to fill, bool (H, W); `inpaint` says what a mask may be."""
-    if not isinstance(mask, (Image.Image, str, os.PathLike)):
-        fill = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask) != 0
-        fill = fill.reshape(fill.shape[-2:]) if fill.ndim > 2 and fill.size == math.prod(fill.shape[-2:]) else fill
-        return grow_mask(fill, margin) if margin and fill.ndim == 2 else fill
-    source = None
-    if isinstance(picture, Tensor):
-        size = (picture.shape[-2], picture.shape[-1])
-    else:
-        source = replace(from_pil(picture), lossy=isinstance(picture, JpegImageFile))
-        size = (source.height, source.width)  # turned upright
     if isinstance(mask, Image.Image):
-        return fit_mask(from_pil(mask), size, margin=margin, picture=source).fill
-    return load_mask(Path(mask), size, margin=margin, picture=source).fill
+        return fit_mask(from_pil(mask), given.size, margin=margin, picture=given.source).fill
+    if isinstance(mask, (str, os.PathLike)):
+        return load_mask(Path(os.fsdecode(mask)), given.size, margin=margin, picture=given.source).fill
+    try:
+        values = np.asarray(mask.detach().cpu().float() if isinstance(mask, Tensor) else mask)
+        fill = np.asarray(values != 0, dtype=bool)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise UsageError("the mask cannot be understood: it must be an image, a path, an array or a tensor") from error
+    if values.dtype.kind not in "biuf":
+        raise UsageError(f"the mask must be an image, a path, an array or a tensor, not {type(mask).__name__}")
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise UsageError("the mask contains nan", "mark what is to be filled by 1, and the rest by 0")
+    if fill.ndim > 2 and fill.size == given.size[0] * given.size[1] and fill.size:
+        fill = fill.reshape(given.size)  # an axis of length 1 for the channel
+    if fill.shape != given.size:
+        raise UsageError(f"the mask is {fill.shape}, but the picture is {given.size}", "use a mask (H, W)")
+    return grow_mask(fill, margin) if margin else fill
 
 
 def upscale(
-    picture: AnyPicture,
-    scale: int = 4,
+    picture: Any,
+    scale: float | None = None,
     *,
-    sigma: float = 0.0,
+    width: int | None = None,
+    height: int | None = None,
+    sigma: float | None = 0.0,
     jpeg: str = "auto",
     steps: int | None = None,
     detail: float | None = None,
     method: str = "auto",
     seed: int = 0,
-    prior: Prior | None = None,
-    on_step: Callable[[Step], None] | None = None,
-) -> AnyPicture:
+    region: Sequence[int] | str | None = None,
+    prior: AnyPrior = None,
+    on_step: OnStep = None,
+) -> Any:
     """Enlarge. Shrinking the result by Pillow's bicubic filter gives the input back, unless it is noisy or a JPEG.
 
     A prior of latent super-resolution does not give the input back. It fixes the scale, does not use `sigma` and
@@ -284,7 +349,11 @@ def upscale(
 
     Args:
         picture: As in `denoise`.
-        scale: Enlargement factor: 2, 3, 4 or 8.
+        scale: Enlargement factor, above 1 and at most 8. For a factor other than 2, 3, 4 and 8, the picture is
+            enlarged by the next larger of these and shrunk; shrinking the result then gives the input back less
+            exactly. None is 4 unless a side is given.
+        width: Width of the result in pixels, instead of a scale; the height follows.
+        height: Height of the result. With both, the result is the largest one that fits inside them.
         sigma: Standard deviation of the noise of the small picture on the 0..255 scale.
         jpeg: "auto" first undoes the JPEG compression of the small picture, as `dejpeg` does, if sigma is 0; "off"
             takes its pixels as they are.
@@ -292,31 +361,27 @@ def upscale(
         detail: As in `inpaint`.
         method: As in `denoise`.
         seed: As in `denoise`.
+        region: As in `denoise`.
         prior: As in `denoise`.
         on_step: As in `denoise`.
 
     Returns:
-        The enlarged picture, of the same type as the input and `scale` times as high and as wide.
+        The enlarged picture, as in `denoise`. The transparency of a picture is enlarged as a picture of its own.
 
     Raises:
-        UsageError: A value is out of range.
+        UsageError: As in `denoise`, or the result would be no enlargement, or one by more than 8.
+        PictureError: A file cannot be read.
         ModelError: The prior cannot upscale, or its network returns values that are not finite.
         DeviceError: The device has too little memory.
     """
-
     check_denoising(jpeg=jpeg)
+    size = Enlargement.of(scale, width, height)
+    level, part, options = _sigma(sigma), _region(region), _sampling(steps, detail, method, seed, prior)
 
-    def prepare(image: Tensor, visible: Tensor | None) -> Job:
-        return prepare_upscale(
-            image,
-            scale,
-            sigma=sigma,
-            jpeg=find_jpeg(image, _file_of(picture)) if jpeg == "auto" and sigma == 0 else None,
-            steps=steps,
-            detail=detail,
-            method=method,
-            seed=seed,
-            prior=prior,
-        )
+    def prepare(given: Given, index: int) -> tuple[Job, None]:
+        check_values(given, level)
+        found = find_jpeg(given.image, given.file) if jpeg == "auto" and level == 0 else None
+        alpha = None if given.source is None else alpha_tensor(given.source)
+        return prepare_upscale(given.image, size, sigma=level, jpeg=found, alpha=alpha, region=part, **options), None
 
-    return _restore(picture, prepare, on_step)
+    return _restore(picture, prepare, on_step, part)

@@ -5,6 +5,10 @@ This module does not import PyTorch, so that a command line is checked before an
 
 from __future__ import annotations
 
+import math
+import operator
+from typing import Any
+
 from restorer.errors import ModelError, UsageError
 
 __all__ = [
@@ -20,6 +24,8 @@ __all__ = [
     "check_denoising",
     "check_generation",
     "check_task",
+    "real_number",
+    "whole_number",
 ]
 
 METHODS = ("auto", "ddpm", "ddim", "repaint", "ddnm", "diffpir", "langevin")
@@ -180,3 +186,52 @@ def check_task(task: str, serves: str | None, model: str = "the model") -> None:
     if task == "generate":
         reason = "enlarges images and generates none from noise alone"
     raise ModelError(f"{model} {reason}: {task} cannot use it", f"use it with restore {serves}")
+
+
+def whole_number(name: str, value: Any) -> int:
+    """Return a value that a Python program passed for a whole number, such as 3, 3.0 or a scalar of NumPy.
+
+    Args:
+        name: The name of the parameter.
+        value: The value.
+
+    Raises:
+        UsageError: The value is not a whole number.
+    """
+    number = real_number(name, value)
+    if not number.is_integer():
+        raise UsageError(f"{name} must be a whole number, not {value!r}")
+    try:
+        return operator.index(value)  # a float does not hold every integer
+    except TypeError:
+        return int(number)
+
+
+def real_number(name: str, value: Any) -> float:
+    """Return a value that a Python program passed for a number.
+
+    Args:
+        name: The name of the parameter.
+        value: The value: a Python number, or a scalar of NumPy or PyTorch, but no truth value and no text.
+
+    Raises:
+        UsageError: The value is not a number, or it is nan or infinite.
+    """
+    kind = type(value)
+    is_truth = kind is bool or "bool" in str(getattr(value, "dtype", ""))
+    try:
+        is_scalar = not is_truth and not isinstance(value, (str, bytes, bytearray)) and getattr(value, "ndim", 0) == 0
+        number = float(value) if is_scalar else math.nan
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        is_scalar, number = False, math.nan
+    if not is_scalar:
+        raise UsageError(f"{name} must be a number, not {_shown(value)}")
+    if not math.isfinite(number):
+        raise UsageError(f"{name} must be a finite number, not {number:g}")
+    return number
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message: itself if it is short, else its type."""
+    text = repr(value)
+    return text if len(text) <= 40 and text.isprintable() else f"a value of the type {type(value).__name__}"

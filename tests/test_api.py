@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from stubs import Smooth, Spy
 
 import restorer
 from restorer import denoise, inpaint, upscale
-from restorer.errors import UsageError
+from restorer.errors import ModelError, PictureError, UsageError
 
 SIZES = [(1, 1), (1, 7), (3, 2), (17, 33)]  # (height, width)
 MODES = ["L", "LA", "RGB", "RGBA"]
@@ -28,9 +29,11 @@ def pil(mode: str = "RGB", height: int = 12, width: int = 10, seed: int = 0) -> 
     return bands[0] if len(bands) == 1 else Image.merge(mode, bands)
 
 
-def tensor(channels: int = 3, height: int = 12, width: int = 10, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def tensor(
+    channels: int = 3, height: int = 12, width: int = 10, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> torch.Tensor:
     """Return a tensor of uniform noise in [0.25, 0.75]."""
-    values = torch.rand(channels, height, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values = torch.rand(channels, height, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (0.25 + values / 2).to(dtype)
 
 
@@ -41,14 +44,23 @@ def corner(height: int = 12, width: int = 10) -> np.ndarray:
     return fill
 
 
+def size_of(picture: Any) -> tuple[int, int]:
+    """Return the height and width of a picture; 1 and 1 of what is none."""
+    if isinstance(picture, Image.Image):
+        return picture.height, picture.width
+    shape = tuple(getattr(picture, "shape", ()))
+    pair = shape[:2] if isinstance(picture, np.ndarray) else shape[-2:]
+    return (int(pair[0]), int(pair[1])) if len(pair) == 2 else (1, 1)
+
+
 def restore(task: str, picture: Any, **options: Any) -> Any:
     """Run a task with options that make it cheap, unless `options` overrides them."""
     options = {"prior": Smooth(), "steps": 3, **options}
     if task == "denoise":
         return denoise(picture, options.pop("sigma", 15.0), **options)
     if task == "inpaint":
-        size = picture.shape[-2:] if isinstance(picture, torch.Tensor) else picture.size[::-1]
-        return inpaint(picture, options.pop("mask", corner(*size)), **options)
+        mask = options.pop("mask") if "mask" in options else corner(*size_of(picture))
+        return inpaint(picture, mask, **options)
     return upscale(picture, options.pop("scale", 2), **options)
 
 
@@ -328,11 +340,274 @@ def test_what_is_no_picture_is_refused() -> None:
         denoise(torch.zeros(4, 4), 5.0, prior=Smooth())
 
 
-def test_an_integer_tensor_is_refused() -> None:
+# --------------------------------------------------------------------------------------------- what people pass
+
+
+def array(mode: str = "RGB", dtype: str = "uint8") -> np.ndarray:
+    """Return the pixels of `pil` as an array of a type whose white is 255, 65535 or 1."""
+    values = np.asarray(pil(mode)).astype(float) / 255
+    scale = {"uint8": 255, "uint16": 65535}.get(dtype.lstrip(">"), 1)
+    return np.rint(values * scale).astype(dtype) if scale > 1 else values.astype(dtype)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2", "float32", "float64", "float16"])
+def test_an_array_comes_back_in_its_type_and_layout(task: str, mode: str, dtype: str) -> None:
+    values = array(mode, dtype)
+    before = values.copy()
+    options = {"mask": corner()} if task == "inpaint" else {}
+    result = restore(task, values, **options)
+    factor = 2 if task == "upscale" else 1
+    assert isinstance(result, np.ndarray) and result.dtype == values.dtype
+    assert result.shape == (12 * factor, 10 * factor, *values.shape[2:])
+    assert np.array_equal(values, before) and not np.shares_memory(result, values)
+    if mode in ("LA", "RGBA") and task != "upscale":
+        assert np.allclose(result[..., -1], values[..., -1], rtol=0, atol=1e-7)
+
+
+def test_an_array_with_one_channel_keeps_that_axis() -> None:
+    assert restore("denoise", array("L")[..., None]).shape == (12, 10, 1)
+    assert restore("denoise", array("L", "float32")[..., None]).shape == (12, 10, 1)
+
+
+def test_every_kind_of_picture_gives_the_same_result(tmp_path: Path) -> None:
+    image = pil()
+    image.save(tmp_path / "img.png")
+    values = np.asarray(image)
+    planes = torch.from_numpy(values.copy()).permute(2, 0, 1)
+    for task in ("denoise", "upscale"):
+        expected = np.asarray(restore(task, image))
+        assert np.array_equal(restore(task, values), expected)
+        assert np.array_equal(restore(task, planes).permute(1, 2, 0), expected)
+        assert np.array_equal(np.asarray(restore(task, tmp_path / "img.png")), expected)
+        assert np.array_equal(np.asarray(restore(task, str(tmp_path / "img.png"))), expected)
+        floats = restore(task, values.astype("float32") / 255)
+        assert np.array_equal(np.rint(floats * 255), expected)
+
+
+def test_a_path_gives_a_pillow_image_with_metadata(tmp_path: Path) -> None:
+    pil().save(tmp_path / "img.png", dpi=(300, 300))
+    result = restore("denoise", tmp_path / "img.png")
+    assert isinstance(result, Image.Image) and result.info["dpi"] == pytest.approx((300, 300), rel=1e-3)
+
+
+def test_paths_of_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match=r"absent\.png"):
+        denoise(str(tmp_path / "absent.png"), 5.0, prior=Smooth())
+    (tmp_path / "text.png").write_bytes(b"text")
+    with pytest.raises(PictureError):
+        denoise(tmp_path / "text.png", 5.0, prior=Smooth())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_an_integer_tensor_comes_back_in_its_type(dtype: torch.dtype) -> None:
+    white = 255 if dtype == torch.uint8 else 65535
+    result = restore("denoise", (tensor() * white).round().to(dtype))
+    expected = restore("denoise", (tensor() * white).round() / white)
+    assert result.dtype == dtype
+    assert torch.equal(result.float(), (expected * white).round())
+
+
+def batches() -> list[Any]:
+    images = [tensor(seed=k) for k in range(3)]
+    arrays = [array() for _ in range(3)]
+    return [torch.stack(images), images, tuple(images), np.stack(arrays), [pil(), tensor(1), array("L")]]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("index", range(5), ids=["tensor", "list", "tuple", "array", "mixed"])
+def test_each_picture_of_a_batch_is_what_it_is_alone(task: str, index: int) -> None:
+    batch = batches()[index]
+    options: dict[str, Any] = {"mask": corner()} if task == "inpaint" else {}
+    result = restore(task, batch, method="ddpm", detail=1.0, **options)
+    assert type(result) is type(batch) and len(result) == len(batch)
+    for together, one in zip(result, batch, strict=True):
+        alone = restore(task, one, method="ddpm", detail=1.0, **options)
+        assert np.array_equal(np.asarray(together), np.asarray(alone))
+
+
+def test_a_batch_with_a_mask_for_each_picture() -> None:
+    images, masks = torch.stack([tensor(), tensor()]), [corner(), ~corner()]
+    expected = torch.stack([restore("inpaint", images[0], mask=m) for m in masks])
+    for given in (masks, np.stack(masks), torch.from_numpy(np.stack(masks))[:, None]):
+        assert torch.equal(restore("inpaint", images, mask=given), expected)
+    with pytest.raises(UsageError, match="3 masks, but 2 pictures"):
+        restore("inpaint", images, mask=[corner()] * 3)
+
+
+def test_an_empty_batch() -> None:
+    assert denoise([], 5.0, prior=Smooth()) == []
+    with pytest.raises(UsageError, match="no picture"):
+        denoise(torch.zeros(0, 3, 8, 8), 5.0, prior=Smooth())
+
+
+def test_an_error_names_the_picture_of_the_batch() -> None:
+    with pytest.raises(UsageError, match=r"picture 1 of the batch: a tensor must have the shape \(C, H, W\)"):
+        denoise([tensor(), torch.zeros(4, 4)], 5.0, prior=Smooth())
+
+
+WRONG_PICTURES: dict[str, tuple[Any, str]] = {
+    "0..255": (tensor() * 255, "divide by 255"),
+    "0..255, dark": (tensor() * 20, "divide by 255"),
+    "0..65535": (tensor() * 65535, "divide by 65535"),
+    "-1..1": (torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1, "add 1 and divide by 2"),
+    "-1..1, a gradient": (torch.linspace(-1, 1, 64).expand(3, 64, 64), "add 1 and divide by 2"),
+    "0..255 in an array": (array().astype("float32"), "divide by 255"),
+    "0..255 with transparency": (array("RGBA").astype("float32"), "divide by 255"),
+    "nan": (torch.full((3, 8, 8), torch.nan), "nan"),
+    "infinite": (np.full((8, 8), np.inf), "nan"),
+    "(H, W, C)": (torch.rand(8, 9, 3), "permute(2, 0, 1)"),
+    "(H, W)": (torch.rand(8, 9), "tensor[None]"),
+    "RGBA": (torch.rand(4, 8, 9), "tensor[:-1]"),
+    "five axes": (torch.rand(1, 1, 3, 8, 9), ""),
+    "no pixels": (torch.rand(3, 0, 9), ""),
+    "(C, H, W) array": (np.zeros((3, 8, 9), np.uint8), "transpose(1, 2, 0)"),
+    "an empty array": (np.zeros((0, 8, 3)), ""),
+    "int64": (torch.zeros(3, 8, 8, dtype=torch.int64), "convert it to float"),
+    "int32 array": (np.zeros((8, 8), np.int32), "convert it to float"),
+    "bool array": (np.zeros((8, 8), bool), "convert it to float"),
+    "bool tensor": (torch.zeros(3, 8, 8, dtype=torch.bool), "convert it to float"),
+    "complex": (torch.zeros(3, 8, 8, dtype=torch.complex64), "convert it to float"),
+    "objects": (np.array([[None]]), "convert it to float"),
+    "sparse": (torch.zeros(3, 8, 8).to_sparse(), "to_dense"),
+    "meta": (torch.zeros(3, 8, 8, device="meta"), "to_dense"),
+    "None": (None, ""),
+    "a number": (3, ""),
+    "bytes": (b"abc", ""),
+    "an empty image": (Image.new("RGB", (0, 4)), ""),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", WRONG_PICTURES)
+def test_a_wrong_picture_is_refused_in_one_line(task: str, name: str) -> None:
+    value, advice = WRONG_PICTURES[name]
+    options = {"mask": np.zeros(size_of(value))} if task == "inpaint" else {}
+    with pytest.raises(UsageError) as caught:
+        restore(task, value, **options)
+    assert "\n" not in str(caught.value) and advice in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("sigma", [25, 50, 100])
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0], ids=["black", "gray", "white"])
+def test_noise_beyond_0_and_1_is_no_wrong_scale(sigma: int, level: float) -> None:
+    """Half of the noise on black lies below 0, a fortieth of it below -2 sigma."""
+    noise = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(1)) * sigma / 255
+    assert denoise(level + noise, float(sigma), steps=1, prior=Smooth()).shape == (3, 64, 64)
+    assert denoise((level + noise)[:, :5, :5], float(sigma), steps=1, prior=Smooth()).shape == (3, 5, 5)
+
+
+def test_a_few_extreme_values_are_no_wrong_scale() -> None:
+    image = tensor(3, 64, 64)
+    image[:, 5, 7], image[:, 9, 3] = 40.0, -40.0
+    assert denoise(image, 10.0, steps=1, prior=Smooth()).shape == (3, 64, 64)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"steps": 2.0},
+        {"seed": np.int64(0)},
+        {"steps": np.float32(2)},
+        {"seed": torch.tensor(0)},
+        {"detail": np.float64(1)},
+    ],
+    ids=str,
+)
+def test_whole_numbers_of_other_types_are_taken(task: str, options: dict[str, Any]) -> None:
+    plain = {name: float(value) if name == "detail" else int(value) for name, value in options.items()}
+    assert restore(task, pil(), **options).tobytes() == restore(task, pil(), **plain).tobytes()
+
+
+WRONG_OPTIONS: list[dict[str, Any]] = [
+    {"steps": 2.5}, {"steps": True}, {"steps": "4"}, {"steps": np.nan}, {"steps": [4]}, {"steps": np.bool_(True)},
+    {"seed": 1.5}, {"seed": True}, {"seed": float("inf")}, {"seed": 10**400},
+    {"detail": True}, {"detail": "1"}, {"detail": np.nan}, {"detail": 1j},
+    {"sigma": True}, {"sigma": "25"}, {"sigma": np.array([1.0, 2.0])}, {"sigma": torch.tensor(float("nan"))},
+    {"method": 3}, {"method": None}, {"prior": 3}, {"prior": torch.nn.Identity()}, {"on_step": 3},
+    {"region": 3}, {"region": (0, 0, 4)}, {"region": (0, 0, 0, 4)}, {"region": (8, 0, 4, 4)},
+    {"region": (0, 0, 1.5, 4)}, {"region": (-1, 0, 4, 4)}, {"region": "a,b,c,d"}, {"region": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("options", WRONG_OPTIONS, ids=str)
+def test_a_wrong_option_is_refused_in_one_line(task: str, options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError) as caught:
+        restore(task, pil(), **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"noise": 3}, {"strength": np.nan}, {"strength": True}, {"jpeg": True}], ids=str)
+def test_wrong_options_of_denoise_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        denoise((tensor() * 255).byte(), 5.0, prior=Smooth())
+        denoise(pil(), prior=Smooth(), **options)
 
 
-def test_an_array_is_refused_for_what_it_is() -> None:
-    with pytest.raises((UsageError, TypeError)):
-        denoise(np.asarray(pil()), 5.0, prior=Smooth())  # type: ignore[type-var]
+@pytest.mark.parametrize("mask", [None, 3, "absent.png", object(), {"a": 1}, np.full((12, 10), np.nan), [[1, 2], [3]]])
+def test_a_wrong_mask_is_refused(mask: Any) -> None:
+    with pytest.raises((UsageError, PictureError)):
+        inpaint(pil(), mask, prior=Smooth())
+
+
+def test_a_prior_by_name_and_by_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("restorer.tasks.common.load_prior", lambda name: asked.append(name) or Smooth())
+    for name in ("photo", Path("models") / "mine"):
+        restore("denoise", pil(), prior=name)
+    assert asked == ["photo", str(Path("models") / "mine")]
+
+
+def test_an_unknown_prior_is_a_model_error() -> None:
+    with pytest.raises(ModelError, match="there is no model 'nothing'"):
+        denoise(pil(), 5.0, prior="nothing")
+
+
+# ------------------------------------------------------------------------------------------- sizes and regions
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({"scale": 1.5}, (15, 18)), ({"scale": 2.5}, (25, 30)), ({"scale": 3.3}, (33, 40)), ({"scale": 2.0}, (20, 24)),
+        ({"width": 25}, (25, 30)), ({"height": 18}, (15, 18)), ({"width": 30, "height": 30}, (25, 30)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_any_size(options: dict[str, Any], size: tuple[int, int]) -> None:
+    for mode in ("L", "RGBA"):
+        assert upscale(pil(mode), steps=2, prior=Smooth(), **options).size == size
+
+
+def test_a_size_between_is_the_next_larger_one_shrunk() -> None:
+    """Pillow shrinks floats of one channel with the same filter."""
+    image = tensor(1)
+    large = upscale(image, 2, steps=2, prior=Smooth())
+    expected = Image.fromarray(large[0].numpy()).resize((15, 18), Image.Resampling.BICUBIC)
+    result = upscale(image, 1.5, steps=2, prior=Smooth())
+    assert np.abs(result[0].numpy() - np.asarray(expected).clip(0, 1)).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"scale": 1}, {"scale": 8.1}, {"scale": True}, {"scale": "2"}, {"width": 10}, {"width": 81}, {"height": 3},
+     {"scale": 2, "width": 20}, {"width": 20.5}, {"width": 0}, {"scale": np.nan}],
+    ids=str,
+)  # fmt: skip
+def test_sizes_that_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        upscale(pil(), steps=2, prior=Smooth(), **options)
+
+
+@pytest.mark.parametrize("kind", [pil, tensor, array], ids=["pil", "tensor", "array"])
+def test_a_region_is_a_part_of_the_kind_that_was_passed(kind: Callable[[], Any]) -> None:
+    whole = kind()
+    for task, factor in (("denoise", 1), ("inpaint", 1), ("upscale", 2)):
+        options = {"mask": corner()} if task == "inpaint" else {}
+        result = restore(task, whole, region=(2, 3, 5, 4), **options)
+        assert type(result) is type(whole)
+        assert np.asarray(result).size == 3 * 5 * 4 * factor**2
+    left = restore("inpaint", whole, mask=np.zeros((12, 10)), region="2,3,5,4")
+    assert np.array_equal(np.asarray(left), np.asarray(restore("denoise", whole, sigma=0, region=(2, 3, 5, 4))))

@@ -34,7 +34,7 @@ from restorer.diffusion.plan import Plan
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.schedule import Schedule
 
-__all__ = ["NoiseField", "NotFiniteError", "Step", "learned_fraction", "reverse"]
+__all__ = ["Canvas", "NoiseField", "NotFiniteError", "Step", "learned_fraction", "reverse"]
 
 PART = 1 << 18  # numbers of a noise field that one generator draws, in about a millisecond
 MIRRORS = ((), (-1,), (-2,), (-2, -1))  # axes of (B, C, H, W) that are mirrored, by evaluation, in turn
@@ -63,6 +63,23 @@ class Step:
     corrected: Tensor
 
 
+@dataclass(frozen=True)
+class Canvas:
+    """The place of a state in a larger picture, of whose noise it takes its part.
+
+    Args:
+        height: Height of the larger picture in pixels.
+        width: Its width.
+        top: The row of the larger picture at which the state begins.
+        left: The column at which it begins.
+    """
+
+    height: int
+    width: int
+    top: int
+    left: int
+
+
 class NoiseField:
     """White noise that depends on the seed and the shape alone.
 
@@ -70,17 +87,23 @@ class NoiseField:
 
     Args:
         seed: Seed of the whole batch, or one seed for each picture, whose noise is then the same in any batch.
+        canvas: The larger picture whose noise is drawn, and of which a part is returned; None for all of it.
     """
 
-    def __init__(self, seed: int | Sequence[int]) -> None:
+    def __init__(self, seed: int | Sequence[int], canvas: Canvas | None = None) -> None:
         seeds = [seed] if isinstance(seed, int) else seed
+        self._canvas = canvas
         self._generators = [torch.Generator().manual_seed(s) for s in seeds]
 
     def like(self, x: Tensor) -> Tensor:
         """Return the next field, in the shape, on the device and in the precision of x."""
-        shape = (len(x) // len(self._generators), *x.shape[1:])
-        fields = [_normal(shape, g) for g in self._generators]
-        return (fields[0] if len(fields) == 1 else torch.cat(fields)).to(x.device, x.dtype)
+        count, whole = len(x) // len(self._generators), self._canvas
+        size = x.shape[-2:] if whole is None else (whole.height, whole.width)
+        fields = [_normal((count, *x.shape[1:-2], *size), g) for g in self._generators]
+        field = fields[0] if len(fields) == 1 else torch.cat(fields)
+        if whole is not None:
+            field = field[..., whole.top : whole.top + x.shape[-2], whole.left : whole.left + x.shape[-1]]
+        return field.to(x.device, x.dtype)
 
 
 def _normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -125,6 +148,7 @@ def reverse(
     start: Tensor,
     *,
     noise_variance: float = 0.0,
+    canvas: Canvas | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
     """Run the reverse process.
@@ -137,6 +161,7 @@ def reverse(
         start: Mean of the first state, float (B, C, H, W) on [-1, 1]; the first state itself if `plan.fresh_start` is
             False.
         noise_variance: Variance s_y^2 of the noise in y, on the [-1, 1] scale.
+        canvas: The larger picture of whose noise the run takes a part; None if `start` is the whole picture.
         on_step: Function called after every evaluation. An exception that it raises ends the run. It must not write to
             the prior's weights.
 
@@ -146,7 +171,7 @@ def reverse(
     Raises:
         NotFiniteError: A prediction is inf or nan.
     """
-    noise = NoiseField(plan.seed)
+    noise = NoiseField(plan.seed, canvas)
     carried = plan.sigmas[0] * (plan.kappa if plan.fresh_start else 1.0)
     x = torch.add(start, noise.like(start), alpha=carried) if plan.fresh_start else start
     previous: Tensor | None = None

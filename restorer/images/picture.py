@@ -20,15 +20,18 @@ from PIL import Image
 from torch import Tensor
 
 from restorer.images.attachments import Attachments
-from restorer.images.metadata import adapt_exif, match_profile
+from restorer.images.metadata import RECORD, adapt_exif, match_profile
 from restorer.images.push_pull import push_pull
-from restorer.images.xmp import adapt_sizes
+from restorer.images.sizes import Region
+from restorer.images.xmp import adapt_sizes, remove_claims
 
 __all__ = [
     "COMMENT",
     "FULL_RANGE",
     "RECORD",
     "Picture",
+    "alpha_tensor",
+    "cut",
     "reduce_depth",
     "to_pil",
     "to_tensor",
@@ -43,9 +46,6 @@ FULL_RANGE = (0.0, 0.0)
 
 COMMENT = "Comment"
 """The key of a JPEG or GIF comment among the texts of a picture."""
-
-RECORD = "restorer"
-"""The key of the provenance record among the texts of a picture; in files other than PNG the record is in EXIF."""
 
 
 @dataclass(frozen=True)
@@ -185,18 +185,26 @@ def with_record(picture: Picture, record: str) -> Picture:
     return replace(picture, text={**picture.text, RECORD: record}, original=None)
 
 
-def with_result(picture: Picture, result: Tensor, keep: np.ndarray | None = None, *, reveal: bool = False) -> Picture:
+def with_result(
+    picture: Picture,
+    result: Tensor,
+    keep: np.ndarray | None = None,
+    *,
+    reveal: bool = False,
+    alpha: Tensor | None = None,
+) -> Picture:
     """Return the picture with its colour replaced.
 
     The new picture has the number type, the depth and the black and white levels of the old one. Integers are rounded
     to the nearest, half to even. If the size does not change, the original numbers stay where `keep` is True and where
-    alpha is 0. If the size changes, alpha is resampled (Lanczos).
+    alpha is 0. If the size changes, alpha is replaced by the given one, or resampled (Lanczos).
 
     Args:
         picture: the picture that was restored.
         result: the new colour, a float tensor (C, H', W') with C = 1 or 3; it is clamped to [0, 1].
         keep: bool (H, W), True where the original numbers are kept.
         reveal: whether all pixels that are not kept become opaque.
+        alpha: the transparency of a result of another size, float (H', W') in [0, 1].
 
     Raises:
         ValueError: a value of `result` is not finite, `keep` is given but the size changes, or colour pixels would have
@@ -224,8 +232,8 @@ def with_result(picture: Picture, result: Tensor, keep: np.ndarray | None = None
     size = (pixels.shape[1], pixels.shape[0])
     old = (picture.width, picture.height)
     exif = adapt_exif(picture.exif, size, old=old) if picture.exif else None
-    alpha = None if picture.alpha is None else _resize_alpha(picture.alpha, size)
-    return replace(changed, alpha=alpha, exif=exif, xmp=adapt_sizes(picture.xmp, old, size))
+    xmp = adapt_sizes(picture.xmp, old, size)
+    return replace(changed, alpha=_enlarged_alpha(picture, size, alpha), exif=exif, xmp=xmp)
 
 
 def _revealed(alpha: np.ndarray, opaque: float, keep: np.ndarray) -> np.ndarray | None:
@@ -250,6 +258,15 @@ def _convert_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     return np.repeat(pixels[..., None], 3, axis=2)
 
 
+def _enlarged_alpha(picture: Picture, size: tuple[int, int], alpha: Tensor | None) -> np.ndarray | None:
+    """Return the given transparency in the numbers of a picture, or that of the picture in another size."""
+    if picture.alpha is None:
+        return None
+    if alpha is None:
+        return _resize_alpha(picture.alpha, size)
+    return _from_unit_range(alpha.clamp(0, 1).cpu().numpy(), 0, picture.opaque, picture.alpha.dtype)
+
+
 def _resize_alpha(alpha: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resample alpha (Lanczos) to a size given as width and height."""
     if alpha.dtype == np.uint8:
@@ -257,6 +274,35 @@ def _resize_alpha(alpha: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     opaque = _full_scale(alpha.dtype)
     units = Image.fromarray(to_unit_range(alpha, 0, opaque)).resize(size, Image.Resampling.LANCZOS)
     return _from_unit_range(np.asarray(units).clip(0, 1), 0, opaque, alpha.dtype)
+
+
+def alpha_tensor(picture: Picture) -> Tensor | None:
+    """Return the transparency of a picture as float32 (H, W) in [0, 1]; None if it has none."""
+    return None if picture.alpha is None else torch.from_numpy(to_unit_range(picture.alpha, 0, picture.opaque))
+
+
+def cut(picture: Picture, region: Region) -> Picture:
+    """Return a part of a picture, with the metadata that hold for the part.
+
+    Args:
+        picture: the picture.
+        region: a part that lies inside.
+    """
+    if (region.width, region.height) == (picture.width, picture.height):
+        return picture
+    old, size = (picture.width, picture.height), (region.width, region.height)
+    has_gain_map = bool(picture.attachments.gain_map)
+    note = ("the gain map is left out, because it belongs to the whole picture",) if has_gain_map else ()
+    return replace(
+        picture,
+        pixels=picture.pixels[region.rows, region.columns].copy(),
+        alpha=None if picture.alpha is None else picture.alpha[region.rows, region.columns].copy(),
+        exif=adapt_exif(picture.exif, size) if picture.exif else None,
+        xmp=adapt_sizes(remove_claims(picture.xmp), old, size),
+        attachments=replace(picture.attachments, gain_map=b"", gain_map_version=b""),
+        original=None,
+        notes=(*picture.notes, *note),
+    )
 
 
 def reduce_depth(picture: Picture, bits: int) -> Picture:

@@ -106,6 +106,7 @@ class Jpeg:
         orientation: Orientation tag of EXIF, 1..8.
         offset: How many rows and columns of the first blocks are missing because the picture was cropped.
         is_cropped: Whether the blocks at the borders may be incomplete.
+        own_edges: Which edges (top, left, bottom, right, as stored) are those of the file although it was cropped.
         is_earlier: Whether the file is an earlier state of the picture, found in its pixels.
     """
 
@@ -116,6 +117,7 @@ class Jpeg:
     orientation: int = 1
     offset: tuple[int, int] = (0, 0)
     is_cropped: bool = False
+    own_edges: tuple[bool, bool, bool, bool] = (False, False, False, False)
     is_earlier: bool = False
 
     @property
@@ -177,6 +179,7 @@ class Jpeg:
             is_ycbcr=self.colour == "ycbcr",
             offset=self.offset,
             is_cropped=self.is_cropped,
+            own_edges=self.own_edges,
             most_doubt=most_doubt,
             orientation=self.orientation,
         )

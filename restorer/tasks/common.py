@@ -6,6 +6,8 @@ Noise levels that users see are on the 0..255 scale. A level of sigma on that sc
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from restorer.tasks.defaults import Defaults
 __all__ = [
     "LOWEST_LEVEL",
     "as_colour",
+    "as_prior",
     "check_picture",
     "conditioned_plan",
     "select_prior",
@@ -59,6 +62,23 @@ def select_prior(task: str, prior: Prior | None) -> Prior:
     latent = latent_of(model)
     check_task(task, None if latent is None else latent.serves)
     return model
+
+
+def as_prior(prior: Prior | str | os.PathLike[str] | None) -> Prior | None:
+    """Return a prior that was passed as such, by a name or by a path; None stands for the embedded one.
+
+    Raises:
+        UsageError: The value is none of these.
+        ModelError: As in `restorer.load_prior`.
+    """
+    if prior is None or isinstance(prior, Prior):
+        return prior
+    if isinstance(prior, (str, os.PathLike)):
+        return load_prior(os.fspath(prior))
+    raise UsageError(
+        f"the prior must be what load_prior returned, a name or a path, not {type(prior).__name__}",
+        'use prior="photo", or prior=load_prior("photo", device="cpu")',
+    )
 
 
 def to_unit(x: Tensor, channels: int) -> Tensor:

@@ -9,15 +9,20 @@ texture that is sampled and not averaged.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from restorer.diffusion.plan import Plan, log_levels, make_plan
 from restorer.diffusion.prior import Prior
+from restorer.images.sizes import Region
 from restorer.limits import check
 from restorer.measurement.jpeg import Jpeg
+from restorer.measurement.jpeg_window import cut_jpeg
 from restorer.tasks.common import as_colour, check_picture, select_prior, to_unit, without_equal_channels
 from restorer.tasks.defaults import JPEG
 from restorer.tasks.job import Job, with_default_tiles
+from restorer.tasks.region import Place
 
 __all__ = ["NOT_FOUND", "can_be_restored", "prepare_dejpeg"]
 
@@ -40,6 +45,7 @@ def prepare_dejpeg(
     detail: float | None = None,
     method: str = "auto",
     seed: int = 0,
+    region: Region | None = None,
     prior: Prior | None = None,
 ) -> Job:
     """Prepare a job that removes what JPEG compression did.
@@ -51,21 +57,24 @@ def prepare_dejpeg(
         detail: 0 (the mean of all pictures that the file may stand for) .. 1 (one of them); None for the default.
         method: As in `restorer.denoise`.
         seed: As in `restorer.denoise`.
+        region: The part of the picture that is restored and returned; None for all of it.
         prior: As in `restorer.denoise`.
 
     Raises:
-        UsageError: A value is out of range, or the tensor is not a picture.
+        UsageError: A value is out of range, the tensor is not a picture, or the region lies outside of it.
         ModelError: The prior cannot restore pictures.
     """
     check_picture(image)
     check(steps=steps, detail=detail, method=method, seed=seed)
-    model = with_default_tiles(select_prior("dejpeg", prior), *image.shape[-2:])
+    place = Place.of(image, region)
+    picture, channels = as_colour(place.seen(image)), len(without_equal_channels(image))
+    model = with_default_tiles(select_prior("dejpeg", prior), *picture.shape[-2:])
     used = JPEG.detail if detail is None else detail
-    picture, channels = as_colour(image), len(without_equal_channels(image))
-    unchanged = Job(model, None, image, 0.0, True, used, picture, lambda x, first: image, jpeg=jpeg)
+    part = place.exact(image)
+    unchanged = Job(model, None, part, 0.0, True, used, picture, lambda x, first: part, jpeg=jpeg, canvas=place.canvas)
     if jpeg is None or not can_be_restored(jpeg):
         return unchanged.with_note(NOT_FOUND)
-    known = jpeg.luminance() if channels == 1 else jpeg
+    known = cut_jpeg(jpeg.luminance() if channels == 1 else jpeg, place.window)
     degradation, data, s = known.degradation(JPEG.shares, JPEG.most_doubt), known.data(), 2 * jpeg.sigma / 255
     count = steps or JPEG.steps
     first, last = (JPEG.single, JPEG.single) if count == 1 else (JPEG.first, JPEG.last)
@@ -80,19 +89,14 @@ def prepare_dejpeg(
     )
 
     def finish(x: Tensor, first: Tensor) -> Tensor:
-        return to_unit(degradation.finish(x.cpu(), data), channels).expand(image.shape)
+        return place.inner(to_unit(degradation.finish(x.cpu(), data), channels)).expand(part.shape)
 
-    return Job(
-        model,
-        make_plan(method, auto, start=first * s, end=last * s, steps=count),
-        image,
-        jpeg.sigma,
-        True,
-        used,
-        picture,
-        finish,
+    return replace(
+        unchanged,
+        plan=make_plan(method, auto, start=first * s, end=last * s, steps=count),
+        sigma=jpeg.sigma,
+        finish=finish,
         degradation=degradation,
         y=data,
         noise_variance=1.0,
-        jpeg=jpeg,
     )

@@ -28,7 +28,8 @@ from torch import Tensor
 from restorer.diffusion.degradations.coloured_noise import ColouredNoise
 from restorer.diffusion.plan import Plan, log_levels, make_plan
 from restorer.diffusion.prior import Prior
-from restorer.diffusion.reverse import NoiseField
+from restorer.diffusion.reverse import Canvas, NoiseField
+from restorer.images.sizes import Region
 from restorer.limits import check, check_denoising
 from restorer.measurement.camera_noise import CameraNoise, mean_variance, measure_camera_noise
 from restorer.measurement.jpeg import Jpeg
@@ -40,6 +41,7 @@ from restorer.tasks.common import LOWEST_LEVEL, as_colour, check_picture, select
 from restorer.tasks.defaults import CAMERA, DENOISE
 from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
 from restorer.tasks.job import Job, with_default_tiles
+from restorer.tasks.region import Place
 
 __all__ = ["prepare_denoise"]
 
@@ -87,6 +89,7 @@ def prepare_denoise(
     detail: float | None = None,
     method: str = "auto",
     seed: int = 0,
+    region: Region | None = None,
     prior: Prior | None = None,
 ) -> Job:
     """Prepare a job that removes noise, or what compression did where there is no noise beyond it.
@@ -102,17 +105,20 @@ def prepare_denoise(
         detail: As in `restorer.denoise`.
         method: As in `restorer.denoise`.
         seed: As in `restorer.denoise`.
+        region: The part of the picture that is restored and returned; None for all of it. The noise is measured on the
+            whole picture.
         prior: As in `restorer.denoise`.
 
     Raises:
-        UsageError: A value is out of range, or the tensor is not a picture.
+        UsageError: A value is out of range, the tensor is not a picture, or the region lies outside of it.
         ModelError: The prior cannot denoise.
     """
     check_picture(image)
     check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed)
     check_denoising(sigma=sigma, noise=noise, strength=strength, steps=steps, detail=detail)
-    model = with_default_tiles(select_prior("denoise", prior), *image.shape[-2:])
-    task = _Denoising(image, evidence, model, noise, strength, jpeg, steps, detail, method, seed)
+    place = Place.of(image, region)
+    model = with_default_tiles(select_prior("denoise", prior), place.window.height, place.window.width)
+    task = _Denoising(image, place, evidence, model, noise, strength, jpeg, steps, detail, method, seed)
     if sigma is not None:
         return task.remove_white(Noise("white", sigma, estimated=False))
     if noise == "off":
@@ -129,6 +135,7 @@ class _Denoising:
     """A picture and the options of its restoration. The fields are the arguments of `prepare_denoise`."""
 
     image: Tensor
+    place: Place
     evidence: Tensor | None
     model: Tiled
     kind: str
@@ -156,8 +163,9 @@ class _Denoising:
 
     def unmeasured(self) -> Job:
         """Return a job without a plan."""
-        start = as_colour(self.image)
-        return Job(self.model, None, self.image, 0.0, True, self.weight, start, lambda x, first: self.finish(x))
+        start, part = as_colour(self.place.seen(self.image)), self.place.exact(self.image)
+        canvas, weight = self.place.canvas, self.weight
+        return Job(self.model, None, part, 0.0, True, weight, start, lambda x, _: self.finish(x), canvas=canvas)
 
     def copy(self, noise: Noise, note: str = "") -> Job:
         """Return a job that copies the picture."""
@@ -182,6 +190,7 @@ class _Denoising:
             detail=self.detail,
             method=self.method,
             seed=self.seed,
+            region=None if self.place.canvas is None else self.place.region,
             prior=self.model,
         )
         nothing = Noise("none", 0.0, job.noise.estimated, probability=job.noise.probability)
@@ -215,11 +224,11 @@ class _Denoising:
         """Return the job that removes white noise."""
         level, weight, seed = noise.sigma, self.weight, self.seed
         count = 1 if weight == 0 else self.steps or DENOISE.steps
-        start, s_y = as_colour(self.reduced), 2 * level / 255
+        start, s_y = as_colour(self.place.seen(self.reduced)), 2 * level / 255
         if level == 0:
             return self.copy(noise, "no noise was found: the picture is copied" if noise.estimated else "")
         if len(self.reduced) == 1:
-            start, s_y = _add_chroma_noise(start, s_y, seed), math.sqrt(3) * s_y
+            start, s_y = _add_chroma_noise(start, s_y, seed, self.place.canvas), math.sqrt(3) * s_y
         end = min(LOWEST_LEVEL, s_y / 4)
         # Every step has a level of its own below the first. The last evaluation is at `end`, and 0 follows it.
         sigmas = (*log_levels(s_y, end, count), 0.0)
@@ -270,7 +279,7 @@ class _Denoising:
             chroma=found.chroma,
             shadows=found.shadows,
         )
-        picture = as_colour(self.image)
+        picture = as_colour(self.place.seen(self.image))
         return replace(
             self.copy(noise),
             detail=0.0 if count == 1 else detail,
@@ -291,9 +300,9 @@ class _Denoising:
             unclip: Corrects for noise that was clipped; None for no correction.
             keep_constant: Whether areas that never vary keep their colour. Noise that was measured was found elsewhere.
         """
-        restored = to_unit(x, len(self.reduced))
-        restored = (restored if unclip is None else unclip(restored)).expand(self.image.shape)
-        return torch.where(self.constant, self.image, restored) if keep_constant else restored
+        restored, part = self.place.inner(to_unit(x, len(self.reduced))), self.place.exact(self.image)
+        restored = (restored if unclip is None else unclip(restored)).expand(part.shape)
+        return torch.where(self.place.exact(self.constant), part, restored) if keep_constant else restored
 
 
 def _is_believed(found: CameraNoise, white_sigma: float) -> bool:
@@ -306,7 +315,7 @@ def _is_believed(found: CameraNoise, white_sigma: float) -> bool:
     return found.probability >= least and found.cautious >= LEAST_CAMERA_SIGMA
 
 
-def _add_chroma_noise(start: Tensor, s_y: float, seed: int) -> Tensor:
+def _add_chroma_noise(start: Tensor, s_y: float, seed: int, canvas: Canvas | None) -> Tensor:
     """Return a gray picture as a colour picture with white noise of standard deviation sqrt(3) s_y.
 
     Noise that is copied to three channels has the covariance s_y^2 11^T = 3 s_y^2 P, where P is the projection onto
@@ -317,6 +326,7 @@ def _add_chroma_noise(start: Tensor, s_y: float, seed: int) -> Tensor:
         start: The gray picture, (1, 3, H, W) on [-1, 1], with three equal channels.
         s_y: Standard deviation of its noise, on the [-1, 1] scale.
         seed: Seed of the reverse process, from which that of the chroma noise is derived.
+        canvas: The larger picture of whose noise a part is taken; None if there is none.
     """
-    drawn = NoiseField(seed ^ 0x5EED).like(start) * math.sqrt(3) * s_y
+    drawn = NoiseField(seed ^ 0x5EED, canvas).like(start) * math.sqrt(3) * s_y
     return start + drawn - drawn.mean(1, keepdim=True)

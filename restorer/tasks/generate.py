@@ -14,6 +14,7 @@ A latent prior is sampled on as many latents as the picture takes, which are dec
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -24,11 +25,12 @@ from restorer.diffusion.plan import Plan, make_plan
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import Step
 from restorer.errors import ModelError, UsageError
-from restorer.limits import SAMPLING_STEPS, check_generation, check_task
+from restorer.limits import SAMPLING_STEPS, check_generation, check_task, whole_number
 from restorer.models.load import load_prior
 from restorer.priors.latent import LatentPrior, ddim_plan, first_mean, latent_of
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
+from restorer.tasks.common import as_prior
 from restorer.tasks.job import TILE, Job, with_default_tiles
 
 __all__ = ["generate", "grid", "prepare_generate"]
@@ -113,7 +115,7 @@ def generate(
     steps: int = SAMPLING_STEPS,
     seed: int = 0,
     batch: int | None = None,
-    prior: Prior | None = None,
+    prior: Prior | str | os.PathLike[str] | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
     """Generate pictures from noise.
@@ -128,7 +130,7 @@ def generate(
         seed: Seed of the first picture. The k-th picture after it has the seed `seed + k`.
         batch: Number of pictures per network evaluation; None selects the default. It does not change the pictures,
             except for the rounding of the device.
-        prior: The result of `load_prior`; None selects the embedded prior.
+        prior: The result of `load_prior`, or what it takes: a name or a path. None selects the embedded prior.
         on_step: Called with a `restorer.diffusion.reverse.Step` after every evaluation of every batch.
 
     Returns:
@@ -139,10 +141,13 @@ def generate(
         ModelError: The prior cannot generate pictures, or its network returns values that are not finite.
         DeviceError: The device has too little memory.
     """
+    count, steps, seed = whole_number("count", count), whole_number("steps", steps), whole_number("the seed", seed)
+    batch = None if batch is None else whole_number("batch", batch)
+    model = as_prior(prior)
     check_generation(count=count, seed=seed)
     sides = (size, size) if isinstance(size, int) else size
     seeds = range(seed, seed + count)
-    jobs = prepare_generate(seeds, sides, method=method, variance=variance, steps=steps, batch=batch, prior=prior)
+    jobs = prepare_generate(seeds, sides, method=method, variance=variance, steps=steps, batch=batch, prior=model)
     return torch.cat([job.run(on_step).image for job in jobs])
 
 

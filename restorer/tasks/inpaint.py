@@ -23,6 +23,7 @@ from restorer.diffusion.degradations.pointwise import Mask
 from restorer.diffusion.prior import Prior
 from restorer.errors import UsageError
 from restorer.images.files import push_pull
+from restorer.images.sizes import Region
 from restorer.limits import check
 from restorer.measurement.white_noise import estimate_sigma
 from restorer.priors.tiled import Tiled
@@ -36,6 +37,7 @@ from restorer.tasks.common import (
 )
 from restorer.tasks.defaults import INPAINT, INPAINT_WIDE, WIDE_SIDE
 from restorer.tasks.job import Job, with_default_tiles
+from restorer.tasks.region import ALIGNMENT, Place
 
 __all__ = ["CONTEXT", "prepare_inpaint", "wide_part"]
 
@@ -61,6 +63,7 @@ def prepare_inpaint(
     detail: float | None = None,
     method: str = "auto",
     seed: int = 0,
+    region: Region | None = None,
     prior: Prior | None = None,
 ) -> Job:
     """Prepare a job that fills holes.
@@ -73,10 +76,12 @@ def prepare_inpaint(
         detail: As in `restorer.inpaint`.
         method: As in `restorer.inpaint`.
         seed: As in `restorer.inpaint`.
+        region: The part of the picture that is filled and returned; None for all of it.
         prior: As in `restorer.inpaint`.
 
     Raises:
-        UsageError: A value is out of range, the tensor is not a picture, or the mask has another size.
+        UsageError: A value is out of range, the tensor is not a picture, the mask has another size, or the region lies
+            outside the picture.
         ModelError: The prior cannot inpaint.
     """
     check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed)
@@ -86,35 +91,39 @@ def prepare_inpaint(
     channels = len(without_equal_channels(torch.where(fill, 0.5, image)))
     share = float(fill.double().mean())
     estimated, sigma = sigma is None, estimate_sigma(image) if sigma is None else sigma
+    whole = Place.of(image, region)
     # Noisy known pixels are restored as well, and they are everywhere.
-    rows, columns = _window(fill) if sigma == 0 else (slice(None), slice(None))
-    part, hole = image[:, rows, columns], fill[rows, columns]
+    base = _window(fill) if sigma == 0 else Region(0, 0, fill.shape[1], fill.shape[0])
+    wide = wide_part(fill[base.rows, base.columns])
+    has_both = method == "auto" and sigma == 0 and _has_narrow_part(fill[base.rows, base.columns], wide)
+    wide_fill = torch.zeros_like(fill)
+    wide_fill[base.rows, base.columns] = wide
+    needs_wide_pass = has_both and bool(whole.exact(wide_fill).any())
+    place = _place_in(base, whole, CONTEXT + ALIGNMENT if needs_wide_pass else CONTEXT)
+    window = place.window.moved(base.left, base.top)
+    part, hole = image[:, window.rows, window.columns], fill[window.rows, window.columns]
     model = with_default_tiles(select_prior("inpaint", prior), *hole.shape)
     known = ~hole
     colour = torch.where(known, part, 0.5)
-    wide = wide_part(hole)
-    has_both = method == "auto" and sigma == 0 and _has_narrow_part(hole, wide)
     defaults = INPAINT_WIDE if wide.any() and not has_both else INPAINT
     plan, used_detail = None, 0.0
-    if share:
+    if share and (sigma > 0 or bool(whole.exact(fill).any())):
         plan, used_detail = conditioned_plan(model, defaults, steps, detail, method, seed, holes=True)
 
     def finish(x: Tensor, first: Tensor) -> Tensor:
         result = image.clone()
         restored = to_unit(x, channels).expand(len(image), -1, -1)
-        result[:, rows, columns] = torch.where(hole, restored, part) if sigma == 0 else restored
-        return result
+        result[:, window.rows, window.columns] = torch.where(hole, restored, part) if sigma == 0 else restored
+        return result if needs_wide_pass else whole.exact(result)
 
     def fill_wide(filled: Tensor, tiles: Tiled) -> Job:
         """Return the job that fills the wide holes again, with the narrow ones known."""
-        wide_fill = torch.zeros_like(fill)
-        wide_fill[rows, columns] = wide
-        return prepare_inpaint(filled, wide_fill, steps=steps, detail=detail, seed=seed, prior=tiles)
+        return prepare_inpaint(filled, wide_fill, steps=steps, detail=detail, seed=seed, region=region, prior=tiles)
 
     return Job(
         model,
         plan,
-        image,
+        whole.exact(image),
         sigma,
         estimated,
         used_detail,
@@ -124,9 +133,26 @@ def prepare_inpaint(
         y=as_colour(colour),
         noise_variance=(2 * sigma / 255) ** 2,
         notes=_coverage_notes(share),
-        second_pass=fill_wide if has_both else None,
-        second_pass_evaluations=(steps or INPAINT_WIDE.steps) if has_both else 0,
+        second_pass=fill_wide if needs_wide_pass else None,
+        second_pass_evaluations=(steps or INPAINT_WIDE.steps) if needs_wide_pass else 0,
+        canvas=place.canvas,
     )
+
+
+def _place_in(base: Region, whole: Place, margin: int) -> Place:
+    """Return the place of a region within the window around all holes.
+
+    Args:
+        base: The window around all holes.
+        whole: The place of the region within the whole picture.
+        margin: As in `Place.of`.
+    """
+    if whole.canvas is None and whole.region == whole.window:
+        return Place(base.height, base.width, base.within(base), base.within(base))
+    part = whole.region.common(base)
+    # A region without holes is not computed, so any part of the window stands for it.
+    inside = Region(0, 0, 1, 1) if part is None else part.within(base)
+    return Place.of(torch.empty(0, base.height, base.width), inside, margin)
 
 
 def wide_part(hole: Tensor) -> Tensor:
@@ -177,14 +203,15 @@ def _coverage_notes(share: float) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _window(fill: Tensor) -> tuple[slice, slice]:
-    """Return the rows and columns that hold all holes and CONTEXT pixels around them.
+def _window(fill: Tensor) -> Region:
+    """Return the window that holds all holes and CONTEXT pixels around them.
 
     Everything outside this window stays as it is.
     """
-    window = []
+    slices = []
     for axis in (1, 0):
         hit = torch.nonzero(fill.any(axis)).flatten()
         low, high = (int(hit[0]), int(hit[-1]) + 1) if len(hit) else (0, 1)
-        window.append(slice(max(0, low - CONTEXT), min(fill.shape[1 - axis], high + CONTEXT)))
-    return window[0], window[1]
+        slices.append((max(0, low - CONTEXT), min(fill.shape[1 - axis], high + CONTEXT)))
+    (top, bottom), (left, right) = slices
+    return Region(left, top, right - left, bottom - top)

@@ -13,7 +13,7 @@ from restorer.diffusion.degradations.degradation import Degradation
 from restorer.diffusion.degradations.pointwise import Mask
 from restorer.diffusion.plan import Plan
 from restorer.diffusion.prior import Prior
-from restorer.diffusion.reverse import NotFiniteError, Step, reverse
+from restorer.diffusion.reverse import Canvas, NotFiniteError, Step, reverse
 from restorer.errors import DeviceError, ModelError
 from restorer.machine.memory import FIXED_BYTES, SAMPLING_BYTES, SECOND_PASS_BYTES, available, check_memory, human_bytes
 from restorer.measurement.jpeg import Jpeg
@@ -59,11 +59,13 @@ class Restored:
         image: The restored picture, float32 (C, H, W) in [0, 1], on the CPU.
         prior: The prior as it was used in the end, which may have smaller tiles or another precision than the job's.
         notes: One line for each thing that did not go as planned.
+        alpha: The transparency of the result, float32 (H, W) in [0, 1], on the CPU; None if the job restores none.
     """
 
     image: Tensor
     prior: Tiled
     notes: tuple[str, ...] = ()
+    alpha: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,9 @@ class Job:
         second_pass: Maps (restored picture, prior as it was used) to a job that continues from the result of this one;
             None if there is no second pass.
         second_pass_evaluations: Number of evaluations of the second pass.
+        second_pass_size: Height and width of what the second pass computes; None if that is not larger.
+        canvas: The whole picture of whose noise the job takes a part; None if it restores the whole picture.
+        alpha: The job that restores the transparency, as a gray picture; None if there is none, or if it is resampled.
     """
 
     prior: Tiled
@@ -112,16 +117,25 @@ class Job:
     measure: Callable[[], Job] | None = None
     second_pass: Callable[[Tensor, Tiled], Job] | None = None
     second_pass_evaluations: int = 0
+    second_pass_size: tuple[int, int] | None = None
+    canvas: Canvas | None = None
+    alpha: Job | None = None
 
     @property
     def evaluations(self) -> int:
-        """Number of network evaluations of the whole picture, with those of the second pass."""
-        return (self.plan.evaluations if self.plan else 0) + self.second_pass_evaluations
+        """Number of network evaluations of the whole picture, with those of the second pass and of the transparency."""
+        own = (self.plan.evaluations if self.plan else 0) + self.second_pass_evaluations
+        return own if self.alpha is None else own + self.alpha.evaluations
 
     @property
     def tiles(self) -> int:
         """Number of tiles that one evaluation of the whole picture takes."""
         return self.prior.count(*self.start.shape[-2:])
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Height and width of the largest state that the network sees."""
+        return self.second_pass_size or (self.start.shape[-2], self.start.shape[-1])
 
     @property
     def latent(self) -> LatentPrior | None:
@@ -182,12 +196,16 @@ class Job:
         if self.measure is not None:
             return self.measured().run(on_step, on_tile)
         restored = self._run_first_pass(counted_from(0), on_tile)
-        if self.second_pass is None:
-            return restored
-        before = self.evaluations - self.second_pass_evaluations
-        second = self.second_pass(restored.image, restored.prior)
-        again = second.run(counted_from(before), on_tile)
-        return replace(again, notes=(*restored.notes, *second.notes, *again.notes))
+        of_alpha = 0 if self.alpha is None else self.alpha.evaluations
+        if self.second_pass is not None:
+            before = self.evaluations - self.second_pass_evaluations - of_alpha
+            second = self.second_pass(restored.image, restored.prior)
+            again = second.run(counted_from(before), on_tile)
+            restored = replace(again, notes=(*restored.notes, *second.notes, *again.notes))
+        if self.alpha is not None:
+            alpha = self.alpha.run(counted_from(self.evaluations - of_alpha), on_tile)
+            restored = replace(restored, notes=(*restored.notes, *alpha.notes), alpha=alpha.image[0])
+        return restored
 
     def _run_first_pass(
         self, on_step: Callable[[Step], None] | None, on_tile: Callable[[int, int], None] | None
@@ -288,6 +306,7 @@ class Job:
             plan,
             self.start.to(device),
             noise_variance=self.noise_variance,
+            canvas=self.canvas,
             on_step=keep_first,
         )
         return x, first[0].cpu()

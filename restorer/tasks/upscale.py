@@ -23,15 +23,15 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from restorer.diffusion.degradations.bicubic import Bicubic
 from restorer.diffusion.prior import Prior
 from restorer.errors import ModelError, UsageError
+from restorer.images.sizes import Enlargement, Region
 from restorer.limits import check
-from restorer.measurement.credible import find_credible
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.white_noise import estimate_sigma
 from restorer.priors.latent import LatentPrior, ddim_plan, first_mean, latent_of
 from restorer.priors.tiled import Tiled
+from restorer.tasks.alpha import prepare_alpha
 from restorer.tasks.common import (
     as_colour,
     check_picture,
@@ -42,20 +42,13 @@ from restorer.tasks.common import (
 )
 from restorer.tasks.defaults import LATENT_STEPS, UPSCALE
 from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
-from restorer.tasks.job import Job, with_default_tiles
+from restorer.tasks.enlarge import EnlargeOptions, enlarge, margin_of
+from restorer.tasks.job import Job
+from restorer.tasks.region import Place
 
 __all__ = ["LATENT_TILE", "check_latent_options", "prepare_upscale"]
 
-QUANTIZATION = (2 / 255) ** 2 / 12
-"""Variance of the rounding to 8 bits, on the [-1, 1] scale."""
-
-MOST_SIGMA = 4.0
-"""Standard deviation of noise in levels above which noise hides whether shrinking can have made the picture."""
-
-DOUBTED = (
-    "parts of the picture are sharper than shrinking makes them, as drawings and screenshots are: they are enlarged "
-    "more softly, and shrinking the result does not give them back"
-)
+ALPHA_NOTE = "the transparency is enlarged as a picture of its own, in as many steps"
 
 LEFT_OVER = 0.25
 """Standard deviation of the error that is left when compression has been undone, as a share of what it was."""
@@ -69,115 +62,105 @@ LATENT_METHODS = {"auto": 0.0, "ddim": 0.0, "ddpm": 1.0}
 
 def prepare_upscale(
     image: Tensor,
-    scale: int = 4,
+    scale: float | Enlargement = 4,
     *,
     sigma: float | None = 0.0,
     jpeg: Jpeg | None = None,
+    alpha: Tensor | None = None,
     steps: int | None = None,
     detail: float | None = None,
     method: str = "auto",
     seed: int = 0,
+    region: Region | None = None,
     prior: Prior | None = None,
 ) -> Job:
     """Prepare a job that enlarges a picture.
 
     Args:
         image: The picture, float (C, H, W) in [0, 1] with C = 1 or 3.
-        scale: As in `restorer.upscale`.
+        scale: The factor, above 1 and at most 8, or the size of the result.
         sigma: As in `restorer.upscale`; None estimates it.
         jpeg: What is known of the file of the picture if it is a JPEG; None if it is not, or if it is to be taken as it
             is. It does not count beside a sigma above 0.
+        alpha: The transparency of the picture, float (H, W) in [0, 1], which is enlarged as a picture of its own; None
+            if there is none. A latent prior leaves it out.
         steps: As in `restorer.upscale`.
         detail: As in `restorer.upscale`.
         method: As in `restorer.upscale`.
         seed: As in `restorer.upscale`.
+        region: The part of the picture that is enlarged and returned; None for all of it.
         prior: As in `restorer.upscale`.
 
     Raises:
-        UsageError: A value is out of range or does not apply to the prior, or the tensor is not a picture.
+        UsageError: A value is out of range or does not apply to the prior, the tensor is not a picture, or the region
+            lies outside of it.
         ModelError: The prior cannot upscale.
     """
     check_picture(image)
-    check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed, scale=scale)
+    check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed)
+    size = scale if isinstance(scale, Enlargement) else Enlargement(scale)
     model = select_prior("upscale", prior)
+    factor = size.factor(image.shape[-1], image.shape[-2])
     if (latent := latent_of(model)) is not None:
-        check_latent_options(latent, scale, sigma=sigma, steps=steps, detail=detail, method=method)
-        return _prepare_latent(image, model, latent, steps or LATENT_STEPS, method, seed)
+        check_latent_options(latent, _exact_factor(size, image), sigma=sigma, steps=steps, detail=detail, method=method)
+        return _prepare_latent(image, model, latent, steps or LATENT_STEPS, method, seed, region)
+    options = EnlargeOptions(size, factor, steps, detail, method, seed, model)
     if jpeg is not None and sigma == 0 and can_be_restored(jpeg):
-        return _prepare_jpeg(image, scale, jpeg, steps=steps, detail=detail, method=method, seed=seed, prior=model)
-    reduced = without_equal_channels(image)
-    channels = reduced.shape[0]
-    estimated, sigma = sigma is None, estimate_sigma(image) if sigma is None else sigma
-    degradation, y = Bicubic(scale), as_colour(reduced)
-    credible = find_credible(y, degradation) if sigma <= MOST_SIGMA else None
-    y = y if credible is None else credible.data
-    start = degradation.pseudo_inverse(y)
-    model = with_default_tiles(model, *start.shape[-2:])
-
-    def finish(x: Tensor, first: Tensor) -> Tensor:
-        # A gray picture is finished in one channel, so that rounding the mean of three cannot undo the correction.
-        result = x.mean(1, keepdim=True) if channels == 1 else x
-        result = result if sigma > 0 else degradation.finish(result, y[:, :channels])
-        result = result if credible is None else credible.limit(result)
-        return to_unit(result, channels).expand(len(image), -1, -1)
-
-    plan, used_detail = conditioned_plan(model, UPSCALE[scale], steps, detail, method, seed, holes=False)
-    job = Job(
-        model,
-        plan,
-        image,
-        sigma,
-        estimated,
-        used_detail,
-        start,
-        finish,
-        degradation=degradation,
-        y=y,
-        noise_variance=max((2 * sigma / 255) ** 2, QUANTIZATION),
-    )
-    return job if credible is None else job.with_note(DOUBTED)
+        job = _prepare_jpeg(image, jpeg, options, region)
+    else:
+        used = estimate_sigma(image) if sigma is None else sigma
+        place = Place.of(image, region, margin_of(factor))
+        is_gray = len(without_equal_channels(image)) == 1
+        job = enlarge(place.seen(image), place, options, used, is_gray=is_gray)
+        job = replace(job, image=place.exact(image), estimated=sigma is None)
+    of_alpha = None if alpha is None else prepare_alpha(alpha, options, region)
+    return job if of_alpha is None else replace(job, alpha=of_alpha).with_note(ALPHA_NOTE)
 
 
-def _prepare_jpeg(
-    image: Tensor,
-    scale: int,
-    jpeg: Jpeg,
-    *,
-    steps: int | None,
-    detail: float | None,
-    method: str,
-    seed: int,
-    prior: Prior,
-) -> Job:
+def _exact_factor(size: Enlargement, image: Tensor) -> float:
+    """Return the factor by which a picture is enlarged; that of its width if it is not the same in both axes."""
+    return size.scale or size.size(image.shape[-1], image.shape[-2])[0] / image.shape[-1]
+
+
+def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Region | None) -> Job:
     """Prepare a job of two passes: one that undoes the compression of a small picture, and one that enlarges it."""
-    sigma = LEFT_OVER * jpeg.sigma
+    place = Place.of(image, region, margin_of(options.factor))
+    is_gray = len(without_equal_channels(image)) == 1
 
-    def enlarge(restored: Tensor, used: Tiled) -> Job:
+    def enlarge_restored(restored: Tensor, used: Tiled) -> Job:
         # Tiles that were chosen for the small picture do not suit the large one.
-        model = used if isinstance(prior, Tiled) else used.prior
-        return prepare_upscale(
-            restored, scale, sigma=sigma, steps=steps, detail=detail, method=method, seed=seed, prior=model
-        )
+        model = used if isinstance(options.prior, Tiled) else used.prior
+        again = replace(options, prior=model)
+        return enlarge(restored, place, again, LEFT_OVER * jpeg.sigma, is_gray=is_gray)
 
-    plan, used_detail = conditioned_plan(prior, UPSCALE[scale], steps, detail, method, seed, holes=False)
+    settings = options.steps, options.detail, options.method, options.seed
+    plan, used_detail = conditioned_plan(options.prior, UPSCALE[options.factor], *settings, holes=False)
+    seen = None if place.canvas is None else place.window
     return replace(
-        prepare_dejpeg(image, jpeg, seed=seed, prior=prior),
+        prepare_dejpeg(image, jpeg, seed=options.seed, region=seen, prior=options.prior),
         sigma=0.0,
         estimated=False,
         detail=used_detail,
-        second_pass=enlarge,
+        second_pass=enlarge_restored,
         second_pass_evaluations=plan.evaluations,
+        second_pass_size=(options.factor * place.window.height, options.factor * place.window.width),
     )
 
 
 def check_latent_options(
-    prior: LatentPrior, scale: int, *, sigma: float | None, steps: int | None, detail: float | None, method: str
+    prior: LatentPrior,
+    scale: float | None,
+    *,
+    sigma: float | None,
+    steps: int | None,
+    detail: float | None,
+    method: str,
 ) -> None:
     """Check that the options apply to latent super-resolution, which is sampled as it was trained.
 
     Args:
         prior: The latent prior.
-        scale: Enlargement factor.
+        scale: Enlargement factor; None if the sides of the result are given, which must then agree with the model.
         sigma: Value of the option `sigma`; None if it is to be estimated.
         steps: Number of network evaluations; None for the default.
         detail: Value of the option `detail`; None if it is not given.
@@ -191,9 +174,9 @@ def check_latent_options(
         raise ModelError(
             f"the model takes a condition of {prior.condition_channels} channels, which is not a colour picture"
         )
-    if scale != prior.factor:
+    if scale is not None and scale != prior.factor:
         raise UsageError(
-            f"this model enlarges by {prior.factor}, not by {scale}",
+            f"this model enlarges by {prior.factor}, not by {scale:g}",
             f"use --scale {prior.factor}, or choose another --model",
         )
     if sigma != 0:
@@ -211,7 +194,9 @@ def check_latent_options(
         )
 
 
-def _prepare_latent(image: Tensor, model: Prior, latent: LatentPrior, steps: int, method: str, seed: int) -> Job:
+def _prepare_latent(
+    image: Tensor, model: Prior, latent: LatentPrior, steps: int, method: str, seed: int, region: Region | None
+) -> Job:
     """Prepare a job of latent super-resolution.
 
     The small picture has the size of the latents of the large one, and the network sees it beside them.
@@ -223,18 +208,21 @@ def _prepare_latent(image: Tensor, model: Prior, latent: LatentPrior, steps: int
         steps: Number of network evaluations.
         method: A key of LATENT_METHODS.
         seed: Seed of the noise field.
+        region: The part that is enlarged; None for all of it.
     """
-    channels = image.shape[0]
+    channels, place = image.shape[0], Place.of(image, region)
+    part, large = place.seen(image), place.scaled(latent.factor)
     plan = ddim_plan(latent.spec.schedule, steps, eta=LATENT_METHODS[method], seed=seed)
     return Job(
         model if isinstance(model, Tiled) else Tiled(model, LATENT_TILE, overlap=LATENT_TILE // 4),
         plan,
-        image,
+        place.exact(image),
         sigma=0.0,
         estimated=False,
         detail=1.0,
-        start=first_mean(plan, (1, latent.channels, *image.shape[-2:])),
-        finish=lambda picture, first: to_unit(picture, channels),
-        condition=as_colour(image),
+        start=first_mean(plan, (1, latent.channels, *part.shape[-2:])),
+        finish=lambda picture, first: large.inner(to_unit(picture, channels)),
+        condition=as_colour(part),
+        canvas=place.canvas,
         notes=("shrinking the result does not give the input back with this model",),
     )

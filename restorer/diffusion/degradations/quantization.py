@@ -50,7 +50,7 @@ from torch import Tensor
 
 from restorer.diffusion.degradations.degradation import Degradation, at_least_float32
 
-__all__ = ["BLOCK", "RGB_TO_YCBCR", "Plane", "Quantization", "dct_matrix", "to_blocks"]
+__all__ = ["BLOCK", "RGB_TO_YCBCR", "Plane", "Quantization", "dct_matrix", "to_blocks", "turn_of"]
 
 BLOCK = 8
 """Side of a block in pixels."""
@@ -105,6 +105,7 @@ class Quantization(Degradation):
         is_ycbcr: Whether three planes are Y, Cb and Cr; otherwise they are the channels themselves.
         offset: How many rows and columns of the first blocks are missing because the image was cropped.
         is_cropped: Whether the blocks that the image holds only in part are unknown.
+        own_edges: Which edges (top, left, bottom, right, as stored) are nevertheless those of the file.
         most_doubt: Largest factor by which r_c^2 is raised in a block; 1 to take it as it is everywhere.
         orientation: Orientation tag of EXIF, 1..8, which tells how the image was turned after it had been decoded.
 
@@ -120,13 +121,14 @@ class Quantization(Degradation):
         is_ycbcr: bool = True,
         offset: tuple[int, int] = (0, 0),
         is_cropped: bool = False,
+        own_edges: tuple[bool, bool, bool, bool] = (False, False, False, False),
         most_doubt: float = 1.0,
         orientation: int = 1,
     ) -> None:
         if len(planes) not in (1, 3):
             raise ValueError(f"an image has one or three planes, not {len(planes)}")
         self.planes, self.is_ycbcr, self.offset, self.is_cropped = tuple(planes), is_ycbcr, offset, is_cropped
-        self.most_doubt = most_doubt
+        self.most_doubt, self.own_edges = most_doubt, own_edges
         self.turn = _TURNS[orientation]
         self.size = size[::-1] if self.turn[0] else size  # as stored
         self._weights: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
@@ -267,9 +269,12 @@ class Quantization(Degradation):
     def _known_blocks(self, plane: Plane, count: tuple[int, int]) -> Tensor:
         """Return which blocks of a plane the image holds as a whole, bool of the shape `count`."""
         axes = []
-        for blocks, offset, side, factor in zip(count, self.offset, self.size, plane.shrink, strict=True):
+        edges = zip(self.own_edges[:2], self.own_edges[2:], strict=True)
+        for blocks, offset, side, factor, (has_begin, has_end) in zip(
+            count, self.offset, self.size, plane.shrink, edges, strict=True
+        ):
             first = torch.arange(blocks) * BLOCK * factor
-            axes.append((first >= offset) & (first + BLOCK * factor <= offset + side))
+            axes.append(((first >= offset) | has_begin) & ((first + BLOCK * factor <= offset + side) | has_end))
         return axes[0][:, None] & axes[1]
 
     def _split(self, y: Tensor) -> list[Tensor]:
@@ -341,6 +346,15 @@ _TURNS = {
     8: (True, False, True),
 }
 """How an upright image becomes the stored one, by its orientation: transposed, then flipped down, and across."""
+
+
+def turn_of(orientation: int) -> tuple[bool, bool, bool]:
+    """Return whether an upright image is transposed, flipped down and flipped across to become the stored one.
+
+    Args:
+        orientation: Orientation tag of EXIF, 1..8.
+    """
+    return _TURNS[orientation]
 
 
 def _flip(x: Tensor, turn: tuple[bool, bool, bool]) -> Tensor:
