@@ -130,8 +130,8 @@ def probe(
     class UnitFields:
         """A noise field that returns the unit inputs in turn."""
 
-        def __init__(self, seed: int) -> None:
-            assert seed == plan.seed
+        def __init__(self, seed: int, canvas: object) -> None:
+            assert seed == plan.seed and canvas is None
 
         def like(self, x: Tensor) -> Tensor:
             return next(fields)

@@ -178,8 +178,8 @@ def test_what_is_no_picture_is_refused(task: str, shape: tuple[int, ...]) -> Non
         prepare(task, torch.zeros(shape))
 
 
-@pytest.mark.parametrize("scale", [0, 1, 5, 16, -2])
-def test_other_scales_are_refused(scale: int) -> None:
+@pytest.mark.parametrize("scale", [0, 1, 0.5, 8.5, 16, -2])
+def test_other_scales_are_refused(scale: float) -> None:
     with pytest.raises(UsageError, match="scale"):
         prepare("upscale", picture(3, 4, 4), scale=scale)
 
