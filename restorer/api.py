@@ -1,4 +1,4 @@
-"""The Python API: denoise, dejpeg, inpaint and upscale pictures of many kinds.
+"""The Python API: denoise, dejpeg, deblur, inpaint and upscale pictures of many kinds.
 
 Example:
     from PIL import Image
@@ -24,18 +24,20 @@ from restorer.diffusion.reverse import Step
 from restorer.errors import RestorerError, UsageError
 from restorer.images.conversion import Given, check_values, is_batch, join, split, take
 from restorer.images.files import alpha_tensor, fit_mask, from_pil, load_mask
+from restorer.images.kernel_files import load_kernel
 from restorer.images.masks import grow as grow_mask
 from restorer.images.sizes import Enlargement, Region, parse_region
 from restorer.limits import check, check_denoising, real_number, whole_number
 from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.tasks.common import as_prior
+from restorer.tasks.deblur import prepare_deblur
 from restorer.tasks.dejpeg import prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.inpaint import prepare_inpaint
 from restorer.tasks.job import Job
 from restorer.tasks.upscale import prepare_upscale
 
-__all__ = ["dejpeg", "denoise", "inpaint", "upscale"]
+__all__ = ["deblur", "dejpeg", "denoise", "inpaint", "upscale"]
 
 OnStep = Callable[[Step], None] | None
 AnyPrior = Prior | str | os.PathLike[str] | None
@@ -228,6 +230,74 @@ def dejpeg(
         return prepare_dejpeg(given.image, find_jpeg(given.image, given.file), region=part, **options), None
 
     return _restore(picture, prepare, on_step, part)
+
+
+def deblur(
+    picture: Any,
+    kernel: Any,
+    *,
+    sigma: float | None = None,
+    noise: str = "auto",
+    strength: float = 1.0,
+    jpeg: str = "auto",
+    steps: int | None = None,
+    detail: float | None = None,
+    method: str = "auto",
+    seed: int = 0,
+    region: Sequence[int] | str | None = None,
+    prior: AnyPrior = None,
+    on_step: OnStep = None,
+) -> Any:
+    """Undo a blur that is known.
+
+    Args:
+        picture: As in `denoise`.
+        kernel: The kernel of the blur: numbers (h, w) from 0 as an array or a tensor, which are divided by their sum,
+            or the path of a file as the option `--kernel` takes it. `restorer.diffusion.degradations.kernels` makes
+            those of a Gaussian, a defocus and a motion.
+        sigma: Standard deviation of white noise on the 0..255 scale; None measures the noise, white or not.
+        noise: As in `denoise`.
+        strength: As in `denoise`.
+        jpeg: "auto" first undoes the JPEG compression of the picture, as `denoise` does; "off" leaves it.
+        steps: Number of network evaluations of the deblurring; None selects the default.
+        detail: 0 (faithful and smooth) .. 1 (natural texture); None selects the default.
+        method: As in `denoise`.
+        seed: As in `denoise`.
+        region: As in `denoise`.
+        prior: As in `denoise`.
+        on_step: As in `denoise`.
+
+    Returns:
+        As in `denoise`.
+
+    Raises:
+        UsageError: As in `denoise`, or the kernel is none, or it is larger than the picture.
+        PictureError: A file cannot be read.
+        ModelError: The prior cannot restore pictures, or its network returns values that are not finite.
+        DeviceError: The device has too little memory.
+    """
+    level, factor, blur, part = _sigma(sigma), real_number("strength", strength), _kernel(kernel), _region(region)
+    options = _sampling(steps, detail, method, seed, prior)
+    check_denoising(sigma=level, noise=noise, strength=factor, jpeg=jpeg)
+
+    def prepare(given: Given, index: int) -> tuple[Job, None]:
+        check_values(given, level)
+        found = find_jpeg(given.image, given.file) if jpeg == "auto" and level is None else None
+        measuring: dict[str, Any] = {"noise": noise, "strength": factor, "evidence": given.visible, "jpeg": found}
+        return prepare_deblur(given.image, blur, sigma=level, region=part, **measuring, **options), None
+
+    return _restore(picture, prepare, on_step, part)
+
+
+def _kernel(kernel: Any) -> Tensor:
+    """Return a kernel that was passed as numbers or as the path of a file."""
+    if isinstance(kernel, (str, os.PathLike)):
+        return load_kernel(Path(kernel))
+    try:
+        return torch.as_tensor(kernel).detach().cpu().double()
+    except (TypeError, ValueError, RuntimeError) as error:
+        message = f"the kernel must be numbers or a path, not {type(kernel).__name__}"
+        raise UsageError(message, "pass an array (h, w)") from error
 
 
 def inpaint(

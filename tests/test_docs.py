@@ -26,7 +26,7 @@ from restorer.folders.provenance import Record
 from restorer.images.find import SUFFIXES
 from restorer.models import load as models_load
 from restorer.models.catalogue import cards
-from restorer.tasks.defaults import DENOISE, INPAINT, INPAINT_WIDE, JPEG, LATENT_STEPS, UPSCALE
+from restorer.tasks.defaults import DEBLUR, DENOISE, INPAINT, INPAINT_WIDE, JPEG, LATENT_STEPS, UPSCALE
 from restorer.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +35,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS, JSON, FILES, PYTHON = (DOCS / "reference" / f"{name}.md" for name in ("commands", "json", "files", "python"))
 ALWAYS = {"schema", "event"}
-RESTORING = ("denoise", "dejpeg", "inpaint", "upscale")
+RESTORING = ("denoise", "dejpeg", "deblur", "inpaint", "upscale")
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 
 
@@ -134,7 +134,7 @@ def documented_options(command: str) -> dict[tuple[str, ...], list[str]]:
     """The rows of the tables about a command by the names of the options."""
     headings = [f"`{command}`"]
     if command.removeprefix("restore ") in RESTORING:
-        headings.append("Options of `denoise`, `dejpeg`, `inpaint` and `upscale`")
+        headings.append("Options of `denoise`, `dejpeg`, `deblur`, `inpaint` and `upscale`")
     found = [row for heading in headings for row in rows(section(COMMANDS, heading))]
     return {
         tuple(sorted(OPTION.findall(" ".join(re.findall(r"`([^`]+)`", row[0]))))): row
@@ -188,6 +188,7 @@ def test_defaults_by_task_are_documented() -> None:
     tasks = {
         "`denoise`": DENOISE,
         "`dejpeg`": JPEG,
+        "`deblur`": DEBLUR,
         "`inpaint`, narrow holes": INPAINT,
         "`inpaint`, wide holes": INPAINT_WIDE,
     }

@@ -5,7 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["CAMERA", "DENOISE", "INPAINT", "INPAINT_WIDE", "JPEG", "LATENT_STEPS", "UPSCALE", "WIDE_SIDE", "Defaults"]
+__all__ = [
+    "CAMERA",
+    "DEBLUR",
+    "DENOISE",
+    "INPAINT",
+    "INPAINT_WIDE",
+    "JPEG",
+    "LATENT_STEPS",
+    "UPSCALE",
+    "WIDE_SIDE",
+    "Defaults",
+]
 
 
 @dataclass(frozen=True)
@@ -115,6 +126,33 @@ class JpegDefaults:
 
 
 JPEG = JpegDefaults(steps=6, detail=0.0, first=3.5, last=0.6, single=1.4, shares=(0.9, 0.3), most_doubt=8.0)
+
+
+@dataclass(frozen=True)
+class DeblurDefaults:
+    """The default settings of deblurring.
+
+    Args:
+        steps: Number of network evaluations.
+        detail: Value of the option `detail`.
+        first: Level of the first evaluation, on the 0..255 scale. The last one is at the level of the noise.
+        trust: Ratio of r^2 to sigma^2 at the level at which a corrected picture is denoised.
+        caution: Factor on the noise that was measured. Noise that is taken for weaker than it is is amplified.
+        least: Least noise that is assumed, on the 0..255 scale, because a kernel is never quite right.
+        most_carried: Share of the noise that is carried from step to step at `detail` 1. More of it costs PSNR at once.
+    """
+
+    steps: int
+    detail: float
+    first: float
+    trust: float
+    caution: float
+    least: float
+    most_carried: float
+
+
+# The trust is that of DPIR, 1 / 0.23.
+DEBLUR = DeblurDefaults(steps=10, detail=0.4, first=49.0, trust=4.37, caution=1.05, least=0.7, most_carried=0.7)
 
 # Narrow holes are almost determined by their rims: a low starting level and little noise, drawn anew at every step, are
 # best. The inside of a wide hole must be invented: the deterministic process from a high level keeps texture there.

@@ -1,0 +1,193 @@
+r"""Blur by a kernel, with borders as photographs have them: what lies outside was blurred in, and is unknown.
+
+    y = A x + n,   A = M P K
+
+K is the convolution with a kernel k of (2 a + 1) x (2 b + 1) pixels, sum 1. The image x is larger than the data by a
+pixels above and below and by b at the sides, and P keeps the pixels whose whole neighbourhood lies in x. M drops pixels
+that say nothing, such as highlights that were clipped after they had been blurred.
+
+With circular borders, A A^T would be diagonalized by the Fourier transform. Without them, the system of the proximal
+point
+
+    (w A A^T + 1 - w) u = y - A x0,    correct(x0) = x0 + w A^T u
+
+is solved by conjugate gradients, preconditioned by the inverse of the circular system. A few steps suffice, because
+the two systems differ at the borders alone.
+
+Sources:
+    Almeida and Figueiredo 2013, "Deconvolving Images With Unknown Boundaries Using the Alternating Direction Method of
+        Multipliers", IEEE Transactions on Image Processing 22(8): the outside as unknown pixels.
+    Hestenes and Stiefel 1952, "Methods of Conjugate Gradients for Solving Linear Systems", Journal of Research of the
+        National Bureau of Standards 49(6).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from restorer.diffusion.degradations.degradation import Degradation, at_least_float32, data_weight
+
+__all__ = ["Blur"]
+
+STEPS = 40
+"""Largest number of steps of the conjugate gradients."""
+
+TOLERANCE = 1e-3
+"""Norm of the residual, relative to that of the right side, at which they stop."""
+
+
+class Blur(Degradation):
+    """Convolution with a kernel, of an image that reaches beyond the data.
+
+    Args:
+        kernel: k, float (2 a + 1, 2 b + 1), not negative, with a sum above 0; it is divided by its sum.
+        known: M, bool (1, 1, H, W) in the size of the data, True at the pixels that count; None if all do.
+
+    Raises:
+        ValueError: The kernel has another shape, an even side, a negative value, or the sum 0.
+    """
+
+    def __init__(self, kernel: Tensor, known: Tensor | None = None) -> None:
+        is_valid = kernel.ndim == 2 and all(side % 2 for side in kernel.shape) and bool((kernel >= 0).all())
+        if not is_valid or not float(kernel.sum()) > 0:
+            raise ValueError(f"a kernel has odd sides and no negative values, unlike this one of {tuple(kernel.shape)}")
+        self.kernel = kernel.double() / kernel.double().sum()
+        self.known = known
+        self.reach = (kernel.shape[0] // 2, kernel.shape[1] // 2)
+
+    def measure(self, x: Tensor) -> Tensor:
+        """Return A x.
+
+        Args:
+            x: Images, (B, C, H + 2 a, W + 2 b).
+
+        Returns:
+            Blurred images, (B, C, H, W), in the precision of x.
+
+        Raises:
+            ValueError: The image is smaller than the kernel.
+        """
+        height, width = (side - 2 * reach for side, reach in zip(x.shape[-2:], self.reach, strict=True))
+        if height < 1 or width < 1:
+            raise ValueError(f"{x.shape[-1]}x{x.shape[-2]} pixels are fewer than the kernel has")
+        size = _fast_size(x.shape[-2]), _fast_size(x.shape[-1])
+        blurred = torch.fft.irfft2(torch.fft.rfft2(at_least_float32(x), s=size) * self._transfer(size, x), s=size)
+        top, left = (2 * reach for reach in self.reach)
+        return self._kept(blurred[..., top : top + height, left : left + width]).to(x.dtype)
+
+    def transpose(self, y: Tensor) -> Tensor:
+        """Return A^T y.
+
+        Args:
+            y: Blurred images, (B, C, H, W).
+
+        Returns:
+            Images, (B, C, H + 2 a, W + 2 b), in the precision of y.
+        """
+        height, width = (side + 2 * reach for side, reach in zip(y.shape[-2:], self.reach, strict=True))
+        size = _fast_size(height), _fast_size(width)
+        top, left = (2 * reach for reach in self.reach)
+        shifted = at_least_float32(y).new_zeros(*y.shape[:-2], height, width)
+        shifted[..., top:, left:] = self._kept(at_least_float32(y))
+        transfer = self._transfer(size, y).conj()
+        return torch.fft.irfft2(torch.fft.rfft2(shifted, s=size) * transfer, s=size)[..., :height, :width].to(y.dtype)
+
+    def correct(self, x0: Tensor, y: Tensor, noise_variance: float | Tensor, prior_variance: float | Tensor) -> Tensor:
+        """Return x0 + w A^T (w A A^T + 1 - w)^-1 (y - A x0). See `Degradation.correct`.
+
+        A projection (w = 1) onto blurred data is not well defined in numbers of limited precision; the weight is
+        therefore at most MOST_WEIGHT.
+
+        Raises:
+            ValueError: A variance differs between pixels or images.
+        """
+        weight = min(float(torch.as_tensor(data_weight(noise_variance, prior_variance, like=x0))), MOST_WEIGHT)
+        if weight == 0:
+            return x0.clone()
+        estimate, data = at_least_float32(x0), at_least_float32(y)
+        residual = self._kept(data - self.measure(estimate))
+        u = self._solve(residual, weight)
+        return (estimate + weight * self.transpose(u)).to(x0.dtype)
+
+    def finish(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return x unchanged, because noise in y was amplified by everything that follows it exactly."""
+        return x
+
+    def _kept(self, y: Tensor) -> Tensor:
+        return y if self.known is None else torch.where(self.known.to(y.device), y, 0.0)
+
+    def _solve(self, b: Tensor, weight: float) -> Tensor:
+        """Return (w A A^T + 1 - w)^-1 b by preconditioned conjugate gradients."""
+        size = _fast_size(b.shape[-2] + 2 * self.reach[0]), _fast_size(b.shape[-1] + 2 * self.reach[1])
+        inverse = 1 / (weight * self._transfer(size, b).abs().square() + 1 - weight)
+
+        def precondition(r: Tensor) -> Tensor:
+            filtered = torch.fft.irfft2(torch.fft.rfft2(r, s=size) * inverse, s=size)
+            return self._kept(filtered[..., : b.shape[-2], : b.shape[-1]])
+
+        def system(u: Tensor) -> Tensor:
+            return weight * self.measure(self.transpose(u)) + (1 - weight) * u
+
+        u, r = torch.zeros_like(b), b.clone()
+        z = precondition(r)
+        p, energy, limit = z.clone(), _dot(r, z), TOLERANCE**2 * _dot(b, b)
+        for _ in range(STEPS):
+            if bool((_dot(r, r) <= limit).all()):
+                break
+            q = system(p)
+            step = energy / _dot(p, q).clamp(min=1e-30)
+            u, r = u + step * p, r - step * q
+            z = precondition(r)
+            after = _dot(r, z)
+            p = z + after / energy.clamp(min=1e-30) * p
+            energy = after
+        return u
+
+    def _transfer(self, size: tuple[int, int], like: Tensor) -> Tensor:
+        """Return the Fourier transform of the kernel with its first pixel at the origin, in the size of `rfft2`."""
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        return _transform(_Key(self.kernel), size, dtype, like.device)
+
+
+MOST_WEIGHT = 1 - 1e-6
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner product of each image, (B, 1, 1, 1)."""
+    return (a * b).sum((1, 2, 3), keepdim=True)
+
+
+class _Key:
+    """A kernel that can be the key of a cache."""
+
+    def __init__(self, kernel: Tensor) -> None:
+        self.kernel = kernel
+        self._bytes = kernel.numpy().tobytes(), tuple(kernel.shape)
+
+    def __hash__(self) -> int:
+        return hash(self._bytes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and other._bytes == self._bytes
+
+
+@lru_cache(maxsize=4)
+def _transform(key: _Key, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.fft.rfft2(key.kernel.to(device, dtype), s=size)
+
+
+@lru_cache(maxsize=1024)
+def _fast_size(length: int) -> int:
+    """Return the least number from `length` on whose only prime factors are 2, 3 and 5."""
+    size = length
+    while True:
+        rest = size
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return size
+        size += 1

@@ -1,0 +1,195 @@
+"""Deblurring with a known kernel: at every step the picture is corrected so that blurring it gives the input.
+
+The input is a measurement of the sharp picture x,
+
+    y = M P K x + n
+
+with the convolution K, the part P of it that the input shows, and without the highlights that M drops because they were
+clipped. x is larger than the input: what lies outside was blurred in, and is restored as far as the data tell it, then
+cut off (`diffusion/degradations/blur.py`).
+
+The reverse process starts at a high level from the input, corrected once, and carries little noise or none: this is the
+half-quadratic splitting of DPIR (Zhang et al. 2021, "Plug-and-Play Image Restoration With Deep Denoiser Prior",
+https://arxiv.org/abs/2008.13751), whose trust in the prior is kept. `detail` is the share of the noise that is carried
+from step to step.
+
+Noise that is not white, and JPEG compression, are removed first, and what is left of the error is the noise of the
+deblurring.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from restorer.diffusion.degradations.blur import Blur
+from restorer.diffusion.degradations.kernels import as_kernel
+from restorer.diffusion.plan import Plan, log_levels, make_plan
+from restorer.diffusion.prior import Prior
+from restorer.errors import UsageError
+from restorer.images.sizes import Region
+from restorer.limits import check
+from restorer.measurement.jpeg import Jpeg
+from restorer.priors.tiled import Tiled
+from restorer.tasks.common import as_colour, check_picture, select_prior, to_unit, without_equal_channels
+from restorer.tasks.defaults import DEBLUR
+from restorer.tasks.denoise import prepare_denoise
+from restorer.tasks.job import Job, with_default_tiles
+from restorer.tasks.region import MARGIN, Place
+
+__all__ = ["prepare_deblur"]
+
+CLIPPED = 254.5 / 255
+"""Value in [0, 1] from which a highlight counts as clipped."""
+
+LEFT_OVER = 0.3
+"""Standard deviation of what is left of an error that was removed first, as a share of what it was."""
+
+SHARP = "the kernel is a single point: the picture is copied"
+
+
+def prepare_deblur(
+    image: Tensor,
+    kernel: Tensor,
+    *,
+    sigma: float | None = None,
+    noise: str = "auto",
+    strength: float = 1.0,
+    jpeg: Jpeg | None = None,
+    evidence: Tensor | None = None,
+    steps: int | None = None,
+    detail: float | None = None,
+    method: str = "auto",
+    seed: int = 0,
+    region: Region | None = None,
+    prior: Prior | None = None,
+) -> Job:
+    """Prepare a job that undoes a blur.
+
+    Args:
+        image: The picture, float (C, H, W) in [0, 1] with C = 1 or 3.
+        kernel: The kernel of the blur, (h, w), not negative; it is divided by its sum.
+        sigma: Standard deviation of the noise on the 0..255 scale; None measures it.
+        noise: As in `restorer.denoise`.
+        strength: As in `restorer.denoise`.
+        jpeg: What is known of the file of the picture if it is a JPEG; None if it is not, or if it is to be taken as it
+            is.
+        evidence: As in `prepare_denoise`.
+        steps: Number of network evaluations of the deblurring; None for the default.
+        detail: 0 (faithful and smooth) .. 1 (natural texture); None for the default.
+        method: As in `restorer.denoise`.
+        seed: As in `restorer.denoise`.
+        region: The part of the picture that is returned; None for all of it. Noise and compression are measured, and
+            removed, on the whole picture.
+        prior: As in `restorer.denoise`.
+
+    Raises:
+        UsageError: A value is out of range, the tensor is not a picture, or the kernel is none or does not fit into the
+            picture.
+        ModelError: The prior cannot restore pictures.
+    """
+    check_picture(image)
+    check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed)
+    try:
+        known_kernel = as_kernel(kernel)
+    except ValueError as error:
+        raise UsageError(str(error), "give the kernel as a small picture, bright where light went") from error
+    if known_kernel.shape[0] > image.shape[-2] or known_kernel.shape[1] > image.shape[-1]:
+        size = f"{known_kernel.shape[1]}x{known_kernel.shape[0]}"
+        raise UsageError(f"the kernel of {size} pixels is larger than the picture", "use a smaller kernel")
+    model = select_prior("deblur", prior)
+    sharpen = partial(_deblur, kernel=known_kernel, steps=steps, detail=detail, method=method, seed=seed, region=region)
+    if sigma is not None:
+        return sharpen(image, sigma=sigma, prior=model)
+    first = prepare_denoise(
+        image, None, noise=noise, strength=strength, jpeg=jpeg, evidence=evidence, seed=seed, prior=model
+    )
+
+    def measure() -> Job:
+        found = first.measured()
+        kind = None if found.noise is None else found.noise.kind
+        if found.plan is None or kind == "white":
+            direct = sharpen(image, sigma=found.sigma, prior=model)
+            return replace(direct, estimated=True, noise=found.noise, jpeg=found.jpeg)
+        left = LEFT_OVER * (found.sigma if kind == "camera" or found.jpeg is None else found.jpeg.sigma)
+
+        def again(restored: Tensor, used: Tiled) -> Job:
+            return sharpen(restored, sigma=left, prior=used if isinstance(model, Tiled) else used.prior)
+
+        job = again(image, found.prior)
+        count = 0 if job.plan is None else job.plan.evaluations
+        return replace(found, detail=job.detail, second_pass=again, second_pass_evaluations=count)
+
+    if first.measure is None:
+        return measure()
+    return replace(first, measure=measure)
+
+
+def _deblur(
+    image: Tensor,
+    *,
+    kernel: Tensor,
+    sigma: float,
+    prior: Prior,
+    steps: int | None,
+    detail: float | None,
+    method: str,
+    seed: int,
+    region: Region | None,
+) -> Job:
+    """Prepare a job that undoes a blur, of a picture with white noise of a known strength."""
+    reduced = without_equal_channels(image)
+    channels, place = len(reduced), Place.of(image, region, MARGIN + max(kernel.shape))
+    part, y = place.exact(image), as_colour(place.seen(reduced))
+    is_clipped = y >= 2 * CLIPPED - 1
+    known = ~is_clipped if bool(is_clipped.any()) and not bool(is_clipped.all()) else None
+    degradation = Blur(kernel, known)
+    down, across = degradation.reach
+    used = DEBLUR.detail if detail is None else detail
+    start = _continued(y, down, across)
+    model = with_default_tiles(prior, *start.shape[-2:])
+    job = Job(model, None, part, sigma, False, used, y, lambda x, first: part)
+    if kernel.numel() == 1:
+        return job.with_note(SHARP)
+    # The noise of a gray picture is the same in three channels, which is sqrt(3) times as much along the gray axis.
+    assumed = max(sigma * DEBLUR.caution, DEBLUR.least) * (math.sqrt(3) if channels == 1 else 1)
+    count, s_y = steps or DEBLUR.steps, 2 * assumed / 255
+    first, last = max(2 * DEBLUR.first / 255, 2 * s_y), s_y
+    levels = tuple(log_levels(first, last, count)) if count > 1 else (math.sqrt(first * last),)
+    ratio = levels[0] / levels[1] if count > 1 else first / last
+    auto = Plan(
+        (*levels, 0.0),
+        zeta=(1.0,) * count,
+        kappa=DEBLUR.most_carried * used if method == "auto" else used,
+        prior_variance=math.inf,
+        correct_last=False,
+        fresh_start=used > 0,
+        mirrored=model.mirrors,
+        seed=seed,
+    )
+    # A step corrects for the level of the next one, at which its result is denoised.
+    noise_variance = s_y**2 * ratio**2 / DEBLUR.trust
+
+    def finish(x: Tensor, first: Tensor) -> Tensor:
+        inside = x[..., down : down + y.shape[-2], across : across + y.shape[-1]]
+        return place.inner(to_unit(inside, channels)).expand(part.shape)
+
+    return replace(
+        job,
+        plan=make_plan(method, auto, start=levels[0], end=levels[-1], steps=count),
+        start=degradation.correct(start, y, noise_variance, levels[0] ** 2),
+        finish=finish,
+        degradation=degradation,
+        y=y,
+        noise_variance=noise_variance,
+    )
+
+
+def _continued(y: Tensor, down: int, across: int) -> Tensor:
+    """Return a picture continued beyond its borders by its mirror image."""
+    mode = "reflect" if down < y.shape[-2] and across < y.shape[-1] else "replicate"
+    return F.pad(y, (across, across, down, down), mode=mode)
