@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from restorer.errors import UsageError
+from restorer.folders.in_place import check_backup_suffix
 from restorer.folders.options import Options
+from restorer.images.sizes import parse_region
 from restorer.limits import METHODS, check
 
 # The panels of the help.
@@ -71,6 +73,28 @@ DryRun = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+InPlace = Annotated[
+    bool,
+    typer.Option(
+        "--in-place",
+        help="Replace each picture by its result, in one step; a picture that was replaced before is skipped",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Backup = Annotated[
+    str | None,
+    typer.Option(
+        "--backup",
+        metavar="SUFFIX",
+        help="With --in-place, keep each picture under its name followed by this suffix, for instance .orig",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+KeepTimes = Annotated[
+    bool,
+    typer.Option("--keep-times", help="Give results the modification times of their pictures", rich_help_panel=OUTPUT),
+]
 Include = Annotated[
     list[str],
     typer.Option(
@@ -111,6 +135,16 @@ Steps = Annotated[
         help="Number of network evaluations: more are slower and, up to a point, better",
         show_default="depends on the task",
         rich_help_panel=SAMPLING,
+    ),
+]
+RegionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--region",
+        metavar="X,Y,W,H",
+        help="Restore and write only this part: left, top, width and height in pixels",
+        show_default="the whole picture",
+        rich_help_panel=INPUT,
     ),
 ]
 Detail = Annotated[
@@ -213,6 +247,27 @@ def _parse_tile(text: str) -> int | str:
     return int(text)
 
 
+def _check_in_place(options: Options, policies: list[str]) -> None:
+    """Check the options that say what happens to the pictures themselves.
+
+    Raises:
+        UsageError: Two options cannot be combined, or the suffix of the backups is not usable.
+    """
+    if options.backup is not None and not options.in_place:
+        raise UsageError("--backup needs --in-place", "without it, no picture is replaced")
+    if not options.in_place:
+        return
+    if options.region is not None:
+        raise UsageError("--in-place and --region cannot be combined", "name another file with -o")
+    if options.output is not None:
+        raise UsageError("--in-place and --output cannot be combined")
+    if policies:
+        hint = "repeat the command after an interruption: what has been replaced is skipped"
+        raise UsageError(f"--in-place and {policies[0]} cannot be combined", hint)
+    if options.backup is not None:
+        check_backup_suffix(options.backup)
+
+
 def parse(command: str, **values: Any) -> Options:
     """Check the options of a command line and return them as one value.
 
@@ -223,13 +278,18 @@ def parse(command: str, **values: Any) -> Options:
     Raises:
         UsageError: A value is out of range, or two options cannot be combined.
     """
-    options = Options(
-        command, **{**values, "sigma": _parse_sigma(values["sigma"]), "tile": _parse_tile(values["tile"])}
-    )
+    region = values.get("region")
+    parsed = {
+        "sigma": _parse_sigma(values["sigma"]),
+        "tile": _parse_tile(values["tile"]),
+        "region": None if region is None else parse_region(region),
+    }
+    options = Options(command, **{**values, **parsed})
     check(sigma=options.sigma, steps=options.steps, detail=options.detail, method=options.method, seed=options.seed)
     policies = {"--overwrite": options.overwrite, "--skip-existing": options.skip_existing, "--resume": options.resume}
     if len(chosen := [name for name, is_set in policies.items() if is_set]) > 1:
         raise UsageError(f"{' and '.join(chosen)} cannot be combined")
+    _check_in_place(options, chosen)
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit must be at least 1, not {options.limit}")
     if options.max_pixels < 1:

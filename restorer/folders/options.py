@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from restorer.images.sizes import Region
 from restorer.limits import MAX_PIXELS
 
 __all__ = ["Options"]
@@ -43,6 +44,10 @@ class Options:
         manifest: The file of the log; None for the default file in the folder of the run.
         dry_run: Whether the run only prints a preview.
         show: Whether the picture and the result are drawn in the terminal.
+        in_place: Whether each result replaces its picture.
+        backup: The suffix under which a replaced picture is kept; None to keep none.
+        region: The part of each picture that is restored and written; None for all of it.
+        keep_times: Whether results have the access and modification times of their pictures.
     """
 
     command: str
@@ -72,6 +77,10 @@ class Options:
     manifest: Path | None = None
     dry_run: bool = False
     show: bool = False
+    in_place: bool = False
+    backup: str | None = None
+    keep_times: bool = False
+    region: Region | None = None
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -82,4 +91,5 @@ class Options:
             "detail": self.detail,
             "method": self.method,
             "seed": self.seed,
+            **({} if self.region is None else {"region": self.region}),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from restorer.folders.options import Options
 from restorer.folders.paths import Item
 from restorer.images.find import STDIO
+from restorer.images.sizes import UNCHANGED, Geometry
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
     from restorer.folders.provenance import Record
+    from restorer.images.attributes import Times
     from restorer.images.files import Picture
     from restorer.priors.tiled import Tiled
     from restorer.priors.unet_prior import UNetPrior
@@ -69,7 +72,7 @@ class Verb:
         check_prior: Raises an error if the options do not suit the model.
         extra_options: The options of this verb alone that its results depend on.
         find_mask: Returns the mask of a picture; None for a verb without masks.
-        scale: The factor by which a result is larger than its input.
+        geometry: How the size of a result follows from that of its picture.
     """
 
     tag: str
@@ -77,7 +80,7 @@ class Verb:
     check_prior: Callable[[UNetPrior | Tiled], None] | None = None
     extra_options: tuple[tuple[str, Any], ...] = ()
     find_mask: Callable[[Item], Path] | None = None
-    scale: int = 1
+    geometry: Geometry = UNCHANGED
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class PreparedPicture:
         seconds: Seconds that reading and preparing took.
         batch_share: The share of a batch that the picture takes, at most 1.
         may_replace: Whether an existing file at the target may be replaced because an earlier run began to write it.
+        times: The access and modification times of the picture, which its result is to have; None to leave them.
+        in_place: The fingerprints of the commands that were and are applied to the picture in place.
     """
 
     item: Item
@@ -109,29 +114,35 @@ class PreparedPicture:
     seconds: float
     batch_share: float
     may_replace: bool = False
+    times: Times | None = None
+    in_place: tuple[str, ...] = ()
 
 
-def check_picture_memory(source: Path, options: Options, scale: int) -> None:
+def check_picture_memory(source: Path, options: Options, geometry: Geometry) -> None:
     """Check that there is enough memory for a picture, using its header alone.
 
     Args:
         source: The file of the picture.
         options: The options of the run.
-        scale: The factor by which the result is larger.
+        geometry: How the size of the result follows from that of the picture.
 
     Raises:
         DeviceError: There is not enough memory.
+        UsageError: The picture has no such region, or is not enlarged.
         PictureError: The file cannot be read, is not a picture, or is too large.
     """
     from restorer.images.reading import read_size
     from restorer.machine.memory import FIXED_BYTES, LOADED_BYTES, check_memory, estimate_memory
 
-    width, height = (scale * side for side in read_size(source, options.max_pixels))
-    # At scale 1 only the picture itself is counted: holes are filled within their surroundings, and a picture without
-    # noise is not sampled. The job checks the rest.
+    original = read_size(source, options.max_pixels)
+    width, height = original if geometry.enlargement is None else geometry.computed(*original)
+    is_enlarged = geometry.enlargement is not None
+    geometry.result(*original)
+    # Without an enlargement, only the picture itself is counted: holes are filled within their surroundings, and a
+    # picture without noise is not sampled. The job checks the rest.
     pixels = width * height
-    subject = f"the picture of {width}x{height} pixels" if scale == 1 else f"a result of {width}x{height} pixels"
-    check_memory(FIXED_BYTES + LOADED_BYTES * pixels if scale == 1 else estimate_memory(pixels), subject)
+    subject = f"{'a result' if is_enlarged else 'the picture'} of {width}x{height} pixels"
+    check_memory(estimate_memory(pixels) if is_enlarged else FIXED_BYTES + LOADED_BYTES * pixels, subject)
 
 
 def can_read_ahead(item: Item, options: Options, verb: Verb, prior: UNetPrior | Tiled) -> bool:
@@ -160,8 +171,7 @@ def can_read_ahead(item: Item, options: Options, verb: Verb, prior: UNetPrior | 
         with path.open("rb") as file:
             if file.read(4).startswith(TIFF_MAGIC):
                 return False
-        width, height = read_size(path, options.max_pixels)
-        pixels, free = verb.scale**2 * width * height, available()
+        pixels, free = math.prod(verb.geometry.computed(*read_size(path, options.max_pixels))), available()
         if pixels > max_pixels or (free is not None and estimate_memory(pixels) > free):
             return False
     return True
@@ -169,7 +179,8 @@ def can_read_ahead(item: Item, options: Options, verb: Verb, prior: UNetPrior | 
 
 def can_write_behind(batch: list[PreparedPicture], verb: Verb) -> bool:
     """Return whether the results of a batch are small enough to be written while the next batch is sampled."""
-    pixels = verb.scale**2 * sum(prepared.picture.width * prepared.picture.height for prepared in batch)
+    sizes = (verb.geometry.computed(prepared.picture.width, prepared.picture.height) for prepared in batch)
+    pixels = sum(math.prod(size) for size in sizes)
     return pixels <= _pixels_per_batch(batch[0].job.prior)
 
 
@@ -203,8 +214,8 @@ def prepare_picture(
     start = time.monotonic()
     picture = files.load(sys.stdin.buffer if item.source == STDIO else item.source, options.max_pixels)
     target: Path | BinaryIO = sys.stdout.buffer if item.target == STDIO else item.target
-    format = writing.target_format(picture, target)
-    writing.check_size(format, verb.scale * picture.width, verb.scale * picture.height)
+    format = writing.target_format(picture, target, picture.format if options.in_place else None)
+    writing.check_size(format, *verb.geometry.result(picture.width, picture.height))
     job, kept = verb.prepare(files.to_tensor(picture), item, picture, prior)
     is_alone = options.show or isinstance(prior, Tiled)  # a batch would ignore the requested tiles
     share = 1.0 if is_alone else batch_share(job)
@@ -251,7 +262,7 @@ def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, An
         "sigma": round(job.sigma, 2),
         **({} if job.noise is None else {"noise": job.noise.to_dict()}),
         **({"jpeg": job.jpeg and job.jpeg.to_dict()} if options.command != "inpaint" else {}),
-        "tile": job.factor * min(prior.tile, max(job.start.shape[-2:])),
+        "tile": job.factor * min(prior.tile, max(job.largest)),
         "overlap": job.factor * prior.overlap,
     }
 
@@ -285,7 +296,9 @@ def build_record(prepared: PreparedPicture, options: Options, prior: Tiled, batc
         del used["sigma"]
     if "jpeg" in used and job.jpeg is None:  # nothing was undone, whether it was looked for or not
         used["jpeg"] = "off"
-    used["steps"] = settings["steps"] if job.second_pass is None else options.steps
+    used["steps"] = settings["steps"] if job.second_pass is None and job.alpha is None else options.steps
+    if options.region is not None:
+        used["region"] = options.region.option
     return Record(
         __version__,
         options.command,
@@ -299,4 +312,5 @@ def build_record(prepared: PreparedPicture, options: Options, prior: Tiled, batc
         torch.get_num_threads(),
         batch,
         "; ".join(found.describe() for found in (job.noise, job.jpeg) if found is not None),
+        prepared.in_place,
     )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 __all__ = ["Record", "parse_record"]
@@ -35,6 +35,8 @@ class Record:
         threads: Number of threads that PyTorch used.
         batch: Number of small pictures that shared the network's evaluations, this one included.
         found: What was found in the picture, in words; empty if nothing was looked for.
+        in_place: The fingerprints of the commands that replaced the picture by its result, in order; empty for a result
+            that was written beside its picture.
     """
 
     version: str
@@ -49,6 +51,7 @@ class Record:
     threads: int = 1
     batch: int = 1
     found: str = ""
+    in_place: Sequence[str] = ()
 
     def to_json(self) -> str:
         """Return the record as it is stored in a file: JSON in ASCII, identical for equal records."""
@@ -95,4 +98,6 @@ def parse_record(text: str) -> Record | None:
         value is None or isinstance(value, (str, int, float)) for value in record.options.values()
     )
     has_counts = isinstance(record.threads, int) and isinstance(record.batch, int)
-    return record if has_texts and has_options and has_counts else None
+    has_recipes = isinstance(record.in_place, (list, tuple)) and all(isinstance(r, str) for r in record.in_place)
+    is_whole = has_texts and has_options and has_counts and has_recipes
+    return replace(record, in_place=tuple(record.in_place)) if is_whole else None

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import ExifTags, Image
 
 __all__ = [
+    "RECORD",
     "adapt_exif",
     "add_dpi_to_exif",
     "add_record_to_exif",
@@ -20,6 +21,9 @@ __all__ = [
     "read_record",
     "read_resolution",
 ]
+
+RECORD = "restorer"
+"""The key of the provenance record among the texts of a picture; in files other than PNG the record is in EXIF."""
 
 # Tags that describe how the pixels are stored in the old file, not what they show. In a new file they are wrong at
 # best. They come from the TIFF 6.0 baseline, tiles and embedded JPEG; 301, 340 and 341 are in the number format of the

@@ -10,7 +10,6 @@ import errno
 import io
 import os
 import secrets
-import shutil
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from restorer.errors import OutputError, UsageError
+from restorer.images.attributes import copy_attributes
 from restorer.images.encoders import encode_png, encode_tiff
 from restorer.images.metadata import add_dpi_to_exif, add_record_to_exif, match_profile, read_record
 from restorer.images.picture import COMMENT, RECORD, Picture, reduce_depth, to_pil
@@ -289,7 +289,7 @@ def _move(temporary: Path, target: Path, overwrite: bool) -> None:
     """
     if overwrite:
         if target.exists():
-            shutil.copymode(target, temporary)
+            copy_attributes(target, temporary)
         temporary.replace(target)
         return
     try:

@@ -9,14 +9,17 @@ import typer
 
 from restorer.cli.options import (
     SAMPLING,
+    Backup,
     Detail,
     Device,
     DryRun,
     Exclude,
     FailFast,
     Include,
+    InPlace,
     Inputs,
     Json,
+    KeepTimes,
     Limit,
     Log,
     MaxPixels,
@@ -27,6 +30,7 @@ from restorer.cli.options import (
     Precision,
     Quiet,
     Recursive,
+    RegionOption,
     Resume,
     Seed,
     Show,
@@ -42,6 +46,7 @@ from restorer.errors import PictureError
 from restorer.folders.paths import Item, find_mask
 from restorer.folders.picture import Kept, Verb
 from restorer.images.find import STDIO
+from restorer.images.sizes import Enlargement, Geometry
 from restorer.limits import JPEGS, MAX_PIXELS, NOISES, SCALES, check, check_denoising
 
 if TYPE_CHECKING:
@@ -55,6 +60,9 @@ if TYPE_CHECKING:
     Prepared = tuple[Job, Kept | None]
 
 __all__ = ["register"]
+
+UPSCALE_ONLY = ("scale", "width", "height", "jpeg")
+"""The options of `upscale` that the other verbs do not have."""
 
 OWN_TRANSPARENCY = "alpha"
 """The mask that stands for the picture's own transparency."""
@@ -96,12 +104,16 @@ def _denoise(
     resume: Resume = False,
     manifest: Log = None,
     dry_run: DryRun = False,
+    in_place: InPlace = False,
+    backup: Backup = None,
+    keep_times: KeepTimes = False,
     recursive: Recursive = False,
     include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006
     limit: Limit = None,
     fail_fast: FailFast = False,
     max_pixels: MaxPixels = MAX_PIXELS,
+    region: RegionOption = None,
     steps: Steps = None,
     detail: Detail = None,
     method: Method = "auto",
@@ -143,8 +155,9 @@ def _denoise(
         )
         return job, None
 
+    whole = Geometry(region=options.region)
     measured = (("noise", noise), ("strength", strength), ("jpeg", jpeg))
-    restore_all(options, Verb("denoised", prepare, extra_options=measured))
+    restore_all(options, Verb(f"denoised{whole.tag}", prepare, extra_options=measured, geometry=whole))
 
 
 def _dejpeg(
@@ -155,12 +168,16 @@ def _dejpeg(
     resume: Resume = False,
     manifest: Log = None,
     dry_run: DryRun = False,
+    in_place: InPlace = False,
+    backup: Backup = None,
+    keep_times: KeepTimes = False,
     recursive: Recursive = False,
     include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006
     limit: Limit = None,
     fail_fast: FailFast = False,
     max_pixels: MaxPixels = MAX_PIXELS,
+    region: RegionOption = None,
     steps: Steps = None,
     detail: Detail = None,
     method: Method = "auto",
@@ -189,7 +206,8 @@ def _dejpeg(
         sampling = {name: value for name, value in options.sampling.items() if name != "sigma"}
         return prepare_dejpeg(image, find_jpeg(image, picture.original), prior=prior, **sampling), None
 
-    restore_all(options, Verb("dejpegged", prepare))
+    whole = Geometry(region=options.region)
+    restore_all(options, Verb(f"dejpegged{whole.tag}", prepare, geometry=whole))
 
 
 def _inpaint(
@@ -221,12 +239,16 @@ def _inpaint(
     resume: Resume = False,
     manifest: Log = None,
     dry_run: DryRun = False,
+    in_place: InPlace = False,
+    backup: Backup = None,
+    keep_times: KeepTimes = False,
     recursive: Recursive = False,
     include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006
     limit: Limit = None,
     fail_fast: FailFast = False,
     max_pixels: MaxPixels = MAX_PIXELS,
+    region: RegionOption = None,
     steps: Steps = None,
     detail: Detail = None,
     method: Method = "auto",
@@ -269,18 +291,40 @@ def _inpaint(
             loaded = load_mask(path, size, invert_mask, limit, margin=grow_by, picture=picture)
             reveals = False
         job = prepare_inpaint(image, torch.from_numpy(loaded.fill), prior=prior, **options.sampling)
-        return job.with_note(loaded.note), None if job.sigma else Kept(~loaded.fill, reveals)
+        known = ~loaded.fill
+        if options.region is not None:
+            known = known[options.region.rows, options.region.columns]
+        return job.with_note(loaded.note), None if job.sigma else Kept(known, reveals)
 
     finder = None if is_alpha else lambda item: find_mask(mask, item)
-    restore_all(options, Verb("inpainted", prepare, extra_options=tuple(own.items()), find_mask=finder))
+    whole = Geometry(region=options.region)
+    tag, extra = f"inpainted{whole.tag}", tuple(own.items())
+    restore_all(options, Verb(tag, prepare, extra_options=extra, find_mask=finder, geometry=whole))
 
 
 def _upscale(
     inputs: Inputs,
     scale: Annotated[
-        int,
-        typer.Option("--scale", metavar="N", help=f"Factor to enlarge by: {', '.join(map(str, SCALES))}"),
-    ] = 4,
+        float | None,
+        typer.Option(
+            "--scale",
+            metavar="F",
+            help=f"Factor to enlarge by, above 1 and at most {max(SCALES)}: {', '.join(map(str, SCALES))} are exact",
+            show_default="4",
+        ),
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(
+            "--width", metavar="PX", help="Width of the results, instead of a factor", show_default="by the scale"
+        ),
+    ] = None,
+    height: Annotated[
+        int | None,
+        typer.Option(
+            "--height", metavar="PX", help="Height of the results; with --width, both fit", show_default="by the scale"
+        ),
+    ] = None,
     sigma: Sigma = "0",
     jpeg: Annotated[
         str,
@@ -297,12 +341,14 @@ def _upscale(
     resume: Resume = False,
     manifest: Log = None,
     dry_run: DryRun = False,
+    keep_times: KeepTimes = False,
     recursive: Recursive = False,
     include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006
     limit: Limit = None,
     fail_fast: FailFast = False,
     max_pixels: MaxPixels = MAX_PIXELS,
+    region: RegionOption = None,
     steps: Steps = None,
     detail: Detail = None,
     method: Method = "auto",
@@ -322,27 +368,30 @@ def _upscale(
 
     restore upscale img.png  ·  restore upscale img.png --scale 2  ·  restore upscale img.png --steps 100
     """
-    options = parse("upscale", **{name: value for name, value in locals().items() if name not in ("scale", "jpeg")})
-    check(scale=scale)
+    options = parse("upscale", **{name: value for name, value in locals().items() if name not in UPSCALE_ONLY})
+    size = Enlargement.of(scale, width, height)
     check_denoising(jpeg=jpeg)
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
+        from restorer.images.files import alpha_tensor
         from restorer.measurement.earlier_jpeg import find_jpeg
         from restorer.tasks.upscale import prepare_upscale
 
         known = find_jpeg(image, picture.original) if jpeg == "auto" and options.sigma == 0 else None
-        return prepare_upscale(image, scale, jpeg=known, prior=prior, **options.sampling), None
+        alpha = alpha_tensor(picture)
+        return prepare_upscale(image, size, jpeg=known, alpha=alpha, prior=prior, **options.sampling), None
 
     def check_model(prior: UNetPrior | Tiled) -> None:
         from restorer.priors.latent import latent_of
         from restorer.tasks.upscale import check_latent_options
 
         if (latent := latent_of(prior)) is not None:
-            sampling = {name: value for name, value in options.sampling.items() if name != "seed"}
-            check_latent_options(latent, scale, **sampling)
+            sampling = {name: value for name, value in options.sampling.items() if name not in ("seed", "region")}
+            check_latent_options(latent, size.scale, **sampling)
 
-    own = (("scale", scale), ("jpeg", jpeg))
-    restore_all(options, Verb(f"x{scale}", prepare, check_model, extra_options=own, scale=scale))
+    whole = Geometry(size, options.region)
+    own = (*size.options(), ("jpeg", jpeg))
+    restore_all(options, Verb(f"{size.tag}{whole.tag}", prepare, check_model, extra_options=own, geometry=whole))
 
 
 def register(app: typer.Typer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,9 @@ from restorer.cli.terminal.reporter import Reporter, format_duration
 from restorer.errors import RestorerError
 from restorer.folders.options import Options
 from restorer.folders.paths import Item
-from restorer.images.find import STDIO
+from restorer.folders.space import Need, free_space
+from restorer.images.find import is_stream
+from restorer.images.sizes import Geometry
 from restorer.tasks.defaults import LATENT_STEPS
 
 if TYPE_CHECKING:
@@ -32,8 +35,9 @@ def is_available_offline(model: str) -> bool:
 def print_preview(
     options: Options,
     items: list[Item],
+    needs: list[Need],
     prior: UNetPrior | Tiled | None,
-    scale: int,
+    geometry: Geometry,
     reporter: Reporter,
     report_failure: Callable[[Item, RestorerError], None],
 ) -> int:
@@ -45,8 +49,9 @@ def print_preview(
     Args:
         options: The options of the run.
         items: The pictures.
+        needs: The disk space of the results, as far as it is known.
         prior: The model; None if it is not available, in which case no times are printed.
-        scale: The factor by which a result is larger than its input.
+        geometry: How the size of a result follows from that of its picture.
         reporter: Receives the preview.
         report_failure: Called with each picture that cannot be restored, and the reason.
     """
@@ -58,37 +63,53 @@ def print_preview(
     latent = None if prior is None else latent_of(prior)
     steps = options.steps or (LATENT_STEPS if latent else DEFAULT_STEPS[options.command])
     steps = 1 if options.command == "denoise" and options.detail == 0 else steps
-    total, count = 0.0, 0
+    total, count, sizes = 0.0, 0, {need.item: need.expected for need in needs}
     for item in items:
-        if item.source == STDIO:
+        if is_stream(item.source):
             continue
         try:
-            width, height = read_size(item.source, options.max_pixels)
+            original = read_size(item.source, options.max_pixels)
+            (width, height), computed = geometry.result(*original), geometry.computed(*original)
         except RestorerError as error:
             report_failure(item, error)
             continue
-        megapixels = width * height * (1 if latent else scale * scale) / 1e6  # the network processes them in one step
+        of_part = math.prod(original if geometry.region is None else geometry.region[2:])
+        megapixels = (of_part if latent else math.prod(computed)) / 1e6  # the network processes them in one step
         seconds = None if rate is None else round(steps * megapixels * rate, 2)
         total, count = total + (seconds or 0.0), count + 1
-        size = f"{width}x{height}" + (f" -> {scale * width}x{scale * height}" if scale > 1 else "")
+        size = "x".join(map(str, original)) + ("" if geometry.is_plain else f" -> {width}x{height}")
         duration = "" if seconds is None else f" · {steps} steps · about {format_duration(seconds)}"
-        memory = estimate_memory(width * height * scale**2)
-        reporter.say(f"{item.source} -> {item.target} · {size}{duration} · {human_bytes(memory)} of memory")
+        memory = estimate_memory(math.prod(computed))
+        space = f" · about {human_bytes(sizes[item])} on the disk" if item in sizes else ""
+        reporter.say(f"{item.source} -> {item.target} · {size}{duration} · {human_bytes(memory)} of memory{space}")
         reporter.emit(
             {
                 "event": "plan",
                 "command": options.command,
                 "input": str(item.source),
                 "output": str(item.target),
-                "width": scale * width,
-                "height": scale * height,
+                "width": width,
+                "height": height,
                 "seconds": seconds,
                 "peak_mem_mb": round(memory / 1e6),
+                "bytes": sizes.get(item),
             }
         )
     if count > 1 and rate is not None:
         reporter.say(f"{count} pictures, about {format_duration(total)} in total")
+    if count > 1:
+        _print_space(items, sizes, reporter)
     return count
+
+
+def _print_space(items: list[Item], sizes: dict[Item, int], reporter: Reporter) -> None:
+    """Print the disk space that the results take together, and what is free where the first of them goes."""
+    from restorer.machine.memory import human_bytes
+
+    counted = [item for item in items if item in sizes]
+    if counted and (free := free_space(counted[0].target.parent)) is not None:
+        expected = human_bytes(sum(sizes[item] for item in counted))
+        reporter.say(f"the results take about {expected}, and {human_bytes(free)} are free")
 
 
 def _seconds_per_megapixel(prior: UNetPrior | Tiled) -> float:

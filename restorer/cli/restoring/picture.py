@@ -6,12 +6,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from restorer.cli.terminal.forecast import Forecast, picture_workload
 from restorer.cli.terminal.reporter import Reporter, human_bytes
 from restorer.folders.options import Options
 from restorer.folders.picture import Kept, PreparedPicture, build_record, effective_settings
+from restorer.images.attributes import set_times
 from restorer.images.find import STDIO
 
 if TYPE_CHECKING:
@@ -141,20 +143,32 @@ def write_result(
 
     start, item, picture, job = time.monotonic(), prepared.item, prepared.picture, prepared.job
     result, notes, prior = picture, tuple[str, ...](), job.prior
+    if options.region is not None:
+        result = files.cut(picture, options.region)
+    before = result
     if restored is not None:
         notes, prior = restored.notes, restored.prior
         kept = Kept(None) if prepared.kept is None else prepared.kept
-        result = files.with_result(picture, restored.image, kept.pixels, reveal=kept.reveals)
+        result = files.with_result(result, restored.image, kept.pixels, reveal=kept.reveals, alpha=restored.alpha)
         result = files.with_record(result, build_record(prepared, options, prior, batch).to_json())
     overwrite = options.overwrite or prepared.may_replace
-    notes = (*notes, *writing.save(result, prepared.target, format=prepared.format, overwrite=overwrite))
+    is_left, backup = options.in_place and result.original is not None, {}
+    if is_left:
+        notes = (*notes, "nothing has changed: the file is left as it is")
+    else:
+        if options.in_place:
+            backup = _keep_original(item.target, picture, options.backup)
+            overwrite = True
+        notes = (*notes, *writing.save(result, prepared.target, format=prepared.format, overwrite=overwrite))
+        notes = (*notes, *_keep_times(prepared))
     for note in notes:
         reporter.warn(note)
     seconds += time.monotonic() - start
-    size = "" if item.target == STDIO else f" · {human_bytes(item.target.stat().st_size)}"
-    reporter.say(f"wrote {item.target} · {result.width}x{result.height}{size} · {seconds:.1f} s", style="green")
+    size = f" · {human_bytes(item.target.stat().st_size)}" if item.target != STDIO and item.target.is_file() else ""
+    done = "left" if is_left else "replaced" if options.in_place else "wrote"
+    reporter.say(f"{done} {item.target} · {result.width}x{result.height}{size} · {seconds:.1f} s", style="green")
     if options.show:
-        _show_before_and_after(picture, result, reporter)
+        _show_before_and_after(before, result, reporter)
     return {
         "width": result.width,
         "height": result.height,
@@ -168,7 +182,35 @@ def write_result(
         "peak_mem_mb": _peak_memory_mb(),
         "warnings": [*picture.notes, *job.notes, *notes],
         **({"recipe": prepared.fingerprint} if prepared.fingerprint else {}),
+        **backup,
     }
+
+
+def _keep_times(prepared: PreparedPicture) -> list[str]:
+    """Give a result the times of its picture if that is wanted, and return a note if the system refuses."""
+    target = prepared.item.target
+    if prepared.times is None or target == STDIO or not target.is_file():
+        return []
+    try:
+        set_times(target, prepared.times)
+    except OSError as error:
+        return [f"the times of the file cannot be set: {error.strerror}"]
+    return []
+
+
+def _keep_original(path: Path, picture: Picture, suffix: str | None) -> dict[str, str]:
+    """Check that a picture can be replaced now, and keep a backup of it if that is wanted.
+
+    Returns:
+        The path of the backup as a field of the event; empty if there is none.
+
+    Raises:
+        OutputError: The file has changed since it was read, or the backup cannot be written.
+    """
+    from restorer.folders.in_place import check_unchanged, keep_backup
+
+    check_unchanged(path, picture)
+    return {} if suffix is None else {"backup": str(keep_backup(path, suffix))}
 
 
 def _show_before_and_after(before: Picture, after: Picture, reporter: Reporter) -> None:

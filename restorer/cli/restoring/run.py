@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -16,11 +17,19 @@ from restorer.cli.restoring.picture import announce, sample, write_result
 from restorer.cli.terminal.downloads import ensure_downloaded
 from restorer.cli.terminal.forecast import Forecast
 from restorer.cli.terminal.reporter import Reporter, exit_code_for
-from restorer.errors import PictureError, RestorerError, UsageError
+from restorer.errors import OutputError, PictureError, RestorerError, UsageError
+from restorer.folders.in_place import applied_recipes, check_loaded, recipes_of, resolve_in_place
 from restorer.folders.manifest import MANIFEST, Manifest, compute_fingerprint, open_manifest, remove_partial_files
 from restorer.folders.options import Options
 from restorer.folders.overlap import ReadAhead, WriteBehind
-from restorer.folders.paths import Item, combined_exit_code, find_log_folder, resolve_targets
+from restorer.folders.paths import (
+    Found,
+    Item,
+    combined_exit_code,
+    find_log_folder,
+    resolve_targets,
+    split_results,
+)
 from restorer.folders.picture import (
     PreparedPicture,
     Verb,
@@ -31,7 +40,10 @@ from restorer.folders.picture import (
     prepare_picture,
     shared_batch_size,
 )
-from restorer.images.find import STDIO, collect
+from restorer.folders.space import Need, check_space, estimate_needs
+from restorer.images.attributes import read_times
+from restorer.images.find import STDIO, Search, is_stream, search_all
+from restorer.images.kinds import KINDS, describe_counts
 from restorer.limits import check_task
 
 if TYPE_CHECKING:
@@ -40,8 +52,6 @@ if TYPE_CHECKING:
     from restorer.tasks.job import Restored
 
 __all__ = ["load_requested_prior", "restore_all"]
-
-Pictures = list[tuple[Path, Path | None]]  # each picture, and the input folder in which it was found
 
 
 def restore_all(options: Options, verb: Verb) -> None:
@@ -55,30 +65,13 @@ def restore_all(options: Options, verb: Verb) -> None:
         typer.Exit: At least one picture failed. The exception holds the exit code.
     """
     reporter = Reporter(quiet=options.quiet, verbose=options.verbose, as_json=options.json)
-    pictures, missing = _collect_inputs(options)
-    with _open_log(options, pictures) as log:
-        _Run(options, verb, reporter, log).execute(pictures, missing)
-
-
-def _collect_inputs(options: Options) -> tuple[Pictures, list[tuple[Item, RestorerError]]]:
-    """Return the pictures that the inputs name, and the inputs that name none, each with the reason.
-
-    A missing input does not stop the others.
-    """
-    found: dict[Path, Path | None] = {}
-    missing: list[tuple[Item, RestorerError]] = []
-    patterns = {"include": options.include, "exclude": options.exclude}
-    for name in options.inputs:
-        try:
-            for path, root in collect([name], recursive=options.recursive, **patterns):
-                found.setdefault(path, root)
-        except PictureError as error:
-            missing.append((Item(Path(name), Path()), error))
-    return list(found.items()), missing
+    found = search_all(options.inputs, recursive=options.recursive, include=options.include, exclude=options.exclude)
+    with _open_log(options, found.pictures) as log:
+        _Run(options, verb, reporter, log).execute(found)
 
 
 @contextmanager
-def _open_log(options: Options, pictures: Pictures) -> Iterator[Manifest | None]:
+def _open_log(options: Options, pictures: list[Found]) -> Iterator[Manifest | None]:
     """Open the log of the run: the file that the options name, or the default file in the folder of the run.
 
     Without `--resume` and `--manifest`, a run keeps a log only if it restores folders into another place. A dry run
@@ -110,12 +103,39 @@ class _Run:
         self.start = time.monotonic()
         self.codes: list[int] = []  # the exit codes of the pictures that failed
         self.done = self.skipped = 0
+        self.passed_over = Counter[str]()  # files that are not restored, by kind
 
-    def execute(self, pictures: Pictures, missing: list[tuple[Item, RestorerError]]) -> None:
-        """Restore the pictures, and report the missing inputs as failures."""
+    def execute(self, found: Search) -> None:
+        """Restore the pictures that the inputs name, and report the inputs that name none as failures."""
         options = self.options
-        resumed = self.log if options.resume else None
-        to_do, existing, failed = resolve_targets(
+        to_do, existing, failed = self._resolve(found)
+        for path, error in found.failed:
+            self._fail(Item(path, Path()), error)
+        for item, reason in failed:
+            self._fail(item, reason)
+        for item in existing:
+            self._skip(item, "exists")
+        if not (options.fail_fast and self.codes and not options.dry_run):
+            needs = estimate_needs(to_do, self.verb.geometry, keeps_input=options.backup is not None)
+            shortage = _find_shortage(needs, self.reporter)
+            if options.dry_run:
+                self._preview(to_do, needs)
+            if shortage is not None:
+                raise shortage
+            if not options.dry_run:
+                self._restore_pictures(to_do)
+        self._finish()
+
+    def _resolve(self, found: Search) -> tuple[list[Item], list[Item], list[tuple[Item, RestorerError]]]:
+        """Return the pictures to restore, to skip and to report as failed, and report all other files."""
+        options, resumed = self.options, self.log if self.options.resume else None
+        if options.in_place:
+            to_do, links, failed = resolve_in_place(found.pictures, options.backup)
+            self._pass_over([*found.passed_over, *links])
+            return to_do, [], failed
+        pictures, results = split_results(found.pictures, options.output, self.verb.tag)
+        self._pass_over([*found.passed_over, *((path, "result") for path in results)])
+        return resolve_targets(
             pictures,
             options.output,
             self.verb.tag,
@@ -123,16 +143,17 @@ class _Run:
             skip_existing=options.skip_existing,
             may_replace=resumed.has_begun if resumed is not None else lambda target: False,
             dry_run=options.dry_run,
+            siblings=found.unwanted,
         )
-        for item, error in [*missing, *failed]:
-            self._fail(item, error)
-        for item in existing:
-            self._skip(item, "exists")
-        if options.dry_run:
-            self._preview(to_do)
-        elif not (options.fail_fast and self.codes):
-            self._restore_pictures(to_do)
-        self._finish()
+
+    def _pass_over(self, files: list[tuple[Path, str]]) -> None:
+        """Report the files in the folders that are not restored."""
+        for path, kind in files:
+            self.passed_over[kind] += 1
+            self.reporter.detail(f"{path}: passed over ({KINDS[kind].one})")
+            self.reporter.emit(
+                {"event": "passed_over", "command": self.options.command, "input": str(path), "kind": kind}
+            )
 
     def _restore_pictures(self, to_do: list[Item]) -> None:
         options = self.options
@@ -201,6 +222,9 @@ class _Run:
         for item in to_do:
             log = self.log if self.options.resume else None
             try:
+                if self.options.in_place and self._recipe(item) in applied_recipes(item.source):
+                    self._skip(item, "has been restored in place by this command before")
+                    continue
                 # The fingerprint hashes the input, so it is computed only for a result that the earlier run has begun.
                 if log is not None and log.has_begun(item.target) and log.is_done(item.target, self._fingerprint(item)):
                     self._skip(item, "is already done")
@@ -227,23 +251,41 @@ class _Run:
 
     def _fingerprint(self, item: Item) -> str:
         """Return the fingerprint of everything that the result depends on; '' if no log is kept."""
-        if self.log is None or item.source == STDIO:
+        if self.log is None or is_stream(item.source):
             return ""
+        return self._recipe(item, _sha256(item.source))
+
+    def _recipe(self, item: Item, *hashes: str) -> str:
+        """Return the fingerprint of the command, its options, its model and the mask of a picture.
+
+        Args:
+            item: The picture.
+            hashes: The SHA-256 of whatever else counts, of the picture first.
+        """
         from restorer.models.load import find_model, model_sha256
 
         options = {**self.options.sampling, **dict(self.verb.extra_options)}
-        hashes = [_sha256(item.source)]
         if self.verb.find_mask is not None:
-            hashes.append(_sha256(self.verb.find_mask(item)))
+            hashes = (*hashes, _sha256(self.verb.find_mask(item)))
         return compute_fingerprint(self.options.command, options, model_sha256(find_model(self.options.model)), *hashes)
 
     def _prepare(self, item: Item, prior: UNetPrior | Tiled) -> PreparedPicture:
         """Read a picture and prepare its job, without logging that it has begun."""
-        if item.source != STDIO:
-            check_picture_memory(item.source, self.options, self.verb.scale)
-        prepared = prepare_picture(item, self.options, self.verb, prior, self._fingerprint(item))
-        may_replace = self.options.resume and self.log is not None and self.log.has_begun(item.target)
-        return replace(prepared, may_replace=may_replace)
+        from restorer.images.picture import RECORD
+
+        options, times = self.options, None
+        if not is_stream(item.source):
+            check_picture_memory(item.source, options, self.verb.geometry)
+        if options.keep_times and not is_stream(item.source):
+            with suppress(OSError):  # the reader reports the error
+                times = read_times(item.source)
+        prepared = prepare_picture(item, options, self.verb, prior, self._fingerprint(item))
+        recipes: tuple[str, ...] = ()
+        if options.in_place:
+            check_loaded(item.source, prepared.picture, options.backup)
+            recipes = (*recipes_of(prepared.picture.text.get(RECORD, "")), self._recipe(item))
+        may_replace = options.resume and self.log is not None and self.log.has_begun(item.target)
+        return replace(prepared, may_replace=may_replace, times=times, in_place=recipes)
 
     def _restore_batch(
         self,
@@ -312,7 +354,7 @@ class _Run:
         self.done += 1
         self.reporter.result(str(item.target), event)
 
-    def _preview(self, to_do: list[Item]) -> None:
+    def _preview(self, to_do: list[Item], needs: list[Need]) -> None:
         """Print what the run would do, without writing or downloading anything."""
         from restorer.cli.restoring.dry_run import is_available_offline, print_preview
 
@@ -326,7 +368,7 @@ class _Run:
             return
         # Without the model there are no fingerprints, so no picture is known to be done.
         items = (self._select_unfinished(to_do) if prior is not None else to_do)[: self.options.limit]
-        self.done = print_preview(self.options, items, prior, self.verb.scale, self.reporter, self._fail)
+        self.done = print_preview(self.options, items, needs, prior, self.verb.geometry, self.reporter, self._fail)
 
     def _skip(self, item: Item, reason: str) -> None:
         """Report that a picture is skipped; `reason` is a phrase about its target, for instance "exists"."""
@@ -355,14 +397,28 @@ class _Run:
         code = combined_exit_code(self.codes, self.done + self.skipped)
         seconds = round(time.monotonic() - self.start, 2)
         counts = {"ok": self.done, "failed": len(self.codes), "skipped": self.skipped}
-        self.reporter.emit({"event": "summary", **counts, "seconds": seconds, "exit_code": code})
-        if sum(counts.values()) > 1:
+        passed_over = dict(self.passed_over)
+        self.reporter.emit(
+            {"event": "summary", **counts, "passed_over": passed_over, "seconds": seconds, "exit_code": code}
+        )
+        if sum(counts.values()) > 1 or passed_over:
             done = "would be done" if self.options.dry_run else "done"
+            others = f"; passed over: {describe_counts(passed_over)}" if passed_over else ""
             self.reporter.say(
-                f"{self.done} {done}, {len(self.codes)} failed, {self.skipped} skipped in {seconds:.1f} s"
+                f"{self.done} {done}, {len(self.codes)} failed, {self.skipped} skipped in {seconds:.1f} s{others}"
             )
         if code:
             raise typer.Exit(code)
+
+
+def _find_shortage(needs: list[Need], reporter: Reporter) -> OutputError | None:
+    """Return the error if the results certainly do not fit on a disk, and print a note if they may not fit."""
+    try:
+        for note in check_space(needs):
+            reporter.warn(note)
+    except OutputError as error:
+        return error
+    return None
 
 
 def load_requested_prior(options: Options) -> UNetPrior | Tiled:
