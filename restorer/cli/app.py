@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from restorer.cli.commands import bench, compare, doctor, evaluate, generate, mask, models, restore, train
+from restorer.cli.commands import bench, compare, deblur, doctor, evaluate, generate, mask, models, restore, train
 from restorer.cli.terminal.help import Command, Group
 from restorer.cli.terminal.signals import Terminated, ignore_signals, raise_on_signals
 from restorer.cli.terminal.streams import DISK_FULL_ERRORS, flush_streams, open_streams
@@ -35,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 restore.register(app)
+deblur.register(app)
 mask.register(app)
 train.register(app)
 evaluate.register(app)
@@ -100,7 +101,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if hasattr(error, "format_message"):  # Typer's usage errors
             context = getattr(error, "ctx", None)
             path = context.command_path if context is not None else "restore"
-            if message := error.format_message():
+            if message := " ".join(error.format_message().split()):
                 report_error(RestorerError(message, f"run {path} --help for the options"))
             elif context is not None:
                 print(context.get_help())
@@ -113,7 +114,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             return exit_code_for(output_error)
         if os.environ.get("RESTORER_DEBUG"):
             raise
-        text = f"{type(error).__name__}: {error}"
+        text = " ".join(f"{type(error).__name__}: {error}".split())
         report_error(RestorerError(text, "this is a bug; set RESTORER_DEBUG=1 to see where it happened"))
         return 1
 
