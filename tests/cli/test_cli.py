@@ -467,7 +467,7 @@ USAGE = [
     ["inpaint", "img.png", "--mask", "m.png", "--steps", "0"],
     ["upscale", "img.png", "--scale", "0"],
     ["upscale", "img.png", "--scale", "1"],
-    ["upscale", "img.png", "--scale", "5"],
+    ["upscale", "img.png", "--scale", "9"],
     ["upscale", "img.png", "--scale", "x"],
     ["upscale", "img.png", "--sigma", "-0.5"],
     ["magic", "img.png"],

@@ -186,17 +186,17 @@ def test_python_reads_the_file_of_an_image_and_finds_that_of_a_tensor():
 
 
 def test_an_image_that_was_changed_is_not_taken_for_its_file():
-    from restorer.api import _file_of
+    from restorer.images.conversion import take
 
     image = Image.open("q30.jpg")
-    assert _file_of(image) == Path("q30.jpg").read_bytes()
+    assert take(image).file == Path("q30.jpg").read_bytes()
     image.paste((0, 0, 0), (10, 10, 60, 60))
-    assert _file_of(image) is None
-    assert _file_of(Image.open(io.BytesIO(Path("q30.jpg").read_bytes()))) is None
+    assert take(image).file is None
+    assert take(Image.open(io.BytesIO(Path("q30.jpg").read_bytes()))).file is None
     replaced = Image.open("gray.jpg")
     replaced.load()
     Path("gray.jpg").write_bytes(b"no picture")
-    assert _file_of(replaced) is None
+    assert take(replaced).file is None
 
 
 def test_detail_adds_texture():
