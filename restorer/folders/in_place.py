@@ -27,6 +27,7 @@ __all__ = [
     "FORMATS",
     "applied_recipes",
     "backup_path",
+    "check_backup",
     "check_backup_suffix",
     "check_loaded",
     "check_unchanged",
@@ -115,8 +116,6 @@ def _check_file(path: Path, real: Path, backup: str | None) -> None:
         raise OutputError(f"{path} is write-protected", f"allow writing to it, or {_BESIDE}")
     if not os.access(real.parent, os.W_OK):
         raise OutputError(f"the folder {real.parent} is not writable", _BESIDE)
-    if backup is not None:
-        _check_backup(real, backup_path(real, backup))
 
 
 def _check_format(path: Path, format: str) -> None:
@@ -125,9 +124,21 @@ def _check_format(path: Path, format: str) -> None:
         raise OutputError(f"{path} cannot be replaced in place: its format is {format}, not {known}", _BESIDE)
 
 
-def _check_backup(path: Path, kept: Path) -> None:
-    """Raise an error if there is a backup of something else; an interrupted run may have left one of the same file."""
-    if os.path.lexists(kept) and not (kept.is_file() and kept.read_bytes() == path.read_bytes()):
+def check_backup(path: Path, suffix: str) -> None:
+    """Check that a picture that is to be replaced can have a backup.
+
+    An interrupted run may have left a backup of the very same file.
+
+    Args:
+        path: The file of the picture.
+        suffix: The suffix of the backup.
+
+    Raises:
+        OutputError: Another file has the name of the backup.
+    """
+    real = path.resolve()
+    kept = backup_path(real, suffix)
+    if os.path.lexists(kept) and not (kept.is_file() and kept.read_bytes() == real.read_bytes()):
         raise OutputError(f"{kept} exists, and a backup is never replaced", "choose another suffix with --backup")
 
 
@@ -196,9 +207,9 @@ def keep_backup(path: Path, suffix: str) -> Path:
     Raises:
         OutputError: A file of that name exists, or cannot be written.
     """
+    check_backup(path, suffix)
     real = path.resolve()
     kept = backup_path(real, suffix)
-    _check_backup(real, kept)
     if kept.exists():
         return kept
     try:

@@ -19,7 +19,8 @@ Found = tuple[Path, Path | None]
 
 WRITABLE_SUFFIXES = frozenset(
     [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".avif"]
-)  # results of all other pictures are PNG files by default
+)  # results of all other pictures are PNG files by default, except those of
+OTHER_SUFFIXES = {".mpo": ".jpg", ".jif": ".jpg", ".avifs": ".avif"}
 
 
 @dataclass(frozen=True)
@@ -166,11 +167,16 @@ def _choose_targets(
     return [STDIO if s == STDIO and output is None else p for (s, _), p in zip(pictures, paths, strict=True)]
 
 
+def _result_suffix(suffix: str) -> str:
+    """Return the suffix of the result of a picture with this suffix."""
+    return suffix if suffix.lower() in WRITABLE_SUFFIXES else OTHER_SUFFIXES.get(suffix.lower(), ".png")
+
+
 def _plain_name(source: Path, root: Path | None, output: str | None, tag: str, suffix: str) -> Named:
     """Return the name of a result as it is if no other result has the same."""
     if source == STDIO or is_descriptor(source):
         return Named(source, root, Path(output or ""), "picture", tag, suffix or ".png")
-    suffix = suffix or (source.suffix if source.suffix.lower() in WRITABLE_SUFFIXES else ".png")
+    suffix = suffix or _result_suffix(source.suffix)
     folder = source.parent
     if output is not None:
         folder = Path(output) / (source.relative_to(root).parent if root else Path())

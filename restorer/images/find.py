@@ -14,7 +14,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache, partial
 from pathlib import Path, PurePath
@@ -71,6 +71,7 @@ OPTIONAL_SUFFIXES = {
 }
 """Further suffixes of pictures, by the module that must be installed to read them."""
 
+_BEGINNING_BYTES = 1 << 20  # of a file, in which a raw photograph is recognized
 # The names that systems give to what a process has open.
 _DESCRIPTOR = re.compile(r"/dev/(stdin|fd/\d+)|/proc/(self|thread-self|\d+)/fd/\d+")
 _STDIN_NAMES = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
@@ -158,7 +159,23 @@ def search_all(
         result.passed_over.extend(found.passed_over)
         result.failed.extend(found.failed)
     result.passed_over[:] = dict.fromkeys(result.passed_over)
-    return result
+    return _without_second_names(result, seen)
+
+
+def _without_second_names(found: Search, places: set[Path]) -> Search:
+    """Return what was found, without links in folders to pictures that were found themselves.
+
+    Args:
+        found: What was found.
+        places: The absolute paths of the pictures.
+    """
+    kept: list[tuple[Path, Path | None]] = []
+    for path, root in found.pictures:
+        if root is not None and path.is_symlink() and path.resolve() in places:
+            found.passed_over.append((path, "link"))
+        else:
+            kept.append((path, root))
+    return replace(found, pictures=kept)
 
 
 def search(name: str, *, recursive: bool, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Search:
@@ -242,7 +259,27 @@ def _kind_of_entry(entry: os.DirEntry[str]) -> str:
         return kind
     if not safe_check(entry.is_file):  # of a link, what it points to
         return "link" if entry.is_symlink() else "special"
-    return "" if PurePath(entry.name).suffix.lower() in picture_suffixes() else kind
+    suffix = PurePath(entry.name).suffix.lower()
+    if suffix in SUFFIXES:
+        return ""
+    return "" if suffix in picture_suffixes() and _looks_like(Path(entry.path), kind) else kind
+
+
+def _looks_like(path: Path, kind: str) -> bool:
+    """Return whether a file with the suffix of an optional format begins as files of its kind do.
+
+    Such suffixes have other uses, too, and a file that is something else is no picture that failed.
+    """
+    from restorer.images.foreign import is_raw
+
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(_BEGINNING_BYTES)
+    except OSError:
+        return True  # the reader says why
+    if kind == "raw":
+        return is_raw(beginning)
+    return beginning[4:8] == b"ftyp" or beginning.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL "))
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:

@@ -47,6 +47,12 @@ def test_pictures_that_differ_in_their_endings_keep_them() -> None:
     }
 
 
+def test_several_jpegs_in_one_file_give_a_jpeg() -> None:
+    make("in/a.MPO", "in/b.jif", "in/c.avifs", "in/d.apng", "in/e.dib")
+    found = targets("in", output="out").values()
+    assert [Path(path).suffix for path in found] == [".jpg", ".jpg", ".avif", ".png", ".png"]
+
+
 def test_the_names_do_not_depend_on_what_is_done_or_wanted() -> None:
     make("in/a.gif", "in/a.png", "in/b.ppm")
     names = targets("in", output="out")

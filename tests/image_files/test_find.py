@@ -129,6 +129,16 @@ def test_links_and_pipes_in_folders_are_not_opened() -> None:
         }
 
 
+def test_a_link_to_a_picture_that_is_found_is_not_restored_again() -> None:
+    make("in/a.png", "in/sub/b.png", "elsewhere/c.png")
+    Path("in/alias.png").symlink_to("a.png")
+    Path("in/sub/up.png").symlink_to("../a.png")
+    Path("in/c.png").symlink_to(Path("elsewhere/c.png").absolute())
+    assert found("in") == ["in/a.png", "in/c.png", "in/sub/b.png"]
+    assert passed_over("in") == {"in/alias.png": "link", "in/sub/up.png": "link"}
+    assert found("in/alias.png") == ["in/alias.png"]  # the user named it
+
+
 def test_a_folder_that_cannot_be_read_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     make("in/a.png", "in/locked/b.png")
     scandir = os.scandir
@@ -244,12 +254,14 @@ def test_what_can_be_no_name_is_an_error(name: str) -> None:
 
 
 def test_optional_formats_are_found_where_they_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    make("in/a.heic", "in/b.jxl", "in/c.cr2", "in/d.png")
+    make("in/a.heic", "in/b.jxl", "in/c.cr2", "in/d.png", "in/e.heif")
+    Path("in/a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(12))
+    Path("in/e.heif").write_bytes(b"no picture, whatever its name says")
     monkeypatch.setattr(find.importlib.util, "find_spec", lambda name: name == "pillow_heif" or None)
     find.picture_suffixes.cache_clear()
     try:
         assert found("in") == ["in/a.heic", "in/d.png"]
-        assert passed_over("in") == {"in/b.jxl": "picture", "in/c.cr2": "raw"}
+        assert passed_over("in") == {"in/b.jxl": "picture", "in/c.cr2": "raw", "in/e.heif": "heic"}
     finally:
         find.picture_suffixes.cache_clear()
 

@@ -18,7 +18,7 @@ from restorer.cli.terminal.downloads import ensure_downloaded
 from restorer.cli.terminal.forecast import Forecast
 from restorer.cli.terminal.reporter import Reporter, exit_code_for
 from restorer.errors import OutputError, PictureError, RestorerError, UsageError
-from restorer.folders.in_place import applied_recipes, check_loaded, recipes_of, resolve_in_place
+from restorer.folders.in_place import applied_recipes, check_backup, check_loaded, recipes_of, resolve_in_place
 from restorer.folders.manifest import MANIFEST, Manifest, compute_fingerprint, open_manifest, remove_partial_files
 from restorer.folders.options import Options
 from restorer.folders.overlap import ReadAhead, WriteBehind
@@ -225,6 +225,8 @@ class _Run:
                 if self.options.in_place and self._recipe(item) in applied_recipes(item.source):
                     self._skip(item, "has been restored in place by this command before")
                     continue
+                if self.options.backup is not None:
+                    check_backup(item.source, self.options.backup)
                 # The fingerprint hashes the input, so it is computed only for a result that the earlier run has begun.
                 if log is not None and log.has_begun(item.target) and log.is_done(item.target, self._fingerprint(item)):
                     self._skip(item, "is already done")
