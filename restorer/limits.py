@@ -109,9 +109,9 @@ def check_denoising(
     Raises:
         UsageError: A value is out of range, or two options cannot be combined.
     """
-    if noise not in NOISES:
+    if not isinstance(noise, str) or noise not in NOISES:
         raise UsageError(f"unknown noise {noise!r}", f"use one of {', '.join(NOISES)}")
-    if jpeg not in JPEGS:
+    if not isinstance(jpeg, str) or jpeg not in JPEGS:
         raise UsageError(f"jpeg must be {' or '.join(JPEGS)}, not {jpeg!r}")
     if not 0 < strength <= MAX_STRENGTH:
         raise UsageError(

@@ -540,7 +540,18 @@ def test_a_wrong_option_is_refused_in_one_line(task: str, options: dict[str, Any
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("options", [{"noise": 3}, {"strength": np.nan}, {"strength": True}, {"jpeg": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"noise": 3},
+        {"noise": np.zeros(2)},
+        {"jpeg": np.zeros(2)},
+        {"strength": np.nan},
+        {"strength": True},
+        {"jpeg": True},
+    ],
+    ids=str,
+)
 def test_wrong_options_of_denoise_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         denoise(pil(), prior=Smooth(), **options)
@@ -558,6 +569,16 @@ def test_a_prior_by_name_and_by_path(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("photo", Path("models") / "mine"):
         restore("denoise", pil(), prior=name)
     assert asked == ["photo", str(Path("models") / "mine")]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"count": 1.5}, {"count": True}, {"size": 8.5}, {"size": (8, 8, 8)}, {"size": "8"}, {"steps": "2"}, {"prior": 3}],
+    ids=str,
+)
+def test_wrong_options_of_generate_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        restorer.generate(**{"count": 1, "size": 8, "steps": 1, "prior": Smooth(), **options})
 
 
 def test_an_unknown_prior_is_a_model_error() -> None:

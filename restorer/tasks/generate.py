@@ -17,6 +17,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -145,10 +146,24 @@ def generate(
     batch = None if batch is None else whole_number("batch", batch)
     model = as_prior(prior)
     check_generation(count=count, seed=seed)
-    sides = (size, size) if isinstance(size, int) else size
+    sides = None if size is None else _sides(size)
     seeds = range(seed, seed + count)
     jobs = prepare_generate(seeds, sides, method=method, variance=variance, steps=steps, batch=batch, prior=model)
     return torch.cat([job.run(on_step).image for job in jobs])
+
+
+def _sides(size: Any) -> tuple[int, int]:
+    """Return the width and height that a side, or a pair of sides, stands for.
+
+    Raises:
+        UsageError: A side is not a whole number, or there are more than two.
+    """
+    if not isinstance(size, (tuple, list)):
+        side = whole_number("the size", size)
+        return side, side
+    if len(size) != 2:
+        raise UsageError(f"the size must be a side, or a width and a height, not {len(size)} numbers")
+    return whole_number("the width", size[0]), whole_number("the height", size[1])
 
 
 def grid(pictures: Tensor, gap: int = 2) -> Tensor:
