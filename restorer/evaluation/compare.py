@@ -7,9 +7,11 @@ diff     the absolute differences, amplified five times
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -17,17 +19,19 @@ from torch import Tensor
 from restorer.errors import PictureError, UsageError
 from restorer.evaluation.contact_sheet import contact_sheet, to_image
 from restorer.evaluation.metrics import SSIM_WINDOW, psnr, ssim
-from restorer.images.files import load, to_tensor
+from restorer.images.files import Picture, load, to_tensor
 from restorer.images.find import collect
 
 __all__ = [
     "AMPLIFICATION",
     "CELL",
     "Difference",
+    "colour_of",
     "comparison_image",
     "comparison_sheet",
     "difference",
     "differences",
+    "figure_lines",
     "match_sizes",
     "pair_files",
     "read_colour",
@@ -58,6 +62,26 @@ class Difference:
         ssim_text = "" if self.ssim is None else f", SSIM {self.ssim:.4f}"
         return "equal" if self.largest == 0 else f"{self.psnr:.2f} dB{ssim_text}"
 
+    def describe(self) -> str:
+        """Return all figures in words."""
+        if not self.largest:
+            return str(self)
+        return f"{self}, off by {self.mean:.2f} on average, {self.largest:.0f} at most (of 255)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON values, with None for an infinite PSNR because JSON has no infinity."""
+        return {
+            "psnr": round(self.psnr, 4) if math.isfinite(self.psnr) else None,
+            "ssim": self.ssim and round(self.ssim, 5),
+            "mean": round(self.mean, 4),
+            "largest": round(self.largest, 2),
+        }
+
+
+def colour_of(picture: Picture) -> Tensor:
+    """Return a picture without its transparency, float (3, H, W) in [0, 1]."""
+    return to_tensor(picture).expand(3, -1, -1)
+
 
 def read_colour(path: Path) -> Tensor:
     """Read a picture file without its transparency.
@@ -68,7 +92,7 @@ def read_colour(path: Path) -> Tensor:
     Raises:
         PictureError: The file cannot be read.
     """
-    return to_tensor(load(path)).expand(3, -1, -1)
+    return colour_of(load(path))
 
 
 def difference(picture: Tensor, other: Tensor) -> Difference:
@@ -94,6 +118,28 @@ def differences(a: Tensor, b: Tensor, reference: Tensor | None = None) -> tuple[
         return None, difference(b, a) if a.shape == b.shape else None
     first, second = (difference(x, reference) if x.shape == reference.shape else None for x in (a, b))
     return first, second
+
+
+def figure_lines(
+    paths: Sequence[Path], measured: tuple[Difference | None, Difference | None], *, brief: bool = False
+) -> list[str]:
+    """Describe the figures of a pair of pictures in words, one line for each picture that is compared.
+
+    Args:
+        paths: Pictures A and B, and the reference if there is one.
+        measured: The result of `differences`.
+        brief: Leave out the mean and the largest difference.
+    """
+    has_reference = len(paths) > 2
+    against = paths[2].name if has_reference else "A"
+    lines = []
+    for name, path, difference in zip("AB", paths, measured, strict=False):
+        if difference is not None:
+            figures = str(difference) if brief else difference.describe()
+            lines.append(f"{name} {path.name} to {against}: {figures}")
+        elif has_reference or name == "B":
+            lines.append(f"{name} {path.name} to {against}: no figures, because the sizes differ")
+    return lines
 
 
 def match_sizes(pictures: Sequence[Tensor]) -> list[Tensor]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from restorer.cli.options import INTERFACE, OUTPUT, JsonReport, Overwrite, Quiet
-from restorer.cli.terminal.reporter import Reporter, exit_code_for
+from restorer.cli.terminal.reporter import Reporter, exit_code_for, human_bytes
 from restorer.errors import OutputError, PictureError, RestorerError, UsageError
 from restorer.folders.paths import combined_exit_code
 
@@ -17,12 +18,29 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from restorer.cli.report_page.content import Report
     from restorer.evaluation.compare import Difference
 
 __all__ = ["register"]
 
 MODES = ("side", "split", "diff")
 MAX_SHEET_ROWS = 40
+PAGE_SUFFIXES = (".html", ".htm")
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """The files that the command writes.
+
+    Args:
+        output: The drawing.
+        html: The page.
+        overwrite: Whether existing files are replaced.
+    """
+
+    output: Path | None
+    html: Path | None
+    overwrite: bool
 
 
 def _compare(
@@ -55,6 +73,16 @@ def _compare(
             rich_help_panel=OUTPUT,
         ),
     ] = "side",
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Write one page for browsers with the pictures, a slider, their difference, figures and records",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     show: Annotated[
         bool, typer.Option("--show", help="Draw the comparison in the terminal", rich_help_panel=INTERFACE)
@@ -62,11 +90,11 @@ def _compare(
     json: JsonReport = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure how much two pictures differ; with -o or --show, draw the comparison.
+    """Measure how much two pictures differ; with -o, --html or --show, draw the comparison.
 
-    Two folders are compared picture by picture, paired by file name, and drawn as a contact sheet.
+    Two folders are compared picture by picture, paired by file name: a contact sheet, or a gallery on the page.
 
-    restore compare noisy.png clean.png -o both.png  ·  restore compare a.png b.png truth.png --mode diff -o diff.png
+    restore compare noisy.png clean.png -o both.png  ·  restore compare a.png b.png truth.png --html report.html
     """
     reporter = Reporter(quiet=quiet, as_json=json)
     if mode not in MODES:
@@ -78,38 +106,69 @@ def _compare(
     are_folders = {path.is_dir() for path in paths}
     if len(are_folders) > 1:
         raise UsageError("a picture and a folder cannot be compared", "name only pictures, or only folders")
-    if output is not None and output.resolve() in [path.resolve() for path in paths]:
-        raise OutputError(f"{output} is one of the compared pictures", "name another file with -o")
-    if output is not None and output.exists() and not overwrite:
-        raise OutputError(f"{output} exists", "add --overwrite, or name another file with -o")
+    targets = _check_targets(output, html, paths, overwrite)
     if are_folders == {True}:
         if mode != "side":
             raise UsageError(f"--mode {mode} does not apply to folders", "leave --mode out to draw a contact sheet")
-        _compare_folders(a, b, reference, output, overwrite, reporter, show=show)
+        _compare_folders(a, b, reference, targets, reporter, show=show)
     else:
-        _compare_pictures(paths, output, mode, overwrite, reporter, show=show)
+        _compare_pictures(paths, targets, mode, reporter, show=show)
 
 
-def _compare_pictures(
-    paths: list[Path], output: Path | None, mode: str, overwrite: bool, reporter: Reporter, *, show: bool
-) -> None:
+def _check_targets(output: Path | None, html: Path | None, paths: list[Path], overwrite: bool) -> _Targets:
+    """Check the files to write before anything is read.
+
+    Raises:
+        UsageError: The page has the name of something else.
+        OutputError: A file exists, is one of the compared pictures, or has no folder.
+    """
+    for option, target in (("-o", output), ("--html", html)):
+        if target is None:
+            continue
+        if target.resolve() in [path.resolve() for path in paths]:
+            raise OutputError(f"{target} is one of the compared pictures", f"name another file with {option}")
+        if target.exists() and not overwrite:
+            raise OutputError(f"{target} exists", f"add --overwrite, or name another file with {option}")
+    if html is not None:
+        if html.suffix.lower() not in PAGE_SUFFIXES:
+            raise UsageError(f"{html} is not the name of a page", "end the name of the page in .html")
+        if not html.parent.is_dir():
+            raise OutputError(f"{html}: the folder {html.parent} does not exist", "create it first")
+        if html.is_dir():
+            raise OutputError(f"{html} is a folder", "name a file in it")
+    return _Targets(output, html, overwrite)
+
+
+def _compare_pictures(paths: list[Path], targets: _Targets, mode: str, reporter: Reporter, *, show: bool) -> None:
     """Compare A with B, or both with a reference; `paths` holds two or three pictures in this order."""
-    from restorer.evaluation.compare import comparison_image, differences, read_colour
+    from restorer.evaluation.compare import colour_of, comparison_image, differences, match_sizes
+    from restorer.images.files import load
 
-    pictures = [read_colour(path) for path in paths]
+    files = [load(path) for path in paths]
+    pictures = [colour_of(file) for file in files]
     measured = differences(pictures[0], pictures[1], *pictures[2:])
     _report_figures(paths, measured, reporter)
     names = [f"{'ABR'[i]} {path.name}" for i, path in enumerate(paths)]
-    if output is not None or show:
+    if targets.html is not None:
+        match_sizes(pictures)
+    if targets.output is not None or show:
         image = comparison_image(mode, dict(zip(names, pictures, strict=True)), measured)
-        if output is not None:
-            _save(image, output, overwrite, reporter)
+        if targets.output is not None:
+            _save(image, targets.output, targets.overwrite, reporter)
         if show:
             _show([image] if mode != "side" else [_to_image(x) for x in pictures], reporter)
+    if targets.html is not None:
+        from restorer.cli.report_page.content import Report
+
+        title = f"{paths[0].name} and {paths[1].name}"
+        report = Report(title)
+        with reporter.working("writing the page"):
+            report.add(title, paths, files, measured)
+        _save_page(report, targets, reporter)
 
 
 def _compare_folders(
-    a: Path, b: Path, reference: Path | None, output: Path | None, overwrite: bool, reporter: Reporter, *, show: bool
+    a: Path, b: Path, reference: Path | None, targets: _Targets, reporter: Reporter, *, show: bool
 ) -> None:
     """Compare two folders picture by picture; a pair that cannot be compared is reported and left out.
 
@@ -117,31 +176,50 @@ def _compare_folders(
         PictureError: No two pictures have matching names.
         typer.Exit: Some pairs could not be compared.
     """
-    from restorer.evaluation.compare import comparison_sheet, differences, pair_files, read_colour
+    from restorer.cli.report_page.content import Report
+    from restorer.evaluation.compare import (
+        colour_of,
+        comparison_sheet,
+        differences,
+        match_sizes,
+        pair_files,
+    )
+    from restorer.images.files import load
 
+    folders = [path for path in (a, b, reference) if path is not None]
     rows: list[tuple[str, list[Tensor]]] = []
     codes: list[int] = []
     all_measured: list[tuple[Difference | None, Difference | None]] = []
-    for paths in pair_files(a, b, reference):
+    pairs = pair_files(a, b, reference)
+    report = Report(" and ".join(str(folder) for folder in folders[:2]), len(pairs), is_gallery=True)
+    for paths in pairs:
+        name = str(paths[0].relative_to(a))
         try:
-            pictures = [read_colour(path) for path in paths]
+            files = [load(path) for path in paths]
+            pictures = [colour_of(file) for file in files]
             measured = differences(pictures[0], pictures[1], *pictures[2:])
+            if targets.html is not None:
+                match_sizes(pictures)
+                report.add(name, paths, files, measured)
         except RestorerError as error:
             codes.append(exit_code_for(error))
             reporter.fail(error, str(paths[0]))
+            report.skip(f"{name} is left out: {error}")
             continue
         _report_figures(list(paths), measured, reporter, brief=True)
         all_measured.append(measured)
-        if len(rows) < MAX_SHEET_ROWS and (output is not None or show):
+        if len(rows) < MAX_SHEET_ROWS and (targets.output is not None or show):
             figures = "   ".join(f"{'AB'[i]} {difference}" for i, difference in enumerate(measured) if difference)
-            rows.append((f"{paths[0].relative_to(a)}   {figures}", pictures))
-    _report_means(all_measured, reporter)
+            rows.append((f"{name}   {figures}", pictures))
+    report.summary = _report_means(all_measured, reporter)
     if rows:
-        image = comparison_sheet([str(path) for path in (a, b, reference) if path is not None], rows)
-        if output is not None:
-            _save(image, output, overwrite, reporter)
+        image = comparison_sheet([str(folder) for folder in folders], rows)
+        if targets.output is not None:
+            _save(image, targets.output, targets.overwrite, reporter)
         if show:
             _show([image], reporter)
+    if targets.html is not None and report.pairs:
+        _save_page(report, targets, reporter)
     if code := combined_exit_code(codes, len(all_measured)):
         raise typer.Exit(code)
 
@@ -161,8 +239,10 @@ def _report_figures(
         reporter: Receives the lines and the JSON record.
         brief: Leave out the mean and the largest difference.
     """
+    from restorer.evaluation.compare import figure_lines
+
     named = {"a": paths[0], "b": paths[1], "reference": paths[2] if len(paths) > 2 else None}
-    figures = {name: _as_record(difference) for name, difference in zip(("a", "b"), measured, strict=True)}
+    figures = {name: difference and difference.to_dict() for name, difference in zip("ab", measured, strict=True)}
     reporter.emit(
         {
             "event": "result",
@@ -171,38 +251,25 @@ def _report_figures(
             "figures": figures,
         }
     )
-    against = "A" if len(paths) == 2 else paths[2].name
-    for name, path, difference in zip("AB", paths, measured, strict=False):
-        if difference is not None:
-            line = f"{name} {path.name} to {against}: {difference}"
-            if not brief and difference.largest:
-                line += f", off by {difference.mean:.2f} on average, {difference.largest:.0f} at most (of 255)"
-            reporter.say(line)
-        elif len(paths) > 2 or name == "B":
-            reporter.say(f"{name} {path.name} to {against}: no figures, because the sizes differ")
+    for line in figure_lines(paths, measured, brief=brief):
+        reporter.say(line)
 
 
-def _report_means(measured: list[tuple[Difference | None, Difference | None]], reporter: Reporter) -> None:
-    """Report the mean PSNR over all pairs; pairs of equal pictures, whose PSNR is infinite, do not count."""
+def _report_means(measured: list[tuple[Difference | None, Difference | None]], reporter: Reporter) -> list[str]:
+    """Report the mean PSNR over all pairs, and return the lines that say it.
+
+    Pairs of equal pictures, whose PSNR is infinite, do not count.
+    """
     means: dict[str, Any] = {}
+    lines = []
     for i, name in enumerate("ab"):
         finite = [d for pair in measured if (d := pair[i]) is not None and math.isfinite(d.psnr)]
         if finite:
             means[name] = {"psnr": round(sum(d.psnr for d in finite) / len(finite), 4), "pictures": len(finite)}
-            reporter.say(f"{name.upper()}: {means[name]['psnr']:.2f} dB, the mean of {len(finite)}")
+            lines.append(f"{name.upper()}: {means[name]['psnr']:.2f} dB, the mean of {len(finite)}")
+            reporter.say(lines[-1])
     reporter.emit({"event": "summary", "command": "compare", "ok": len(measured), "means": means})
-
-
-def _as_record(difference: Difference | None) -> dict[str, Any] | None:
-    """Return a difference as JSON values, with None for an infinite PSNR because JSON has no infinity."""
-    if difference is None:
-        return None
-    return {
-        "psnr": round(difference.psnr, 4) if math.isfinite(difference.psnr) else None,
-        "ssim": difference.ssim and round(difference.ssim, 5),
-        "mean": round(difference.mean, 4),
-        "largest": round(difference.largest, 2),
-    }
+    return lines
 
 
 def _to_image(x: Tensor) -> Image.Image:
@@ -220,6 +287,16 @@ def _save(image: Image.Image, output: Path, overwrite: bool, reporter: Reporter)
     reporter.say(f"wrote {output} · {image.width}x{image.height}", style="green")
     if not reporter.as_json:
         reporter.result(str(output), {})
+
+
+def _save_page(report: Report, targets: _Targets, reporter: Reporter) -> None:
+    from restorer.cli.report_page.page import save_page
+
+    assert targets.html is not None
+    size = save_page(report, targets.html, overwrite=targets.overwrite)
+    reporter.say(f"wrote {targets.html} · {human_bytes(size)}", style="green")
+    if not reporter.as_json:
+        reporter.result(str(targets.html), {})
 
 
 def _show(images: list[Image.Image], reporter: Reporter) -> None:

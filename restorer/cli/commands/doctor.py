@@ -92,19 +92,13 @@ def _report_record(file: Path, record: Record, reporter: Reporter) -> None:
     """Report how a result was made, and print the command that makes it again to standard output."""
     from dataclasses import asdict
 
+    from restorer.folders.record_facts import record_facts
+
     if reporter.as_json:
         reporter.emit({"event": "doctor", "file": str(file), **asdict(record), "command_line": record.command_line()})
         return
-    values = {**asdict(record), **record.options}
-    for name in ("version", "command", "source", "source_sha256", "model", "model_sha256", *record.options, "found"):
-        if values[name] not in (None, ""):
-            reporter.say(f"{name.replace('_', ' '):>14}  {values[name]}")
-    circumstances = f" with {record.threads} threads" if record.device == "cpu" else ""
-    if record.batch > 1:
-        circumstances += (
-            f", in a batch of {record.batch} pictures; made alone, the result may differ in the last digits"
-        )
-    reporter.say(f"{'computed':>14}  on {record.device} in {record.precision}{circumstances}")
+    for label, text in record_facts(record):
+        reporter.say(f"{label:>14}  {text}")
     print_line(record.command_line())
 
 

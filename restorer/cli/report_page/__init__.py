@@ -1,0 +1,1 @@
+"""The page of `restore compare --html`: pictures, their figures and their records in one self-contained file."""
