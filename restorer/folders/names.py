@@ -92,13 +92,18 @@ def choose_names(named: Sequence[Named]) -> list[Path]:
         found = _lengthen_equal(found, lengthen)
     used = {each.key for each in found}
     for group in _equal(found):
-        for index in sorted(group, key=lambda i: natural_key(found[i].source))[1:]:
+        for index in sorted(group, key=lambda i: (_order(found[i].source), i))[1:]:
             number = 2
             while (longer := replace(found[index], stem=f"{found[index].stem}-{number}")).key in used:
                 number += 1
             used.add(longer.key)
             found[index] = longer
     return [each.path for each in found]
+
+
+def _order(source: Path) -> tuple[object, ...]:
+    """Return a key for the order of pictures; pipes stay in the order in which they are named."""
+    return ((), ()) if is_stream(source) else natural_key(source)
 
 
 def _lengthen_equal(named: Sequence[Named], lengthen: Callable[[Named], Named]) -> list[Named]:

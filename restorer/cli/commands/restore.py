@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,8 +46,9 @@ from restorer.cli.restoring.run import restore_all
 from restorer.errors import PictureError
 from restorer.folders.paths import Item, find_mask
 from restorer.folders.picture import Kept, Verb
-from restorer.images.find import STDIO
+from restorer.images.find import STDIO, is_stream
 from restorer.images.sizes import Enlargement, Geometry
+from restorer.images.streams import stream_bytes
 from restorer.limits import JPEGS, MAX_PIXELS, NOISES, SCALES, check, check_denoising
 
 if TYPE_CHECKING:
@@ -288,7 +290,8 @@ def _inpaint(
             loaded, reveals = alpha_mask(picture, invert=invert_mask, margin=grow_by), True
         else:
             size, limit = (picture.height, picture.width), options.max_pixels
-            loaded = load_mask(path, size, invert_mask, limit, margin=grow_by, picture=picture)
+            source = io.BytesIO(stream_bytes(path)) if is_stream(path) else path
+            loaded = load_mask(source, size, invert_mask, limit, margin=grow_by, picture=picture)
             reveals = False
         job = prepare_inpaint(image, torch.from_numpy(loaded.fill), prior=prior, **options.sampling)
         known = ~loaded.fill

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ from restorer.folders.space import Need, check_space, estimate_needs
 from restorer.images.attributes import read_times
 from restorer.images.find import STDIO, Search, is_stream, search_all
 from restorer.images.kinds import KINDS, describe_counts
+from restorer.images.streams import stream_bytes
 from restorer.limits import check_task
 
 if TYPE_CHECKING:
@@ -449,6 +451,8 @@ def load_requested_prior(options: Options) -> UNetPrior | Tiled:
 def _sha256(path: Path) -> str:
     from restorer.models.hub.download import sha256_of
 
+    if is_stream(path):
+        return hashlib.sha256(stream_bytes(path)).hexdigest()
     try:
         return sha256_of(path)
     except OSError as error:
