@@ -158,9 +158,9 @@ def _compare_pictures(paths: list[Path], targets: _Targets, mode: str, reporter:
         if show:
             _show([image] if mode != "side" else [_to_image(x) for x in pictures], reporter)
     if targets.html is not None:
-        from restorer.cli.report_page.content import Report
+        from restorer.cli.report_page.content import Report, display_names
 
-        title = f"{paths[0].name} and {paths[1].name}"
+        title = " and ".join(display_names(paths)[:2])
         report = Report(title)
         with reporter.working("writing the page"):
             report.add(title, paths, files, measured)

@@ -18,13 +18,21 @@ from restorer.folders.record_facts import record_facts
 from restorer.images.picture import RECORD, Picture
 from restorer.machine.memory import human_bytes
 
-__all__ = ["PICTURE_BYTES", "Report"]
+__all__ = ["PICTURE_BYTES", "Report", "display_names"]
 
 PICTURE_BYTES = 50_000_000
 """Largest number of bytes of all pictures in a page, as data URLs."""
 
 THUMBNAIL_SHARE = 4  # thumbnails take at most this part of the bytes of a pair
 ROLES = ("A", "B", "Reference")
+
+
+def display_names(paths: Sequence[Path]) -> list[str]:
+    """Return the names of files, with that of their folder where names alone would not tell the files apart."""
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{path.absolute().parent.name}/{path.name}" for path in paths]
+    return [printable(name) for name in names]
 
 
 class Report:
@@ -73,19 +81,19 @@ class Report:
         self._bytes_left -= thumbnails.size + shown.size
         self._pairs_left = max(self._pairs_left - 1, 1)
         self.lines += map(printable, figure_lines(paths, measured))
+        urls = shown.urls or [None] * len(paths)
+        described = zip(ROLES, display_names(paths), paths, pictures, urls, strict=False)
         self.pairs.append(
             {
                 "name": printable(name),
                 "width": max(picture.width for picture in pictures),
                 "height": max(picture.height for picture in pictures),
                 "pictures": [
-                    {"role": role, **_facts(path, picture), "url": url}
-                    for role, path, picture, url in zip(
-                        ROLES, paths, pictures, shown.urls or [None] * len(paths), strict=False
-                    )
+                    {"role": role, "name": shown_name, **_facts(path, picture), "url": url}
+                    for role, shown_name, path, picture, url in described
                 ],
                 "thumbnails": list(thumbnails.urls),
-                "figures": _figures(paths, measured),
+                "figures": _figures(measured, "the reference" if len(paths) > 2 else "A"),
                 "notes": _notes(pictures, shown, self._max_bytes),
             }
         )
@@ -107,7 +115,7 @@ class Report:
 
 
 def _facts(path: Path, picture: Picture) -> dict[str, Any]:
-    """Return the name of a picture, what its file is, and its record."""
+    """Return what the file of a picture is, and its record."""
     kind = ("gray" if picture.channels == 1 else "colour") + (" with transparency" if picture.alpha is not None else "")
     values = "floating-point" if picture.pixels.dtype.kind == "f" else f"{picture.depth}-bit"
     facts = (
@@ -118,21 +126,19 @@ def _facts(path: Path, picture: Picture) -> dict[str, Any]:
     if record is not None:
         rows = [[printable(text) for text in row] for row in record_facts(record)]
         described = {"rows": rows, "command": printable(record.command_line())}
-    return {"name": printable(path.name), "facts": facts, "record": described}
+    return {"facts": facts, "record": described}
 
 
-def _figures(paths: Sequence[Path], measured: tuple[Difference | None, Difference | None]) -> list[dict[str, Any]]:
+def _figures(measured: tuple[Difference | None, Difference | None], against: str) -> list[dict[str, Any]]:
     """Return the figures of A and B as texts, rounded as `restore compare` prints them, and PSNR as a number."""
-    against = printable(paths[2].name) if len(paths) > 2 else "A"
     figures = []
-    for name, path, difference in zip("AB", paths, measured, strict=False):
+    for name, difference in zip("AB", measured, strict=True):
         if difference is None:
             continue
         is_finite = math.isfinite(difference.psnr)
         figures.append(
             {
                 "of": name,
-                "name": printable(path.name),
                 "against": against,
                 "short": str(difference),
                 "psnr": f"{difference.psnr:.2f} dB" if is_finite else "equal",

@@ -90,8 +90,8 @@ function fillGallery() {
 
 function makeFigures(figures) {
   const head = ["", "PSNR", "SSIM", "mean", "largest"].map((text) => make("th", text));
-  const rows = figures.map(({ of, name, against, psnr, ssim, mean, largest }) =>
-    make("tr", [`${of} ${name} to ${against}`, psnr, ssim || "–", mean, largest].map((text) => make("td", text))),
+  const rows = figures.map(({ of, against, psnr, ssim, mean, largest }) =>
+    make("tr", [`${of} to ${against}`, psnr, ssim || "–", mean, largest].map((text) => make("td", text))),
   );
   const table = make("table", [make("thead", make("tr", head)), make("tbody", rows)]);
   const hint = "The mean and the largest difference are on the scale of 0 to 255.";

@@ -13,10 +13,10 @@ from PIL import Image
 from restorer.images.metadata import match_profile
 from restorer.images.picture import Picture, reduce_depth, to_pil
 
-__all__ = ["THUMBNAIL", "Embedded", "browser_image", "embed", "embed_thumbnails"]
+__all__ = ["THUMBNAIL_SIDES", "Embedded", "browser_image", "embed", "embed_thumbnails"]
 
-THUMBNAIL = 240
-"""Largest side of a thumbnail, in pixels."""
+THUMBNAIL_SIDES = (240, 120, 60)
+"""Largest sides of thumbnails, in pixels."""
 
 MAX_SIDE = 16_000  # browsers cannot draw on a canvas of more than 16,384 pixels a side
 MAX_PIXELS = 40_000_000  # of which a browser holds three copies to show a difference
@@ -79,13 +79,24 @@ def embed(images: Sequence[Image.Image], budget: int) -> Embedded:
 
 
 def embed_thumbnails(images: Sequence[Image.Image], budget: int) -> Embedded:
-    """Encode thumbnails of at most `THUMBNAIL` pixels a side within a number of bytes; images as for `embed`."""
-    thumbnails = []
-    for image in images:
-        thumbnail = image.copy()
-        thumbnail.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-        thumbnails.append(_with_profile(thumbnail, image, PROFILE_BYTES))
-    return Embedded(_encode_all(thumbnails, budget, THUMBNAIL_QUALITY) or ())
+    """Encode thumbnails within a number of bytes.
+
+    Args:
+        images: As for `embed`.
+        budget: The largest number of bytes of all data URLs together.
+
+    Returns:
+        Thumbnails of the largest of the `THUMBNAIL_SIDES` that fits; no URLs if none fits.
+    """
+    for side in THUMBNAIL_SIDES:
+        thumbnails = []
+        for image in images:
+            thumbnail = image.copy()
+            thumbnail.thumbnail((side, side), Image.Resampling.LANCZOS)
+            thumbnails.append(_with_profile(thumbnail, image, PROFILE_BYTES))
+        if urls := _encode_all(thumbnails, budget, THUMBNAIL_QUALITY):
+            return Embedded(urls)
+    return Embedded()
 
 
 def _needed_factor(image: Image.Image) -> int:
