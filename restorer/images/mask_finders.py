@@ -1,7 +1,7 @@
 """Finders of holes: each looks at a picture and returns the pixels to fill.
 
 A finder is a function of the picture alone. The holes of several finders are put together, and may be grown afterwards
-(`masks.grow`).
+(`masks.grow`). NumPy and Pillow are imported when they are needed, so that the command line is checked without them.
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-from PIL import ImageColor
-
 from restorer.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from restorer.images.picture import Picture
 
 __all__ = ["TOLERANCE", "Box", "Finder", "find_box", "find_colour", "find_holes", "parse_box", "parse_colour"]
 
-Finder = Callable[["Picture"], np.ndarray]
+Finder = Callable[["Picture"], "np.ndarray"]
 """A function that returns the holes of a picture, bool (H, W), True where it is to be filled."""
 
 TOLERANCE = 12.0
@@ -68,6 +67,8 @@ def parse_colour(text: str) -> tuple[int, int, int]:
     Raises:
         UsageError: The text is no colour.
     """
+    from PIL import ImageColor
+
     try:
         red, green, blue, *_ = ImageColor.getrgb(text.strip())
     except ValueError:
@@ -83,6 +84,8 @@ def find_box(box: Box) -> Finder:
     """
 
     def find(picture: Picture) -> np.ndarray:
+        import numpy as np
+
         fill = np.zeros((picture.height, picture.width), dtype=bool)
         fill[box.y : box.y + box.height, box.x : box.x + box.width] = True
         if not fill.any():
@@ -103,6 +106,8 @@ def find_colour(colour: tuple[int, int, int], tolerance: float = TOLERANCE) -> F
     """
 
     def find(picture: Picture) -> np.ndarray:
+        import numpy as np
+
         from restorer.images.picture import to_unit_range
 
         fill = np.ones((picture.height, picture.width), dtype=bool) if picture.alpha is None else picture.alpha > 0
@@ -120,6 +125,8 @@ def find_holes(picture: Picture, finders: Sequence[Finder]) -> np.ndarray:
     Raises:
         UsageError: A finder does not suit the picture.
     """
+    import numpy as np
+
     fill = np.zeros((picture.height, picture.width), dtype=bool)
     for find in finders:
         fill |= find(picture)

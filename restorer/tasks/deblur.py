@@ -30,6 +30,7 @@ from restorer.diffusion.degradations.blur import Blur
 from restorer.diffusion.degradations.kernels import as_kernel
 from restorer.diffusion.plan import Plan, log_levels, make_plan
 from restorer.diffusion.prior import Prior
+from restorer.diffusion.reverse import Canvas
 from restorer.errors import UsageError
 from restorer.images.sizes import Region
 from restorer.limits import check
@@ -171,6 +172,9 @@ def _deblur(
         mirrored=model.mirrors,
         seed=seed,
     )
+    canvas = place.canvas and Canvas(
+        image.shape[-2] + 2 * down, image.shape[-1] + 2 * across, place.window.top, place.window.left
+    )
     # A step corrects for the level of the next one, at which its result is denoised.
     noise_variance = s_y**2 * ratio**2 / DEBLUR.trust
 
@@ -186,6 +190,7 @@ def _deblur(
         degradation=degradation,
         y=y,
         noise_variance=noise_variance,
+        canvas=canvas,
     )
 
 
