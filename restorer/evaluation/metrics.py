@@ -15,6 +15,8 @@ __all__ = ["SSIM_WINDOW", "high_energy", "psnr", "ssim", "texture", "to_y"]
 
 SSIM_WINDOW = 11  # side in pixels: a Gaussian of standard deviation 1.5, cut off at 3.5 standard deviations
 
+SSIM_ROWS = 128  # rows of windows that are computed together
+
 
 def psnr(picture: Tensor, truth: Tensor) -> float:
     """Return the peak signal-to-noise ratio in dB over all values, for a peak of 1; inf for equal pictures."""
@@ -40,15 +42,26 @@ def ssim(picture: Tensor, truth: Tensor) -> float:
     weights = torch.exp(-0.5 * (distance / 1.5) ** 2)
     weights = weights / weights.sum()
 
-    def mean(x: Tensor) -> Tensor:
-        return F.conv2d(F.conv2d(x, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
+    x, y = (z.reshape(-1, 1, *z.shape[-2:]) for z in (picture, truth))
+    height, width = (extent - SSIM_WINDOW + 1 for extent in x.shape[-2:])
+    total = 0.0
+    for top in range(0, height, SSIM_ROWS):  # a strip at a time, because the terms take much more memory than a picture
+        bottom = min(top + SSIM_ROWS, height) + SSIM_WINDOW - 1
+        total += float(_similarity(x[..., top:bottom, :].double(), y[..., top:bottom, :].double(), weights).sum())
+    return total / (x.shape[0] * height * width)
 
-    x, y = (z.double().reshape(-1, 1, *z.shape[-2:]) for z in (picture, truth))
+
+def _similarity(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    """Return the similarity of each window of pictures (B, 1, H, W), given the weights along a side of the window."""
+
+    def mean(z: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(z, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
+
     mean_x, mean_y = mean(x), mean(y)
     variances = mean(x * x + y * y) - mean_x**2 - mean_y**2
     covariance = mean(x * y) - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
-    return float((luminance * (2 * covariance + 0.03**2) / (variances + 0.03**2)).mean())
+    return luminance * (2 * covariance + 0.03**2) / (variances + 0.03**2)
 
 
 def to_y(picture: Tensor) -> Tensor:

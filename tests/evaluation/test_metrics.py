@@ -38,7 +38,7 @@ def test_psnr_of_known_errors() -> None:
     assert psnr(truth, truth + 0.125) == psnr(truth + 0.125, truth)
 
 
-@pytest.mark.parametrize("shape", [(3, 24, 33), (1, 11, 11), (3, 40, 12)])
+@pytest.mark.parametrize("shape", [(3, 24, 33), (1, 11, 11), (3, 40, 12), (2, 266, 14), (1, 267, 13)])
 def test_ssim_is_that_of_scikit_image(shape: tuple[int, ...]) -> None:
     """The SSIM is that of scikit-image, and is symmetric."""
     metrics = pytest.importorskip("skimage.metrics")

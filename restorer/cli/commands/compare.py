@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -176,7 +177,7 @@ def _compare_folders(
         PictureError: No two pictures have matching names.
         typer.Exit: Some pairs could not be compared.
     """
-    from restorer.cli.report_page.content import Report
+    from restorer.cli.report_page.content import Report, display_names
     from restorer.evaluation.compare import (
         colour_of,
         comparison_sheet,
@@ -191,7 +192,8 @@ def _compare_folders(
     codes: list[int] = []
     all_measured: list[tuple[Difference | None, Difference | None]] = []
     pairs = pair_files(a, b, reference)
-    report = Report(" and ".join(str(folder) for folder in folders[:2]), len(pairs), is_gallery=True)
+    title = " and ".join(display_names([folder.absolute() for folder in folders[:2]]))
+    report = Report(title, len(pairs), is_gallery=True)
     for paths in pairs:
         name = str(paths[0].relative_to(a))
         try:
@@ -204,7 +206,7 @@ def _compare_folders(
         except RestorerError as error:
             codes.append(exit_code_for(error))
             reporter.fail(error, str(paths[0]))
-            report.skip(f"{name} is left out: {error}")
+            report.skip(f"{name} is left out: {_without_folders(str(error), paths)}")
             continue
         _report_figures(list(paths), measured, reporter, brief=True)
         all_measured.append(measured)
@@ -222,6 +224,13 @@ def _compare_folders(
         _save_page(report, targets, reporter)
     if code := combined_exit_code(codes, len(all_measured)):
         raise typer.Exit(code)
+
+
+def _without_folders(text: str, paths: Sequence[Path]) -> str:
+    """Return a message with the names of files in place of their paths, for a page that others may read."""
+    for path in paths:
+        text = text.replace(str(path), path.name)
+    return text
 
 
 def _report_figures(
