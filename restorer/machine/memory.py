@@ -50,12 +50,19 @@ def available(device: torch.device | str = "cpu") -> int | None:
     """Return the number of bytes that can still be allocated on a device; None if the system does not report it.
 
     On the CPU, the result is the least of what the system has, what a control group allows and what `ulimit -v` allows.
+    Apple's devices share the memory of the system.
     """
-    if str(device).startswith("cuda"):
+    if (kind := str(device).partition(":")[0]) in ("cuda", "xpu"):
         import torch
 
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        backend = getattr(torch, kind)
+        try:
+            free, _ = backend.mem_get_info(device)
+        except RuntimeError:  # the driver of an Intel device may not tell
+            if kind == "cuda":
+                raise
+            return None
+        return free + backend.memory_reserved(device) - backend.memory_allocated(device)
     limits = (_system_memory(), _control_group_memory(), _address_space())
     known = [limit for limit in limits if limit is not None]
     return max(min(known), 0) if known else None

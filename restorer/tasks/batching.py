@@ -23,7 +23,8 @@ from restorer.tasks.job import Job, Restored, is_out_of_memory
 __all__ = ["MAX_BATCH", "MAX_PIXELS", "batch_share", "run_together"]
 
 MAX_BATCH = 16  # pictures in a batch
-MAX_PIXELS = {"cpu": 65_536, "cuda": 1_048_576}  # of a batch, by device; a larger one is no faster
+# Pixels of a batch, by device; a larger batch is no faster. Those of Apple's and Intel's devices are not measured.
+MAX_PIXELS = {"cpu": 65_536, "cuda": 1_048_576, "mps": 262_144, "xpu": 1_048_576}
 
 
 def batch_share(job: Job) -> float:

@@ -328,8 +328,11 @@ def _in_tiles(prior: Prior | None) -> Tiled | None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory has run out."""
-    # The CPU allocator has no exception class of its own.
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
+    # The allocators of the CPU and of Apple's devices have no exception class of their own.
+    text = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and ("allocate memory" in text or "out of memory" in text)
+    )
 
 
 def with_default_tiles(prior: Prior, height: int, width: int) -> Tiled:

@@ -317,6 +317,8 @@ def train(
     is_resumed = _check(spec, recipe, machine, out, resume, overwrite)
     checkpoint = out / CHECKPOINT
     device = resolve_device(machine.device)
+    if device.type == "mps":  # the losses are summed up in float64
+        raise DeviceError("training needs numbers of 64 bits, which Apple's GPUs do not have", "use --device cpu")
     dtype = resolve_dtype(machine.precision, device)
     inventory = find_sources(data, recipe.crop, exclude=out)
     dataset = Dataset(inventory.sources, machine.memory, recipe.seed)

@@ -157,7 +157,9 @@ def _report(
     )
     tile = fixed_tile[0] if fixed_tile else "auto"
     threads = torch.get_num_threads()
-    device_name = torch.cuda.get_device_name(resolved) if resolved.type == "cuda" else f"cpu, {threads} threads"
+    device_name = f"cpu, {threads} threads" if resolved.type == "cpu" else str(resolved)
+    if resolved.type in ("cuda", "xpu"):  # PyTorch does not name Apple's devices
+        device_name = getattr(torch, resolved.type).get_device_name(resolved)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("precision", "pixels", "per evaluation", "GFLOP/s", "of matrix product"):
         table.add_column(heading, justify="left" if heading == "precision" else "right", no_wrap=True)
