@@ -12,6 +12,8 @@ from typing import Any
 from restorer.errors import ModelError, UsageError
 
 __all__ = [
+    "FORMATS",
+    "FORMAT_OF_SUFFIX",
     "JPEGS",
     "MAX_PIXELS",
     "METHODS",
@@ -39,6 +41,21 @@ SAMPLING_STEPS = 100  # default of `generate`; ddpm then has more contrast and l
 MAX_STEPS = 10_000
 MAX_IMAGES = 10_000
 MAX_STRENGTH = 10.0  # largest factor on measured noise
+FORMATS = {  # of results, by the names of the option --format, and their suffixes
+    "png": ".png",
+    "jpeg": ".jpg",
+    "jpg": ".jpg",
+    "webp": ".webp",
+    "tiff": ".tif",
+    "tif": ".tif",
+    "avif": ".avif",
+    "bmp": ".bmp",
+}
+FORMAT_OF_SUFFIX = {
+    **{suffix: suffix for suffix in FORMATS.values()},
+    **dict.fromkeys((".jpeg", ".jpe", ".jfif"), ".jpg"),
+    ".tiff": ".tif",
+}
 MAX_GROWTH = 1000  # largest number of pixels by which a mask is grown
 MAX_SIDE = 8192  # in pixels, of a generated image
 

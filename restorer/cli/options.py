@@ -11,7 +11,7 @@ from restorer.errors import UsageError
 from restorer.folders.in_place import check_backup_suffix
 from restorer.folders.options import Options
 from restorer.images.sizes import parse_region
-from restorer.limits import METHODS, check
+from restorer.limits import FORMAT_OF_SUFFIX, FORMATS, METHODS, check
 
 # The panels of the help.
 INPUT, OUTPUT, SAMPLING, DEVICE, INTERFACE = "Input", "Output", "Sampling", "Model and device", "Interface"
@@ -87,6 +87,26 @@ Backup = Annotated[
         "--backup",
         metavar="SUFFIX",
         help="With --in-place, keep each picture under its name followed by this suffix, for instance .orig",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="Format of the results: png, jpeg, webp, tiff, avif or bmp (default that of the picture)",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+Quality = Annotated[
+    int | None,
+    typer.Option(
+        "--quality",
+        metavar="N",
+        help="Quality of JPEG, WebP and AVIF results, 1 to 100 (default 95)",
         show_default=False,
         rich_help_panel=OUTPUT,
     ),
@@ -193,7 +213,11 @@ Model = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        "-d", "--device", metavar="NAME", help="Device to compute on: auto, cpu, cuda or cuda:N", rich_help_panel=DEVICE
+        "-d",
+        "--device",
+        metavar="NAME",
+        help="Device to compute on: auto, cpu, cuda, cuda:N, mps or xpu",
+        rich_help_panel=DEVICE,
     ),
 ]
 Precision = Annotated[
@@ -268,6 +292,26 @@ def _check_in_place(options: Options, policies: list[str]) -> None:
         check_backup_suffix(options.backup)
 
 
+def _check_format(options: Options) -> None:
+    """Check the options that say in which format results are written.
+
+    Raises:
+        UsageError: A value is unknown or out of range, or two options contradict each other.
+    """
+    if options.quality is not None and not 1 <= options.quality <= 100:
+        raise UsageError(f"quality must lie between 1 and 100, not {options.quality}")
+    if options.format is None:
+        return
+    if options.format.lower() not in FORMATS:
+        known = "png, jpeg, webp, tiff, avif or bmp"
+        raise UsageError(f"unknown format {options.format!r}", f"use one of {known}")
+    if options.in_place:
+        raise UsageError("--in-place and --format cannot be combined", "a picture that is replaced keeps its format")
+    suffix = "" if options.output is None else Path(options.output).suffix.lower()
+    if suffix in FORMAT_OF_SUFFIX and FORMAT_OF_SUFFIX[suffix] != FORMATS[options.format.lower()]:
+        raise UsageError(f"-o {options.output} and --format {options.format} contradict each other", "leave one out")
+
+
 def parse(command: str, **values: Any) -> Options:
     """Check the options of a command line and return them as one value.
 
@@ -290,6 +334,7 @@ def parse(command: str, **values: Any) -> Options:
     if len(chosen := [name for name, is_set in policies.items() if is_set]) > 1:
         raise UsageError(f"{' and '.join(chosen)} cannot be combined")
     _check_in_place(options, chosen)
+    _check_format(options)
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit must be at least 1, not {options.limit}")
     if options.max_pixels < 1:

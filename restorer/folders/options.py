@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from restorer.images.sizes import Region
-from restorer.limits import MAX_PIXELS
+from restorer.limits import FORMATS, MAX_PIXELS
 
 __all__ = ["Options"]
 
@@ -29,7 +29,7 @@ class Options:
         seed: The seed of the noise field.
         sigma: The noise of the input on the 0..255 scale; None to estimate it.
         model: The name, path or Hub repository of the model.
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: A name of `restorer.models.load.resolve_device`.
         precision: "auto", "fp32", "bf16" or "fp16".
         tile: "auto", "off", or the side of a tile in pixels of the result.
         json: Whether one JSON object per picture is printed.
@@ -47,6 +47,8 @@ class Options:
         in_place: Whether each result replaces its picture.
         backup: The suffix under which a replaced picture is kept; None to keep none.
         region: The part of each picture that is restored and written; None for all of it.
+        format: The format of the results, a key of `restorer.limits.FORMATS`; None for that of each picture.
+        quality: The quality of results that are compressed with loss, 1 to 100; None for the default.
         keep_times: Whether results have the access and modification times of their pictures.
     """
 
@@ -80,6 +82,19 @@ class Options:
     in_place: bool = False
     backup: str | None = None
     keep_times: bool = False
+    format: str | None = None
+    quality: int | None = None
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of every result; "" for that of each picture."""
+        return "" if self.format is None else FORMATS[self.format.lower()]
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """The options about the format of the results that are given."""
+        given = {"format": self.format, "quality": self.quality}
+        return {name: value for name, value in given.items() if value is not None}
     region: Region | None = None
 
     @property

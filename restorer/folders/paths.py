@@ -10,7 +10,8 @@ from pathlib import Path
 
 from restorer.errors import OutputError, PictureError, RestorerError, UsageError
 from restorer.folders.names import Named, choose_names, reserved_reason
-from restorer.images.find import STDIO, is_descriptor, picture_suffixes, safe_check
+from restorer.images.find import STDIO, content_suffix, is_descriptor, is_stream, picture_suffixes, safe_check
+from restorer.limits import FORMAT_OF_SUFFIX
 
 __all__ = ["Found", "Item", "combined_exit_code", "find_log_folder", "find_mask", "resolve_targets", "split_results"]
 
@@ -167,8 +168,13 @@ def _choose_targets(
     return [STDIO if s == STDIO and output is None else p for (s, _), p in zip(pictures, paths, strict=True)]
 
 
-def _result_suffix(suffix: str) -> str:
-    """Return the suffix of the result of a picture with this suffix."""
+def _result_suffix(source: Path) -> str:
+    """Return the suffix of the result of a picture: that of its name, unless its content is of another format."""
+    suffix = source.suffix
+    if suffix.lower() in FORMAT_OF_SUFFIX and not is_stream(source):
+        content = content_suffix(source)
+        if content and content != FORMAT_OF_SUFFIX[suffix.lower()]:
+            suffix = content
     return suffix if suffix.lower() in WRITABLE_SUFFIXES else OTHER_SUFFIXES.get(suffix.lower(), ".png")
 
 
@@ -176,7 +182,7 @@ def _plain_name(source: Path, root: Path | None, output: str | None, tag: str, s
     """Return the name of a result as it is if no other result has the same."""
     if source == STDIO or is_descriptor(source):
         return Named(source, root, Path(output or ""), "picture", tag, suffix or ".png")
-    suffix = suffix or _result_suffix(source.suffix)
+    suffix = suffix or _result_suffix(source)
     folder = source.parent
     if output is not None:
         folder = Path(output) / (source.relative_to(root).parent if root else Path())

@@ -214,7 +214,7 @@ def prepare_picture(
     start = time.monotonic()
     picture = files.load(sys.stdin.buffer if item.source == STDIO else item.source, options.max_pixels)
     target: Path | BinaryIO = sys.stdout.buffer if item.target == STDIO else item.target
-    format = writing.target_format(picture, target, picture.format if options.in_place else None)
+    format = writing.target_format(picture, target, picture.format if options.in_place else options.format)
     writing.check_size(format, *verb.geometry.result(picture.width, picture.height))
     job, kept = verb.prepare(files.to_tensor(picture), item, picture, prior)
     is_alone = options.show or isinstance(prior, Tiled)  # a batch would ignore the requested tiles
@@ -297,6 +297,7 @@ def build_record(prepared: PreparedPicture, options: Options, prior: Tiled, batc
     if "jpeg" in used and job.jpeg is None:  # nothing was undone, whether it was looked for or not
         used["jpeg"] = "off"
     used["steps"] = settings["steps"] if job.second_pass is None and job.alpha is None else options.steps
+    used |= options.encoding
     if options.region is not None:
         used["region"] = options.region.option
     return Record(

@@ -14,6 +14,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache, partial
@@ -27,6 +28,7 @@ __all__ = [
     "SUFFIXES",
     "Search",
     "collect",
+    "content_suffix",
     "is_descriptor",
     "is_stream",
     "natural_key",
@@ -35,6 +37,14 @@ __all__ = [
     "search",
     "search_all",
 ]
+
+BEGINNINGS = {  # of the formats that results may have
+    ".png": (b"\x89PNG\r\n\x1a\n",),
+    ".jpg": (b"\xff\xd8\xff",),
+    ".tif": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    ".bmp": (b"BM",),
+    ".gif": (b"GIF87a", b"GIF89a"),
+}
 
 STDIO = Path("-")
 """The path that stands for standard input or standard output."""
@@ -319,6 +329,22 @@ def _is_wanted(path: PurePath, include: Sequence[str], exclude: Sequence[str]) -
         return any(fnmatchcase(name, pattern) for pattern in patterns for name in (path.name, path.as_posix()))
 
     return (not include or matches(include)) and not matches(exclude)
+
+
+def content_suffix(path: Path) -> str:
+    """Return the suffix of a picture file by its content, such as ".png"; "" if the beginning does not tell.
+
+    Args:
+        path: A regular file.
+    """
+    with suppress(OSError), path.open("rb") as file:
+        start = file.read(16)
+        if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+            return ".webp"
+        if start[4:12] in (b"ftypavif", b"ftypavis"):
+            return ".avif"
+        return next((suffix for suffix, beginnings in BEGINNINGS.items() if start.startswith(beginnings)), "")
+    return ""
 
 
 def is_stream(path: Path) -> bool:

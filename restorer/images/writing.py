@@ -35,6 +35,7 @@ _DPI_FORMATS = _METADATA_FORMATS | {"BMP"}
 _COMMENT_FORMATS = frozenset({"JPEG", "GIF"})
 _MAX_BITS = {"TIFF": 32, "PNG": 16}  # all other formats hold 8 bits per channel
 _COMMON_FORMATS = "PNG, JPEG, WebP or TIFF"
+_QUALITY = 95  # of JPEG, lossy WebP and AVIF
 _JPEG_SEGMENT = 65_000  # bytes that a segment can hold besides its header
 _MAX_SIDES = {"WEBP": 16_383, "JPEG": 65_500, "AVIF": 65_536, "GIF": 65_535, "TGA": 65_535, "PCX": 65_535, "ICO": 256}
 
@@ -95,7 +96,11 @@ def written_depth(picture: Picture, name: str) -> int:
 
 
 def save(
-    picture: Picture, target: Path | BinaryIO, format: str | None = None, overwrite: bool = False
+    picture: Picture,
+    target: Path | BinaryIO,
+    format: str | None = None,
+    overwrite: bool = False,
+    quality: int | None = None,
 ) -> tuple[str, ...]:
     """Write a picture with all its metadata.
 
@@ -111,6 +116,7 @@ def save(
         target: a path, or an open binary file.
         format: as for `target_format`.
         overwrite: whether an existing file is replaced.
+        quality: quality of JPEG, WebP and AVIF, 1 to 100; None for the default. WebP is then lossy.
 
     Returns:
         One line for each thing that the format cannot hold.
@@ -120,7 +126,7 @@ def save(
         OutputError: the target exists and `overwrite` is not set, or its folder is missing, not writable or full.
     """
     name = target_format(picture, target, format)
-    data, notes = _encode(picture, name)
+    data, notes = _encode(picture, name, quality)
     if isinstance(target, Path):
         _write(data, target, overwrite)
     else:
@@ -142,14 +148,14 @@ def _is_transparent(picture: Picture) -> bool:
     return picture.alpha is not None and not (picture.alpha == picture.opaque).all()
 
 
-def _encode(picture: Picture, name: str) -> tuple[bytes, tuple[str, ...]]:
+def _encode(picture: Picture, name: str, quality: int | None) -> tuple[bytes, tuple[str, ...]]:
     """Return the bytes of the file in the format `name`, and one note for each thing that it cannot hold."""
     if picture.original is not None and _is_copied(picture, name):
         return picture.original, ("nothing has changed: the file is copied as it is",)
     if name not in _ALPHA_FORMATS:
         picture = replace(picture, alpha=None)
     reduced, note = _reduce_to_format(picture, name)
-    options, notes = _save_options(picture, name)
+    options, notes = _save_options(picture, name, quality)
     notes = (note, *notes) if note else notes
     try:
         if name == "TIFF":
@@ -191,7 +197,7 @@ def _encode_with_pillow(picture: Picture, name: str, options: dict[str, Any]) ->
     return buffer.getvalue()
 
 
-def _save_options(picture: Picture, name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _save_options(picture: Picture, name: str, quality: int | None) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the options of the writer, and a note for each thing that the format cannot hold."""
     options: dict[str, Any] = {}
     notes = []
@@ -207,14 +213,15 @@ def _save_options(picture: Picture, name: str) -> tuple[dict[str, Any], tuple[st
         notes += [note] if note else []
         exif, dpi = add_dpi_to_exif(exif, dpi), None
     if name == "JPEG":
-        options = {"quality": 95, "subsampling": 0}
+        options = {"quality": quality or _QUALITY, "subsampling": 0}
         notes += [f"metadata too large for {name} are dropped"] if _is_too_long(exif) or _is_too_long(xmp) else []
         exif, xmp = (None if _is_too_long(block) else block for block in (exif, xmp))
     elif name == "AVIF":
-        options = {"quality": 95, "subsampling": "4:4:4"}
+        options = {"quality": quality or _QUALITY, "subsampling": "4:4:4"}
     elif name == "WEBP":
         # `exact` keeps the colour hidden under full transparency
-        options = {"quality": 95, "exact": True} if picture.lossy else {"lossless": True, "exact": True}
+        is_lossy = picture.lossy or quality is not None
+        options = {"quality": quality or _QUALITY, "exact": True} if is_lossy else {"lossless": True, "exact": True}
     elif name == "PNG":
         options = {"pnginfo": _png_texts(picture)}
     texts = {key: text for key, text in picture.text.items() if key != RECORD} if name != "PNG" else {}

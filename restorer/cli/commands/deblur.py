@@ -16,6 +16,7 @@ from restorer.cli.options import (
     DryRun,
     Exclude,
     FailFast,
+    Format,
     Include,
     InPlace,
     Inputs,
@@ -29,6 +30,7 @@ from restorer.cli.options import (
     Output,
     Overwrite,
     Precision,
+    Quality,
     Quiet,
     Recursive,
     RegionOption,
@@ -146,6 +148,8 @@ def _deblur(
     in_place: InPlace = False,
     backup: Backup = None,
     keep_times: KeepTimes = False,
+    format: Format = None,
+    quality: Quality = None,
     recursive: Recursive = False,
     include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006

@@ -16,6 +16,7 @@ from restorer.cli.options import (
     DryRun,
     Exclude,
     FailFast,
+    Format,
     Include,
     InPlace,
     Inputs,
@@ -29,6 +30,7 @@ from restorer.cli.options import (
     Output,
     Overwrite,
     Precision,
+    Quality,
     Quiet,
     Recursive,
     RegionOption,
@@ -109,6 +111,8 @@ def _denoise(
     in_place: InPlace = False,
     backup: Backup = None,
     keep_times: KeepTimes = False,
+    format: Format = None,
+    quality: Quality = None,
     recursive: Recursive = False,
     include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006
@@ -173,6 +177,8 @@ def _dejpeg(
     in_place: InPlace = False,
     backup: Backup = None,
     keep_times: KeepTimes = False,
+    format: Format = None,
+    quality: Quality = None,
     recursive: Recursive = False,
     include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006
@@ -244,6 +250,8 @@ def _inpaint(
     in_place: InPlace = False,
     backup: Backup = None,
     keep_times: KeepTimes = False,
+    format: Format = None,
+    quality: Quality = None,
     recursive: Recursive = False,
     include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006
@@ -345,6 +353,8 @@ def _upscale(
     manifest: Log = None,
     dry_run: DryRun = False,
     keep_times: KeepTimes = False,
+    format: Format = None,
+    quality: Quality = None,
     recursive: Recursive = False,
     include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006

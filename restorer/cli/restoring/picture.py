@@ -159,7 +159,7 @@ def write_result(
         if options.in_place:
             backup = _keep_original(item.target, picture, options.backup)
             overwrite = True
-        notes = (*notes, *writing.save(result, prepared.target, format=prepared.format, overwrite=overwrite))
+        notes = (*notes, *writing.save(result, prepared.target, prepared.format, overwrite, options.quality))
         notes = (*notes, *_keep_times(prepared))
     for note in notes:
         reporter.warn(note)

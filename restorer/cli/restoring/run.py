@@ -135,7 +135,7 @@ class _Run:
             to_do, links, failed = resolve_in_place(found.pictures, options.backup)
             self._pass_over([*found.passed_over, *links])
             return to_do, [], failed
-        pictures, results = split_results(found.pictures, options.output, self.verb.tag)
+        pictures, results = split_results(found.pictures, options.output, self.verb.tag, options.suffix)
         self._pass_over([*found.passed_over, *((path, "result") for path in results)])
         return resolve_targets(
             pictures,
@@ -146,6 +146,7 @@ class _Run:
             may_replace=resumed.has_begun if resumed is not None else lambda target: False,
             dry_run=options.dry_run,
             siblings=found.unwanted,
+            suffix=options.suffix,
         )
 
     def _pass_over(self, files: list[tuple[Path, str]]) -> None:
@@ -268,7 +269,7 @@ class _Run:
         """
         from restorer.models.load import find_model, model_sha256
 
-        options = {**self.options.sampling, **dict(self.verb.extra_options)}
+        options = {**self.options.sampling, **dict(self.verb.extra_options), **self.options.encoding}
         if self.verb.find_mask is not None:
             hashes = (*hashes, _sha256(self.verb.find_mask(item)))
         return compute_fingerprint(self.options.command, options, model_sha256(find_model(self.options.model)), *hashes)
