@@ -19,6 +19,7 @@ from restorer.cli.terminal.help import Command, Group
 from restorer.cli.terminal.signals import Terminated, ignore_signals, raise_on_signals
 from restorer.cli.terminal.streams import DISK_FULL_ERRORS, flush_streams, open_streams
 from restorer.errors import OutputError, RestorerError
+from restorer.machine.home import ensure_home
 from restorer.machine.malloc import keep_pages
 from restorer.machine.threads import keep_to_quota, shorten_spin_wait
 
@@ -127,6 +128,7 @@ def _print_interrupted() -> None:
 def main() -> None:
     """Run the command line of this process and exit with its code. This is the console script."""
     open_streams()
+    ensure_home()
     raise_on_signals()
     keep_to_quota()
     shorten_spin_wait()

@@ -120,8 +120,8 @@ def _check_file(path: Path, real: Path, backup: str | None) -> None:
 
 def _check_format(path: Path, format: str) -> None:
     if format not in FORMATS:
-        known = "PNG, JPEG, WebP, TIFF and AVIF"
-        raise OutputError(f"{path} cannot be replaced in place: its format is {format}, not {known}", _BESIDE)
+        hint = f"{_BESIDE}; PNG, JPEG, WebP, TIFF and AVIF files can be replaced"
+        raise OutputError(f"{path} cannot be replaced in place, because its format is {format}", hint)
 
 
 def check_backup(path: Path, suffix: str) -> None:

@@ -141,6 +141,18 @@ def test_no_home() -> None:
     assert sorted(path.name for path in Path().iterdir()) == ["n.png", "n_denoised.png"]
 
 
+@pytest.mark.parametrize("command", [["models", "list"], ["denoise", "n.png", "--sigma", "9"], ["doctor"]])
+def test_a_user_that_the_system_does_not_know(command: list[str]) -> None:
+    draw("n.png")
+    nobody = "import pwd\ndef unknown(number): raise KeyError(number)\npwd.getpwuid = unknown\n"
+    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+    for name in ("HOME", "XDG_CACHE_HOME", "HF_HOME"):
+        environment.pop(name, None)
+    done = subprocess.run([sys.executable, "-c", nobody + CHILD, *command], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert not Path("~").exists()
+
+
 @needs_bash
 @pytest.mark.parametrize("name", ["XDG_CACHE_HOME", "HOME"])
 def test_a_cache_that_cannot_be_written(name: str) -> None:
