@@ -26,7 +26,7 @@ from restorer.images.metadata import add_dpi_to_exif, add_record_to_exif, match_
 from restorer.images.picture import COMMENT, RECORD, Picture, reduce_depth, to_pil
 from restorer.images.xmp import remove_claims
 
-__all__ = ["check_size", "save", "target_format", "written_depth"]
+__all__ = ["check_size", "check_target_size", "save", "target_format", "written_depth"]
 
 _ALIASES = {"JPG": "JPEG", "MPO": "JPEG", "TIF": "TIFF"}
 _ALPHA_FORMATS = frozenset({"PNG", "WEBP", "TIFF", "AVIF", "JPEG2000", "GIF"})
@@ -54,9 +54,7 @@ def target_format(picture: Picture, target: Path | BinaryIO, format: str | None 
     Raises:
         UsageError: the format is unknown or cannot be written, or it cannot hold the picture's transparency.
     """
-    Image.init()
-    suffix = target.suffix.lower() if isinstance(target, Path) else ""
-    name = (format or Image.registered_extensions().get(suffix, suffix) or picture.format).upper().lstrip(".")
+    name = _named_format(target, format) or picture.format.upper()
     name = _ALIASES.get(name, name)
     if name not in Image.SAVE:
         raise UsageError(f"cannot write {name or 'a picture without a format'}", f"choose {_COMMON_FORMATS}")
@@ -64,6 +62,29 @@ def target_format(picture: Picture, target: Path | BinaryIO, format: str | None 
         hint = "write PNG or WebP instead, or flatten the picture onto a background first"
         raise UsageError(f"{name} cannot hold the picture's transparency", hint)
     return name
+
+
+def _named_format(target: Path | BinaryIO, format: str | None) -> str:
+    """Return Pillow's name of the format that an option or a suffix names; '' if there is neither."""
+    Image.init()
+    suffix = target.suffix.lower() if isinstance(target, Path) else ""
+    name = (format or Image.registered_extensions().get(suffix, suffix)).upper().lstrip(".")
+    return _ALIASES.get(name, name)
+
+
+def check_target_size(target: Path, format: str | None, width: int, height: int) -> None:
+    """Check that the file of a result can hold its size, as far as its name tells the format.
+
+    Args:
+        target: the path of the result.
+        format: as for `target_format`.
+        width: width of the result in pixels.
+        height: height of the result in pixels.
+
+    Raises:
+        UsageError: a side is longer than the format allows.
+    """
+    check_size(_named_format(target, format), width, height)
 
 
 def check_size(name: str, width: int, height: int) -> None:

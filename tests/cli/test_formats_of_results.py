@@ -125,3 +125,14 @@ def test_a_result_goes_by_the_content(name: str, format: str, mode: str, result:
     code, out, err = call("denoise", name, "--sigma", 9, "--steps", 1)
     assert (code, out) == (0, f"{result}\n"), err
     assert format_of(result) == (format if format != "GIF" else "PNG")
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+@pytest.mark.parametrize("target", [("-o", "big.webp"), ("--format", "webp")])
+def test_a_side_that_the_format_cannot_hold_is_refused_before_the_work(
+    target: tuple[str, str], options: tuple[str, ...], call: Call
+) -> None:
+    Image.new("RGB", (2100, 4)).save("strip.png")
+    code, _, err = call("upscale", "strip.png", "--scale", 8, *target, *options)
+    assert code == 2 and "WEBP cannot hold 16800x32 pixels: a side has at most 16,383" in err
+    assert [path.name for path in Path().iterdir()] == ["strip.png"]

@@ -56,6 +56,7 @@ def print_preview(
         report_failure: Called with each picture that cannot be restored, and the reason.
     """
     from restorer.images.reading import read_size
+    from restorer.images.writing import check_target_size
     from restorer.machine.memory import estimate_memory, human_bytes
     from restorer.priors.latent import latent_of
 
@@ -70,6 +71,7 @@ def print_preview(
         try:
             original = read_size(item.source, options.max_pixels)
             (width, height), computed = geometry.result(*original), geometry.computed(*original)
+            check_target_size(item.target, options.format, width, height)
         except RestorerError as error:
             report_failure(item, error)
             continue
