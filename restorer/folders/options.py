@@ -84,6 +84,7 @@ class Options:
     keep_times: bool = False
     format: str | None = None
     quality: int | None = None
+    region: Region | None = None
 
     @property
     def suffix(self) -> str:
@@ -95,7 +96,6 @@ class Options:
         """The options about the format of the results that are given."""
         given = {"format": self.format, "quality": self.quality}
         return {name: value for name, value in given.items() if value is not None}
-    region: Region | None = None
 
     @property
     def sampling(self) -> dict[str, Any]:
