@@ -322,8 +322,10 @@ def start(*options: str) -> tuple[subprocess.Popen[str], str]:
     """Start the command, and return its process and the address of its page."""
     command = [sys.executable, "-m", "restorer", "mask", "img.png", "--no-browser", *options]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "NO_COLOR": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, text=True, env=environment, **pipes)  # type: ignore[call-overload]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    if os.name == "posix":  # a shell makes programs in the background ignore interrupts
+        pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, text=True, env=environment, **pipes)
     assert process.stderr is not None
     line = process.stderr.readline()
     assert "page at http" in line, line + process.stderr.read()

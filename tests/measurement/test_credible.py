@@ -13,7 +13,8 @@ from torch import Tensor
 
 from restorer.diffusion.degradations.bicubic import Bicubic
 from restorer.measurement.credible import bicubic_enlargement, find_credible
-from restorer.tasks.upscale import DOUBTED, prepare_upscale
+from restorer.tasks.enlarge import DOUBTED
+from restorer.tasks.upscale import prepare_upscale
 
 IMAGES = Path(__file__).resolve().parents[1] / "images"
 
