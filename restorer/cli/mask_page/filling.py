@@ -13,7 +13,7 @@ from torch import Tensor
 
 from restorer.cli.mask_page.display import PICTURE_PIXELS, PREVIEW_PIXELS, Shown, encode
 from restorer.cli.mask_page.session import FillRequest, Progress, Session, Window
-from restorer.cli.restoring.run import load_requested_prior
+from restorer.cli.restoring.opening import load_requested_prior
 from restorer.cli.terminal.downloads import ensure_downloaded
 from restorer.cli.terminal.reporter import Reporter
 from restorer.diffusion.reverse import Step

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from restorer.cli.restoring.opening import find_shortage, load_requested_prior, open_log
 from restorer.cli.restoring.picture import announce, sample, write_result
 from restorer.cli.terminal.downloads import ensure_downloaded
 from restorer.cli.terminal.forecast import Forecast
 from restorer.cli.terminal.reporter import Reporter, exit_code_for
-from restorer.errors import OutputError, PictureError, RestorerError, UsageError
+from restorer.errors import PictureError, RestorerError
 from restorer.folders.in_place import applied_recipes, check_backup, check_loaded, recipes_of, resolve_in_place
-from restorer.folders.manifest import MANIFEST, Manifest, compute_fingerprint, open_manifest, remove_partial_files
+from restorer.folders.manifest import Manifest, compute_fingerprint, remove_partial_files
 from restorer.folders.options import Options
 from restorer.folders.overlap import ReadAhead, WriteBehind
 from restorer.folders.paths import (
-    Found,
     Item,
     combined_exit_code,
-    find_log_folder,
     resolve_targets,
     split_results,
 )
@@ -41,19 +40,18 @@ from restorer.folders.picture import (
     prepare_picture,
     shared_batch_size,
 )
-from restorer.folders.space import Need, check_space, estimate_needs
+from restorer.folders.space import Need, estimate_needs
 from restorer.images.attributes import read_times
 from restorer.images.find import STDIO, Search, is_stream, search_all
 from restorer.images.kinds import KINDS, describe_counts
 from restorer.images.streams import stream_bytes
-from restorer.limits import check_task
 
 if TYPE_CHECKING:
     from restorer.priors.tiled import Tiled
     from restorer.priors.unet_prior import UNetPrior
     from restorer.tasks.job import Restored
 
-__all__ = ["load_requested_prior", "restore_all"]
+__all__ = ["restore_all"]
 
 
 def restore_all(options: Options, verb: Verb) -> None:
@@ -68,33 +66,8 @@ def restore_all(options: Options, verb: Verb) -> None:
     """
     reporter = Reporter(quiet=options.quiet, verbose=options.verbose, as_json=options.json)
     found = search_all(options.inputs, recursive=options.recursive, include=options.include, exclude=options.exclude)
-    with _open_log(options, found.pictures) as log:
+    with open_log(options, found.pictures) as log:
         _Run(options, verb, reporter, log).execute(found)
-
-
-@contextmanager
-def _open_log(options: Options, pictures: list[Found]) -> Iterator[Manifest | None]:
-    """Open the log of the run: the file that the options name, or the default file in the folder of the run.
-
-    Without `--resume` and `--manifest`, a run keeps a log only if it restores folders into another place. A dry run
-    writes no log; with `--resume` it reads an existing one.
-    """
-    folder = find_log_folder(pictures, options.output)
-    path = options.manifest or (folder / MANIFEST if folder is not None else None)
-    if path is None and options.resume:
-        raise UsageError(
-            "--resume needs the folder or the log of an earlier run",
-            "name the folder with -o, or the log with --manifest",
-        )
-    has_folders = options.output is not None and any(root is not None for _, root in pictures)
-    if path is None or options.dry_run or not (options.resume or options.manifest or has_folders):
-        yield Manifest(path) if path is not None and options.dry_run and options.resume else None
-        return
-    if folder is not None and options.output is not None:
-        with suppress(OSError):  # `resolve_targets` and the log report the error
-            folder.mkdir(parents=True, exist_ok=True)
-    with open_manifest(path) as log:
-        yield log
 
 
 class _Run:
@@ -119,7 +92,7 @@ class _Run:
             self._skip(item, "exists")
         if not (options.fail_fast and self.codes and not options.dry_run):
             needs = estimate_needs(to_do, self.verb.geometry, keeps_input=options.backup is not None)
-            shortage = _find_shortage(needs, self.reporter)
+            shortage = find_shortage(needs, self.reporter)
             if options.dry_run:
                 self._preview(to_do, needs)
             if shortage is not None:
@@ -414,39 +387,6 @@ class _Run:
             )
         if code:
             raise typer.Exit(code)
-
-
-def _find_shortage(needs: list[Need], reporter: Reporter) -> OutputError | None:
-    """Return the error if the results certainly do not fit on a disk, and print a note if they may not fit."""
-    try:
-        for note in check_space(needs):
-            reporter.warn(note)
-    except OutputError as error:
-        return error
-    return None
-
-
-def load_requested_prior(options: Options) -> UNetPrior | Tiled:
-    """Load the prior that the options name, with the tiles that they request.
-
-    Raises:
-        ModelError: The model cannot be loaded, or does not serve the command.
-        DeviceError: The machine does not have the device.
-        UsageError: The device or the precision is unknown.
-    """
-    from restorer.models.load import load_prior
-    from restorer.priors.latent import latent_of
-    from restorer.priors.tiled import Tiled
-
-    prior = load_prior(options.model, options.device, options.precision)
-    if (latent := latent_of(prior)) is not None:
-        check_task(options.command, latent.serves, options.model)
-    if options.tile == "auto":
-        return prior
-    side = 1 << 30 if options.tile == "off" else int(options.tile)
-    if latent is not None:  # the option counts pixels of the result, the prior counts latents
-        side //= latent.factor
-    return Tiled(prior, side, overlap=0 if options.tile == "off" else min(64, side // 4))
 
 
 def _sha256(path: Path) -> str:

@@ -1,0 +1,79 @@
+"""What a run opens before its first picture: the log, the model, and a look at the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from restorer.cli.terminal.reporter import Reporter
+from restorer.errors import OutputError, UsageError
+from restorer.folders.manifest import MANIFEST, Manifest, open_manifest
+from restorer.folders.options import Options
+from restorer.folders.paths import Found, find_log_folder
+from restorer.folders.space import Need, check_space
+from restorer.limits import check_task
+
+if TYPE_CHECKING:
+    from restorer.priors.tiled import Tiled
+    from restorer.priors.unet_prior import UNetPrior
+
+__all__ = ["find_shortage", "load_requested_prior", "open_log"]
+
+
+@contextmanager
+def open_log(options: Options, pictures: list[Found]) -> Iterator[Manifest | None]:
+    """Open the log of the run: the file that the options name, or the default file in the folder of the run.
+
+    Without `--resume` and `--manifest`, a run keeps a log only if it restores folders into another place. A dry run
+    writes no log; with `--resume` it reads an existing one.
+    """
+    folder = find_log_folder(pictures, options.output)
+    path = options.manifest or (folder / MANIFEST if folder is not None else None)
+    if path is None and options.resume:
+        raise UsageError(
+            "--resume needs the folder or the log of an earlier run",
+            "name the folder with -o, or the log with --manifest",
+        )
+    has_folders = options.output is not None and any(root is not None for _, root in pictures)
+    if path is None or options.dry_run or not (options.resume or options.manifest or has_folders):
+        yield Manifest(path) if path is not None and options.dry_run and options.resume else None
+        return
+    if folder is not None and options.output is not None:
+        with suppress(OSError):  # `resolve_targets` and the log report the error
+            folder.mkdir(parents=True, exist_ok=True)
+    with open_manifest(path) as log:
+        yield log
+
+
+def find_shortage(needs: list[Need], reporter: Reporter) -> OutputError | None:
+    """Return the error if the results certainly do not fit on a disk, and print a note if they may not fit."""
+    try:
+        for note in check_space(needs):
+            reporter.warn(note)
+    except OutputError as error:
+        return error
+    return None
+
+
+def load_requested_prior(options: Options) -> UNetPrior | Tiled:
+    """Load the prior that the options name, with the tiles that they request.
+
+    Raises:
+        ModelError: The model cannot be loaded, or does not serve the command.
+        DeviceError: The machine does not have the device.
+        UsageError: The device or the precision is unknown.
+    """
+    from restorer.models.load import load_prior
+    from restorer.priors.latent import latent_of
+    from restorer.priors.tiled import Tiled
+
+    prior = load_prior(options.model, options.device, options.precision)
+    if (latent := latent_of(prior)) is not None:
+        check_task(options.command, latent.serves, options.model)
+    if options.tile == "auto":
+        return prior
+    side = 1 << 30 if options.tile == "off" else int(options.tile)
+    if latent is not None:  # the option counts pixels of the result, the prior counts latents
+        side //= latent.factor
+    return Tiled(prior, side, overlap=0 if options.tile == "off" else min(64, side // 4))
