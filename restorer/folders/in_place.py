@@ -138,8 +138,16 @@ def check_backup(path: Path, suffix: str) -> None:
     """
     real = path.resolve()
     kept = backup_path(real, suffix)
-    if os.path.lexists(kept) and not (kept.is_file() and kept.read_bytes() == real.read_bytes()):
-        raise OutputError(f"{kept} exists, and a backup is never replaced", "choose another suffix with --backup")
+    hint = "choose another suffix with --backup"
+    try:
+        kept.lstat()
+        is_same = kept.is_file() and kept.read_bytes() == real.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:  # the name is too long, for instance
+        raise OutputError(f"{kept} cannot be written: {error.strerror or error}", hint) from error
+    if not is_same:
+        raise OutputError(f"{kept} exists, and a backup is never replaced", hint)
 
 
 def check_loaded(path: Path, picture: Picture, backup: str | None) -> None:

@@ -36,7 +36,12 @@ BYTES_PER_PIXEL = {
 """Bytes per pixel of a result in 8-bit colour by its suffix: means of the photographs in tests/images."""
 
 LOSSY_WEBP = 0.45  # bytes per pixel of a WebP file with loss, which a lossy picture becomes
-LEAST_SHARE = 0.1  # of the estimate, or of the size of the input: drawings are compressed better than photographs
+# A result takes at least this share of the estimate, or of the size of a compressed input if that is less: noise that
+# is removed, and drawings, are compressed better than photographs. The size of other inputs does not tell what they show.
+LEAST_SHARE = 0.25
+LEAST_SHARE_OF_UNKNOWN = 0.02
+_COMPRESSED = frozenset(["PNG", "JPEG", "MPO", "WEBP", "AVIF", "JPEG2000", "GIF"])
+_UNCOMPRESSED = frozenset([".bmp"])
 _SAME = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif"}
 _SIXTEEN_BITS = frozenset([".png", ".tif"])
 
@@ -100,8 +105,22 @@ def _need_of(item: Item, header: Header, scale: float, *, keeps_input: bool) -> 
     size, replaced = _size(item.source), _size(item.target)
     if keeps_input and item.target == item.source:
         replaced = 0
-    least = LEAST_SHARE * min(expected, size * scale**2)
-    return Need(item, header, expected, max(round(least) - replaced, 0))
+    return Need(item, header, expected, max(_least_bytes(header, item, expected, size * scale**2) - replaced, 0))
+
+
+def _least_bytes(header: Header, item: Item, expected: int, size: float) -> int:
+    """Return the fewest bytes that a result can take.
+
+    Args:
+        header: The header of the picture.
+        item: The picture.
+        expected: The estimated bytes of the result.
+        size: The bytes of the picture, as many times as its result has pixels for each of its own.
+    """
+    if item.target.suffix.lower() in _UNCOMPRESSED:
+        return expected
+    share = LEAST_SHARE if header.format in _COMPRESSED else LEAST_SHARE_OF_UNKNOWN
+    return round(share * min(expected, size))
 
 
 def check_space(needs: Sequence[Need]) -> list[str]:

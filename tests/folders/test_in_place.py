@@ -284,6 +284,13 @@ def test_an_existing_backup_is_never_replaced(restore: Restore) -> None:
     assert tree() == {"a.png": before, "a.png.orig": b"mine"}
 
 
+def test_a_backup_whose_name_would_be_too_long_is_refused(restore: Restore) -> None:
+    name = "x" * 251 + ".png"
+    before = draw(name)
+    code, _, err = restore(*COMMAND, name, "--backup", ".orig")
+    assert code == 7 and "cannot be written: File name too long" in err and tree() == {name: before}
+
+
 def test_a_backup_that_an_interrupted_run_has_made_is_used(restore: Restore) -> None:
     before = draw("a.png")
     os.link("a.png", "a.png.orig")
