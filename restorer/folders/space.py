@@ -37,7 +37,8 @@ BYTES_PER_PIXEL = {
 
 LOSSY_WEBP = 0.45  # bytes per pixel of a WebP file with loss, which a lossy picture becomes
 # A result takes at least this share of the estimate, or of the size of a compressed input if that is less: noise that
-# is removed, and drawings, are compressed better than photographs. The size of other inputs does not tell what they show.
+# is removed, and drawings, are compressed better than photographs. The size of other inputs does not tell what they
+# show.
 LEAST_SHARE = 0.25
 LEAST_SHARE_OF_UNKNOWN = 0.02
 _COMPRESSED = frozenset(["PNG", "JPEG", "MPO", "WEBP", "AVIF", "JPEG2000", "GIF"])
