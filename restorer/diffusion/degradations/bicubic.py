@@ -7,12 +7,12 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from restorer.diffusion.degradations.conjugate_gradients import conjugate_gradients
 from restorer.diffusion.degradations.degradation import Degradation, at_least_float32, data_weight
 
 __all__ = ["Bicubic"]
@@ -108,7 +108,7 @@ class Bicubic(Degradation):
         if max(residual.shape[-2:]) <= self.MAX_DENSE_LENGTH and _is_matmul_exact():
             u = self._solve_by_eigenvectors(residual, weight)
         else:
-            u = _conjugate_gradients(
+            u = conjugate_gradients(
                 lambda u: torch.lerp(u, _gram(_gram(u, self.scale, -1), self.scale, -2), weight), residual
             )
         x = estimate.expand(len(u), *estimate.shape[1:]).clone(memory_format=torch.contiguous_format)
@@ -292,36 +292,3 @@ def _gram(u: Tensor, scale: int, dim: int) -> Tensor:
         v[:-d].addcmul_(band, u[d:])
         v[d:].addcmul_(band, u[:-d])
     return v.movedim(0, dim)
-
-
-def _conjugate_gradients(system: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
-    """Solve system(u) = b to rounding by conjugate gradients (Hestenes and Stiefel 1952).
-
-    Each image of the batch has its own step sizes and its own end. The residual is reduced to the rounding of b, or, if
-    b is small, to the rounding of the image on [-1, 1] to which u is added.
-
-    Args:
-        system: A symmetric positive definite linear map of tensors shaped like b.
-        b: The right-hand side, (B, C, h, w).
-
-    Returns:
-        The solution u, shaped like b.
-    """
-    tolerance = 1e-12 if b.dtype == torch.float64 else 1e-7
-
-    def dot(p: Tensor, q: Tensor) -> Tensor:
-        return (p * q).sum((1, 2, 3), keepdim=True)
-
-    u, r, p, rr = torch.zeros_like(b), b.clone(), b.clone(), dot(b, b)
-    goal = tolerance**2 * rr.clamp(min=b[0].numel())
-    for _ in range(100):
-        active = rr > goal
-        if not active.any():
-            break
-        q = system(p)
-        step = torch.where(active, rr / dot(p, q), 0.0)
-        u.addcmul_(step, p)
-        r.addcmul_(step, q, value=-1)
-        previous, rr = rr, dot(r, r)
-        p.mul_(torch.where(active, rr / previous, 0.0)).add_(r)
-    return u

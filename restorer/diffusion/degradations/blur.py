@@ -17,8 +17,6 @@ the two systems differ at the borders alone.
 Sources:
     Almeida and Figueiredo 2013, "Deconvolving Images With Unknown Boundaries Using the Alternating Direction Method of
         Multipliers", IEEE Transactions on Image Processing 22(8): the outside as unknown pixels.
-    Hestenes and Stiefel 1952, "Methods of Conjugate Gradients for Solving Linear Systems", Journal of Research of the
-        National Bureau of Standards 49(6).
 """
 
 from __future__ import annotations
@@ -28,15 +26,16 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from restorer.diffusion.degradations.conjugate_gradients import conjugate_gradients
 from restorer.diffusion.degradations.degradation import Degradation, at_least_float32, data_weight
 
 __all__ = ["Blur"]
 
-STEPS = 40
-"""Largest number of steps of the conjugate gradients."""
+TOLERANCE = 2e-5
+"""The residual at which the conjugate gradients stop, relative to an image on [-1, 1]: far below a level of 0..255."""
 
-TOLERANCE = 1e-3
-"""Norm of the residual, relative to that of the right side, at which they stop."""
+MOST_WEIGHT = 1 - 1e-6
+"""Largest weight of the data. An exact projection onto blurred data would amplify the rounding without limit."""
 
 
 class Blur(Degradation):
@@ -57,6 +56,7 @@ class Blur(Degradation):
         self.kernel = kernel.double() / kernel.double().sum()
         self.known = known
         self.reach = (kernel.shape[0] // 2, kernel.shape[1] // 2)
+        self._transfers: dict[tuple[tuple[int, int], torch.dtype, torch.device], Tensor] = {}
 
     def measure(self, x: Tensor) -> Tensor:
         """Return A x.
@@ -98,8 +98,7 @@ class Blur(Degradation):
     def correct(self, x0: Tensor, y: Tensor, noise_variance: float | Tensor, prior_variance: float | Tensor) -> Tensor:
         """Return x0 + w A^T (w A A^T + 1 - w)^-1 (y - A x0). See `Degradation.correct`.
 
-        A projection (w = 1) onto blurred data is not well defined in numbers of limited precision; the weight is
-        therefore at most MOST_WEIGHT.
+        The weight is at most MOST_WEIGHT.
 
         Raises:
             ValueError: A variance differs between pixels or images.
@@ -131,52 +130,15 @@ class Blur(Degradation):
         def system(u: Tensor) -> Tensor:
             return weight * self.measure(self.transpose(u)) + (1 - weight) * u
 
-        u, r = torch.zeros_like(b), b.clone()
-        z = precondition(r)
-        p, energy, limit = z.clone(), _dot(r, z), TOLERANCE**2 * _dot(b, b)
-        for _ in range(STEPS):
-            if bool((_dot(r, r) <= limit).all()):
-                break
-            q = system(p)
-            step = energy / _dot(p, q).clamp(min=1e-30)
-            u, r = u + step * p, r - step * q
-            z = precondition(r)
-            after = _dot(r, z)
-            p = z + after / energy.clamp(min=1e-30) * p
-            energy = after
-        return u
+        return conjugate_gradients(system, b, precondition, tolerance=TOLERANCE)
 
     def _transfer(self, size: tuple[int, int], like: Tensor) -> Tensor:
         """Return the Fourier transform of the kernel with its first pixel at the origin, in the size of `rfft2`."""
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        return _transform(_Key(self.kernel), size, dtype, like.device)
-
-
-MOST_WEIGHT = 1 - 1e-6
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return the inner product of each image, (B, 1, 1, 1)."""
-    return (a * b).sum((1, 2, 3), keepdim=True)
-
-
-class _Key:
-    """A kernel that can be the key of a cache."""
-
-    def __init__(self, kernel: Tensor) -> None:
-        self.kernel = kernel
-        self._bytes = kernel.numpy().tobytes(), tuple(kernel.shape)
-
-    def __hash__(self) -> int:
-        return hash(self._bytes)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and other._bytes == self._bytes
-
-
-@lru_cache(maxsize=4)
-def _transform(key: _Key, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.fft.rfft2(key.kernel.to(device, dtype), s=size)
+        key = (size, dtype, like.device)
+        if key not in self._transfers:
+            self._transfers[key] = torch.fft.rfft2(self.kernel.to(like.device, dtype), s=size)
+        return self._transfers[key]
 
 
 @lru_cache(maxsize=1024)

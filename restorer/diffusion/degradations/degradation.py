@@ -3,7 +3,7 @@ r"""Degradations of an image as linear operators, and the exact correction of an
     y = A x + n,   n ~ N(0, s_y^2 I)
 
 Here x is a clean image (B, C, H, W) on [-1, 1], and y are the measured data. The operator A keeps the image (denoise),
-hides pixels (inpaint) or shrinks the image (upscale):
+hides pixels (inpaint), shrinks the image (upscale) or blurs it (deblur):
 
     class           A                                    A^T                          A A^T
     Identity        I                                    I                            I
@@ -11,6 +11,7 @@ hides pixels (inpaint) or shrinks the image (upscale):
     Quantization    DCT S M: JPEG coefficients           M^T S^T DCT^T                see `quantization.py`
     Mask            diag(m), m in {0, 1}                 diag(m)                      diag(m)
     Bicubic         R_h (x) R_w, Pillow's resampling     R_h^T (x) R_w^T              R_h R_h^T (x) R_w R_w^T
+    Blur            M P K, a convolution                 K^T P^T M                    see `blur.py`
 
 If a network estimates x as x0 with variance r^2, the most probable image given the data is the proximal point
 
