@@ -19,7 +19,7 @@ MARGIN = 1
 """Pixels by which a mask with soft edges is grown in a picture that was compressed with loss.
 
 There the colour of a stamp or a scratch leaks out of it. In other pictures, all that a soft edge touches is enough. On
-one antialiased stamp, a margin of one pixel costs 1.2 dB in the hole, and gains 2.4 dB or more if the picture is a JPEG.
+one antialiased stamp, a margin of one pixel costs 1.2 dB in the hole, and gains at least 2.4 dB in a JPEG.
 """
 
 
