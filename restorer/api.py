@@ -402,7 +402,7 @@ def upscale(
     *,
     width: int | None = None,
     height: int | None = None,
-    sigma: float | None = 0.0,
+    sigma: float | None = None,
     jpeg: str = "auto",
     steps: int | None = None,
     detail: float | None = None,
@@ -424,9 +424,10 @@ def upscale(
             exactly. None is 4 unless a side is given.
         width: Width of the result in pixels, instead of a scale; the height follows.
         height: Height of the result. With both, the result is the largest one that fits inside them.
-        sigma: Standard deviation of the noise of the small picture on the 0..255 scale.
-        jpeg: "auto" first undoes the JPEG compression of the small picture, as `dejpeg` does, if sigma is 0; "off"
-            takes its pixels as they are.
+        sigma: Standard deviation of the noise of the small picture on the 0..255 scale. None measures it, and takes
+            less than 5 levels for detail; 0 takes the picture as it is.
+        jpeg: "auto" undoes the JPEG compression of the small picture if there is any and no sigma is given; "off" takes
+            its pixels as they are.
         steps: Number of network evaluations; None selects the default.
         detail: As in `inpaint`.
         method: As in `denoise`.
@@ -450,7 +451,7 @@ def upscale(
 
     def prepare(given: Given, index: int) -> tuple[Job, None]:
         check_values(given, level)
-        found = find_jpeg(given.image, given.file) if jpeg == "auto" and level == 0 else None
+        found = find_jpeg(given.image, given.file) if jpeg == "auto" and not level else None
         alpha = None if given.source is None else alpha_tensor(given.source)
         return prepare_upscale(given.image, size, sigma=level, jpeg=found, alpha=alpha, region=part, **options), None
 

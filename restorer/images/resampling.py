@@ -1,8 +1,8 @@
-r"""Shrinking by any factor, with the antialiased bicubic filter of Pillow, of a whole picture or of a part of it.
+r"""Resizing by any factor, with the antialiased bicubic filter of Pillow, of a whole picture or of a part of it.
 
 Along an axis, pixel i of the result is a mean of the pixels j of the picture with the weights
 
-    k( (j + 1/2) / r - (i + 1/2) ) / sum,    r the ratio of the lengths, k the cubic kernel with a = -1/2
+    k( (j + 1/2 - r (i + 1/2)) / max(r, 1) ) / sum,    r the ratio of the lengths, k the cubic kernel with a = -1/2
 
 of which those beyond the borders are left out. The weights depend on the whole picture alone, so that a part of it,
 with the pixels around that the filter reaches, gives the same part of the result.
@@ -18,17 +18,17 @@ from torch import Tensor
 __all__ = ["resample"]
 
 SUPPORT = 2.0
-"""Half the width of the kernel, in pixels of the result."""
+"""Half the width of the kernel, in pixels of the smaller of the picture and the result."""
 
 
 def resample(x: Tensor, axis: int, length: int, of: int, *, first: int, count: int, offset: int = 0) -> Tensor:
-    """Return pixels of a picture that was shrunk along an axis.
+    """Return pixels of a picture that was resized along an axis.
 
     Args:
         x: The picture or a part of it, float (..., H, W).
         axis: The axis, -2 or -1.
         length: Length of the axis of the whole result.
-        of: Length of the axis of the whole picture, at least `length`.
+        of: Length of the axis of the whole picture.
         first: The first pixel of the result that is returned.
         count: Number of pixels that are returned.
         offset: Where x begins in the whole picture.
@@ -39,11 +39,12 @@ def resample(x: Tensor, axis: int, length: int, of: int, *, first: int, count: i
     if length == of:
         return x.narrow(axis, first - offset, count)
     ratio = of / length
+    stretch = max(ratio, 1.0)
     centres = (torch.arange(first, first + count, dtype=torch.float64) + 0.5) * ratio
-    taps = math.ceil(2 * SUPPORT * ratio) + 1
-    lowest = (centres - SUPPORT * ratio).floor().long()
+    taps = math.ceil(2 * SUPPORT * stretch) + 1
+    lowest = (centres - SUPPORT * stretch).floor().long()
     places = lowest[:, None] + torch.arange(taps)
-    weights = _cubic((places + 0.5 - centres[:, None]) / ratio)
+    weights = _cubic((places + 0.5 - centres[:, None]) / stretch)
     present = (places >= max(offset, 0)) & (places < min(offset + x.shape[axis], of))
     weights = torch.where(present, weights, 0.0)
     weights = (weights / weights.sum(1, keepdim=True)).to(x.dtype)

@@ -21,6 +21,7 @@ from restorer.models.hub.references import Snapshot, find_revision, model_files,
 from restorer.models.latent_pipelines import is_latent, load_latent
 from restorer.networks.fast.precision import faster_dtype
 from restorer.networks.noise_estimator import NoiseEstimator
+from restorer.priors.experts import Experts
 from restorer.priors.latent import LatentPrior
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import UNetPrior
@@ -36,7 +37,11 @@ __all__ = [
     "resolve_device",
     "resolve_dtype",
     "weights_folder",
+    "with_first_expert",
 ]
+
+ENLARGING = "enlarge"
+"""The folder of the network that gives the first answer of an enlargement."""
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -110,6 +115,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 def precision_name(prior: Prior) -> str:
     """Return the name of the precision that a prior computes in: "fp32", "bf16" or "fp16"."""
     inner = prior.prior if isinstance(prior, Tiled) else prior
+    inner = inner.prior if isinstance(inner, Experts) else inner
     dtype = inner.dtype if isinstance(inner, UNetPrior) else torch.float32
     return next(name for name, known in PRECISIONS.items() if known == dtype)
 
@@ -158,6 +164,29 @@ def measuring_prior(prior: Prior) -> UNetPrior:
     """
     inner = prior.prior if isinstance(prior, Tiled) else prior
     return _load(find_model(EMBEDDED), inner.device, PRECISIONS[precision_name(prior)])
+
+
+def with_first_expert(prior: Prior) -> Prior | None:
+    """Return the embedded prior with the network that gives the first answer of an enlargement.
+
+    Args:
+        prior: A prior, tiled or not.
+
+    Returns:
+        The pair of networks on the device and in the precision of the prior, tiled alike; None for any other prior,
+        beside which there is no such network.
+    """
+    if isinstance(prior, Tiled):
+        inner = with_first_expert(prior.prior)
+        return None if inner is None else prior.with_prior(inner)
+    if isinstance(prior, Experts):
+        return prior
+    return _experts(prior) if isinstance(prior, UNetPrior) and measuring_prior(prior) is prior else None
+
+
+@cache
+def _experts(prior: UNetPrior) -> Experts:
+    return Experts(prior, _load(weights_folder(ENLARGING), prior.device, prior.dtype))
 
 
 @cache

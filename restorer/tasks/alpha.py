@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from restorer.images.sizes import Region
-from restorer.tasks.enlarge import EnlargeOptions, enlarge, margin_of
+from restorer.tasks.enlarge import EnlargeOptions, Found, enlarge, margin_of
 from restorer.tasks.job import Job
 from restorer.tasks.region import Place
 
@@ -55,7 +55,7 @@ def prepare_alpha(alpha: Tensor, options: EnlargeOptions, region: Region | None)
     inner = Place.of(plane, edges, margin_of(options.factor))
     seen = inner.seen(_without_stairs(plane) if is_hard else plane)
     faithful = replace(options, detail=0.0) if options.method == "auto" else options
-    job = enlarge(seen, inner, faithful, STAIRS_SIGMA if is_hard else EDGE_SIGMA, is_gray=True)
+    job = enlarge(seen, inner, faithful, Found(STAIRS_SIGMA if is_hard else EDGE_SIGMA, is_gray=True))
     wide, high = options.size.size(place.width, place.height)
     whole, part = (options.size.part(r, place.width, place.height) for r in (place.region, edges))
     rows = _nearest(whole.top, whole.height, high, place.height)

@@ -9,6 +9,7 @@ __all__ = [
     "CAMERA",
     "DEBLUR",
     "DENOISE",
+    "EXPERT",
     "INPAINT",
     "INPAINT_WIDE",
     "JPEG",
@@ -169,6 +170,34 @@ UPSCALE = {
     4: Defaults(steps=12, detail=0.5, zeta=1.0, start=0.4, extrapolation=1.0),
     8: Defaults(steps=10, detail=0.5, zeta=1.0, start=0.8, extrapolation=1.0),
 }
+
+
+@dataclass(frozen=True)
+class ExpertDefaults:
+    """The default settings of an enlargement whose first answer a network of its own gives.
+
+    Args:
+        detail: Value of the option `detail`.
+        steps: Number of network evaluations for a detail above 1/2.
+        largest_factor: The largest factor that the first network was trained for.
+        lowest: Level of the last evaluation of the reverse process, on the [-1, 1] scale.
+        highest: Level of its first evaluation at `detail` 1.
+        inflation: As in `Defaults`.
+        variance: Variance of the error of the first answer, shrunk, for pictures that are damaged.
+    """
+
+    detail: float
+    steps: int
+    largest_factor: int
+    lowest: float
+    highest: float
+    inflation: float
+    variance: float
+
+
+EXPERT = ExpertDefaults(
+    detail=0.5, steps=4, largest_factor=4, lowest=0.02, highest=0.15, inflation=0.04, variance=0.001
+)
 
 LATENT_STEPS = 100
 """Number of steps of latent super-resolution, as published."""

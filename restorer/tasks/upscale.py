@@ -8,9 +8,11 @@ and the correction of each step draws the prediction towards it (DDNM, Wang et a
 https://arxiv.org/abs/2212.00490). `detail` is the factor on the noise that is carried from step to step. If the input
 has no noise, the last correction also takes the rounding and clipping of the written file into account.
 
-A small JPEG is believed as far as its file goes: what compression did to it is undone first (`tasks/dejpeg.py`), which
-takes little time at the small size, and what is left of the error is the noise of the input.
+A small JPEG is believed as far as its file goes. With the embedded prior, the network that gives the first answer has
+learned to undo compression (`enlarging_plan.py`); with any other, compression is undone first (`tasks/dejpeg.py`),
+which takes little time at the small size, and what is left of the error is the noise of the input.
 
+Noise is measured, and so is whether the picture is softer than shrinking makes pictures (`measurement/softness.py`).
 What no shrinking can have made, such as a drawing, is believed less (`measurement/credible.py`).
 
 A latent prior enlarges without such a measurement: it is sampled as it was trained, with the small picture as its
@@ -28,6 +30,7 @@ from restorer.errors import ModelError, UsageError
 from restorer.images.sizes import Enlargement, Region
 from restorer.limits import check
 from restorer.measurement.jpeg import Jpeg
+from restorer.measurement.softness import SOFT, estimate_softness
 from restorer.measurement.white_noise import estimate_sigma
 from restorer.priors.latent import LatentPrior, ddim_plan, first_mean, latent_of
 from restorer.priors.tiled import Tiled
@@ -35,14 +38,14 @@ from restorer.tasks.alpha import prepare_alpha
 from restorer.tasks.common import (
     as_colour,
     check_picture,
-    conditioned_plan,
     select_prior,
     to_unit,
     without_equal_channels,
 )
-from restorer.tasks.defaults import LATENT_STEPS, UPSCALE
+from restorer.tasks.defaults import LATENT_STEPS
 from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
-from restorer.tasks.enlarge import EnlargeOptions, enlarge, margin_of
+from restorer.tasks.enlarge import EnlargeOptions, Found, enlarge, margin_of
+from restorer.tasks.enlarging_plan import course_of, takes_expert
 from restorer.tasks.job import Job
 from restorer.tasks.region import Place
 
@@ -52,6 +55,9 @@ ALPHA_NOTE = "the transparency is enlarged as a picture of its own, in as many s
 
 LEFT_OVER = 0.25
 """Standard deviation of the error that is left when compression has been undone, as a share of what it was."""
+
+LEAST_NOISE = 5.0
+"""Least noise in levels that is claimed to be noise. A small picture holds much fine detail that looks like less."""
 
 LATENT_TILE = 128
 """Side up to which latent super-resolution does not tile a small picture, in pixels: that of its published example."""
@@ -105,14 +111,18 @@ def prepare_upscale(
         check_latent_options(latent, _exact_factor(size, image), sigma=sigma, steps=steps, detail=detail, method=method)
         return _prepare_latent(image, model, latent, steps or LATENT_STEPS, method, seed, region)
     options = EnlargeOptions(size, factor, steps, detail, method, seed, model)
-    if jpeg is not None and sigma == 0 and can_be_restored(jpeg):
-        job = _prepare_jpeg(image, jpeg, options, region)
+    compressed = jpeg if not sigma and can_be_restored(jpeg) else None
+    is_gray = len(without_equal_channels(image)) == 1
+    if compressed is not None and not takes_expert(model, factor, detail, method):
+        job = _prepare_jpeg(image, compressed, options, region, is_gray=is_gray)
     else:
-        used = estimate_sigma(image) if sigma is None else sigma
+        measured = _noise_of(image) if sigma is None and compressed is None else sigma or 0.0
+        used = measured if compressed is None else compressed.sigma
         place = Place.of(image, region, margin_of(factor))
-        is_gray = len(without_equal_channels(image)) == 1
-        job = enlarge(place.seen(image), place, options, used, is_gray=is_gray)
-        job = replace(job, image=place.exact(image), estimated=sigma is None)
+        found = Found(used, is_gray, is_soft=used == 0 and estimate_softness(image) >= SOFT)
+        job = enlarge(place.seen(image), place, options, found)
+        estimated = sigma is None and compressed is None
+        job = replace(job, image=place.exact(image), sigma=measured, estimated=estimated, jpeg=compressed)
     of_alpha = None if alpha is None else prepare_alpha(alpha, options, region)
     return job if of_alpha is None else replace(job, alpha=of_alpha).with_note(ALPHA_NOTE)
 
@@ -122,27 +132,32 @@ def _exact_factor(size: Enlargement, image: Tensor) -> float:
     return size.scale or size.size(image.shape[-1], image.shape[-2])[0] / image.shape[-1]
 
 
-def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Region | None) -> Job:
+def _noise_of(image: Tensor) -> float:
+    """Return the standard deviation of the noise of a small picture in levels; 0 for less than can be told apart."""
+    sigma = estimate_sigma(image)
+    return sigma if sigma >= LEAST_NOISE else 0.0
+
+
+def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Region | None, *, is_gray: bool) -> Job:
     """Prepare a job of two passes: one that undoes the compression of a small picture, and one that enlarges it."""
     place = Place.of(image, region, margin_of(options.factor))
-    is_gray = len(without_equal_channels(image)) == 1
 
     def enlarge_restored(restored: Tensor, used: Tiled) -> Job:
         # Tiles that were chosen for the small picture do not suit the large one.
         model = used if isinstance(options.prior, Tiled) else used.prior
         again = replace(options, prior=model)
-        return enlarge(restored, place, again, LEFT_OVER * jpeg.sigma, is_gray=is_gray)
+        return enlarge(restored, place, again, Found(LEFT_OVER * jpeg.sigma, is_gray))
 
     settings = options.steps, options.detail, options.method, options.seed
-    plan, used_detail = conditioned_plan(options.prior, UPSCALE[options.factor], *settings, holes=False)
+    course = course_of(options.prior, options.factor, *settings, damaged=False)
     seen = None if place.canvas is None else place.window
     return replace(
         prepare_dejpeg(image, jpeg, seed=options.seed, region=seen, prior=options.prior),
         sigma=0.0,
         estimated=False,
-        detail=used_detail,
+        detail=course.detail,
         second_pass=enlarge_restored,
-        second_pass_evaluations=plan.evaluations,
+        second_pass_evaluations=course.plan.evaluations,
         second_pass_size=(options.factor * place.window.height, options.factor * place.window.width),
     )
 

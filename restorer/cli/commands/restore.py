@@ -336,7 +336,7 @@ def _upscale(
             "--height", metavar="PX", help="Height of the results; with --width, both fit", show_default="by the scale"
         ),
     ] = None,
-    sigma: Sigma = "0",
+    sigma: Sigma = "auto",
     jpeg: Annotated[
         str,
         typer.Option(
@@ -375,7 +375,7 @@ def _upscale(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Enlarge pictures. Shrinking a result gives its input back, unless that is a JPEG, which is restored first.
+    """Enlarge pictures. Noise and JPEG compression are removed; shrinking the result of any other picture gives it back.
 
     Each result is written beside its input as INPUT_x4, where 4 is the scale.
 
@@ -390,7 +390,7 @@ def _upscale(
         from restorer.measurement.earlier_jpeg import find_jpeg
         from restorer.tasks.upscale import prepare_upscale
 
-        known = find_jpeg(image, picture.original) if jpeg == "auto" and options.sigma == 0 else None
+        known = find_jpeg(image, picture.original) if jpeg == "auto" and not options.sigma else None
         alpha = alpha_tensor(picture)
         return prepare_upscale(image, size, jpeg=known, alpha=alpha, prior=prior, **options.sampling), None
 

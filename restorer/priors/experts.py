@@ -1,0 +1,118 @@
+r"""A prior of two networks: one answers the first evaluation of an enlargement, the other all later ones.
+
+A diffusion model denoises alike well whatever has been lost, which at high levels means that it answers with a mean of
+all pictures that are possible. Where it is known what has been lost, a network that was trained for this loss gives a
+better first answer, and the diffusion model continues from there at low levels. Both stand behind one `Prior`:
+
+    predict(x, s) = first(x, s / SPREAD)    for s >= BOUNDARY, with x the small picture enlarged by interpolation
+                    prior(x, s)             otherwise
+
+`first` is told by how much the picture was enlarged and whether it is damaged, in place of a noise level
+(`first_level`). SPREAD keeps these levels apart from those of the diffusion model.
+
+Source: Balaji et al. 2022, "eDiff-I: Text-to-Image Diffusion Models with an Ensemble of Expert Denoisers",
+https://arxiv.org/abs/2211.01324: different networks for different levels of one reverse process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from restorer.diffusion.prior import Prediction, Prior, PriorWrapper, Resources, WrapperResources, per_item
+
+__all__ = ["BOUNDARY", "Experts", "first_level"]
+
+BOUNDARY = 0.5
+"""Lowest level, on the [-1, 1] scale, that the first network answers."""
+
+SPREAD = 8.0
+"""Factor on the levels of the first network."""
+
+LEVEL_PER_SCALE = 0.05
+"""Level that the first network is told for each unit of the factor of enlargement."""
+
+LEVEL_OF_DAMAGE = 0.2
+"""By how much this level rises for a picture that is noisy, compressed or blurred."""
+
+
+def first_level(scale: float, *, damaged: bool) -> float:
+    """Return the level of a plan at which the first network is asked.
+
+    Args:
+        scale: The factor of enlargement, at least 1.5.
+        damaged: Whether the small picture is noisy, compressed or blurred.
+    """
+    return SPREAD * (LEVEL_PER_SCALE * scale + LEVEL_OF_DAMAGE * damaged)
+
+
+class Experts(PriorWrapper):
+    """A prior whose first evaluation another network answers.
+
+    Args:
+        prior: The diffusion model.
+        first: The network that answers at `BOUNDARY` and above, in the same form and precision.
+    """
+
+    def __init__(self, prior: Prior, first: Prior) -> None:
+        super().__init__(prior)
+        self.first = first
+        self.sigma_max = max(prior.sigma_max, SPREAD * first.sigma_max)
+
+    @property
+    def resources(self) -> Resources:
+        """Resources of both networks."""
+        return _ExpertsResources(self)
+
+    def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
+        """Ask the network whose level it is, for each picture of the batch; see `Prior.predict`.
+
+        There is no condition, and no learned variance.
+        """
+        levels = per_item(sigma, x)
+        is_first = levels >= BOUNDARY
+        if bool(is_first.all()):
+            return Prediction(self.first.predict(x, levels / SPREAD).x0)
+        if not bool(is_first.any()):
+            return Prediction(self.prior.predict(x, sigma).x0)
+        x0 = torch.empty_like(x)
+        x0[is_first] = self.first.predict(x[is_first], levels[is_first] / SPREAD).x0
+        x0[~is_first] = self.prior.predict(x[~is_first], levels[~is_first]).x0
+        return Prediction(x0)
+
+
+class _ExpertsResources(WrapperResources):
+    """Resources of an `Experts` prior: the larger evaluation, and the weights of both."""
+
+    def __init__(self, experts: Experts) -> None:
+        super().__init__(experts.prior)
+        self._experts, self._first = experts, experts.first.resources
+
+    @contextmanager
+    def run(self, sigmas: Sequence[float]) -> Iterator[None]:
+        """Announce to each network the levels that it is asked about."""
+        own = [s / SPREAD for s in sigmas if s >= BOUNDARY]
+        with self._first.run(own), self._inner.run([s for s in sigmas if s < BOUNDARY]):
+            yield
+
+    def full_precision(self) -> Prior | None:
+        """Return both networks in float32; None if they are in float32 already."""
+        return self._both(self._inner.full_precision(), self._first.full_precision())
+
+    def low_precision(self) -> Prior | None:
+        """Return both networks in half the memory; None if there is no such form."""
+        return self._both(self._inner.low_precision(), self._first.low_precision())
+
+    def evaluation_bytes(self, pixels: int, *, low: bool = False) -> int:
+        """Return what the larger of both evaluations takes."""
+        return max(of.evaluation_bytes(pixels, low=low) for of in (self._inner, self._first))
+
+    def kept_bytes(self, *, low: bool = False) -> int:
+        """Return what the next evaluations of both networks keep."""
+        return sum(of.kept_bytes(low=low) for of in (self._inner, self._first))
+
+    def _both(self, prior: Prior | None, first: Prior | None) -> Prior | None:
+        return None if prior is None or first is None else Experts(prior, first)

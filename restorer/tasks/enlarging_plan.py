@@ -1,0 +1,102 @@
+r"""The course of an enlargement: which prior is asked, at which levels, and how the result is mixed.
+
+The prior alone, of any model, restores the large picture from its interpolation, as `conditioned_plan` says. Beside the
+embedded prior there is a network that answers the first evaluation better (`priors/experts.py`), and `detail` then
+means:
+
+    0          the prior alone, no noise carried: the most faithful picture
+    0 .. 1/2   the same after the first network, mixed with its answer: the straight line between the two is the
+               optimal exchange of distortion for perception
+    1/2        the answer of the first network
+    1/2 .. 1   after it, a reverse process at low levels that carries slightly more noise than it tells the prior, so
+               that the prior adds texture; the higher the level, the more
+
+Source: Freirich, Michaeli and Meir 2021, "A Theory of the Distortion-Perception Tradeoff in Wasserstein Space",
+https://arxiv.org/abs/2107.02555: the straight line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from restorer.diffusion.plan import Plan, log_levels
+from restorer.diffusion.prior import Prior
+from restorer.models.load import with_first_expert
+from restorer.priors.experts import first_level
+from restorer.tasks.common import LOWEST_LEVEL, conditioned_plan
+from restorer.tasks.defaults import EXPERT, UPSCALE
+
+__all__ = ["Course", "course_of", "takes_expert"]
+
+
+@dataclass(frozen=True)
+class Course:
+    """How an enlargement runs.
+
+    Args:
+        prior: The prior, tiled or not.
+        plan: The plan of the reverse process.
+        detail: The detail that is used, 0..1.
+        share: Weight of the first answer in the result, 0..1.
+        is_expert: Whether a network of its own gives the first answer.
+    """
+
+    prior: Prior
+    plan: Plan
+    detail: float
+    share: float = 0.0
+    is_expert: bool = False
+
+
+def takes_expert(prior: Prior, factor: int, detail: float | None, method: str) -> bool:
+    """Return whether a network of its own gives the first answer."""
+    return method == "auto" and detail != 0 and factor <= EXPERT.largest_factor and with_first_expert(prior) is not None
+
+
+def course_of(
+    prior: Prior,
+    factor: int,
+    steps: int | None,
+    detail: float | None,
+    method: str,
+    seed: int,
+    *,
+    damaged: bool,
+) -> Course:
+    """Return the course of an enlargement.
+
+    Args:
+        prior: The prior of the user's choice, tiled or not.
+        factor: By how much it enlarges.
+        steps: Number of network evaluations; None for the default.
+        detail: The detail, 0..1; None for the default.
+        method: One of METHODS.
+        seed: Seed of the noise field.
+        damaged: Whether the small picture is noisy, compressed or blurred.
+    """
+    experts = with_first_expert(prior) if takes_expert(prior, factor, detail, method) else None
+    if experts is None:
+        return Course(prior, *conditioned_plan(prior, UPSCALE[factor], steps, detail, method, seed, holes=False))
+    used = EXPERT.detail if detail is None else detail
+    beyond = 2 * used - 1
+    if beyond < 0:
+        faithful = UPSCALE[factor]
+        count = steps or faithful.steps + 1
+        levels, kappa, share = log_levels(faithful.start, LOWEST_LEVEL, count - 1) if count > 1 else [], 0.0, 1 + beyond
+        extrapolation = faithful.extrapolation
+    else:
+        count = steps or (EXPERT.steps if beyond > 0 else 1)
+        start = EXPERT.lowest + beyond * (EXPERT.highest - EXPERT.lowest)
+        levels = log_levels(start, EXPERT.lowest, count - 1) if count > 1 else []
+        kappa, share, extrapolation = 1 + EXPERT.inflation, 0.0, 0.0
+    plan = Plan(
+        (first_level(factor, damaged=damaged), *levels, 0.0),
+        zeta=(1.0,) + (0.0,) * len(levels),
+        kappa=kappa,
+        prior_variance=EXPERT.variance if damaged else 1.0,
+        extrapolation=extrapolation,
+        fresh_start=False,
+        mirrored=experts.mirrors,
+        seed=seed,
+    )
+    return Course(experts, plan, used, share, is_expert=True)

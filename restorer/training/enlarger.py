@@ -1,0 +1,300 @@
+r"""The training of a network that enlarges in one evaluation, from the weights of a prior.
+
+The network keeps the shape of the prior and its parametrization. Its input is the small picture enlarged by the bicubic
+filter, and the level that it is told says by how much, and whether the picture is damaged (`enlarging_level`). First it
+learns the mean of what the large picture may be,
+
+    L = E | G - x |,
+
+then to look like a photograph as well (`adversary.py`):
+
+    L = E | G - x | + a E | F(G) - F(x) | + b L_G,
+
+with a and b such that the gradients of these parts at the picture have fixed ratios (Esser, Rombach and Ommer 2021,
+"Taming Transformers", https://arxiv.org/abs/2012.09841, eq. 7).
+
+The pairs of step k are a function of the pictures, the seed and k (`shrinking.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from restorer.diffusion.schedule import alpha_bar_of
+from restorer.models.checkpoints import load_model
+from restorer.networks.fast.pixel_shuffle import pixel_shuffle, pixel_unshuffle
+from restorer.networks.residual_unet import ResidualUNet
+from restorer.priors.unet_prior import ModelSpec
+from restorer.training.adversary import Features, Heads, discriminator_loss, feature_distance
+from restorer.training.datasets import Augmentation, Dataset, find_sources
+from restorer.training.optimizer import make_optimizer
+from restorer.training.shrinking import enlarge_bicubic, shrink
+
+__all__ = ["EnlargerRecipe", "enlarging_level", "train_enlarger"]
+
+LEVEL_PER_SCALE = 0.05
+LEVEL_OF_DAMAGE = 0.2
+
+
+def enlarging_level(scale: float, *, damaged: bool) -> float:
+    """Return the level that the network is told, on the [-1, 1] scale."""
+    return LEVEL_PER_SCALE * scale + (LEVEL_OF_DAMAGE if damaged else 0.0)
+
+
+@dataclass(frozen=True)
+class EnlargerRecipe:
+    """All numbers that determine how the network is trained.
+
+    Args:
+        mean_steps: Steps of the first stage.
+        steps: Steps in all.
+        batch: Crops a step.
+        crop: Side of a large crop in pixels.
+        mean_rate: Learning rate of the first stage, with Muon, which falls to a tenth by half a cosine.
+        rate: Learning rate of the second stage, with AdamW, which falls to zero by half a cosine after `hold`.
+        heads_rate: Learning rate of the discriminator.
+        hold: Share of the second stage for which its rate stays at its peak.
+        feature_ratio: Norm of the gradient of the feature distance over that of the difference of pixels.
+        adversary_ratio: Norm of the gradient of L_G over that of the difference of pixels.
+        levels: Least and largest noise level of the features, on the [-1, 1] scale.
+        ema: Decay of the moving average of the weights.
+        downscale: Probability that a crop is cut from a window of up to twice the side and shrunk.
+        gray: Probability that a crop is converted to gray.
+        seed: Seed of everything that is drawn.
+    """
+
+    mean_steps: int = 700
+    steps: int = 5000
+    batch: int = 8
+    crop: int = 128
+    mean_rate: float = 8e-4
+    rate: float = 2e-4
+    heads_rate: float = 4e-4
+    hold: float = 0.5
+    feature_ratio: float = 1.0
+    adversary_ratio: float = 1.0
+    levels: tuple[float, float] = (0.03, 0.4)
+    ema: float = 0.997
+    downscale: float = 0.6
+    gray: float = 0.05
+    seed: int = 0
+    log_every: int = 50
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The crops of a step.
+
+    Args:
+        large: float (B, 3, S, S) on [-1, 1].
+        enlarged: Their small pictures enlarged by the bicubic filter, the same shape.
+        level: What the network is told, float64 (B,).
+    """
+
+    large: Tensor
+    enlarged: Tensor
+    level: Tensor
+
+
+def make_pairs(pictures: Sequence[np.ndarray], areas: np.ndarray, recipe: EnlargerRecipe, number: int) -> Any:
+    """Return the arrays of the pairs of step `number`."""
+    rng = np.random.default_rng([recipe.seed, 7, number])
+    augmentation = Augmentation(recipe.crop, recipe.downscale, recipe.gray)
+    large, enlarged, levels = [], [], []
+    for i in rng.choice(len(pictures), size=recipe.batch, p=areas):
+        crop = augmentation.random_crop(pictures[i], rng)
+        small = shrink(crop, rng)
+        large.append(crop)
+        enlarged.append(enlarge_bicubic(small.pixels, recipe.crop))
+        levels.append(enlarging_level(recipe.crop / len(small.pixels), damaged=small.damaged))
+    return np.stack(large), np.stack(enlarged), np.array(levels)
+
+
+def stream(pictures: Sequence[np.ndarray], recipe: EnlargerRecipe, first: int) -> Iterator[Pairs]:
+    """Yield the pairs of step `first` and of all later steps."""
+    areas = np.array([float(p.shape[0] * p.shape[1]) for p in pictures])
+    areas /= areas.sum()
+    pending: deque[Any] = deque()
+    with ThreadPoolExecutor(1) as pool:
+        number = first
+        while True:
+            while len(pending) < 4:
+                pending.append(pool.submit(make_pairs, pictures, areas, recipe, number))
+                number += 1
+            large, enlarged, levels = pending.popleft().result()
+            yield Pairs(
+                torch.from_numpy(large).permute(0, 3, 1, 2).float().div_(127.5).sub_(1).contiguous(),
+                torch.from_numpy(enlarged).permute(0, 3, 1, 2).contiguous(),
+                torch.from_numpy(levels),
+            )
+
+
+def enlarge_once(network: Any, spec: ModelSpec, x: Tensor, level: Tensor) -> Tensor:
+    """Return the network's large pictures of x (B, 3, H, W), not clipped."""
+    abar = alpha_bar_of(level).to(x.device, x.dtype).view(-1, 1, 1, 1)
+    t = spec.schedule.t_at(level).to(x.device, torch.float32)
+    folded = pixel_unshuffle(abar.sqrt() * x, spec.patch_size, x.dtype)
+    v = pixel_shuffle(network(folded, t).float(), spec.patch_size)
+    return abar * x - (1 - abar).sqrt() * v
+
+
+class Trainer:
+    """Networks, optimizers and the number of steps done."""
+
+    def __init__(self, init: Path, recipe: EnlargerRecipe, device: torch.device, bf16: bool) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.device, self.bf16 = recipe, device, bf16
+        network, self.spec = load_model(init)
+        assert isinstance(network, ResidualUNet)
+        frozen = deepcopy(network).float().to(device).to(memory_format=torch.channels_last)
+        self.features = Features(frozen, self.spec).to(device)
+        self.network = network.float().to(device).to(memory_format=torch.channels_last).requires_grad_(True)
+        self.average = deepcopy(self.network).requires_grad_(False)
+        self.heads = Heads(self.features.widths).to(device)
+        self.first = make_optimizer("muon", self.network, recipe.mean_rate)
+        self.second = torch.optim.AdamW(self.network.parameters(), lr=recipe.rate, betas=(0.8, 0.99), weight_decay=0.0)
+        self.of_heads = torch.optim.AdamW(self.heads.parameters(), lr=recipe.heads_rate, betas=(0.5, 0.99))
+        self.step = 0
+        self.weights = torch.tensor([0.0, 0.0])  # a and b
+        self.meter: dict[str, float] = {}
+
+    def rate_at(self, step: int) -> float:
+        r = self.recipe
+        if step < r.mean_steps:
+            share = step / r.mean_steps
+            return r.mean_rate * min(1, (step + 1) / 50) * (0.1 + 0.45 * (1 + math.cos(math.pi * share)))
+        share = (step - r.mean_steps) / max(1, r.steps - r.mean_steps)
+        fall = max(0.0, share - r.hold) / (1 - r.hold)
+        return r.rate * min(1, (step - r.mean_steps + 1) / 50) * 0.5 * (1 + math.cos(math.pi * min(fall, 1)))
+
+    def run_step(self, pairs: Pairs) -> None:
+        x, y = pairs.large.to(self.device), pairs.enlarged.to(self.device)
+        optimizer: Any = self.first if self.step < self.recipe.mean_steps else self.second
+        for group in optimizer.param_groups:
+            group["lr"] = self.rate_at(self.step)
+        optimizer.zero_grad()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            made = enlarge_once(self.network, self.spec, y, pairs.level)
+        pixels = (made - x).abs().mean()
+        if self.step < self.recipe.mean_steps:
+            pixels.backward()
+        else:
+            made.backward(self._gradient(made, x))
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        optimizer.step()
+        self.step += 1
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
+        self._note(l1=float(pixels.detach()))
+
+    def _gradient(self, made: Tensor, x: Tensor) -> Tensor:
+        """Train the heads, and return the gradient of the whole loss at the enlarged pictures."""
+        low, high = map(math.log, self.recipe.levels)
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.step)
+        sigma = (low + (high - low) * torch.rand(len(x), generator=generator)).exp()
+        noise = torch.randn(x.shape, generator=generator).to(x) * sigma.view(-1, 1, 1, 1).to(x)
+        sigma_d = sigma.to(x)
+        if self.step == self.recipe.mean_steps:
+            self.features.calibrate(x + noise, sigma)
+        leaf = made.detach().requires_grad_(True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            with torch.no_grad():
+                real = self.features(x + noise, sigma)
+            fake = self.features(leaf + noise, sigma)
+        self.of_heads.zero_grad()
+        loss = discriminator_loss(self.heads(real, sigma_d), self.heads([f.detach() for f in fake], sigma_d))
+        loss.backward()
+        self.of_heads.step()
+        self.heads.requires_grad_(False)
+        adversarial = torch.stack([-j.mean() for j in self.heads(fake, sigma_d)]).mean()
+        distance = feature_distance(real, fake)
+        pixels = (leaf - x).abs().mean()
+        (of_pixels,) = torch.autograd.grad(pixels, leaf)
+        if (self.step - self.recipe.mean_steps) % 10 == 0:  # measure the norms of the parts
+            (of_features,) = torch.autograd.grad(distance, leaf, retain_graph=True)
+            (of_adversary,) = torch.autograd.grad(adversarial, leaf, retain_graph=True)
+            norms = torch.stack([of_features.norm(), of_adversary.norm()]).cpu().clamp(min=1e-12)
+            wanted = torch.tensor([self.recipe.feature_ratio, self.recipe.adversary_ratio])
+            now = wanted * of_pixels.norm().cpu() / norms
+            self.weights = now if self.weights.sum() == 0 else torch.lerp(self.weights, now, 0.1)
+        a, b = self.weights.tolist()
+        ramp = min(1.0, (self.step - self.recipe.mean_steps) / 300)
+        (of_rest,) = torch.autograd.grad(a * distance + b * ramp * adversarial, leaf)
+        self.heads.requires_grad_(True)
+        self._note(d=float(loss.detach()), g=float(adversarial.detach()), f=float(distance.detach()))
+        return of_pixels + of_rest
+
+    def _note(self, **values: float) -> None:
+        for name, value in values.items():
+            self.meter[name] = value if name not in self.meter else 0.98 * self.meter[name] + 0.02 * value
+
+    def state(self) -> dict[str, Any]:
+        parts = ("network", "average", "heads", "first", "second", "of_heads")
+        content = {name: getattr(self, name).state_dict() for name in parts}
+        return {**content, "scales": self.features.scales, "weights": self.weights, "step": self.step}
+
+    def load(self, content: dict[str, Any]) -> None:
+        for name in ("network", "average", "heads", "first", "second", "of_heads"):
+            getattr(self, name).load_state_dict(content[name])
+        self.features.scales.copy_(content["scales"])
+        self.weights, self.step = content["weights"], content["step"]
+
+
+def train_enlarger(
+    init: Path, data: Sequence[Path], out: Path, recipe: EnlargerRecipe, *, device: str = "cpu", bf16: bool = True
+) -> None:
+    """Train, writing the moving average and a checkpoint to a folder every few minutes; a run goes on from there."""
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(init, recipe, torch.device(device), bf16)
+    checkpoint = out / "checkpoint.pt"
+    if checkpoint.exists():
+        trainer.load(torch.load(checkpoint, map_location=device, weights_only=True))
+    dataset = Dataset(find_sources(data, recipe.crop).sources, 4_000_000_000, recipe.seed)
+    pictures = dataset.decode_share(0)
+    saved = noted = time.monotonic()
+    for pairs in stream(pictures, recipe, trainer.step):
+        plan = out / "recipe.json"
+        if trainer.step % 20 == 0 and plan.exists():  # the end may be moved while the run goes on
+            trainer.recipe = replace(recipe, **json.loads(plan.read_text()))
+        if trainer.step >= trainer.recipe.steps:
+            break
+        trainer.run_step(pairs)
+        now = time.monotonic()
+        if trainer.step % recipe.log_every == 0:
+            line = {"step": trainer.step, "seconds": round(now - noted, 1), "rate": trainer.rate_at(trainer.step)}
+            line |= {k: round(v, 5) for k, v in trainer.meter.items()} | {"ab": trainer.weights.tolist()}
+            with (out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            noted = now
+        if now - saved > 240:
+            _save(trainer, out)
+            saved = now
+    _save(trainer, out)
+
+
+def _save(trainer: Trainer, out: Path) -> None:
+    temporary = out / "checkpoint.partial"
+    torch.save(trainer.state(), temporary)
+    temporary.replace(out / "checkpoint.pt")
+
+
+if __name__ == "__main__":
+    import sys
+
+    shards = sorted(Path(sys.argv[1]).glob("shard-*.tar"))
+    overrides = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
+    train_enlarger(Path("weights/photo"), shards, Path(sys.argv[2]), EnlargerRecipe(**overrides))

@@ -1,0 +1,115 @@
+r"""Small pictures as people have them, made of large ones: the training pairs of a network that enlarges.
+
+A large crop x is blurred, shrunk by one of the filters in use, blurred or sharpened again, made noisy and compressed,
+in this order and each with a probability of its own. A share of the crops is only shrunk, by Pillow's bicubic filter.
+
+Source: Wang, Xie, Dong and Shan 2021, "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic
+Data", https://arxiv.org/abs/2107.10833, section 3, and Zhang, Liang, Van Gool and Timofte 2021, "Designing a Practical
+Degradation Model for Deep Blind Image Super-Resolution", https://arxiv.org/abs/2103.14006: damage of several kinds in
+one pair. The shares and ranges are this project's own.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+__all__ = ["Shrunk", "enlarge_bicubic", "shrink"]
+
+CLEAN_SHARE = 0.3
+"""Share of the crops that are shrunk by the bicubic filter and not changed otherwise."""
+
+SCALES = (1.5, 4.0)
+"""Least and largest factor."""
+
+FILTERS = {
+    Image.Resampling.BICUBIC: 0.4,
+    Image.Resampling.BOX: 0.2,
+    Image.Resampling.BILINEAR: 0.2,
+    Image.Resampling.LANCZOS: 0.15,
+    Image.Resampling.NEAREST: 0.05,
+}
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """A small picture that was made of a large one.
+
+    Args:
+        pixels: uint8 (h, w, 3).
+        damaged: Whether anything beside the bicubic filter and the rounding to 8 bits has changed it.
+    """
+
+    pixels: np.ndarray
+    damaged: bool
+
+
+def shrink(large: np.ndarray, rng: np.random.Generator) -> Shrunk:
+    """Return a small picture of a large one, by a factor and with damage that are drawn.
+
+    Args:
+        large: uint8 (S, S, 3).
+        rng: Source of all random choices.
+    """
+    draw = rng.random()
+    scale = 4.0 if draw < 0.6 else 2.0 if draw < 0.75 else rng.uniform(*SCALES)
+    side = round(len(large) / scale)
+    image = Image.fromarray(large)
+    if rng.random() < CLEAN_SHARE:
+        return Shrunk(np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)), damaged=False)
+    if rng.random() < 0.4:
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.5) * scale))
+    filters = list(FILTERS)
+    chosen = filters[int(rng.choice(len(filters), p=list(FILTERS.values())))]
+    image = image.resize((side, side), chosen)
+    draw = rng.random()
+    if draw < 0.35:
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.6)))
+    elif draw < 0.43:
+        image = image.filter(ImageFilter.UnsharpMask(rng.uniform(0.6, 1.5), round(rng.uniform(30, 150)), 0))
+    pixels = np.asarray(image)
+    if rng.random() < 0.4:
+        pixels = _with_noise(pixels, rng)
+    for share in (0.65, 0.15):
+        if rng.random() < share:
+            pixels = _compressed(pixels, rng)
+    return Shrunk(pixels, damaged=True)
+
+
+def enlarge_bicubic(small: np.ndarray, side: int) -> np.ndarray:
+    """Return a small picture enlarged to side x side pixels by the bicubic filter, without rounding.
+
+    Args:
+        small: uint8 (h, w, 3).
+        side: Height and width of the result.
+
+    Returns:
+        float32 (side, side, 3) on [-1, 1], not clipped.
+    """
+    planes = [
+        np.asarray(Image.fromarray(small[..., c].astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC))
+        for c in range(3)
+    ]
+    return np.stack(planes, axis=-1) / np.float32(127.5) - np.float32(1)
+
+
+def _with_noise(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Add white noise to all channels or to the luminance alone, which may grow with the root of the brightness."""
+    sigma = math.exp(rng.uniform(math.log(1.0), math.log(20.0)))
+    shape = pixels.shape if rng.random() < 0.6 else (*pixels.shape[:2], 1)
+    noise = sigma * rng.standard_normal(shape)
+    if rng.random() < 0.4:
+        noise = noise * np.sqrt(pixels.mean(axis=2, keepdims=True) / 127.5 + 0.05)
+    return np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8)
+
+
+def _compressed(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Compress as a JPEG file of a quality and a chroma sampling that are drawn."""
+    file = io.BytesIO()
+    quality = round(rng.uniform(30, 95))
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=2 if rng.random() < 0.6 else 0)
+    return np.asarray(Image.open(file).convert("RGB"))
