@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from restorer.diffusion.prior import Prediction, Prior, PriorWrapper, Resources, WrapperResources, per_item
 
-__all__ = ["BOUNDARY", "Experts", "first_level"]
+__all__ = ["BOUNDARY", "SPREAD", "Experts", "State", "first_level"]
 
 BOUNDARY = 0.5
 """Lowest level, on the [-1, 1] scale, that the first network answers."""
@@ -35,18 +36,22 @@ SPREAD = 8.0
 LEVEL_PER_SCALE = 0.05
 """Level that the first network is told for each unit of the factor of enlargement."""
 
-LEVEL_OF_DAMAGE = 0.2
-"""By how much this level rises for a picture that is noisy, compressed or blurred."""
+State = Literal["clean", "damaged", "soft"]
+"""What is known of a small picture: that it was shrunk and no more, that it is noisy or compressed, or that it was
+blurred."""
+
+LEVELS: dict[State, float] = {"clean": 0.0, "damaged": 0.2, "soft": 0.35}
+"""By how much this level rises with the state of the picture."""
 
 
-def first_level(scale: float, *, damaged: bool) -> float:
+def first_level(scale: float, state: State) -> float:
     """Return the level of a plan at which the first network is asked.
 
     Args:
         scale: The factor of enlargement, at least 1.5.
-        damaged: Whether the small picture is noisy, compressed or blurred.
+        state: What is known of the small picture.
     """
-    return SPREAD * (LEVEL_PER_SCALE * scale + LEVEL_OF_DAMAGE * damaged)
+    return SPREAD * (LEVEL_PER_SCALE * scale + LEVELS[state])
 
 
 class Experts(PriorWrapper):

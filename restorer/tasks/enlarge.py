@@ -16,6 +16,7 @@ from restorer.diffusion.prior import Prior
 from restorer.images.resampling import resample
 from restorer.images.sizes import Enlargement
 from restorer.measurement.credible import find_credible
+from restorer.priors.experts import State
 from restorer.tasks.common import as_colour, to_unit
 from restorer.tasks.enlarging_plan import course_of
 from restorer.tasks.job import Job, with_default_tiles
@@ -99,10 +100,11 @@ def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found) -
     credible = find_credible(y, degradation) if sigma <= MOST_SIGMA else None
     y = y if credible is None else credible.data
     settings = options.steps, options.detail, options.method, options.seed
-    damaged = found.is_soft or sigma >= DAMAGED_SIGMA or credible is not None
-    course = course_of(options.prior, scale, *settings, damaged=damaged)
+    is_damaged = sigma >= DAMAGED_SIGMA or credible is not None
+    state: State = "damaged" if is_damaged else "soft" if found.is_soft else "clean"
+    course = course_of(options.prior, scale, *settings, state=state)
     # The network of the first answer was trained on interpolated pictures, as they are.
-    is_sharpened = course.is_expert and found.is_soft and course.share == 0
+    is_sharpened = course.is_expert and state == "soft" and course.share == 0
     start = _interpolated(as_colour(reduced), scale) if course.is_expert else degradation.pseudo_inverse(y)
     model = with_default_tiles(course.prior, *start.shape[-2:])
 

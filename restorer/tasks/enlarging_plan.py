@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from restorer.diffusion.plan import Plan, log_levels
 from restorer.diffusion.prior import Prior
 from restorer.models.load import with_first_expert
-from restorer.priors.experts import first_level
+from restorer.priors.experts import State, first_level
 from restorer.tasks.common import LOWEST_LEVEL, conditioned_plan
 from restorer.tasks.defaults import EXPERT, UPSCALE
 
@@ -61,7 +61,7 @@ def course_of(
     method: str,
     seed: int,
     *,
-    damaged: bool,
+    state: State,
 ) -> Course:
     """Return the course of an enlargement.
 
@@ -72,7 +72,7 @@ def course_of(
         detail: The detail, 0..1; None for the default.
         method: One of METHODS.
         seed: Seed of the noise field.
-        damaged: Whether the small picture is noisy, compressed or blurred.
+        state: What is known of the small picture.
     """
     experts = with_first_expert(prior) if takes_expert(prior, factor, detail, method) else None
     if experts is None:
@@ -90,10 +90,10 @@ def course_of(
         levels = log_levels(start, EXPERT.lowest, count - 1) if count > 1 else []
         kappa, share, extrapolation = 1 + EXPERT.inflation, 0.0, 0.0
     plan = Plan(
-        (first_level(factor, damaged=damaged), *levels, 0.0),
+        (first_level(factor, state), *levels, 0.0),
         zeta=(1.0,) + (0.0,) * len(levels),
         kappa=kappa,
-        prior_variance=EXPERT.variance if damaged else 1.0,
+        prior_variance=EXPERT.variance if state == "damaged" else 1.0,
         extrapolation=extrapolation,
         fresh_start=False,
         mirrored=experts.mirrors,

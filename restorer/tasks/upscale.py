@@ -149,7 +149,7 @@ def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Re
         return enlarge(restored, place, again, Found(LEFT_OVER * jpeg.sigma, is_gray))
 
     settings = options.steps, options.detail, options.method, options.seed
-    course = course_of(options.prior, options.factor, *settings, damaged=False)
+    course = course_of(options.prior, options.factor, *settings, state="clean")
     seen = None if place.canvas is None else place.window
     return replace(
         prepare_dejpeg(image, jpeg, seed=options.seed, region=seen, prior=options.prior),

@@ -1,7 +1,7 @@
 r"""The training of a network that enlarges in one evaluation, from the weights of a prior.
 
 The network keeps the shape of the prior and its parametrization. Its input is the small picture enlarged by the bicubic
-filter, and the level that it is told says by how much, and whether the picture is damaged (`enlarging_level`). First it
+filter, and the level that it is told says by how much, and whether the picture is damaged (`priors/experts.py`). First it
 learns the mean of what the large picture may be,
 
     L = E | G - x |,
@@ -37,21 +37,14 @@ from restorer.diffusion.schedule import alpha_bar_of
 from restorer.models.checkpoints import load_model
 from restorer.networks.fast.pixel_shuffle import pixel_shuffle, pixel_unshuffle
 from restorer.networks.residual_unet import ResidualUNet
+from restorer.priors.experts import SPREAD, first_level
 from restorer.priors.unet_prior import ModelSpec
 from restorer.training.adversary import Features, Heads, discriminator_loss, feature_distance
 from restorer.training.datasets import Augmentation, Dataset, find_sources
 from restorer.training.optimizer import make_optimizer
 from restorer.training.shrinking import enlarge_bicubic, shrink
 
-__all__ = ["EnlargerRecipe", "enlarging_level", "train_enlarger"]
-
-LEVEL_PER_SCALE = 0.05
-LEVEL_OF_DAMAGE = 0.2
-
-
-def enlarging_level(scale: float, *, damaged: bool) -> float:
-    """Return the level that the network is told, on the [-1, 1] scale."""
-    return LEVEL_PER_SCALE * scale + (LEVEL_OF_DAMAGE if damaged else 0.0)
+__all__ = ["EnlargerRecipe", "train_enlarger"]
 
 
 @dataclass(frozen=True)
@@ -119,7 +112,7 @@ def make_pairs(pictures: Sequence[np.ndarray], areas: np.ndarray, recipe: Enlarg
         small = shrink(crop, rng)
         large.append(crop)
         enlarged.append(enlarge_bicubic(small.pixels, recipe.crop))
-        levels.append(enlarging_level(recipe.crop / len(small.pixels), damaged=small.damaged))
+        levels.append(first_level(recipe.crop / len(small.pixels), small.state) / SPREAD)
     return np.stack(large), np.stack(enlarged), np.array(levels)
 
 

@@ -18,10 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
+from restorer.priors.experts import State
+
 __all__ = ["Shrunk", "enlarge_bicubic", "shrink"]
 
-CLEAN_SHARE = 0.3
-"""Share of the crops that are shrunk by the bicubic filter and not changed otherwise."""
+CLEAN_SHARE, SOFT_SHARE = 0.25, 0.2
+"""Shares of the crops that are shrunk and not changed otherwise, and of those that are shrunk and blurred."""
 
 SCALES = (1.5, 4.0)
 """Least and largest factor."""
@@ -41,11 +43,12 @@ class Shrunk:
 
     Args:
         pixels: uint8 (h, w, 3).
-        damaged: Whether anything beside the bicubic filter and the rounding to 8 bits has changed it.
+        state: What has changed it beside the bicubic filter and the rounding to 8 bits: nothing ("clean"), a blur
+            ("soft"), or anything ("damaged").
     """
 
     pixels: np.ndarray
-    damaged: bool
+    state: State
 
 
 def shrink(large: np.ndarray, rng: np.random.Generator) -> Shrunk:
@@ -59,8 +62,11 @@ def shrink(large: np.ndarray, rng: np.random.Generator) -> Shrunk:
     scale = 4.0 if draw < 0.6 else 2.0 if draw < 0.75 else rng.uniform(*SCALES)
     side = round(len(large) / scale)
     image = Image.fromarray(large)
-    if rng.random() < CLEAN_SHARE:
-        return Shrunk(np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)), damaged=False)
+    if (draw := rng.random()) < CLEAN_SHARE + SOFT_SHARE:
+        small = image.resize((side, side), Image.Resampling.BICUBIC)
+        if draw < CLEAN_SHARE:
+            return Shrunk(np.asarray(small), "clean")
+        return Shrunk(np.asarray(small.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.7)))), "soft")
     if rng.random() < 0.4:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.5) * scale))
     filters = list(FILTERS)
@@ -77,7 +83,7 @@ def shrink(large: np.ndarray, rng: np.random.Generator) -> Shrunk:
     for share in (0.65, 0.15):
         if rng.random() < share:
             pixels = _compressed(pixels, rng)
-    return Shrunk(pixels, damaged=True)
+    return Shrunk(pixels, "damaged")
 
 
 def enlarge_bicubic(small: np.ndarray, side: int) -> np.ndarray:
