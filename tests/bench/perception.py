@@ -36,7 +36,8 @@ SCALE = 4
 NAMES = ("0000", "0005", "0010", "0016", "0026", "0036", "0038", "0051", "butterfly", "woman")
 KINDS = ("clean", "jpeg50", "noisy10", "blurred1")
 METHODS = ("bicubic", "restore", "rivals", "truth")  # names of the folders of results
-FIGURES = ("lpips", "efficientnet", "gmsd", "mdsi")
+FIGURES = ("lpips", "efficientnet", "gmsd", "mdsi")  # 0 for the truth
+TEXTURES = ("texture_coarse", "texture_medium", "texture_fine")  # 1 for the truth
 
 
 def main() -> None:
@@ -67,7 +68,9 @@ def make_inputs(data: Path, out: Path, kind: str) -> None:
         if kind == "jpeg50" or not name.endswith("-files"):
             folder.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(NAMES):
-        source = next(path for path in (data / "CBSD68" / f"{name}.png", data / "Set5" / f"{name}.png") if path.exists())
+        source = next(
+            path for path in (data / "CBSD68" / f"{name}.png", data / "Set5" / f"{name}.png") if path.exists()
+        )
         truth = Image.open(source).convert("RGB")
         width, height = (side // SCALE for side in truth.size)
         truth = truth.crop((0, 0, width * SCALE, height * SCALE))
@@ -140,7 +143,7 @@ def figures_of(out: Path, kind: str, method: str, name: str) -> dict[str, float]
     y, true_y = (to_y(x)[:, SCALE:-SCALE, SCALE:-SCALE] for x in (picture, truth))
     return {
         **{figure: number_of(perception, figure) for figure in FIGURES},
-        **{f"tex {band}": energy or 0.0 for band, energy in zip("cmf", perception.texture, strict=True)},
+        **{figure.replace("texture_", "tex. "): number_of(perception, figure) for figure in TEXTURES},
         "psnr y": psnr(y, true_y),
         "consist.": consistency(picture, small),
     }
