@@ -1,7 +1,9 @@
 """The two networks whose features the measure of `restorer.evaluation.perception` compares.
 
-Both are published networks whose weights an ordinary package carries, so nothing is downloaded at run time. Their
-choice was fixed before any enlarged picture was measured, and no network of this project is trained against them.
+Both are published networks whose weights an ordinary package carries, so nothing is downloaded at run time. No network
+of this project is trained against them. The networks, their features and the norm of the first were fixed before any
+enlarged picture was measured. The norm of the second was changed once after that, from a cosine place by place to local
+statistics; the ground for it, and the only thing that the new norm was chosen by, was the shift by one pixel.
 
 lpips          The AlexNet of the shift-tolerant LPIPS: five convolutions, each resolution reached through a binomial
                blur, trained with the weights of its channels on human judgments of which of two distorted patches is

