@@ -77,8 +77,8 @@ class ShiftTolerantAlexNet(nn.Module):
         ]
         self.net = nn.ModuleDict({f"slice{i}": _sequence(layers) for i, layers in enumerate(slices, 1)})
         self.scaling_layer = nn.Module()
-        for name in ("shift", "scale"):
-            self.scaling_layer.register_buffer(name, torch.zeros(1, 3, 1, 1))
+        self.scaling_layer.register_buffer("shift", torch.zeros(1, 3, 1, 1))
+        self.scaling_layer.register_buffer("scale", torch.ones(1, 3, 1, 1))
         for i, count in enumerate(channels):
             head = nn.Module()
             head.model = _sequence({"1": nn.Conv2d(count, 1, 1, bias=False)})
