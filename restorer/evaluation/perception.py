@@ -1,7 +1,7 @@
 """Figures of what people see in a restored picture: distances between features of networks, gradients and texture.
 
-PSNR and SSIM prefer a blurred picture to a crisp one whose details lie a pixel aside. These figures do not; each says
-something else, and none replaces looking:
+PSNR and SSIM prefer a blurred picture to a crisp one whose details lie a pixel aside. The two distances of features do
+not; the other figures help to read them, and none replaces looking:
 
 lpips          sum over five features of the mean, over all places, of the weighted squared difference between the
                features of picture and truth, each divided by its norm over the channels: the learned perceptual image
