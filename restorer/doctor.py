@@ -14,13 +14,13 @@ from restorer import __version__
 from restorer.errors import ModelError
 from restorer.images.files import Picture, to_tensor, visible_pixels
 from restorer.machine.memory import available, total
+from restorer.machine.torchvision import import_torchvision
 from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.noise import Noise
 from restorer.models.hub.download import free_bytes
 from restorer.models.load import PRECISIONS, resolve_device, resolve_dtype, weights_folder, weights_sha256
 from restorer.tasks.denoise import prepare_denoise
-from restorer.training.torchvision import import_torchvision
 
 __all__ = ["examine", "examine_picture"]
 

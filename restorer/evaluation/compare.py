@@ -19,6 +19,7 @@ from torch import Tensor
 from restorer.errors import PictureError, UsageError
 from restorer.evaluation.contact_sheet import contact_sheet, to_image
 from restorer.evaluation.metrics import SSIM_WINDOW, psnr, ssim
+from restorer.evaluation.perception import Perception, perceive
 from restorer.images.files import Picture, load, to_tensor
 from restorer.images.find import collect
 
@@ -51,12 +52,14 @@ class Difference:
         ssim: Structural similarity, at most 1; None for pictures smaller than its window.
         mean: Mean of the absolute differences, on the 0..255 scale.
         largest: Largest absolute difference, on the 0..255 scale.
+        perception: What people see of the difference; None if it was not measured.
     """
 
     psnr: float
     ssim: float | None
     mean: float
     largest: float
+    perception: Perception | None = None
 
     def __str__(self) -> str:
         ssim_text = "" if self.ssim is None else f", SSIM {self.ssim:.4f}"
@@ -66,7 +69,8 @@ class Difference:
         """Return all figures in words."""
         if not self.largest:
             return str(self)
-        return f"{self}, off by {self.mean:.2f} on average, {self.largest:.0f} at most (of 255)"
+        text = f"{self}, off by {self.mean:.2f} on average, {self.largest:.0f} at most (of 255)"
+        return f"{text}; {self.perception}" if self.perception else text
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values, with None for an infinite PSNR because JSON has no infinity."""
@@ -75,6 +79,7 @@ class Difference:
             "ssim": self.ssim and round(self.ssim, 5),
             "mean": round(self.mean, 4),
             "largest": round(self.largest, 2),
+            **(self.perception.to_dict() if self.perception else {}),
         }
 
 
@@ -95,29 +100,43 @@ def read_colour(path: Path) -> Tensor:
     return colour_of(load(path))
 
 
-def difference(picture: Tensor, other: Tensor) -> Difference:
-    """Measure the difference between two pictures of the same size, (C, H, W) in [0, 1]."""
+def difference(picture: Tensor, other: Tensor, *, perception: bool = False) -> Difference:
+    """Measure the difference between two pictures of the same size, (C, H, W) in [0, 1].
+
+    Args:
+        picture: A picture.
+        other: The picture that it should equal.
+        perception: Whether what people see is measured too, see `restorer.evaluation.perception`.
+
+    Raises:
+        UsageError: The extra `measure` is needed and not installed.
+    """
     error = 255 * (picture - other).abs()
     similarity = ssim(picture, other) if min(picture.shape[-2:]) >= SSIM_WINDOW else None
-    return Difference(psnr(picture, other), similarity, float(error.mean()), float(error.max()))
+    seen = perceive(picture, other) if perception else None
+    return Difference(psnr(picture, other), similarity, float(error.mean()), float(error.max()), seen)
 
 
-def differences(a: Tensor, b: Tensor, reference: Tensor | None = None) -> tuple[Difference | None, Difference | None]:
+def differences(
+    a: Tensor, b: Tensor, reference: Tensor | None = None, *, perception: bool = False
+) -> tuple[Difference | None, Difference | None]:
     """Measure the differences of A and B from the reference, or of B from A.
 
     Args:
         a: A picture (C, H, W) in [0, 1].
         b: Another picture.
         reference: The picture that both should equal.
+        perception: Whether what people see is measured too, as in `difference`.
 
     Returns:
         One entry for A and one for B. Without a reference, the entry for A is None. An entry is also None if the two
         pictures that it compares have different sizes.
     """
-    if reference is None:
-        return None, difference(b, a) if a.shape == b.shape else None
-    first, second = (difference(x, reference) if x.shape == reference.shape else None for x in (a, b))
-    return first, second
+
+    def measure(picture: Tensor, other: Tensor) -> Difference | None:
+        return difference(picture, other, perception=perception) if picture.shape == other.shape else None
+
+    return (None, measure(b, a)) if reference is None else (measure(a, reference), measure(b, reference))
 
 
 def figure_lines(

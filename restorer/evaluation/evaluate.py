@@ -26,16 +26,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from restorer.diffusion.objective import Bound, fixed_log_variance, variational_bound
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import Step
 from restorer.errors import PictureError
 from restorer.evaluation.contact_sheet import to_image
 from restorer.evaluation.metrics import SSIM_WINDOW, psnr, ssim, to_y
+from restorer.evaluation.perception import consistency, perceive
 from restorer.evaluation.trial_masks import draw_mask
 from restorer.images.files import from_pil, to_tensor
 from restorer.measurement.jpeg import Jpeg
-from restorer.priors.unet_prior import UNetPrior
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.inpaint import prepare_inpaint
 from restorer.tasks.job import Job
@@ -44,15 +43,12 @@ from restorer.tasks.upscale import prepare_upscale
 __all__ = [
     "AMPLIFICATION",
     "CELL",
-    "CROP",
     "OURS",
     "Condition",
     "Outcome",
     "Sample",
     "Scores",
     "baseline_methods",
-    "bits_per_dimension",
-    "centre_crop",
     "check_size",
     "degrade",
     "derive_seed",
@@ -69,7 +65,6 @@ OURS = "restore"  # name of this project's result among those of the baselines
 NLM_STRENGTH = 0.6  # h of OpenCV's non-local means over sigma: the best of five (.4 to 1.2) on six pictures of CBSD68
 INPAINT_RADIUS = 3  # radius in pixels of the neighbourhood that OpenCV's inpainting uses
 CELL, AMPLIFICATION = 240, 5  # contact sheet: largest side of a picture in pixels, and factor of the difference
-CROP, BATCH = 64, 16  # variational bound: side of the crops in pixels, and number of crops in a batch
 
 OnProgress = Callable[[float, int], None]  # (evaluations done, evaluations in all)
 
@@ -131,6 +126,15 @@ class Scores:
         seconds: Time of the restoration.
         evaluations: Number of network evaluations of the whole picture.
         sigma: Standard deviation of the noise that was estimated, on the 0..255 scale.
+        lpips: Distance of the features of the shift-tolerant LPIPS; this and what follows on request only.
+        efficientnet: Distance of the features of EfficientNet-Lite0.
+        gmsd: Gradient magnitude similarity deviation.
+        mdsi: Mean deviation similarity index.
+        texture_coarse: Energy of the luma in the coarsest of `metrics.BANDS` over that of the truth.
+        texture_medium: The same in the next octave.
+        texture_fine: The same above it.
+        consistency: Root mean square difference on the 0..255 scale from the small picture after shrinking; upscale
+            only.
     """
 
     psnr: float
@@ -141,6 +145,14 @@ class Scores:
     seconds: float | None = None
     evaluations: float | None = None
     sigma: float | None = None
+    lpips: float | None = None
+    efficientnet: float | None = None
+    gmsd: float | None = None
+    mdsi: float | None = None
+    texture_coarse: float | None = None
+    texture_medium: float | None = None
+    texture_fine: float | None = None
+    consistency: float | None = None
 
 
 @dataclass(frozen=True)
@@ -249,7 +261,14 @@ def prepare(sample: Sample, prior: Prior, **sampling: Any) -> Job:
     return prepare_inpaint(sample.degraded, sample.fill, sigma=sigma, prior=prior, **sampling)
 
 
-def measure(picture: Tensor, sample: Sample, seconds: float | None = None, evaluations: int | None = None) -> Scores:
+def measure(
+    picture: Tensor,
+    sample: Sample,
+    seconds: float | None = None,
+    evaluations: int | None = None,
+    *,
+    perception: bool = False,
+) -> Scores:
     """Compare a picture with the truth of a sample.
 
     Args:
@@ -257,6 +276,10 @@ def measure(picture: Tensor, sample: Sample, seconds: float | None = None, evalu
         sample: The sample that the picture restores.
         seconds: Time of the restoration, for the scores.
         evaluations: Number of network evaluations, for the scores.
+        perception: Whether what people see is measured too, see `restorer.evaluation.perception`.
+
+    Raises:
+        UsageError: The extra `measure` is needed and not installed.
     """
     truth, fill = sample.truth, sample.fill
     psnr_y = ssim_y = None
@@ -265,7 +288,10 @@ def measure(picture: Tensor, sample: Sample, seconds: float | None = None, evalu
         y, true_y = (to_y(x.double().expand(3, -1, -1))[:, border:-border, border:-border] for x in (picture, truth))
         psnr_y, ssim_y = psnr(y, true_y), ssim(y, true_y)
     psnr_holes = psnr(picture[:, fill], truth[:, fill]) if fill is not None and bool(fill.any()) else None
-    return Scores(psnr(picture, truth), ssim(picture, truth), psnr_y, ssim_y, psnr_holes, seconds, evaluations)
+    seen = asdict(perceive(picture, truth)) if perception else {}
+    if perception and sample.condition.task == "upscale":
+        seen["consistency"] = consistency(picture, sample.degraded)
+    return Scores(psnr(picture, truth), ssim(picture, truth), psnr_y, ssim_y, psnr_holes, seconds, evaluations, **seen)
 
 
 def mean_scores(scores: Sequence[Scores]) -> Scores:
@@ -284,6 +310,7 @@ def evaluate(
     baselines: bool = False,
     before: bool = False,
     eight_bit: bool = False,
+    perception: bool = False,
     on_progress: OnProgress | None = None,
     **sampling: Any,
 ) -> Outcome:
@@ -295,10 +322,12 @@ def evaluate(
         baselines: Whether the baselines are measured too, see `baseline_methods`.
         before: Whether the degraded picture itself is measured too; for upscale its bicubic enlargement.
         eight_bit: Whether the restored picture is rounded to 8 bits, as in a file.
+        perception: Whether what people see is measured too; needs the extra `measure`.
         on_progress: Called with (evaluations done, evaluations in all); between tiles the former is a fraction.
         sampling: Steps, detail, method and seed, as in `restorer.tasks`.
 
     Raises:
+        UsageError: The extra `measure` is needed and not installed.
         ModelError: The output of the network is not finite, see `Job.run`.
         DeviceError: There is not enough memory, see `Job.run`.
     """
@@ -319,12 +348,13 @@ def evaluate(
     result = job.run(on_step, on_tile)
     seconds = time.perf_counter() - start
     restored = _round_to_8_bits(result.image) if eight_bit else result.image
-    scores = {OURS: replace(measure(restored, sample, seconds, total), sigma=job.sigma if job.estimated else None)}
+    ours = measure(restored, sample, seconds, total, perception=perception)
+    scores = {OURS: replace(ours, sigma=job.sigma if job.estimated else None)}
     methods = baseline_methods(sample) if baselines else unrestored(sample) if before else {}
     for name, restore in methods.items():
         start = time.perf_counter()
         picture = restore()
-        scores[name] = measure(picture, sample, time.perf_counter() - start)
+        scores[name] = measure(picture, sample, time.perf_counter() - start, perception=perception)
     return Outcome(sample, restored, job.detail, scores, result.notes)
 
 
@@ -399,66 +429,3 @@ def side_by_side(outcome: Outcome) -> list[Tensor]:
     difference = AMPLIFICATION * (outcome.restored - truth).abs()
     pictures = (enlarged, outcome.restored, truth, difference)
     return [x[:, top : top + height, left : left + width].clamp(0, 1) for x in pictures]
-
-
-def centre_crop(picture: Tensor, side: int) -> Tensor:
-    """Cut the square in the middle out of a picture (C, H, W), and return it in colour, (3, side, side).
-
-    Raises:
-        PictureError: The picture is smaller than the square.
-    """
-    height, width = picture.shape[-2:]
-    if min(height, width) < side:
-        raise PictureError(
-            f"a picture of {width}x{height} pixels is smaller than a crop of {side}x{side}", "use larger pictures"
-        )
-    top, left = (height - side) // 2, (width - side) // 2
-    return picture[:, top : top + side, left : left + side].expand(3, -1, -1)
-
-
-def bits_per_dimension(
-    prior: UNetPrior,
-    crops: Tensor,
-    *,
-    timesteps: int | None = None,
-    seed: int = 0,
-    on_progress: OnProgress | None = None,
-) -> Bound:
-    """Compute the variational bound of a prior on pictures, in bits per dimension.
-
-    See `restorer.diffusion.objective`. For a network that has not learned the variance of the reverse step, the fixed
-    variance "small" (beta~) is used.
-
-    Args:
-        prior: The diffusion model.
-        crops: Pictures, float (B, C, H, W) in [0, 1], with values of 8 bits.
-        timesteps: Number of the schedule's T timesteps that are evaluated; None for all.
-        seed: Seed of the noise.
-        on_progress: Called with (evaluations done, evaluations in all) of batches of at most BATCH crops.
-
-    Raises:
-        ValueError: `timesteps` lies outside 2 .. T.
-    """
-    schedule, device = prior.spec.schedule, prior.device
-    batches, generator = (2 * crops.double() - 1).split(BATCH), torch.Generator().manual_seed(seed)
-
-    def predict(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        scale = schedule.alpha_bars[t.cpu()].sqrt().view(-1, 1, 1, 1).to(x_t)
-        prediction = prior.predict(x_t / scale, schedule.sigmas[t.cpu()])
-        if prediction.log_variance is not None:
-            return prediction.x0, prediction.log_variance
-        return prediction.x0, fixed_log_variance(schedule, t, "small")
-
-    prior_term, steps, done = 0.0, torch.zeros(schedule.steps, dtype=torch.float64), 0
-
-    def on_term(term: int, terms: int) -> None:
-        if on_progress is not None:
-            on_progress(done * terms + term, len(batches) * terms)
-
-    for batch in batches:
-        bound = variational_bound(
-            predict, schedule, batch.to(device), generator=generator, timesteps=timesteps, on_term=on_term
-        )
-        share = len(batch) / len(crops)
-        prior_term, steps, done = prior_term + share * bound.prior, steps + share * bound.steps, done + 1
-    return Bound(prior_term, steps)

@@ -6,14 +6,19 @@ All pictures are tensors (..., H, W) in [0, 1].
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["SSIM_WINDOW", "high_energy", "psnr", "ssim", "texture", "to_y"]
+__all__ = ["BANDS", "SSIM_WINDOW", "high_energy", "psnr", "ssim", "texture", "texture_by_band", "to_y"]
 
 SSIM_WINDOW = 11  # side in pixels: a Gaussian of standard deviation 1.5, cut off at 3.5 standard deviations
+
+# Octaves of spatial frequency in cycles per pixel, each above the first bound and up to the second. A picture that is
+# enlarged four times knows nothing above 1/8; the last band reaches to the corner of the spectrum.
+BANDS = ((1 / 16, 1 / 8), (1 / 8, 1 / 4), (1 / 4, math.inf))
 
 SSIM_ROWS = 128  # rows of windows that are computed together
 
@@ -84,9 +89,28 @@ def high_energy(picture: Tensor) -> float:
 
     The picture is multiplied by a Hann window, so that its borders do not count.
     """
+    return _energies(picture, [(0.25, math.inf)])[0]
+
+
+def texture_by_band(picture: Tensor, truth: Tensor) -> tuple[float | None, ...]:
+    """Return the energy of the luma in each of BANDS relative to the truth; None where the truth has none.
+
+    Args:
+        picture: float (3, H, W).
+        truth: The picture that it is compared with, of the same shape.
+    """
+    pairs = zip(*(_energies(to_y(x), BANDS) for x in (picture, truth)), strict=True)
+    return tuple(energy / reference if reference > 0 else None for energy, reference in pairs)
+
+
+def _energies(picture: Tensor, bands: Sequence[tuple[float, float]]) -> list[float]:
+    """Return the energies of the Fourier coefficients whose frequency lies in each band, (above, up to).
+
+    The picture is multiplied by a Hann window, so that its borders do not count.
+    """
     height, width = picture.shape[-2:]
     window = torch.hann_window(height, periodic=False)[:, None] * torch.hann_window(width, periodic=False)[None, :]
     centred = picture.float() - picture.float().mean((-2, -1), keepdim=True)
     spectrum = torch.fft.fft2(centred * window).abs().square()
     radius = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None, :])
-    return float(spectrum[..., radius > 0.25].sum())
+    return [float(spectrum[..., (radius > above) & (radius <= to)].sum()) for above, to in bands]

@@ -24,12 +24,12 @@ from torch import Tensor
 
 from restorer.diffusion.prior import Prior
 from restorer.errors import OutputError, RestorerError
+from restorer.machine.torchvision import import_torchvision
 from restorer.models.checkpoints import save_model
 from restorer.networks import Network
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
 from restorer.tasks.generate import generate
 from restorer.training.recipe import Recipe, model_card, recipe_text
-from restorer.training.torchvision import import_torchvision
 
 __all__ = ["CHECKPOINT", "METRICS", "RECIPE", "RunFolder", "denoising_strip", "sample_grid"]
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from restorer.machine import malloc, threads
-from restorer.training.torchvision import import_torchvision
+from restorer.machine.torchvision import import_torchvision
 
 __all__ = ["Entrant", "Runner", "header", "race", "table"]
 

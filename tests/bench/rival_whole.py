@@ -90,7 +90,7 @@ def run_script() -> None:
     parser.add_argument("--precision", default="fp32")
     options = parser.parse_args()
 
-    from restorer.training.torchvision import import_torchvision
+    from restorer.machine.torchvision import import_torchvision
 
     import_torchvision()  # before deepinv imports it, which cannot repair it
 

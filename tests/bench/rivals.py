@@ -33,7 +33,7 @@ from rival_race import header
 from rival_whole import time_whole_commands
 
 from restorer.machine.memory import available, human_bytes
-from restorer.training.torchvision import import_torchvision
+from restorer.machine.torchvision import import_torchvision
 
 AGAINST = {"ddim": against_ddim, "repaint": against_repaint, "deepinv": against_deepinv}
 # Memory of a UNet2DModel relative to `evaluation_bytes`; 1.4 to 2 were measured with 1024 and 1536 pixels.

@@ -27,14 +27,13 @@ from restorer.diffusion.prior import Prediction
 from restorer.diffusion.schedule import Schedule
 from restorer.errors import PictureError, UsageError
 from restorer.evaluation import evaluate as evaluate_module
+from restorer.evaluation.bound import bits_per_dimension, centre_crop
 from restorer.evaluation.contact_sheet import contact_sheet
 from restorer.evaluation.evaluate import (
     OURS,
     Condition,
     Scores,
     baseline_methods,
-    bits_per_dimension,
-    centre_crop,
     degrade,
     derive_seed,
     evaluate,

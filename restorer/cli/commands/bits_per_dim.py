@@ -43,7 +43,7 @@ def bits_per_dim(options: Options, folder: str, limit: int | None, timesteps: in
     pictures = collect([folder], recursive=True)[:limit]
     import torch
 
-    from restorer.evaluation.evaluate import CROP, bits_per_dimension, centre_crop
+    from restorer.evaluation.bound import CROP, bits_per_dimension, centre_crop
     from restorer.images.files import load, to_tensor
     from restorer.priors.tiled import Tiled
     from restorer.priors.unet_prior import UNetPrior

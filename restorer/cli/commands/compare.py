@@ -85,6 +85,13 @@ def _compare(
         ),
     ] = None,
     overwrite: Overwrite = False,
+    perception: Annotated[
+        bool,
+        typer.Option(
+            "--perception",
+            help="Also measure what people see: features of networks, gradients, texture (needs the extra `measure`)",
+        ),
+    ] = False,
     show: Annotated[
         bool, typer.Option("--show", help="Draw the comparison in the terminal", rich_help_panel=INTERFACE)
     ] = False,
@@ -108,12 +115,16 @@ def _compare(
     if len(are_folders) > 1:
         raise UsageError("a picture and a folder cannot be compared", "name only pictures, or only folders")
     targets = _check_targets(output, html, paths, overwrite)
+    if perception:
+        from restorer.evaluation.perception import check_extra
+
+        check_extra()
     if are_folders == {True}:
         if mode != "side":
             raise UsageError(f"--mode {mode} does not apply to folders", "leave --mode out to draw a contact sheet")
-        _compare_folders(a, b, reference, targets, reporter, show=show)
+        _compare_folders(a, b, reference, targets, reporter, show=show, perception=perception)
     else:
-        _compare_pictures(paths, targets, mode, reporter, show=show)
+        _compare_pictures(paths, targets, mode, reporter, show=show, perception=perception)
 
 
 def _check_targets(output: Path | None, html: Path | None, paths: list[Path], overwrite: bool) -> _Targets:
@@ -140,14 +151,16 @@ def _check_targets(output: Path | None, html: Path | None, paths: list[Path], ov
     return _Targets(output, html, overwrite)
 
 
-def _compare_pictures(paths: list[Path], targets: _Targets, mode: str, reporter: Reporter, *, show: bool) -> None:
+def _compare_pictures(
+    paths: list[Path], targets: _Targets, mode: str, reporter: Reporter, *, show: bool, perception: bool
+) -> None:
     """Compare A with B, or both with a reference; `paths` holds two or three pictures in this order."""
     from restorer.evaluation.compare import colour_of, comparison_image, differences, match_sizes
     from restorer.images.files import load
 
     files = [load(path) for path in paths]
     pictures = [colour_of(file) for file in files]
-    measured = differences(pictures[0], pictures[1], *pictures[2:])
+    measured = differences(pictures[0], pictures[1], *pictures[2:], perception=perception)
     _report_figures(paths, measured, reporter)
     names = [f"{'ABR'[i]} {path.name}" for i, path in enumerate(paths)]
     if targets.html is not None:
@@ -169,7 +182,7 @@ def _compare_pictures(paths: list[Path], targets: _Targets, mode: str, reporter:
 
 
 def _compare_folders(
-    a: Path, b: Path, reference: Path | None, targets: _Targets, reporter: Reporter, *, show: bool
+    a: Path, b: Path, reference: Path | None, targets: _Targets, reporter: Reporter, *, show: bool, perception: bool
 ) -> None:
     """Compare two folders picture by picture; a pair that cannot be compared is reported and left out.
 
@@ -199,7 +212,7 @@ def _compare_folders(
         try:
             files = [load(path) for path in paths]
             pictures = [colour_of(file) for file in files]
-            measured = differences(pictures[0], pictures[1], *pictures[2:])
+            measured = differences(pictures[0], pictures[1], *pictures[2:], perception=perception)
             if targets.html is not None:
                 match_sizes(pictures)
                 report.add(name, paths, files, measured)
@@ -265,10 +278,12 @@ def _report_figures(
 
 
 def _report_means(measured: list[tuple[Difference | None, Difference | None]], reporter: Reporter) -> list[str]:
-    """Report the mean PSNR over all pairs, and return the lines that say it.
+    """Report the mean PSNR over all pairs, and the means of what people see, and return the lines that say it.
 
-    Pairs of equal pictures, whose PSNR is infinite, do not count.
+    Pairs of equal pictures, whose PSNR is infinite, do not count for it.
     """
+    from restorer.evaluation.perception import mean_perception
+
     means: dict[str, Any] = {}
     lines = []
     for i, name in enumerate("ab"):
@@ -276,7 +291,13 @@ def _report_means(measured: list[tuple[Difference | None, Difference | None]], r
         if finite:
             means[name] = {"psnr": round(sum(d.psnr for d in finite) / len(finite), 4), "pictures": len(finite)}
             lines.append(f"{name.upper()}: {means[name]['psnr']:.2f} dB, the mean of {len(finite)}")
-            reporter.say(lines[-1])
+        seen = [d.perception for pair in measured if (d := pair[i]) is not None and d.perception is not None]
+        if seen:
+            mean = mean_perception(seen)
+            means[name] = {**means.get(name, {"pictures": len(seen)}), **mean.to_dict()}
+            lines.append(f"{name.upper()}: {mean}, the mean of {len(seen)}")
+    for line in lines:
+        reporter.say(line)
     reporter.emit({"event": "summary", "command": "compare", "ok": len(measured), "means": means})
     return lines
 

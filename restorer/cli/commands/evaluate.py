@@ -41,7 +41,15 @@ from restorer.cli.options import (
 from restorer.cli.terminal.forecast import DEFAULT_STEPS, Forecast, Workload
 from restorer.cli.terminal.multi_values import MultiValueCommand, is_number
 from restorer.cli.terminal.reporter import Reporter, Timing
-from restorer.cli.terminal.score_table import Row, build_table, group_means, to_csv, to_json
+from restorer.cli.terminal.score_table import (
+    PERCEPTION_CAPTION,
+    PERCEPTION_COLUMNS,
+    Row,
+    build_table,
+    group_means,
+    to_csv,
+    to_json,
+)
 from restorer.errors import OutputError, PictureError, UsageError
 from restorer.limits import SCALES, check_denoising
 
@@ -114,7 +122,10 @@ def _evaluate_all(request: Request, reporter: Reporter) -> int:
     trials = list_pairs(request, results) if request.has_pairs else list_trials(request)
     read_samples = read_pair if request.has_pairs else degrade_trial
     from restorer.evaluation.evaluate import evaluate, has_opencv
+    from restorer.evaluation.perception import check_extra
 
+    if request.perception:
+        check_extra()
     prior = obtain_prior(request.options, reporter)
     if request.baselines and request.task != "upscale" and not has_opencv():
         reporter.warn("OpenCV is not installed, so its baselines are left out (pip install opencv-python-headless)")
@@ -143,6 +154,7 @@ def _evaluate_all(request: Request, reporter: Reporter) -> int:
                     "baselines": request.baselines,
                     "before": request.has_pairs,
                     "eight_bit": request.eight_bit or request.has_pairs,
+                    "perception": request.perception,
                     **request.sampling,
                 }
                 results.add(path, name, evaluate(sample, prior, on_progress=on_progress, **arguments))
@@ -150,7 +162,11 @@ def _evaluate_all(request: Request, reporter: Reporter) -> int:
             results.ok += 1
     if results.rows:
         title, caption = _title_and_caption(request, prior, results.details)
-        print_table(title, build_table(results.rows, pictures=request.options.verbose), caption, reporter)
+        verbose = request.options.verbose
+        print_table(title, build_table(results.rows, pictures=verbose), caption, reporter)
+        if request.perception:
+            table = build_table(results.rows, pictures=verbose, columns=PERCEPTION_COLUMNS)
+            print_table("what people see", table, PERCEPTION_CAPTION, reporter)
         _write_files(request, results)
     mean_records = [
         {"condition": condition, "by": method, "pictures": count, **to_json(mean)}
@@ -307,6 +323,14 @@ def _evaluate(
             MEASURING,
         ),
     ] = False,
+    perception: Annotated[
+        bool,
+        _flag_option(
+            "--perception",
+            "Also measure what people see: features of networks, gradients, texture (needs the extra `measure`)",
+            MEASURING,
+        ),
+    ] = False,
     bits_per_dim: Annotated[
         bool,
         _flag_option(
@@ -368,10 +392,12 @@ def _evaluate(
         values = parse_values(task, {"sigma": sigma, "scale": scale, "kind": mask_kind}, mask)
     if task == "denoise":
         check_denoising(steps=steps, detail=detail)
-    if bits_per_dim and (baselines or csv or sheet or sigma or scale or mask_kind or mask or truth or suffixes):
+    restoring = (baselines, perception, csv, sheet, sigma, scale, mask_kind, mask, truth, suffixes)
+    if bits_per_dim and any(restoring):
         raise UsageError(
             "--bits-per-dim restores no pictures, so it cannot be combined with options for restoring them",
-            "leave out --sigma, --scale, --mask-kind, --mask, --truth, --pair, --baselines, --csv and --sheet",
+            "leave out --sigma, --scale, --mask-kind, --mask, --truth, --pair, --baselines, --perception, --csv and "
+            "--sheet",
         )
     for target in (csv, sheet):
         _check_target(target, overwrite=overwrite)
@@ -379,7 +405,9 @@ def _evaluate(
     if bits_per_dim:
         code = measure_bound(options, folder, limit, timesteps, reporter)
     else:
-        request = Request(options, folder, task, values, mask, eight_bit, baselines, limit, csv, sheet, truth, suffixes)
+        request = Request(
+            options, folder, task, values, mask, eight_bit, baselines, limit, csv, sheet, truth, suffixes, perception
+        )
         code = _evaluate_all(request, reporter)
     if code:
         raise typer.Exit(code)

@@ -53,6 +53,7 @@ class Request:
         sheet: File for the contact sheet, if any.
         truth: Folder of the truths of the degraded pictures, if any.
         suffixes: Ends of the names of degraded pictures and of their truths in one folder, if any.
+        perception: Whether what people see is measured too.
     """
 
     options: Options
@@ -67,6 +68,7 @@ class Request:
     sheet: Path | None
     truth: Path | None = None
     suffixes: tuple[str, str] | None = None
+    perception: bool = False
 
     @property
     def has_pairs(self) -> bool:

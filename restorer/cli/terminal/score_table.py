@@ -18,7 +18,16 @@ from restorer.cli.terminal.printable import printable
 if TYPE_CHECKING:
     from restorer.evaluation.evaluate import Scores
 
-__all__ = ["Row", "build_table", "group_means", "to_csv", "to_json"]
+__all__ = [
+    "COLUMNS",
+    "PERCEPTION_CAPTION",
+    "PERCEPTION_COLUMNS",
+    "Row",
+    "build_table",
+    "group_means",
+    "to_csv",
+    "to_json",
+]
 
 COLUMNS = (
     ("psnr", "PSNR", ".2f"),
@@ -31,6 +40,25 @@ COLUMNS = (
     ("sigma", "noise", ".1f"),
 )
 """For each column the field of `Scores`, the heading and the format."""
+
+PERCEPTION_COLUMNS = (
+    ("lpips", "LPIPS", ".4f"),
+    ("efficientnet", "EffNet", ".4f"),
+    ("gmsd", "GMSD", ".4f"),
+    ("mdsi", "MDSI", ".4f"),
+    ("texture_coarse", "coarse", ".3f"),
+    ("texture_medium", "medium", ".3f"),
+    ("texture_fine", "fine", ".3f"),
+    ("consistency", "consistency", ".2f"),
+)
+"""The columns of a second table, for what people see."""
+
+PERCEPTION_CAPTION = (
+    "LPIPS, EffNet, GMSD and MDSI are distances from the truth: 0 is equal. Coarse, medium and fine are the energy of "
+    "the luma in three octaves over that of the truth: 1 is right. Consistency is the difference from the input after "
+    "shrinking, on the scale of 0 to 255."
+)
+"""The line below the second table."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +101,9 @@ def to_csv(task: str, rows: Sequence[Row]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [name for name, _, _ in COLUMNS]
+    perception = [name for name, _, _ in PERCEPTION_COLUMNS]
+    if any(getattr(row.scores, name) is not None for row in rows for name in perception):
+        names += perception
     writer.writerow(["picture", "task", "condition", "by", *names])
     for row in rows:
         values = asdict(row.scores)
@@ -82,15 +113,16 @@ def to_csv(task: str, rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def build_table(rows: Sequence[Row], *, pictures: bool) -> Table:
+def build_table(rows: Sequence[Row], *, pictures: bool, columns: Sequence[tuple[str, str, str]] = COLUMNS) -> Table:
     """Return a table of the mean scores for each condition and method.
 
     Args:
         rows: The scores of all pictures.
         pictures: Whether the table has a row for each picture as well.
+        columns: The columns, as in COLUMNS. Those without any score are left out.
     """
     groups = group_means(rows)
-    columns = [c for c in COLUMNS if any(getattr(mean, c[0]) is not None for _, mean in groups.values())]
+    columns = [c for c in columns if any(getattr(mean, c[0]) is not None for _, mean in groups.values())]
     result = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
     for heading in ("condition", "by"):
         result.add_column(heading, no_wrap=True)
