@@ -27,7 +27,7 @@ from restorer.folders.provenance import Record
 from restorer.images.find import SUFFIXES
 from restorer.models import load as models_load
 from restorer.models.catalogue import cards
-from restorer.tasks.defaults import DEBLUR, DENOISE, INPAINT, INPAINT_WIDE, JPEG, LATENT_STEPS, UPSCALE
+from restorer.tasks.defaults import DEBLUR, DENOISE, EXPERT, INPAINT, INPAINT_WIDE, JPEG, LATENT_STEPS, UPSCALE
 from restorer.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -193,9 +193,11 @@ def test_defaults_by_task_are_documented() -> None:
         "`inpaint`, narrow holes": INPAINT,
         "`inpaint`, wide holes": INPAINT_WIDE,
     }
-    tasks |= {f"`upscale --scale {scale}`": found for scale, found in UPSCALE.items()}
+    others = {scale: ", other models" if scale <= EXPERT.largest_factor else "" for scale in UPSCALE}
+    tasks |= {f"`upscale --scale {scale}`{others[scale]}": found for scale, found in UPSCALE.items()}
     expected = {name: (str(found.steps), f"{found.detail:g}") for name, found in tasks.items()}
-    assert stated == {**expected, "`upscale` by latent diffusion": (str(LATENT_STEPS), "none")}
+    first = {f"`upscale` by up to {EXPERT.largest_factor}, embedded model": ("1", f"{EXPERT.detail:g}")}
+    assert stated == {**expected, **first, "`upscale` by latent diffusion": (str(LATENT_STEPS), "none")}
 
 
 def test_every_command_is_shown() -> None:

@@ -1,8 +1,8 @@
 r"""The training of a network that enlarges in one evaluation, from the weights of a prior.
 
 The network keeps the shape of the prior and its parametrization. Its input is the small picture enlarged by the bicubic
-filter, and the level that it is told says by how much, and whether the picture is damaged (`priors/experts.py`). First it
-learns the mean of what the large picture may be,
+filter, and the level that it is told says by how much, and what is known of the picture (`priors/experts.py`). First
+it learns the mean of what the large picture may be,
 
     L = E | G - x |,
 
@@ -13,19 +13,25 @@ then to look like a photograph as well (`adversary.py`):
 with a and b such that the gradients of these parts at the picture have fixed ratios (Esser, Rombach and Ommer 2021,
 "Taming Transformers", https://arxiv.org/abs/2012.09841, eq. 7).
 
-The pairs of step k are a function of the pictures, the seed and k (`shrinking.py`).
+The pairs of step k are a function of the pictures, the recipe and k (`shrinking.py`), and a run continues from its
+checkpoint as if it had not been stopped:
+
+    python -m restorer.training.enlarger SHARD... --recipe weights/enlarge/recipe.toml --out FOLDER
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import time
+import tomllib
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +40,10 @@ import torch
 from torch import Tensor
 
 from restorer.diffusion.schedule import alpha_bar_of
-from restorer.models.checkpoints import load_model
+from restorer.errors import ModelError, UsageError
+from restorer.models.catalogue import weights_folder
+from restorer.models.checkpoints import load_model, save_model
+from restorer.models.load import resolve_device
 from restorer.networks.fast.pixel_shuffle import pixel_shuffle, pixel_unshuffle
 from restorer.networks.residual_unet import ResidualUNet
 from restorer.priors.experts import SPREAD, first_level
@@ -42,9 +51,17 @@ from restorer.priors.unet_prior import ModelSpec
 from restorer.training.adversary import Features, Heads, discriminator_loss, feature_distance
 from restorer.training.datasets import Augmentation, Dataset, find_sources
 from restorer.training.optimizer import make_optimizer
+from restorer.training.run_folder import CHECKPOINT, METRICS
 from restorer.training.shrinking import enlarge_bicubic, shrink
 
-__all__ = ["EnlargerRecipe", "train_enlarger"]
+__all__ = ["EnlargerRecipe", "Pairs", "Trainer", "enlarge_once", "make_pairs", "read_enlarger_recipe", "train_enlarger"]
+
+MEMORY = 4_000_000_000  # bytes for decoded pictures
+SAVE_EVERY = 240.0  # seconds
+LOG_EVERY = 50  # steps
+MEASURE_EVERY = 10  # steps between measurements of the norms of the gradients
+RAMP = 300  # steps over which the weight of the discriminator rises
+WARMUP = 50  # steps over which a rate rises
 
 
 @dataclass(frozen=True)
@@ -84,7 +101,29 @@ class EnlargerRecipe:
     downscale: float = 0.6
     gray: float = 0.05
     seed: int = 0
-    log_every: int = 50
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        if step < self.mean_steps:
+            share = step / self.mean_steps
+            return self.mean_rate * min(1, (step + 1) / WARMUP) * (0.1 + 0.45 * (1 + math.cos(math.pi * share)))
+        share = (step - self.mean_steps) / max(1, self.steps - self.mean_steps)
+        fall = min(max(0.0, share - self.hold) / (1 - self.hold), 1.0)
+        return self.rate * min(1, (step - self.mean_steps + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * fall))
+
+
+def read_enlarger_recipe(path: Path) -> EnlargerRecipe:
+    """Read a recipe: a TOML file with the fields of `EnlargerRecipe`.
+
+    Raises:
+        UsageError: The file cannot be read, or a field is unknown.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        return EnlargerRecipe(**values)
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"the recipe {path} cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -102,41 +141,51 @@ class Pairs:
     level: Tensor
 
 
-def make_pairs(pictures: Sequence[np.ndarray], areas: np.ndarray, recipe: EnlargerRecipe, number: int) -> Any:
-    """Return the arrays of the pairs of step `number`."""
+def make_pairs(pictures: Sequence[np.ndarray], recipe: EnlargerRecipe, number: int) -> Pairs:
+    """Return the pairs of step `number`.
+
+    Args:
+        pictures: uint8 (H, W, 3) each, with sides of at least a crop; each is drawn with a probability proportional to
+            its area.
+        recipe: The recipe.
+        number: The step, from 0.
+    """
+    areas = np.array([float(p.shape[0] * p.shape[1]) for p in pictures])
     rng = np.random.default_rng([recipe.seed, 7, number])
     augmentation = Augmentation(recipe.crop, recipe.downscale, recipe.gray)
     large, enlarged, levels = [], [], []
-    for i in rng.choice(len(pictures), size=recipe.batch, p=areas):
+    for i in rng.choice(len(pictures), size=recipe.batch, p=areas / areas.sum()):
         crop = augmentation.random_crop(pictures[i], rng)
         small = shrink(crop, rng)
         large.append(crop)
         enlarged.append(enlarge_bicubic(small.pixels, recipe.crop))
         levels.append(first_level(recipe.crop / len(small.pixels), small.state) / SPREAD)
-    return np.stack(large), np.stack(enlarged), np.array(levels)
+    return Pairs(
+        torch.from_numpy(np.stack(large)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1).contiguous(),
+        torch.from_numpy(np.stack(enlarged)).permute(0, 3, 1, 2).contiguous(),
+        torch.tensor(levels, dtype=torch.float64),
+    )
 
 
-def stream(pictures: Sequence[np.ndarray], recipe: EnlargerRecipe, first: int) -> Iterator[Pairs]:
+def _stream(pictures: Sequence[np.ndarray], recipe: EnlargerRecipe, first: int) -> Iterator[Pairs]:
     """Yield the pairs of step `first` and of all later steps."""
-    areas = np.array([float(p.shape[0] * p.shape[1]) for p in pictures])
-    areas /= areas.sum()
-    pending: deque[Any] = deque()
+    pending: deque[Future[Pairs]] = deque()
     with ThreadPoolExecutor(1) as pool:
-        number = first
-        while True:
-            while len(pending) < 4:
-                pending.append(pool.submit(make_pairs, pictures, areas, recipe, number))
-                number += 1
-            large, enlarged, levels = pending.popleft().result()
-            yield Pairs(
-                torch.from_numpy(large).permute(0, 3, 1, 2).float().div_(127.5).sub_(1).contiguous(),
-                torch.from_numpy(enlarged).permute(0, 3, 1, 2).contiguous(),
-                torch.from_numpy(levels),
-            )
+        for number in count(first):
+            pending.append(pool.submit(make_pairs, pictures, recipe, number))
+            if len(pending) == 4:
+                yield pending.popleft().result()
 
 
 def enlarge_once(network: Any, spec: ModelSpec, x: Tensor, level: Tensor) -> Tensor:
-    """Return the network's large pictures of x (B, 3, H, W), not clipped."""
+    """Return the network's answer to interpolated pictures, as `UNetPrior` computes it, not clipped.
+
+    Args:
+        network: (folded x_t, t) -> v.
+        spec: Its schedule and patch size.
+        x: Small pictures enlarged by the bicubic filter, (B, 3, H, W) on [-1, 1].
+        level: What the network is told, float64 (B,).
+    """
     abar = alpha_bar_of(level).to(x.device, x.dtype).view(-1, 1, 1, 1)
     t = spec.schedule.t_at(level).to(x.device, torch.float32)
     folded = pixel_unshuffle(abar.sqrt() * x, spec.patch_size, x.dtype)
@@ -145,39 +194,45 @@ def enlarge_once(network: Any, spec: ModelSpec, x: Tensor, level: Tensor) -> Ten
 
 
 class Trainer:
-    """Networks, optimizers and the number of steps done."""
+    """Networks, optimizers and the number of steps done: everything that a checkpoint contains.
 
-    def __init__(self, init: Path, recipe: EnlargerRecipe, device: torch.device, bf16: bool) -> None:
+    Args:
+        init: Folder of a prior, a `ResidualUNet` that predicts v, whose weights the network begins with and whose
+            features judge it.
+        recipe: The recipe.
+        device: Device of the networks.
+        bf16: Whether they compute in bfloat16; their weights stay in float32.
+
+    Raises:
+        ModelError: The prior is of another kind.
+    """
+
+    PARTS = ("network", "average", "heads", "first", "second", "of_heads")
+
+    def __init__(self, init: Path, recipe: EnlargerRecipe, device: torch.device, *, bf16: bool) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.device, self.bf16 = recipe, device, bf16
         network, self.spec = load_model(init)
-        assert isinstance(network, ResidualUNet)
-        frozen = deepcopy(network).float().to(device).to(memory_format=torch.channels_last)
-        self.features = Features(frozen, self.spec).to(device)
-        self.network = network.float().to(device).to(memory_format=torch.channels_last).requires_grad_(True)
+        if not isinstance(network, ResidualUNet) or self.spec.prediction_type != "v_prediction":
+            raise ModelError(f"{init} is not a ResidualUNet that predicts v")
+        network = network.float().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.features = Features(deepcopy(network), self.spec).to(device)
+        self.network = network.requires_grad_(True)
         self.average = deepcopy(self.network).requires_grad_(False)
         self.heads = Heads(self.features.widths).to(device)
         self.first = make_optimizer("muon", self.network, recipe.mean_rate)
         self.second = torch.optim.AdamW(self.network.parameters(), lr=recipe.rate, betas=(0.8, 0.99), weight_decay=0.0)
         self.of_heads = torch.optim.AdamW(self.heads.parameters(), lr=recipe.heads_rate, betas=(0.5, 0.99))
         self.step = 0
-        self.weights = torch.tensor([0.0, 0.0])  # a and b
+        self.weights = torch.zeros(2)  # a and b of the module docstring
         self.meter: dict[str, float] = {}
 
-    def rate_at(self, step: int) -> float:
-        r = self.recipe
-        if step < r.mean_steps:
-            share = step / r.mean_steps
-            return r.mean_rate * min(1, (step + 1) / 50) * (0.1 + 0.45 * (1 + math.cos(math.pi * share)))
-        share = (step - r.mean_steps) / max(1, r.steps - r.mean_steps)
-        fall = max(0.0, share - r.hold) / (1 - r.hold)
-        return r.rate * min(1, (step - r.mean_steps + 1) / 50) * 0.5 * (1 + math.cos(math.pi * min(fall, 1)))
-
     def run_step(self, pairs: Pairs) -> None:
+        """Update the network, its average and, in the second stage, the discriminator."""
         x, y = pairs.large.to(self.device), pairs.enlarged.to(self.device)
         optimizer: Any = self.first if self.step < self.recipe.mean_steps else self.second
         for group in optimizer.param_groups:
-            group["lr"] = self.rate_at(self.step)
+            group["lr"] = self.recipe.rate_at(self.step)
         optimizer.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             made = enlarge_once(self.network, self.spec, y, pairs.level)
@@ -217,7 +272,7 @@ class Trainer:
         distance = feature_distance(real, fake)
         pixels = (leaf - x).abs().mean()
         (of_pixels,) = torch.autograd.grad(pixels, leaf)
-        if (self.step - self.recipe.mean_steps) % 10 == 0:  # measure the norms of the parts
+        if (self.step - self.recipe.mean_steps) % MEASURE_EVERY == 0:  # measure the norms of the parts
             (of_features,) = torch.autograd.grad(distance, leaf, retain_graph=True)
             (of_adversary,) = torch.autograd.grad(adversarial, leaf, retain_graph=True)
             norms = torch.stack([of_features.norm(), of_adversary.norm()]).cpu().clamp(min=1e-12)
@@ -225,7 +280,7 @@ class Trainer:
             now = wanted * of_pixels.norm().cpu() / norms
             self.weights = now if self.weights.sum() == 0 else torch.lerp(self.weights, now, 0.1)
         a, b = self.weights.tolist()
-        ramp = min(1.0, (self.step - self.recipe.mean_steps) / 300)
+        ramp = min(1.0, (self.step - self.recipe.mean_steps) / RAMP)
         (of_rest,) = torch.autograd.grad(a * distance + b * ramp * adversarial, leaf)
         self.heads.requires_grad_(True)
         self._note(d=float(loss.detach()), g=float(adversarial.detach()), f=float(distance.detach()))
@@ -235,59 +290,79 @@ class Trainer:
         for name, value in values.items():
             self.meter[name] = value if name not in self.meter else 0.98 * self.meter[name] + 0.02 * value
 
-    def state(self) -> dict[str, Any]:
-        parts = ("network", "average", "heads", "first", "second", "of_heads")
-        content = {name: getattr(self, name).state_dict() for name in parts}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the content of a checkpoint."""
+        content = {name: getattr(self, name).state_dict() for name in self.PARTS}
         return {**content, "scales": self.features.scales, "weights": self.weights, "step": self.step}
 
-    def load(self, content: dict[str, Any]) -> None:
-        for name in ("network", "average", "heads", "first", "second", "of_heads"):
+    def load_state_dict(self, content: dict[str, Any]) -> None:
+        """Take over the content of a checkpoint."""
+        for name in self.PARTS:
             getattr(self, name).load_state_dict(content[name])
         self.features.scales.copy_(content["scales"])
         self.weights, self.step = content["weights"], content["step"]
 
 
 def train_enlarger(
-    init: Path, data: Sequence[Path], out: Path, recipe: EnlargerRecipe, *, device: str = "cpu", bf16: bool = True
+    init: Path, data: Sequence[Path], out: Path, recipe: EnlargerRecipe, *, device: str = "auto", bf16: bool = True
 ) -> None:
-    """Train, writing the moving average and a checkpoint to a folder every few minutes; a run goes on from there."""
+    """Train a network that enlarges, or continue from the checkpoint in the folder.
+
+    Args:
+        init: As in `Trainer`.
+        data: Folders, .tar shards and pictures.
+        out: The folder to write: a model, its checkpoint, and metrics.jsonl.
+        recipe: The recipe.
+        device: A name as in `resolve_device`.
+        bf16: As in `Trainer`.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(init, recipe, torch.device(device), bf16)
-    checkpoint = out / "checkpoint.pt"
-    if checkpoint.exists():
-        trainer.load(torch.load(checkpoint, map_location=device, weights_only=True))
-    dataset = Dataset(find_sources(data, recipe.crop).sources, 4_000_000_000, recipe.seed)
-    pictures = dataset.decode_share(0)
+    trainer = Trainer(init, recipe, resolve_device(device), bf16=bf16)
+    if (out / CHECKPOINT).exists():
+        trainer.load_state_dict(torch.load(out / CHECKPOINT, map_location=trainer.device, weights_only=True))
+    pictures = Dataset(find_sources(data, recipe.crop, exclude=out).sources, MEMORY, recipe.seed).decode_share(0)
     saved = noted = time.monotonic()
-    for pairs in stream(pictures, recipe, trainer.step):
-        plan = out / "recipe.json"
-        if trainer.step % 20 == 0 and plan.exists():  # the end may be moved while the run goes on
-            trainer.recipe = replace(recipe, **json.loads(plan.read_text()))
-        if trainer.step >= trainer.recipe.steps:
+    for pairs in _stream(pictures, recipe, trainer.step):
+        if trainer.step >= recipe.steps:
             break
         trainer.run_step(pairs)
         now = time.monotonic()
-        if trainer.step % recipe.log_every == 0:
-            line = {"step": trainer.step, "seconds": round(now - noted, 1), "rate": trainer.rate_at(trainer.step)}
-            line |= {k: round(v, 5) for k, v in trainer.meter.items()} | {"ab": trainer.weights.tolist()}
-            with (out / "log.jsonl").open("a") as log:
+        if trainer.step % LOG_EVERY == 0:
+            rounded = {name: round(value, 5) for name, value in trainer.meter.items()}
+            line = {"step": trainer.step, "seconds": round(now - noted, 1), **rounded}
+            with (out / METRICS).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
             noted = now
-        if now - saved > 240:
+        if now - saved > SAVE_EVERY:
             _save(trainer, out)
             saved = now
     _save(trainer, out)
 
 
 def _save(trainer: Trainer, out: Path) -> None:
-    temporary = out / "checkpoint.partial"
-    torch.save(trainer.state(), temporary)
-    temporary.replace(out / "checkpoint.pt")
+    """Write the model and the checkpoint, each in one operation."""
+    partial = out / f".{CHECKPOINT}.partial"
+    torch.save(trainer.state_dict(), partial)
+    save_model(out, trainer.average, trainer.spec)
+    partial.replace(out / CHECKPOINT)
+
+
+def main() -> None:
+    """Run the training from the command line."""
+    parser = argparse.ArgumentParser(description="Train the network that gives the first answer of an enlargement.")
+    parser.add_argument("data", nargs="+", type=Path, help="folders, .tar shards and pictures")
+    parser.add_argument("--recipe", type=Path, help="a TOML file; the defaults without it")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write, and to continue from")
+    parser.add_argument("--init", type=Path, help="folder of the prior to begin with; the embedded one without it")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--fp32", action="store_true", help="compute in float32 instead of bfloat16")
+    given = parser.parse_args()
+    recipe = EnlargerRecipe() if given.recipe is None else read_enlarger_recipe(given.recipe)
+    print(asdict(recipe))
+    train_enlarger(
+        given.init or weights_folder(), given.data, given.out, recipe, device=given.device, bf16=not given.fp32
+    )
 
 
 if __name__ == "__main__":
-    import sys
-
-    shards = sorted(Path(sys.argv[1]).glob("shard-*.tar"))
-    overrides = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
-    train_enlarger(Path("weights/photo"), shards, Path(sys.argv[2]), EnlargerRecipe(**overrides))
+    main()

@@ -375,7 +375,7 @@ def _upscale(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Enlarge pictures. Noise and JPEG compression are removed; shrinking the result of any other picture gives it back.
+    """Enlarge pictures. Noise and JPEG compression are removed; shrinking any other result gives its input back.
 
     Each result is written beside its input as INPUT_x4, where 4 is the scale.
 

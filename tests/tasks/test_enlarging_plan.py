@@ -1,0 +1,162 @@
+"""The course of an enlargement with the network of the first answer, and what is found out about small pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+from stubs import Smooth
+
+from restorer import load_prior, upscale
+from restorer.diffusion.degradations.bicubic import Bicubic
+from restorer.images.resampling import resample
+from restorer.measurement.earlier_jpeg import find_jpeg
+from restorer.priors.experts import Experts, first_level
+from restorer.tasks.defaults import EXPERT, UPSCALE
+from restorer.tasks.enlarging_plan import course_of, takes_expert
+from restorer.tasks.upscale import LEAST_NOISE, prepare_upscale
+
+PHOTOGRAPH = Path(__file__).parents[1] / "images" / "gates.jpg"
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return load_prior("photo", device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def truth() -> Image.Image:
+    return Image.open(PHOTOGRAPH).convert("RGB").crop((100, 60, 292, 252))
+
+
+@pytest.fixture(scope="module")
+def small(truth) -> Image.Image:
+    return truth.resize((48, 48), Image.Resampling.BICUBIC)
+
+
+def tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def with_noise(image: Image.Image, sigma: float) -> Image.Image:
+    noisy = np.asarray(image) + sigma * np.random.default_rng(0).standard_normal((*image.size[::-1], 3))
+    return Image.fromarray(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
+
+
+def shrink(result: torch.Tensor) -> torch.Tensor:
+    return Bicubic(4).measure(result[None])[0]
+
+
+def texture(x: torch.Tensor) -> float:
+    """Return the energy of a picture in its finest octave."""
+    spectrum = torch.fft.rfft2(x.mean(0)).abs().square()
+    down, across = torch.fft.fftfreq(x.shape[-2]).abs(), torch.fft.rfftfreq(x.shape[-1])
+    return float(spectrum[(down > 0.15)[:, None] | (across > 0.15)].sum())
+
+
+@pytest.mark.parametrize(
+    ("detail", "evaluations", "share"), [(None, 1, 0.0), (0.5, 1, 0.0), (0.25, 13, 0.5), (0.1, 13, 0.2), (1.0, 5, 0.0)]
+)
+def test_courses_begin_with_the_first_network(photo, detail, evaluations, share) -> None:
+    course = course_of(photo, 4, None, detail, "auto", 7, state="clean")
+    assert isinstance(course.prior, Experts) and course.is_expert
+    assert course.plan.evaluations == evaluations and course.plan.sigmas[0] == first_level(4, "clean")
+    assert course.share == pytest.approx(share)
+    assert not course.plan.fresh_start and course.plan.seed == 7
+    assert all(level < 0.5 for level in course.plan.sigmas[1:])
+
+
+def test_steps_are_those_that_were_asked_for(photo) -> None:
+    for steps in (1, 2, 5, 20):
+        for detail in (0.2, 0.5, 0.7, 1.0):
+            assert course_of(photo, 2, steps, detail, "auto", 0, state="damaged").plan.evaluations == steps
+
+
+def test_without_the_network_the_prior_is_asked_alone(photo) -> None:
+    for prior, factor, detail, method in (
+        (Smooth(), 4, None, "auto"), (photo, 4, 0.0, "auto"), (photo, 8, None, "auto"), (photo, 4, None, "ddnm"),
+    ):  # fmt: skip
+        assert not takes_expert(prior, factor, detail, method)
+        course = course_of(prior, factor, None, detail, method, 0, state="clean")
+        assert course.prior is prior and course.share == 0
+        assert course.plan.evaluations == UPSCALE[factor].steps
+
+
+def test_more_detail_has_more_texture_and_each_result_gives_the_input_back(photo, small) -> None:
+    y = tensor(small)
+    results = [upscale(y, 4, detail=detail, prior=photo, jpeg="off") for detail in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    energies = [texture(x) for x in results]
+    assert energies[0] < energies[1] < energies[2]
+    assert energies[2] < energies[3] < energies[4]
+    for result in results:
+        eight_bits = (result * 255).round() / 255
+        assert 255 * float((shrink(eight_bits) - y).square().mean().sqrt()) < 1
+
+
+def test_the_first_answer_is_crisper_than_the_faithful_picture_and_near_to_it(photo, small, truth) -> None:
+    x = tensor(truth)
+    faithful, sharp = (upscale(tensor(small), 4, detail=d, prior=photo, jpeg="off") for d in (0.0, None))
+    assert texture(faithful) < texture(sharp)
+    error = [float((r - x).square().mean()) for r in (faithful, sharp)]
+    assert error[1] < 1.6 * error[0]
+
+
+@pytest.mark.parametrize("sigma", [8, 15])
+def test_noise_is_measured_and_not_enlarged(photo, small, truth, sigma) -> None:
+    noisy = tensor(with_noise(small, sigma))
+    job = prepare_upscale(noisy, 4, sigma=None, prior=photo)
+    assert job.estimated and job.sigma == pytest.approx(sigma, rel=0.25)
+    assert job.plan.sigmas[0] == first_level(4, "damaged")
+    results = [upscale(noisy, 4, sigma=s, prior=photo, jpeg="off") for s in (None, 0)]
+    error = [float((r - tensor(truth)).square().mean()) for r in results]
+    assert error[0] < 0.75 * error[1]
+
+
+def test_detail_is_not_taken_for_noise(photo, small) -> None:
+    job = prepare_upscale(tensor(small), 4, sigma=None, prior=photo)
+    assert job.sigma == 0 and job.plan.sigmas[0] == first_level(4, "clean") and not job.notes
+    assert prepare_upscale(tensor(with_noise(small, 1)), 4, sigma=None, prior=photo).sigma < LEAST_NOISE
+
+
+def test_a_given_noise_is_taken_as_it_is(photo, small) -> None:
+    job = prepare_upscale(tensor(small), 4, sigma=7.0, prior=photo)
+    assert job.sigma == 7.0 and not job.estimated and job.plan.sigmas[0] == first_level(4, "damaged")
+    assert prepare_upscale(tensor(with_noise(small, 15)), 4, sigma=0.0, prior=photo).sigma == 0
+
+
+def test_a_soft_picture_is_sharpened_and_this_is_said(photo, small, truth) -> None:
+    soft = tensor(small.filter(ImageFilter.GaussianBlur(1.2)))
+    job = prepare_upscale(soft, 4, sigma=None, prior=photo)
+    assert job.plan.sigmas[0] == first_level(4, "soft") and any("softer" in note for note in job.notes)
+    sharp, faithful = (upscale(soft, 4, detail=d, prior=photo, jpeg="off") for d in (None, 0))
+    assert texture(sharp) > 2 * texture(faithful)
+    assert float((shrink(faithful) - soft).abs().mean()) < 1 / 255
+
+
+def test_a_jpeg_is_enlarged_in_one_pass(photo, small, tmp_path) -> None:
+    path = tmp_path / "small.jpg"
+    small.save(path, quality=40)
+    image = Image.open(path)
+    pixels = tensor(image.convert("RGB"))
+    jpeg = find_jpeg(pixels, path.read_bytes())
+    job = prepare_upscale(pixels, 4, sigma=None, jpeg=jpeg, prior=photo)
+    assert job.jpeg is jpeg and job.sigma == 0 and job.second_pass is None and job.evaluations == 1
+    assert job.plan.sigmas[0] == first_level(4, "damaged") and job.plan.prior_variance == EXPERT.variance
+    faithful = prepare_upscale(pixels, 4, sigma=None, jpeg=jpeg, detail=0.0, prior=photo)
+    assert faithful.second_pass is not None
+
+
+@pytest.mark.parametrize("of", [(20, 31), (33, 16)])
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_interpolation_is_that_of_pillow(of, factor) -> None:
+    x = torch.rand(3, *of, generator=torch.Generator().manual_seed(0))
+    mine = x
+    for axis in (-2, -1):
+        length = factor * x.shape[axis]
+        mine = resample(mine, axis, length, x.shape[axis], first=0, count=length)
+    size = (factor * of[1], factor * of[0])
+    theirs = [np.asarray(Image.fromarray(plane.numpy()).resize(size, Image.Resampling.BICUBIC)) for plane in x]
+    np.testing.assert_allclose(mine.numpy(), np.stack(theirs), atol=2e-6)

@@ -1,0 +1,202 @@
+"""The training of the network that enlarges: its pairs, its losses, and a run that is stopped and continued."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from restorer.diffusion.schedule import Schedule
+from restorer.errors import ModelError, UsageError
+from restorer.models.checkpoints import load_model, save_model
+from restorer.networks.residual_unet import ResidualUNetConfig
+from restorer.networks.unet import UNetConfig
+from restorer.priors.experts import SPREAD, first_level
+from restorer.priors.unet_prior import ModelSpec, UNetPrior
+from restorer.training.adversary import Features, Heads, discriminator_loss, feature_distance
+from restorer.training.enlarger import (
+    EnlargerRecipe,
+    Trainer,
+    enlarge_once,
+    make_pairs,
+    read_enlarger_recipe,
+    train_enlarger,
+)
+from restorer.training.shrinking import enlarge_bicubic, shrink
+
+SPEC = ModelSpec(
+    ResidualUNetConfig(12, 12, (8, 16), 1), Schedule("squaredcos_cap_v2"), "v_prediction", patch_size=2, mirrors=True
+)
+RECIPE = EnlargerRecipe(mean_steps=3, steps=8, batch=2, crop=32, ema=0.9)
+PHOTOGRAPHS = Path(__file__).parents[1] / "images"
+
+
+@pytest.fixture(scope="module")
+def prior_folder(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("prior")
+    save_model(folder, SPEC.network.build(), SPEC)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    return [np.asarray(Image.open(PHOTOGRAPHS / f"{name}.jpg").convert("RGB")) for name in ("gates", "grapes")]
+
+
+def test_pairs_depend_on_the_step_alone(pictures) -> None:
+    first, again, other = (make_pairs(pictures, RECIPE, number) for number in (5, 5, 6))
+    assert torch.equal(first.large, again.large) and torch.equal(first.enlarged, again.enlarged)
+    assert not torch.equal(first.large, other.large)
+    assert first.large.shape == first.enlarged.shape == (2, 3, 32, 32)
+    assert first.large.abs().max() <= 1 and first.level.dtype == torch.float64
+
+
+def test_small_pictures_of_every_state_are_made(pictures) -> None:
+    rng = np.random.default_rng(0)
+    crop = pictures[0][:128, :128]
+    made = [shrink(crop, rng) for _ in range(300)]
+    states = [small.state for small in made]
+    assert 50 < states.count("clean") < 100 and 35 < states.count("soft") < 85 and 120 < states.count("damaged")
+    sides = {len(small.pixels) for small in made}
+    assert 32 in sides and 64 in sides and min(sides) == 32 and max(sides) <= 86
+
+
+def test_a_clean_small_picture_is_that_of_pillow(pictures) -> None:
+    crop = pictures[1][:96, :96]
+    rng = np.random.default_rng(3)
+    clean = next(small for _ in range(50) if (small := shrink(crop, rng)).state == "clean")
+    side = len(clean.pixels)
+    expected = np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(clean.pixels, expected)
+
+
+def test_interpolation_is_that_of_pillow(pictures) -> None:
+    small = pictures[0][:24, :24]
+    exact = (enlarge_bicubic(small, 96) + 1) * 127.5
+    expected = np.asarray(Image.fromarray(small).resize((96, 96), Image.Resampling.BICUBIC))
+    difference = np.abs(exact.clip(0, 255) - expected)  # Pillow rounds and clips between the axes, too
+    assert np.median(difference) < 0.5 and np.quantile(difference, 0.99) < 1.5
+
+
+def test_levels_say_the_scale_and_the_state(pictures) -> None:
+    levels = torch.cat([make_pairs(pictures, RECIPE, number).level for number in range(40)])
+    known = [first_level(4, state) / SPREAD for state in ("clean", "damaged", "soft")]
+    assert all((levels - level).abs().min() < 1e-9 for level in known)
+
+
+def test_the_network_answers_as_the_prior_does(prior_folder) -> None:
+    network, spec = load_model(prior_folder)
+    x = torch.rand(2, 3, 32, 32) * 1.2 - 0.6
+    level = torch.tensor([0.2, 0.4], dtype=torch.float64)
+    with torch.no_grad():
+        trained = enlarge_once(network.float(), spec, x, level)
+    answered = UNetPrior(network, replace(spec, clip=False)).predict(x, level).x0
+    torch.testing.assert_close(trained, answered, atol=1e-5, rtol=1e-5)
+
+
+def test_features_of_equal_pictures_do_not_differ(prior_folder) -> None:
+    network, spec = load_model(prior_folder)
+    features = Features(network.float(), spec)
+    x, sigma = torch.rand(2, 3, 32, 32), torch.tensor([0.05, 0.2])
+    features.calibrate(x, sigma)
+    found = features(x, sigma)
+    assert [f.shape[1] for f in found] == [8, 16]
+    assert all(float(f.square().mean()) == pytest.approx(1, rel=0.2) for f in found)
+    assert feature_distance(found, features(x, sigma)) == 0
+    assert feature_distance(found, features(x + 0.1, sigma)) > 0
+
+
+def test_the_hinge_loss_is_zero_for_sure_and_right_heads() -> None:
+    sure = [torch.full((2, 1, 4, 4), 1.5)]
+    assert discriminator_loss(sure, [-sure[0]]) == 0
+    undecided = [torch.zeros(2, 1, 4, 4)]
+    assert discriminator_loss(undecided, undecided) == 2
+    assert discriminator_loss([-sure[0]], sure) == 5
+
+
+def test_heads_learn_to_tell_two_kinds_of_features_apart() -> None:
+    torch.manual_seed(0)
+    heads, sigma = Heads((8, 16)), torch.full((4,), 0.1)
+    optimizer = torch.optim.Adam(heads.parameters(), 1e-2)
+
+    def loss_of_fresh_features() -> torch.Tensor:
+        real, made = ([torch.randn(4, width, 10, 10) for width in (8, 16)] for _ in range(2))
+        return discriminator_loss(heads(real, sigma), heads([f + 0.7 for f in made], sigma))
+
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss_of_fresh_features().backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert loss_of_fresh_features() < 1
+
+
+def test_the_parts_of_the_loss_have_the_ratios_of_the_recipe(prior_folder, pictures) -> None:
+    recipe = replace(RECIPE, mean_steps=0, feature_ratio=2.0, adversary_ratio=0.0, levels=(0.1, 0.1 + 1e-9))
+    trainer = Trainer(prior_folder, recipe, torch.device("cpu"), bf16=False)
+    pairs = make_pairs(pictures, recipe, 0)
+    gradient = trainer._gradient(pairs.enlarged, pairs.large)
+    count = pairs.large.numel()
+    of_pixels = torch.sign(pairs.enlarged - pairs.large) / count
+    rest = (gradient - of_pixels).norm() / of_pixels.norm()
+    assert float(rest) == pytest.approx(2.0, rel=1e-3)
+
+
+def test_a_run_that_is_stopped_ends_like_one_that_is_not(prior_folder, tmp_path) -> None:
+    data, whole, parts = [PHOTOGRAPHS / "gates.jpg"], tmp_path / "whole", tmp_path / "parts"
+    train_enlarger(prior_folder, data, whole, RECIPE, device="cpu", bf16=False)
+    for steps in (2, 5, 8):  # in the first stage, in the second, and to the end
+        trainer_recipe = replace(RECIPE, steps=steps)
+        if steps == 8:
+            train_enlarger(prior_folder, data, parts, RECIPE, device="cpu", bf16=False)
+        else:
+            _run_part(prior_folder, data, parts, trainer_recipe)
+    one, other = (load_model(folder)[0].state_dict() for folder in (whole, parts))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    init = load_model(prior_folder)[0].state_dict()
+    assert any(not torch.equal(one[name], init[name]) for name in one)
+
+
+def _run_part(init: Path, data: list[Path], out: Path, recipe: EnlargerRecipe) -> None:
+    """Run the first steps with the rates of the whole run, as a run that is killed does."""
+
+    class Cut(EnlargerRecipe):
+        def rate_at(self, step: int) -> float:
+            return RECIPE.rate_at(step)
+
+    values = {name: getattr(recipe, name) for name in EnlargerRecipe.__dataclass_fields__}
+    train_enlarger(init, data, out, Cut(**values), device="cpu", bf16=False)
+
+
+def test_rates_rise_fall_and_end_at_zero() -> None:
+    recipe = EnlargerRecipe(mean_steps=1000, steps=3000, hold=0.5)
+    assert recipe.rate_at(0) < recipe.rate_at(49) < recipe.mean_rate
+    assert recipe.rate_at(999) == pytest.approx(recipe.mean_rate / 10, rel=1e-3)
+    assert recipe.rate_at(1500) == recipe.rate and recipe.rate_at(2000) == recipe.rate
+    assert recipe.rate_at(2500) == pytest.approx(recipe.rate / 2)
+    assert recipe.rate_at(3000) == pytest.approx(0, abs=1e-12) and math.isfinite(recipe.rate_at(5000))
+
+
+def test_recipes_are_read_and_unknown_fields_refused(tmp_path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text("steps = 12\nlevels = [0.01, 0.2]\n")
+    assert read_enlarger_recipe(path) == EnlargerRecipe(steps=12, levels=(0.01, 0.2))
+    path.write_text("stepps = 12\n")
+    with pytest.raises(UsageError, match="stepps"):
+        read_enlarger_recipe(path)
+
+
+def test_other_networks_are_refused(tmp_path) -> None:
+    config = UNetConfig(
+        in_channels=3, out_channels=3, block_out_channels=(8,), down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",), layers_per_block=1, norm_num_groups=4,
+    )  # fmt: skip
+    save_model(tmp_path, config.build(), ModelSpec(config, Schedule()))
+    with pytest.raises(ModelError, match="ResidualUNet"):
+        Trainer(tmp_path, RECIPE, torch.device("cpu"), bf16=False)
