@@ -72,11 +72,13 @@ class Found:
         sigma: Standard deviation of its error, on the 0..255 scale: of noise, or of compression.
         is_gray: Whether the channels of the whole picture are equal.
         is_soft: Whether it is softer than shrinking makes pictures.
+        was_compressed: Whether it was a JPEG, whose compression is undone already.
     """
 
     sigma: float
     is_gray: bool
     is_soft: bool = False
+    was_compressed: bool = False
 
 
 def margin_of(factor: int) -> int:
@@ -100,7 +102,7 @@ def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found) -
     credible = find_credible(y, degradation) if sigma <= MOST_SIGMA else None
     y = y if credible is None else credible.data
     settings = options.steps, options.detail, options.method, options.seed
-    is_damaged = sigma >= DAMAGED_SIGMA or credible is not None
+    is_damaged = sigma >= DAMAGED_SIGMA or credible is not None or found.was_compressed
     state: State = "damaged" if is_damaged else "soft" if found.is_soft else "clean"
     course = course_of(options.prior, scale, *settings, state=state)
     # The network of the first answer was trained on interpolated pictures, as they are.

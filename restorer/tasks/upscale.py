@@ -8,9 +8,8 @@ and the correction of each step draws the prediction towards it (DDNM, Wang et a
 https://arxiv.org/abs/2212.00490). `detail` is the factor on the noise that is carried from step to step. If the input
 has no noise, the last correction also takes the rounding and clipping of the written file into account.
 
-A small JPEG is believed as far as its file goes. With the embedded prior, the network that gives the first answer has
-learned to undo compression (`enlarging_plan.py`); with any other, compression is undone first (`tasks/dejpeg.py`),
-which takes little time at the small size, and what is left of the error is the noise of the input.
+A small JPEG is believed as far as its file goes: what compression did to it is undone first (`tasks/dejpeg.py`), which
+takes little time at the small size, and what is left of the error is the noise of the input.
 
 Noise is measured, and so is whether the picture is softer than shrinking makes pictures (`measurement/softness.py`).
 What no shrinking can have made, such as a drawing, is believed less (`measurement/credible.py`).
@@ -45,7 +44,7 @@ from restorer.tasks.common import (
 from restorer.tasks.defaults import LATENT_STEPS
 from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
 from restorer.tasks.enlarge import EnlargeOptions, Found, enlarge, margin_of
-from restorer.tasks.enlarging_plan import course_of, takes_expert
+from restorer.tasks.enlarging_plan import course_of
 from restorer.tasks.job import Job
 from restorer.tasks.region import Place
 
@@ -111,18 +110,15 @@ def prepare_upscale(
         check_latent_options(latent, _exact_factor(size, image), sigma=sigma, steps=steps, detail=detail, method=method)
         return _prepare_latent(image, model, latent, steps or LATENT_STEPS, method, seed, region)
     options = EnlargeOptions(size, factor, steps, detail, method, seed, model)
-    compressed = jpeg if not sigma and can_be_restored(jpeg) else None
     is_gray = len(without_equal_channels(image)) == 1
-    if compressed is not None and not takes_expert(model, factor, detail, method):
-        job = _prepare_jpeg(image, compressed, options, region, is_gray=is_gray)
+    if jpeg is not None and not sigma and can_be_restored(jpeg):
+        job = _prepare_jpeg(image, jpeg, options, region, is_gray=is_gray)
     else:
-        measured = _noise_of(image) if sigma is None and compressed is None else sigma or 0.0
-        used = measured if compressed is None else compressed.sigma
+        used = _noise_of(image) if sigma is None else sigma
         place = Place.of(image, region, margin_of(factor))
         found = Found(used, is_gray, is_soft=used == 0 and estimate_softness(image) >= SOFT)
         job = enlarge(place.seen(image), place, options, found)
-        estimated = sigma is None and compressed is None
-        job = replace(job, image=place.exact(image), sigma=measured, estimated=estimated, jpeg=compressed)
+        job = replace(job, image=place.exact(image), estimated=sigma is None)
     of_alpha = None if alpha is None else prepare_alpha(alpha, options, region)
     return job if of_alpha is None else replace(job, alpha=of_alpha).with_note(ALPHA_NOTE)
 
@@ -146,7 +142,7 @@ def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Re
         # Tiles that were chosen for the small picture do not suit the large one.
         model = used if isinstance(options.prior, Tiled) else used.prior
         again = replace(options, prior=model)
-        return enlarge(restored, place, again, Found(LEFT_OVER * jpeg.sigma, is_gray))
+        return enlarge(restored, place, again, Found(LEFT_OVER * jpeg.sigma, is_gray, was_compressed=True))
 
     settings = options.steps, options.detail, options.method, options.seed
     course = course_of(options.prior, options.factor, *settings, state="clean")

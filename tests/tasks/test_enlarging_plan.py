@@ -136,17 +136,15 @@ def test_a_soft_picture_is_sharpened_and_this_is_said(photo, small, truth) -> No
     assert float((shrink(faithful) - soft).abs().mean()) < 1 / 255
 
 
-def test_a_jpeg_is_enlarged_in_one_pass(photo, small, tmp_path) -> None:
+def test_a_jpeg_is_restored_and_then_enlarged_as_a_damaged_picture(photo, small, tmp_path) -> None:
     path = tmp_path / "small.jpg"
     small.save(path, quality=40)
-    image = Image.open(path)
-    pixels = tensor(image.convert("RGB"))
+    pixels = tensor(Image.open(path).convert("RGB"))
     jpeg = find_jpeg(pixels, path.read_bytes())
     job = prepare_upscale(pixels, 4, sigma=None, jpeg=jpeg, prior=photo)
-    assert job.jpeg is jpeg and job.sigma == 0 and job.second_pass is None and job.evaluations == 1
-    assert job.plan.sigmas[0] == first_level(4, "damaged") and job.plan.prior_variance == EXPERT.variance
-    faithful = prepare_upscale(pixels, 4, sigma=None, jpeg=jpeg, detail=0.0, prior=photo)
-    assert faithful.second_pass is not None
+    assert job.jpeg is jpeg and job.sigma == 0 and job.second_pass_evaluations == 1
+    second = job.second_pass(pixels, job.prior)
+    assert second.plan.sigmas[0] == first_level(4, "damaged") and second.plan.prior_variance == EXPERT.variance
 
 
 @pytest.mark.parametrize("of", [(20, 31), (33, 16)])
