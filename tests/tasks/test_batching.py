@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from pathlib import Path
@@ -97,23 +96,19 @@ def test_who_is_done_is_not_waited_for() -> None:
 
 
 def test_the_order_in_a_batch_is_that_of_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The network sees the same batches whichever thread is faster, even if threads are delayed at random."""
-    ask, rng = batching._Evaluator.ask, random.Random(0)
+    """The network sees in row k what job k asks when it is alone, and no thread is started."""
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: pytest.fail(f"{thread.name} was started"))
 
-    def ask_late(evaluator: batching._Evaluator, number: int, x: Tensor, sigma: float | Tensor) -> Prediction:
-        time.sleep(rng.uniform(0, 0.003))
-        return ask(evaluator, number, x, sigma)
-
-    def network_inputs() -> list[Tensor]:
+    def network_inputs(seeds: range) -> list[Tensor]:
         """Return what the network sees during a run."""
         spy = Spy(Smooth())
-        run_together([denoise_job(16, seed, prior=spy) for seed in range(6)])
+        run_together([denoise_job(16, seed, prior=spy) for seed in seeds])
         return [call.x for call in spy.calls]
 
-    first = network_inputs()
-    monkeypatch.setattr(batching._Evaluator, "ask", ask_late)
-    for _ in range(8):
-        assert all(torch.equal(a, b) for a, b in zip(first, network_inputs(), strict=True))
+    together = network_inputs(range(6))
+    for k in range(6):
+        alone = network_inputs(range(k, k + 1))
+        assert all(torch.equal(batch[k : k + 1], x) for batch, x in zip(together, alone, strict=True))
 
 
 def test_out_of_memory_halves_the_batch() -> None:
