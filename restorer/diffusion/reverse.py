@@ -174,9 +174,7 @@ def reverse(
     Raises:
         NotFiniteError: A prediction is inf or nan.
     """
-    run = reversing(
-        prior, degradation, y, plan, start, noise_variance=noise_variance, canvas=canvas, on_step=on_step
-    )
+    run = reversing(prior, degradation, y, plan, start, noise_variance=noise_variance, canvas=canvas, on_step=on_step)
     del y, start
     return answered(run)
 

@@ -90,8 +90,11 @@ class Manifest:
 
     def is_done(self, target: Path, fingerprint: str) -> bool:
         """Return whether this result exists, is complete, and has the given fingerprint."""
-        last = self._last.get(_absolute(target), {})
-        return last.get("status") == "ok" and last.get("recipe") == fingerprint and target.is_file()
+        return self.may_be_done(target) and self._last[_absolute(target)].get("recipe") == fingerprint
+
+    def may_be_done(self, target: Path) -> bool:
+        """Return whether this result exists and is complete, whatever it was made from."""
+        return self._last.get(_absolute(target), {}).get("status") == "ok" and target.is_file()
 
     def log_begin(self, target: Path) -> None:
         """Log that this result is about to be written.

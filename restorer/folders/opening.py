@@ -1,24 +1,24 @@
-"""What a run opens before its first picture: the log, the model, and a look at the disk."""
+"""What a run opens before its first picture: the log and the model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from restorer.cli.terminal.reporter import Reporter
-from restorer.errors import OutputError, UsageError
+from restorer.errors import UsageError
 from restorer.folders.manifest import MANIFEST, Manifest, open_manifest
 from restorer.folders.options import Options
 from restorer.folders.paths import Found, find_log_folder
-from restorer.folders.space import Need, check_space
 from restorer.limits import check_task
 
 if TYPE_CHECKING:
+    from restorer.models.load import Model
     from restorer.priors.tiled import Tiled
     from restorer.priors.unet_prior import UNetPrior
 
-__all__ = ["find_shortage", "load_requested_prior", "open_log"]
+__all__ = ["load_requested_prior", "open_log", "open_model"]
 
 
 @contextmanager
@@ -46,34 +46,33 @@ def open_log(options: Options, pictures: list[Found]) -> Iterator[Manifest | Non
         yield log
 
 
-def find_shortage(needs: list[Need], reporter: Reporter) -> OutputError | None:
-    """Return the error if the results certainly do not fit on a disk, and print a note if they may not fit."""
-    try:
-        for note in check_space(needs):
-            reporter.warn(note)
-    except OutputError as error:
-        return error
-    return None
-
-
 def load_requested_prior(options: Options) -> UNetPrior | Tiled:
-    """Load the prior that the options name, with the tiles that they request.
+    """Return the prior that the options name, with the tiles that they request; see `open_model`."""
+    prior = open_model(options).prior
+    assert prior is not None
+    return prior
+
+
+def open_model(options: Options) -> Model:
+    """Look up the model that the options name, once, and load its prior with the tiles that they request.
 
     Raises:
         ModelError: The model cannot be loaded, or does not serve the command.
         DeviceError: The machine does not have the device.
         UsageError: The device or the precision is unknown.
     """
-    from restorer.models.load import load_prior
+    from restorer.models.load import look_up
     from restorer.priors.latent import latent_of
     from restorer.priors.tiled import Tiled
 
-    prior = load_prior(options.model, options.device, options.precision)
+    model = look_up(options.model).loaded(options.device, options.precision)
+    prior = model.prior
+    assert prior is not None
     if (latent := latent_of(prior)) is not None:
         check_task(options.command, latent.serves, options.model)
     if options.tile == "auto":
-        return prior
+        return model
     side = 1 << 30 if options.tile == "off" else int(options.tile)
     if latent is not None:  # the option counts pixels of the result, the prior counts latents
         side //= latent.factor
-    return Tiled(prior, side, overlap=0 if options.tile == "off" else min(64, side // 4))
+    return replace(model, prior=Tiled(prior, side, overlap=0 if options.tile == "off" else min(64, side // 4)))
