@@ -9,6 +9,7 @@ import typer
 
 from restorer.errors import UsageError
 from restorer.folders.options import Options, check_options
+from restorer.folders.shard import Shard
 from restorer.images.sizes import parse_region
 from restorer.limits import METHODS
 
@@ -134,6 +135,16 @@ Exclude = Annotated[
 ]
 Limit = Annotated[
     int | None, typer.Option("--limit", metavar="N", help="Restore at most N pictures", rich_help_panel=INPUT)
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Restore only part I of N; each picture of a folder belongs to one part, on every machine",
+        show_default=False,
+        rich_help_panel=INPUT,
+    ),
 ]
 FailFast = Annotated[
     bool, typer.Option("--fail-fast", help="Stop at the first picture that fails", rich_help_panel=INPUT)
@@ -280,11 +291,12 @@ def parse(command: str, **values: Any) -> Options:
     Raises:
         UsageError: A value is out of range, or two options cannot be combined.
     """
-    region = values.get("region")
+    region, shard = values.get("region"), values.get("shard")
     parsed = {
         "sigma": _parse_sigma(values["sigma"]),
         "tile": _parse_tile(values["tile"]),
         "region": None if region is None else parse_region(region),
+        "shard": None if shard is None else Shard.parse(shard),
     }
     options = Options(command, **{**values, **parsed})
     check_options(options)

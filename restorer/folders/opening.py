@@ -11,6 +11,7 @@ from restorer.errors import UsageError
 from restorer.folders.manifest import MANIFEST, Manifest, open_manifest
 from restorer.folders.options import Options
 from restorer.folders.paths import Found, find_log_folder
+from restorer.folders.shard import SHARD_LOGS
 from restorer.limits import check_task
 
 if TYPE_CHECKING:
@@ -26,10 +27,13 @@ def open_log(options: Options, pictures: list[Found]) -> Iterator[Manifest | Non
     """Open the log of the run: the file that the options name, or the default file in the folder of the run.
 
     Without `--resume` and `--manifest`, a run keeps a log only if it restores folders into another place. A dry run
-    writes no log; with `--resume` it reads an existing one.
+    writes no log; with `--resume` it reads an existing one. A shard has a log of its own, and knows what the logs of
+    other shards in the folder say, so that a run can be divided otherwise when it is continued.
     """
     folder = find_log_folder(pictures, options.output)
-    path = options.manifest or (folder / MANIFEST if folder is not None else None)
+    name = MANIFEST if options.shard is None else options.shard.log_name
+    path = options.manifest or (folder / name if folder is not None else None)
+    earlier = [] if options.shard is None or folder is None else [folder / MANIFEST, *sorted(folder.glob(SHARD_LOGS))]
     if path is None and options.resume:
         raise UsageError(
             "--resume needs the folder or the log of an earlier run",
@@ -37,12 +41,12 @@ def open_log(options: Options, pictures: list[Found]) -> Iterator[Manifest | Non
         )
     has_folders = options.output is not None and any(root is not None for _, root in pictures)
     if path is None or options.dry_run or not (options.resume or options.manifest or has_folders):
-        yield Manifest(path) if path is not None and options.dry_run and options.resume else None
+        yield Manifest(path, earlier) if path is not None and options.dry_run and options.resume else None
         return
     if folder is not None and options.output is not None:
         with suppress(OSError):  # `resolve_targets` and the log report the error
             folder.mkdir(parents=True, exist_ok=True)
-    with open_manifest(path) as log:
+    with open_manifest(path, earlier) as log:
         yield log
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from restorer.errors import UsageError
 from restorer.folders.in_place import check_backup_suffix
+from restorer.folders.shard import Shard
+from restorer.images.find import is_stream
 from restorer.images.sizes import Region
 from restorer.limits import FORMAT_OF_SUFFIX, FORMATS, MAX_PIXELS, check
 
@@ -52,6 +54,7 @@ class Options:
         format: The format of the results, a key of `restorer.limits.FORMATS`; None for that of each picture.
         quality: The quality of results that are compressed with loss, 1 to 100; None for the default.
         keep_times: Whether results have the access and modification times of their pictures.
+        shard: The part of the pictures that is restored; None for all of them.
     """
 
     command: str
@@ -87,6 +90,7 @@ class Options:
     format: str | None = None
     quality: int | None = None
     region: Region | None = None
+    shard: Shard | None = None
 
     @property
     def suffix(self) -> str:
@@ -126,6 +130,8 @@ def check_options(options: Options) -> None:
     _check_format(options)
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit must be at least 1, not {options.limit}")
+    if options.shard is not None and any(is_stream(Path(name)) for name in options.inputs):
+        raise UsageError("--shard needs files or folders, and a pipe is neither")
     if options.max_pixels < 1:
         raise UsageError(f"--max-pixels must be at least 1, not {options.max_pixels}")
     if options.json and (options.output == "-" or ("-" in options.inputs and options.output is None)):

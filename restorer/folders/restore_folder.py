@@ -22,6 +22,7 @@ from restorer.folders.opening import open_log
 from restorer.folders.options import Options, check_options
 from restorer.folders.picture import Verb
 from restorer.folders.run import Run
+from restorer.folders.shard import Shard
 from restorer.folders.verbs import VERBS
 from restorer.images.find import search_all
 from restorer.images.sizes import parse_region
@@ -46,6 +47,7 @@ DEFAULTS: dict[str, Any] = {
     "format": None,
     "quality": None,
     "region": None,
+    "shard": None,
     "steps": None,
     "detail": None,
     "method": "auto",
@@ -165,6 +167,8 @@ def _value(name: str, value: Any) -> Any:
         return value if value in ("auto", "off") else _tile(value)
     if name == "region":
         return parse_region(value)
+    if name == "shard":
+        return value if isinstance(value, Shard) else Shard.parse(value)
     if name in PATHS:
         return Path(os.fspath(value))
     if name in WHOLE:

@@ -139,13 +139,16 @@ class Run:
     def _resolve(self, found: Search) -> tuple[list[Item], list[Item], list[tuple[Item, RestorerError]]]:
         """Return the pictures to restore, to skip and to report as failed, and report all other files."""
         options, resumed = self.options, self.log if self.options.resume else None
+        shard = options.shard
         if options.in_place:
-            to_do, links, failed = resolve_in_place(found.pictures, options.backup)
+            mine = [each for each in found.pictures if shard is None or shard.holds(*each)]
+            to_do, links, failed = resolve_in_place(mine, options.backup)
             self._pass_over([*found.passed_over, *links])
             return to_do, [], failed
         pictures, results = split_results(found.pictures, options.output, self.verb.tag, options.suffix)
         self._pass_over([*found.passed_over, *((path, "result") for path in results)])
-        return resolve_targets(
+        # The names of the results are those of a run over all pictures.
+        to_do, existing, failed = resolve_targets(
             pictures,
             options.output,
             self.verb.tag,
@@ -155,6 +158,13 @@ class Run:
             dry_run=options.dry_run,
             siblings=found.unwanted,
             suffix=options.suffix,
+        )
+        if shard is None:
+            return to_do, existing, failed
+        return (
+            [item for item in to_do if shard.holds(item.source, item.root)],
+            [item for item in existing if shard.holds(item.source, item.root)],
+            [(item, error) for item, error in failed if shard.holds(item.source, item.root)],
         )
 
     def _pass_over(self, files: list[tuple[Path, str]]) -> None:
@@ -174,7 +184,7 @@ class Run:
 
     def _restore_pictures(self, to_do: list[Item]) -> Iterator[Event]:
         options = self.options
-        if self.log is not None:
+        if self.log is not None and options.shard is None:  # other shards may be writing into these folders
             remove_partial_files({item.target.parent for item in to_do if item.target != STDIO})
         model = self._load_model(to_do) if to_do else None
         if model is None or model.prior is None:

@@ -35,6 +35,7 @@ from restorer.cli.options import (
     RegionOption,
     Resume,
     Seed,
+    ShardOption,
     Show,
     Sigma,
     SkipExisting,
@@ -141,6 +142,7 @@ def _deblur(
     include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006
     limit: Limit = None,
+    shard: ShardOption = None,
     fail_fast: FailFast = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     region: RegionOption = None,

@@ -35,6 +35,7 @@ from restorer.cli.options import (
     RegionOption,
     Resume,
     Seed,
+    ShardOption,
     Show,
     Sigma,
     SkipExisting,
@@ -98,6 +99,7 @@ def _denoise(
     include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006
     limit: Limit = None,
+    shard: ShardOption = None,
     fail_fast: FailFast = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     region: RegionOption = None,
@@ -142,6 +144,7 @@ def _dejpeg(
     include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006
     limit: Limit = None,
+    shard: ShardOption = None,
     fail_fast: FailFast = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     region: RegionOption = None,
@@ -206,6 +209,7 @@ def _inpaint(
     include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006
     limit: Limit = None,
+    shard: ShardOption = None,
     fail_fast: FailFast = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     region: RegionOption = None,
@@ -279,6 +283,7 @@ def _upscale(
     include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006
     limit: Limit = None,
+    shard: ShardOption = None,
     fail_fast: FailFast = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     region: RegionOption = None,
