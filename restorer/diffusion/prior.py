@@ -124,7 +124,10 @@ class Question:
         """
         answer, self._answer, self._given = self._answer, None, None
         if isinstance(answer, Exception):
-            raise answer
+            try:
+                raise answer
+            finally:  # or else the error would hold this frame, and this frame the error with all of its tensors
+                del answer
         assert answer is not None
         return answer
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import ClassVar
 
@@ -131,6 +133,31 @@ def test_what_is_too_large_by_itself_is_tiled_by_itself() -> None:
     prior = Greedy(100, OUT_OF_MEMORY, Smooth())
     large, small = unwrap(run_together([denoise_job(160, 0, prior=prior), denoise_job(16, 1, prior=prior)]))
     assert large.prior.tile == 80 and "80-pixel tiles" in large.notes[0] and small.notes == ()
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_an_evaluation_that_fails_keeps_no_memory(together: bool) -> None:
+    """When the smaller tiles are evaluated, what the failed evaluation held is free, without the garbage collector."""
+    held, alive = list[weakref.ref[Tensor]](), list[bool]()
+
+    class Holding(Wrapper):
+        """A prior that makes a large tensor in each evaluation, and runs out of memory on large pictures."""
+
+        def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
+            alive.append(any(ref() is not None for ref in held))
+            features = x.repeat(1, 4, 1, 1)
+            held.append(weakref.ref(features))
+            if x.shape[-1] > 100:
+                raise torch.OutOfMemoryError(str(OUT_OF_MEMORY))
+            return super().predict(x + 0 * features[:, :3], sigma)
+
+    job = denoise_job(160, 0, prior=Holding(Smooth()), steps=1)
+    gc.disable()
+    try:
+        (restored,) = unwrap(run_together([job])) if together else [job.run()]
+    finally:
+        gc.enable()
+    assert restored.prior.tile == 80 and len(alive) > 2 and not any(alive)
 
 
 def test_what_one_job_raises_the_others_do_not_feel() -> None:
