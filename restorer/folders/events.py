@@ -5,7 +5,7 @@ A run yields
     PassedOver, Failed, Skipped, Noted        before the work
     Planned, Expected                         in a dry run
     Opened                                    the model is loaded
-    Measured, Begun                           for each picture
+    Measured, Begun, LeftOut                  for each picture
     Sampling, Step and Tile, Sampled          for each batch, while the network is at work
     Done, or Failed                           for each picture
     Finished                                  at the end

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from restorer.errors import OutputError, PictureError, RestorerError, exit_code_for
+from restorer.errors import OutputError, RestorerError, exit_code_for
 from restorer.folders.events import (
     Begun,
     Done,
@@ -34,7 +34,7 @@ from restorer.folders.events import (
     is_in_log,
 )
 from restorer.folders.in_place import applied_recipes, check_backup, check_loaded, recipes_of, resolve_in_place
-from restorer.folders.manifest import Manifest, compute_fingerprint, remove_partial_files
+from restorer.folders.manifest import Manifest, remove_partial_files
 from restorer.folders.opening import open_model
 from restorer.folders.options import Options
 from restorer.folders.overlap import ReadAhead, WriteBehind
@@ -50,12 +50,12 @@ from restorer.folders.picture import (
     shared_batch_size,
 )
 from restorer.folders.preview import is_available_offline, preview
+from restorer.folders.recipes import recipe_of, sha256_of_file
 from restorer.folders.result import write_result
 from restorer.folders.sampling import Progress, pending, sample
 from restorer.folders.space import Need, check_space, estimate_needs
 from restorer.images.attributes import read_times
 from restorer.images.find import STDIO, Search, is_stream
-from restorer.images.streams import stream_bytes
 
 if TYPE_CHECKING:
     from restorer.models.load import Model
@@ -298,20 +298,12 @@ class Run:
         """
         if self.log is None or is_stream(item.source):
             return ""
-        return self._recipe(item, _sha256(item.source) if data is None else hashlib.sha256(data).hexdigest())
+        return self._recipe(item, sha256_of_file(item.source) if data is None else hashlib.sha256(data).hexdigest())
 
     def _recipe(self, item: Item, *hashes: str) -> str:
-        """Return the fingerprint of the command, its options, its model and the mask of a picture.
-
-        Args:
-            item: The picture.
-            hashes: The SHA-256 of whatever else counts, of the picture first.
-        """
+        """Return the fingerprint of a picture; see `recipe_of`."""
         assert self._model is not None
-        options = {**self.options.sampling, **dict(self.verb.extra_options), **self.options.encoding}
-        if self.verb.find_mask is not None:
-            hashes = (*hashes, _sha256(self.verb.find_mask(item)))
-        return compute_fingerprint(self.options.command, options, self._model.sha256, *hashes)
+        return recipe_of(item, self.options, self.verb, self._model.sha256, *hashes)
 
     def _prepare(self, item: Item) -> PreparedPicture:
         """Read a picture and prepare its job, without logging that it has begun."""
@@ -434,14 +426,3 @@ class Run:
         self._events.append(failed)
         if self.log is not None and not self.options.dry_run and is_in_log(item):
             self.log.log_result(item.target, failed.to_json())
-
-
-def _sha256(path: Path) -> str:
-    from restorer.models.hub.download import sha256_of
-
-    if is_stream(path):
-        return hashlib.sha256(stream_bytes(path)).hexdigest()
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise PictureError(f"{path} cannot be read: {error.strerror}", "check the path") from error
