@@ -141,7 +141,7 @@ def _parse(task: str, shared: Mapping[str, Any], given: Mapping[str, Any]) -> tu
     if unknown := sorted(given.keys() - known):
         raise UsageError(f"{task} has no option {unknown[0]!r}", f"it has {', '.join(sorted(known))}")
     values = {name: _value(name, value) for name, value in given.items()}
-    sigma = {"sigma": None if task in ("denoise", "deblur") else 0.0}
+    sigma = {"sigma": 0.0 if task in ("dejpeg", "inpaint") else None}
     common = {name: value for name, value in values.items() if name in DEFAULTS or name == "sigma"}
     fixed = {"json": False, "quiet": True, "verbose": False}
     options = Options(task, **{**DEFAULTS, **sigma, **shared, **fixed, **common})

@@ -53,7 +53,7 @@ def run_together(jobs: Sequence[Job], on_round: Callable[[int], None] | None = N
     """Run all jobs.
 
     Args:
-        jobs: Jobs of one prior, which is neither tiled itself nor latent.
+        jobs: Jobs whose priors are neither tiled themselves nor latent. Those of one prior share evaluations.
         on_round: Function called with the number of evaluations that every job still running has had.
 
     Returns:
@@ -71,18 +71,15 @@ def run_together(jobs: Sequence[Job], on_round: Callable[[int], None] | None = N
 
 def running_together(jobs: Sequence[Job]) -> Generator[int, None, list[Restored | BaseException]]:
     """Run all jobs, and yield after every round of evaluations how many there have been; see `run_together`."""
-    shared = _Shared(jobs[0].prior.prior)
-    room = available(shared.device)
-    room = None if room is None else room - shared.prior.resources.kept_bytes()
-    runs = [_Run(job, shared) for job in jobs]
+    shared = {id(job.prior.prior): _Shared(job.prior.prior) for job in jobs}
+    runs = [_Run(job, shared[id(job.prior.prior)]) for job in jobs]
     rounds = 0
-    while asked := [question for run in runs if (question := run.question()) is not None]:
-        for shape in dict.fromkeys(question.x.shape for question in asked):
-            alike = [question for question in asked if question.x.shape == shape]
-            each = shared.prior.resources.evaluation_bytes(shape[-2] * shape[-1])
-            most = MAX_BATCH if not each or room is None else max(1, room // each)
+    while asked := [(run.shared, question) for run in runs if (question := run.question()) is not None]:
+        for prior, shape in dict.fromkeys((prior, question.x.shape) for prior, question in asked):
+            alike = [question for other, question in asked if other is prior and question.x.shape == shape]
+            most = prior.max_batch(shape)
             for first in range(0, len(alike), most):
-                _answer(shared.prior, alike[first : first + most])
+                _answer(prior.prior, alike[first : first + most])
         rounds += 1
         yield rounds
     return [run.outcome for run in runs]
@@ -93,11 +90,11 @@ class _Run:
 
     Args:
         job: The job.
-        shared: The prior that all jobs share, which takes the place of the job's own.
+        shared: The prior that jobs share, which takes the place of the job's own.
     """
 
     def __init__(self, job: Job, shared: _Shared) -> None:
-        self._shared = shared
+        self.shared = shared
         self._asking: Asking[Restored] | None = replace(job, prior=job.prior.with_prior(shared)).asking()
         self.outcome: Restored | BaseException = RuntimeError("the job has not ended")
 
@@ -110,11 +107,11 @@ class _Run:
             try:
                 question = next(self._asking)
             except StopIteration as end:
-                self.outcome, self._asking = self._shared.left_by(end.value), None
+                self.outcome, self._asking = self.shared.left_by(end.value), None
             except Exception as error:
                 self.outcome, self._asking = error, None
             else:
-                if question.prior is self._shared:
+                if question.prior is self.shared:
                     return question
                 question.evaluate()
         return None
@@ -145,11 +142,18 @@ def _predict(prior: Prior, questions: Sequence[Question]) -> tuple[Prediction | 
 
 
 class _Shared(PriorWrapper):
-    """The prior that all jobs ask together."""
+    """The prior that jobs ask together."""
 
     def __init__(self, prior: Prior) -> None:
         super().__init__(prior)
         self._resources = _SharedResources(prior)
+        free = available(prior.device)
+        self._room = None if free is None else free - prior.resources.kept_bytes()
+
+    def max_batch(self, shape: torch.Size) -> int:
+        """Return how many questions of a shape one evaluation may answer in the memory there is."""
+        each = self.prior.resources.evaluation_bytes(shape[-2] * shape[-1])
+        return MAX_BATCH if not each or self._room is None else max(1, self._room // each)
 
     @property
     def resources(self) -> Resources:

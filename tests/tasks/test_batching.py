@@ -89,6 +89,19 @@ def test_one_evaluation_answers_all_of_one_shape() -> None:
     assert [tuple(call.x.shape) for call in spy.calls] == [(2, 3, 24, 24), (1, 3, 16, 16)] * 3
 
 
+def test_jobs_of_two_priors_share_with_their_like() -> None:
+    """A picture that is restored by a prior of its own is not answered by that of the others."""
+    one, other = Spy(Smooth()), Spy(GaussianPrior(0.5, 0.01))
+    jobs = [denoise_job(16, 0, prior=one), denoise_job(16, 1, prior=other), denoise_job(16, 2, prior=one)]
+    expected = [job.run().image for job in jobs]
+    one.calls.clear()
+    other.calls.clear()
+    results = unwrap(run_together(jobs))
+    assert [len(call.x) for call in one.calls] == [2] * 3 and [len(call.x) for call in other.calls] == [1] * 3
+    assert all(torch.equal(result.image, alone) for result, alone in zip(results, expected, strict=True))
+    assert [result.prior.prior for result in results] == [one, other, one]
+
+
 def test_who_is_done_is_not_waited_for() -> None:
     spy, rounds = Spy(Smooth()), list[int]()
     run_together(
