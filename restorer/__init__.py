@@ -1,6 +1,6 @@
 """Repair photographs with a denoising diffusion model: denoise, dejpeg, deblur, inpaint, upscale.
 
-    from restorer import load_prior, denoise, dejpeg, deblur, inpaint, upscale, generate
+    from restorer import load_prior, denoise, dejpeg, deblur, inpaint, upscale, generate, restore_folder
 
 The names are imported on first use, so that `import restorer` does not import PyTorch.
 """
@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from restorer.api import deblur, dejpeg, denoise, inpaint, upscale
+    from restorer.folders.restore_folder import restore_folder
     from restorer.models.load import load_prior
     from restorer.tasks.generate import generate
 
-__all__ = ["deblur", "dejpeg", "denoise", "generate", "inpaint", "load_prior", "upscale"]
+__all__ = ["deblur", "dejpeg", "denoise", "generate", "inpaint", "load_prior", "restore_folder", "upscale"]
 
 # Modules of the public names; all other names are in restorer.api.
-_MODULES = {"load_prior": "restorer.models.load", "generate": "restorer.tasks.generate"}
+_MODULES = {
+    "load_prior": "restorer.models.load",
+    "generate": "restorer.tasks.generate",
+    "restore_folder": "restorer.folders.restore_folder",
+}
 
 try:
     __version__ = version("restorer")

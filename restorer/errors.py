@@ -1,14 +1,16 @@
-"""Exception classes for expected failures, one for each kind of remedy. The command line maps each to an exit code."""
+"""Exception classes for expected failures, one for each kind of remedy and with an exit code for each."""
 
 from __future__ import annotations
 
 __all__ = [
+    "EXIT_CODES",
     "DeviceError",
     "ModelError",
     "OutputError",
     "PictureError",
     "RestorerError",
     "UsageError",
+    "exit_code_for",
 ]
 
 
@@ -43,3 +45,18 @@ class DeviceError(RestorerError):
 
 class OutputError(RestorerError):
     """The result cannot be written: it exists, is the input itself, its folder is not writable, or the disk is full."""
+
+
+EXIT_CODES: dict[type[RestorerError], int] = {
+    UsageError: 2,
+    PictureError: 4,
+    ModelError: 5,
+    DeviceError: 6,
+    OutputError: 7,
+}
+"""The exit code of each class of errors."""
+
+
+def exit_code_for(error: BaseException) -> int:
+    """Return the exit code of an error; 1 for an unexpected error."""
+    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)

@@ -66,7 +66,16 @@ def restore(task: str, picture: Any, **options: Any) -> Any:
 
 def test_the_names_of_the_package() -> None:
     assert restorer.denoise is denoise and callable(restorer.load_prior)
-    assert set(restorer.__all__) == {"deblur", "dejpeg", "denoise", "inpaint", "upscale", "load_prior", "generate"}
+    assert set(restorer.__all__) == {
+        "deblur",
+        "dejpeg",
+        "denoise",
+        "inpaint",
+        "upscale",
+        "load_prior",
+        "generate",
+        "restore_folder",
+    }
     with pytest.raises(AttributeError, match="colorize"):
         restorer.colorize  # noqa: B018
 

@@ -22,6 +22,7 @@ from restorer import errors, limits
 from restorer.cli.app import app, run
 from restorer.cli.terminal import reporter
 from restorer.diffusion.reverse import Step
+from restorer.folders import events
 from restorer.folders.manifest import MANIFEST
 from restorer.folders.provenance import Record
 from restorer.images.find import SUFFIXES
@@ -341,6 +342,19 @@ def test_mask_prints_the_fields_that_are_written_down(printed: Callable[..., lis
     assert set(summary) == ALWAYS | documented(JSON, "`summary` of mask")
 
 
+def test_merged_logs_print_the_fields_that_are_written_down(
+    printed: Callable[..., list[dict[str, Any]]], lines: list[dict[str, Any]]
+) -> None:
+    (merged,) = printed("manifest", "merge", f"out/{MANIFEST}", "-o", "all.jsonl")
+    assert set(merged) == ALWAYS | documented(JSON, "`merged`")
+
+
+def test_the_events_of_a_run_are_documented() -> None:
+    stated = {name for row in rows(section(PYTHON, "Events of a run")) for name in re.findall(r"`(\w+)`", row[0])}
+    kinds = {name for name in events.__all__ if name[0].isupper()}
+    assert stated == kinds - {"Event", "Outcome", "Planned", "Expected"}  # a dry run has no function in Python
+
+
 def test_doctor_prints_the_fields_that_are_written_down(
     printed: Callable[..., list[dict[str, Any]]], lines: list[dict[str, Any]]
 ) -> None:
@@ -392,7 +406,11 @@ def test_the_endings_of_pictures_are_documented() -> None:
 def test_every_parameter_of_the_functions_is_documented(name: str) -> None:
     stated = {row[0].strip("`"): row[1].strip("`") for row in rows(section(PYTHON, f"`{name}`"))}
     expected = {
-        parameter.name: "required" if parameter.default is parameter.empty else repr(parameter.default)
+        str(parameter).split(":")[0]: "those of the command"
+        if parameter.kind is parameter.VAR_KEYWORD
+        else "required"
+        if parameter.default is parameter.empty
+        else repr(parameter.default)
         for parameter in inspect.signature(getattr(restorer, name)).parameters.values()
     }
     assert stated == expected

@@ -14,7 +14,19 @@ from typing import Annotated
 
 import typer
 
-from restorer.cli.commands import bench, compare, deblur, doctor, evaluate, generate, mask, models, restore, train
+from restorer.cli.commands import (
+    bench,
+    compare,
+    deblur,
+    doctor,
+    evaluate,
+    generate,
+    manifest,
+    mask,
+    models,
+    restore,
+    train,
+)
 from restorer.cli.terminal.help import Command, Group
 from restorer.cli.terminal.signals import Terminated, ignore_signals, raise_on_signals
 from restorer.cli.terminal.streams import DISK_FULL_ERRORS, flush_streams, open_streams
@@ -42,10 +54,11 @@ train.register(app)
 evaluate.register(app)
 generate.register(app)
 models.register(app)
+manifest.register(app)
 compare.register(app)
 doctor.register(app)
 bench.register(app)
-for info in (*app.registered_commands, *models.models.registered_commands):
+for info in (*app.registered_commands, *models.models.registered_commands, *manifest.manifest.registered_commands):
     if info.cls is None or not issubclass(info.cls, Command):
         info.cls = Command
 for group in app.registered_groups:

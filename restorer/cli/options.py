@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from restorer.errors import UsageError
-from restorer.folders.in_place import check_backup_suffix
-from restorer.folders.options import Options
+from restorer.folders.options import Options, check_options
+from restorer.folders.shard import Shard
 from restorer.images.sizes import parse_region
-from restorer.limits import FORMAT_OF_SUFFIX, FORMATS, METHODS, check
+from restorer.limits import METHODS
 
 # The panels of the help.
 INPUT, OUTPUT, SAMPLING, DEVICE, INTERFACE = "Input", "Output", "Sampling", "Model and device", "Interface"
@@ -135,6 +135,16 @@ Exclude = Annotated[
 ]
 Limit = Annotated[
     int | None, typer.Option("--limit", metavar="N", help="Restore at most N pictures", rich_help_panel=INPUT)
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Restore only part I of N; each picture of a folder belongs to one part, on every machine",
+        show_default=False,
+        rich_help_panel=INPUT,
+    ),
 ]
 FailFast = Annotated[
     bool, typer.Option("--fail-fast", help="Stop at the first picture that fails", rich_help_panel=INPUT)
@@ -271,47 +281,6 @@ def _parse_tile(text: str) -> int | str:
     return int(text)
 
 
-def _check_in_place(options: Options, policies: list[str]) -> None:
-    """Check the options that say what happens to the pictures themselves.
-
-    Raises:
-        UsageError: Two options cannot be combined, or the suffix of the backups is not usable.
-    """
-    if options.backup is not None and not options.in_place:
-        raise UsageError("--backup needs --in-place", "without it, no picture is replaced")
-    if not options.in_place:
-        return
-    if options.region is not None:
-        raise UsageError("--in-place and --region cannot be combined", "name another file with -o")
-    if options.output is not None:
-        raise UsageError("--in-place and --output cannot be combined")
-    if policies:
-        hint = "repeat the command after an interruption: what has been replaced is skipped"
-        raise UsageError(f"--in-place and {policies[0]} cannot be combined", hint)
-    if options.backup is not None:
-        check_backup_suffix(options.backup)
-
-
-def _check_format(options: Options) -> None:
-    """Check the options that say in which format results are written.
-
-    Raises:
-        UsageError: A value is unknown or out of range, or two options contradict each other.
-    """
-    if options.quality is not None and not 1 <= options.quality <= 100:
-        raise UsageError(f"quality must lie between 1 and 100, not {options.quality}")
-    if options.format is None:
-        return
-    if options.format.lower() not in FORMATS:
-        known = "png, jpeg, webp, tiff, avif or bmp"
-        raise UsageError(f"unknown format {options.format!r}", f"use one of {known}")
-    if options.in_place:
-        raise UsageError("--in-place and --format cannot be combined", "a picture that is replaced keeps its format")
-    suffix = "" if options.output is None else Path(options.output).suffix.lower()
-    if suffix in FORMAT_OF_SUFFIX and FORMAT_OF_SUFFIX[suffix] != FORMATS[options.format.lower()]:
-        raise UsageError(f"-o {options.output} and --format {options.format} contradict each other", "leave one out")
-
-
 def parse(command: str, **values: Any) -> Options:
     """Check the options of a command line and return them as one value.
 
@@ -322,23 +291,13 @@ def parse(command: str, **values: Any) -> Options:
     Raises:
         UsageError: A value is out of range, or two options cannot be combined.
     """
-    region = values.get("region")
+    region, shard = values.get("region"), values.get("shard")
     parsed = {
         "sigma": _parse_sigma(values["sigma"]),
         "tile": _parse_tile(values["tile"]),
         "region": None if region is None else parse_region(region),
+        "shard": None if shard is None else Shard.parse(shard),
     }
     options = Options(command, **{**values, **parsed})
-    check(sigma=options.sigma, steps=options.steps, detail=options.detail, method=options.method, seed=options.seed)
-    policies = {"--overwrite": options.overwrite, "--skip-existing": options.skip_existing, "--resume": options.resume}
-    if len(chosen := [name for name, is_set in policies.items() if is_set]) > 1:
-        raise UsageError(f"{' and '.join(chosen)} cannot be combined")
-    _check_in_place(options, chosen)
-    _check_format(options)
-    if options.limit is not None and options.limit < 1:
-        raise UsageError(f"--limit must be at least 1, not {options.limit}")
-    if options.max_pixels < 1:
-        raise UsageError(f"--max-pixels must be at least 1, not {options.max_pixels}")
-    if options.json and (options.output == "-" or ("-" in options.inputs and options.output is None)):
-        raise UsageError("the picture and --json cannot both go to standard output", "name a file with -o")
+    check_options(options)
     return options

@@ -1,26 +1,37 @@
-"""The contract between a diffusion model and its callers: a noisy picture goes in, the clean one comes out."""
+"""The contract between a diffusion model and its callers: a noisy picture goes in, the clean one comes out.
+
+Whoever computes with a prior is a generator of questions (`Asking`). It yields each evaluation of a network that it
+needs, and takes the answer from it when it is resumed. So one caller may answer each question by itself (`answered`),
+and another may answer the questions of several computations by one evaluation.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
+    "Asking",
     "Mirrored",
     "Prediction",
     "Prior",
     "PriorWrapper",
+    "Question",
     "Resources",
     "WrapperResources",
+    "answered",
     "pad_to_multiple",
     "per_item",
 ]
+
+T = TypeVar("T")
 
 
 def per_item(sigma: float | Tensor, like: Tensor) -> Tensor:
@@ -70,6 +81,70 @@ class Prediction:
 
     x0: Tensor
     log_variance: Tensor | None = None
+
+    def part(self, items: slice) -> Prediction:
+        """Return the answer to some of the pictures of a batch."""
+        return Prediction(self.x0[items], None if self.log_variance is None else self.log_variance[items])
+
+
+class Question:
+    """One evaluation that is asked of a prior, with the arguments of `Prior.predict`.
+
+    The question lets go of its tensors when the answer is taken: there may be no room for a large picture twice.
+    """
+
+    def __init__(self, prior: Prior, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> None:
+        self.prior, self.sigma = prior, sigma
+        self._given: tuple[Tensor, Tensor | None] | None = (x, condition)
+        self._answer: Prediction | Exception | None = None
+
+    @property
+    def x(self) -> Tensor:
+        """The noisy picture, (B, C, H, W), until the answer is taken."""
+        assert self._given is not None
+        return self._given[0]
+
+    def evaluate(self) -> None:
+        """Answer by an evaluation of the prior."""
+        assert self._given is not None
+        try:
+            self._answer = self.prior.predict(self._given[0], self.sigma, self._given[1])
+        except Exception as error:
+            self._answer = error
+
+    def settle(self, answer: Prediction | Exception) -> None:
+        """Answer by a prediction that was made otherwise, or by the error that prevented it."""
+        self._answer = answer
+
+    def take(self) -> Prediction:
+        """Return the answer, once.
+
+        Raises:
+            Exception: The evaluation has failed.
+        """
+        answer, self._answer, self._given = self._answer, None, None
+        if isinstance(answer, Exception):
+            try:
+                raise answer
+            finally:  # or else the error would hold this frame, and this frame the error with all of its tensors
+                del answer
+        assert answer is not None
+        return answer
+
+
+Asking: TypeAlias = Generator[Question, None, T]
+"""A computation that yields every question to a network, and goes on when it has been answered."""
+
+
+def answered(asking: Asking[T]) -> T:
+    """Return the outcome of a computation, answering each of its questions by itself."""
+    while True:
+        try:
+            question = next(asking)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        question.evaluate()
+        del question  # which holds the answer until it is taken
 
 
 class Resources:
@@ -146,6 +221,13 @@ class Prior(ABC):
             sigma: Noise level, a float or (B,). At 0 the prior is the identity.
             condition: What a conditional network sees beside x, float (B, K, H, W).
         """
+
+    def asking(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Asking[Prediction]:
+        """Return the computation of `predict`, whose questions are the evaluations of networks that it takes."""
+        question = Question(self, x, sigma, condition)
+        del x, condition
+        yield question
+        return question.take()
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Return the posterior mean alone, shaped like x."""
@@ -230,7 +312,11 @@ class Mirrored(PriorWrapper):
 
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
         """Evaluate the other prior on the mirrored picture, and mirror its answer; see `Prior.predict`."""
+        return answered(self.asking(x, sigma, condition))
+
+    def asking(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Asking[Prediction]:
+        """Ask the other prior; see `Prior.asking`."""
         mirrored_condition = None if condition is None else condition.flip(self.dims)
-        answer = self.prior.predict(x.flip(self.dims), sigma, mirrored_condition)
+        answer = yield from self.prior.asking(x.flip(self.dims), sigma, mirrored_condition)
         x0, log_variance = answer.x0.flip(self.dims), answer.log_variance
         return Prediction(x0, None if log_variance is None else log_variance.flip(self.dims))

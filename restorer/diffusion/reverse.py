@@ -15,6 +15,9 @@ q(x_{t-1} | x_t, x_0 = d). There are three more cases:
                                 e = zeta sigma^2 / 2 and score = (x0c - x) / sigma^2, which is the corrector of Song et
                                 al. 2021, arXiv:2011.13456
     a level that rises          the step adds noise, q(x_t | x_{t-1}), which is how RePaint travels back
+
+The loop is a generator of questions to the prior (`reversing`), so that several runs can share an evaluation. `reverse`
+answers each by itself.
 """
 
 from __future__ import annotations
@@ -31,10 +34,10 @@ from torch import Tensor
 from restorer.diffusion.degradations.degradation import Degradation
 from restorer.diffusion.objective import fixed_log_variance
 from restorer.diffusion.plan import Plan
-from restorer.diffusion.prior import Prior
+from restorer.diffusion.prior import Asking, Prior, answered
 from restorer.diffusion.schedule import Schedule
 
-__all__ = ["Canvas", "NoiseField", "NotFiniteError", "Step", "learned_fraction", "reverse"]
+__all__ = ["Canvas", "NoiseField", "NotFiniteError", "Step", "learned_fraction", "reverse", "reversing"]
 
 PART = 1 << 18  # numbers of a noise field that one generator draws, in about a millisecond
 MIRRORS = ((), (-1,), (-2,), (-2, -1))  # axes of (B, C, H, W) that are mirrored, by evaluation, in turn
@@ -171,6 +174,23 @@ def reverse(
     Raises:
         NotFiniteError: A prediction is inf or nan.
     """
+    run = reversing(prior, degradation, y, plan, start, noise_variance=noise_variance, canvas=canvas, on_step=on_step)
+    del y, start
+    return answered(run)
+
+
+def reversing(
+    prior: Prior,
+    degradation: Degradation | None,
+    y: Tensor | None,
+    plan: Plan,
+    start: Tensor,
+    *,
+    noise_variance: float = 0.0,
+    canvas: Canvas | None = None,
+    on_step: Callable[[Step], None] | None = None,
+) -> Asking[Tensor]:
+    """Return the reverse process as a computation that asks the prior; see `reverse`."""
     noise = NoiseField(plan.seed, canvas)
     carried = plan.sigmas[0] * (plan.kappa if plan.fresh_start else 1.0)
     x = torch.add(start, noise.like(start), alpha=carried) if plan.fresh_start else start
@@ -183,7 +203,7 @@ def reverse(
                 carried, previous = plan.kappa * after, None
                 continue
             oriented = prior.mirrored(MIRRORS[done % len(MIRRORS)]) if plan.mirrored else prior
-            prediction = oriented.predict(x, sigma)
+            prediction = yield from oriented.asking(x, sigma)
             x0 = prediction.x0
             if not math.isfinite(float(x0.sum())):  # the sum is finite only if all numbers are, and takes no memory
                 raise NotFiniteError("the network returned values that are not finite")

@@ -27,7 +27,15 @@ from filelock import FileLock, Timeout
 
 from restorer.errors import OutputError
 
-__all__ = ["MANIFEST", "Manifest", "compute_fingerprint", "open_manifest", "remove_partial_files"]
+__all__ = [
+    "MANIFEST",
+    "Manifest",
+    "compute_fingerprint",
+    "name_in_log",
+    "open_manifest",
+    "read_lines",
+    "remove_partial_files",
+]
 
 MANIFEST = ".restorer.jsonl"
 """The default file name of the log, in the folder that the run belongs to."""
@@ -61,25 +69,19 @@ class Manifest:
 
     Args:
         path: The file of the log, which need not exist.
+        earlier: Other logs, which need not exist either. What they say counts as said before.
 
     Raises:
-        OutputError: The file exists and cannot be read.
+        OutputError: A file exists and cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, earlier: Iterable[Path] = ()) -> None:
         self.path = path
         self._last: dict[str, dict[str, Any]] = {}  # absolute path of a result -> its last line
         self._begun: set[str] = set()
-        try:
-            lines = path.read_bytes().splitlines() if path.exists() else []
-        except OSError as error:
-            hint = "name another file with --manifest"
-            raise OutputError(f"{path} cannot be read: {error.strerror}", hint) from error
-        for line in lines:
-            with suppress(ValueError, RecursionError):
-                content = json.loads(line)
-                if isinstance(content, dict) and isinstance(content.get("output"), str):
-                    self._remember(_absolute(path.parent / content["output"]), content)
+        for log in (*(other for other in earlier if other != path), path):
+            for content in read_lines(log):
+                self._remember(_absolute(log.parent / content["output"]), content)
 
     def has_begun(self, target: Path) -> bool:
         """Return whether a run has begun to write this result.
@@ -90,8 +92,15 @@ class Manifest:
 
     def is_done(self, target: Path, fingerprint: str) -> bool:
         """Return whether this result exists, is complete, and has the given fingerprint."""
-        last = self._last.get(_absolute(target), {})
-        return last.get("status") == "ok" and last.get("recipe") == fingerprint and target.is_file()
+        return self.may_be_done(target) and self._last[_absolute(target)].get("recipe") == fingerprint
+
+    def may_be_done(self, target: Path) -> bool:
+        """Return whether this result exists and is complete, whatever it was made from."""
+        return self._last.get(_absolute(target), {}).get("status") == "ok" and target.is_file()
+
+    def statuses(self) -> list[str]:
+        """Return what became of each result: "ok", "failed", or "begun" if it was not ended."""
+        return [str(last.get("status", "begun")) for last in self._last.values()]
 
     def log_begin(self, target: Path) -> None:
         """Log that this result is about to be written.
@@ -114,9 +123,7 @@ class Manifest:
         self._append(target, result)
 
     def _append(self, target: Path, content: Mapping[str, Any]) -> None:
-        # Paths are relative to the folder of the log if possible, so that log and results can be moved together.
-        path, root = Path(_absolute(target)), Path(_absolute(self.path.parent))
-        name = (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+        path, name = _absolute(target), name_in_log(target, self.path)
         line = json.dumps({"schema": 1, **content, "output": name}, allow_nan=False) + "\n"
         try:
             with self.path.open("ab+") as file:
@@ -134,7 +141,7 @@ class Manifest:
             )
             hint += ", then continue with --resume"
             raise OutputError(f"{self.path} cannot be written: {error.strerror}", hint) from error
-        self._remember(str(path), dict(content))
+        self._remember(path, dict(content))
 
     def _remember(self, path: str, content: dict[str, Any]) -> None:
         if content.get("status") == "failed" and self._last.get(path, {}).get("status") == "ok":
@@ -144,18 +151,48 @@ class Manifest:
             self._begun.add(path)
 
 
+def name_in_log(target: Path, log: Path) -> str:
+    """Return the name of a result in a log.
+
+    It is relative to the folder of the log if possible, so that log and results can be moved together.
+    """
+    path, root = Path(_absolute(target)), Path(_absolute(log.parent))
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the complete lines of a log that are about a result; none if the file does not exist.
+
+    Raises:
+        OutputError: The file cannot be read.
+    """
+    try:
+        lines = path.read_bytes().splitlines() if path.exists() else []
+    except OSError as error:
+        hint = "name another file with --manifest"
+        raise OutputError(f"{path} cannot be read: {error.strerror}", hint) from error
+    contents = []
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            content = json.loads(line)
+            if isinstance(content, dict) and isinstance(content.get("output"), str):
+                contents.append(content)
+    return contents
+
+
 def _absolute(path: Path) -> str:
     return os.path.abspath(path)  # noqa: PTH100  (`resolve` would follow a result that is itself a link)
 
 
 @contextmanager
-def open_manifest(path: Path) -> Iterator[Manifest]:
+def open_manifest(path: Path, earlier: Iterable[Path] = ()) -> Iterator[Manifest]:
     """Open a log and hold its lock, so that no second run can write to it.
 
     The system releases the lock when the process ends, however it ends.
 
     Args:
         path: The file of the log. The lock is a file beside it.
+        earlier: As in `Manifest`.
 
     Raises:
         OutputError: Another run holds the lock, or the folder does not exist or is not writable.
@@ -173,7 +210,7 @@ def open_manifest(path: Path) -> Iterator[Manifest]:
         hint = "name another folder with -o"
         raise OutputError(f"the folder {path.parent} cannot be written to: {error.strerror}", hint) from error
     try:
-        yield Manifest(path)
+        yield Manifest(path, earlier)
     finally:
         lock.release()
 

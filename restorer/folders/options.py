@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from restorer.errors import UsageError
+from restorer.folders.in_place import check_backup_suffix
+from restorer.folders.shard import Shard
+from restorer.images.find import is_stream
 from restorer.images.sizes import Region
-from restorer.limits import FORMATS, MAX_PIXELS
+from restorer.limits import FORMAT_OF_SUFFIX, FORMATS, MAX_PIXELS, check
 
-__all__ = ["Options"]
+__all__ = ["Options", "check_options"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Options:
         format: The format of the results, a key of `restorer.limits.FORMATS`; None for that of each picture.
         quality: The quality of results that are compressed with loss, 1 to 100; None for the default.
         keep_times: Whether results have the access and modification times of their pictures.
+        shard: The part of the pictures that is restored; None for all of them.
     """
 
     command: str
@@ -85,6 +90,7 @@ class Options:
     format: str | None = None
     quality: int | None = None
     region: Region | None = None
+    shard: Shard | None = None
 
     @property
     def suffix(self) -> str:
@@ -108,3 +114,66 @@ class Options:
             "seed": self.seed,
             **({} if self.region is None else {"region": self.region}),
         }
+
+
+def check_options(options: Options) -> None:
+    """Check options together.
+
+    Raises:
+        UsageError: A value is out of range, or two options cannot be combined.
+    """
+    check(sigma=options.sigma, steps=options.steps, detail=options.detail, method=options.method, seed=options.seed)
+    policies = {"--overwrite": options.overwrite, "--skip-existing": options.skip_existing, "--resume": options.resume}
+    if len(chosen := [name for name, is_set in policies.items() if is_set]) > 1:
+        raise UsageError(f"{' and '.join(chosen)} cannot be combined")
+    _check_in_place(options, chosen)
+    _check_format(options)
+    if options.limit is not None and options.limit < 1:
+        raise UsageError(f"--limit must be at least 1, not {options.limit}")
+    if options.shard is not None and any(is_stream(Path(name)) for name in options.inputs):
+        raise UsageError("--shard needs files or folders, and a pipe is neither")
+    if options.max_pixels < 1:
+        raise UsageError(f"--max-pixels must be at least 1, not {options.max_pixels}")
+    if options.json and (options.output == "-" or ("-" in options.inputs and options.output is None)):
+        raise UsageError("the picture and --json cannot both go to standard output", "name a file with -o")
+
+
+def _check_in_place(options: Options, policies: list[str]) -> None:
+    """Check the options that say what happens to the pictures themselves.
+
+    Raises:
+        UsageError: Two options cannot be combined, or the suffix of the backups is not usable.
+    """
+    if options.backup is not None and not options.in_place:
+        raise UsageError("--backup needs --in-place", "without it, no picture is replaced")
+    if not options.in_place:
+        return
+    if options.region is not None:
+        raise UsageError("--in-place and --region cannot be combined", "name another file with -o")
+    if options.output is not None:
+        raise UsageError("--in-place and --output cannot be combined")
+    if policies:
+        hint = "repeat the command after an interruption: what has been replaced is skipped"
+        raise UsageError(f"--in-place and {policies[0]} cannot be combined", hint)
+    if options.backup is not None:
+        check_backup_suffix(options.backup)
+
+
+def _check_format(options: Options) -> None:
+    """Check the options that say in which format results are written.
+
+    Raises:
+        UsageError: A value is unknown or out of range, or two options contradict each other.
+    """
+    if options.quality is not None and not 1 <= options.quality <= 100:
+        raise UsageError(f"quality must lie between 1 and 100, not {options.quality}")
+    if options.format is None:
+        return
+    if options.format.lower() not in FORMATS:
+        known = "png, jpeg, webp, tiff, avif or bmp"
+        raise UsageError(f"unknown format {options.format!r}", f"use one of {known}")
+    if options.in_place:
+        raise UsageError("--in-place and --format cannot be combined", "a picture that is replaced keeps its format")
+    suffix = "" if options.output is None else Path(options.output).suffix.lower()
+    if suffix in FORMAT_OF_SUFFIX and FORMAT_OF_SUFFIX[suffix] != FORMATS[options.format.lower()]:
+        raise UsageError(f"-o {options.output} and --format {options.format} contradict each other", "leave one out")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -118,13 +118,14 @@ class PreparedPicture:
     in_place: tuple[str, ...] = ()
 
 
-def check_picture_memory(source: Path, options: Options, geometry: Geometry) -> None:
+def check_picture_memory(source: Path, options: Options, geometry: Geometry, data: bytes | None = None) -> None:
     """Check that there is enough memory for a picture, using its header alone.
 
     Args:
         source: The file of the picture.
         options: The options of the run.
         geometry: How the size of the result follows from that of the picture.
+        data: The content of the file; None to read it.
 
     Raises:
         DeviceError: There is not enough memory.
@@ -134,7 +135,7 @@ def check_picture_memory(source: Path, options: Options, geometry: Geometry) -> 
     from restorer.images.reading import read_size
     from restorer.machine.memory import FIXED_BYTES, LOADED_BYTES, check_memory, estimate_memory
 
-    original = read_size(source, options.max_pixels)
+    original = read_size(source, options.max_pixels, data)
     width, height = original if geometry.enlargement is None else geometry.computed(*original)
     is_enlarged = geometry.enlargement is not None
     geometry.result(*original)
@@ -145,8 +146,12 @@ def check_picture_memory(source: Path, options: Options, geometry: Geometry) -> 
     check_memory(estimate_memory(pixels) if is_enlarged else FIXED_BYTES + LOADED_BYTES * pixels, subject)
 
 
-def can_read_ahead(item: Item, options: Options, verb: Verb, prior: UNetPrior | Tiled) -> bool:
+def can_read_ahead(
+    item: Item, options: Options, verb: Verb, prior: UNetPrior | Tiled, contents: dict[Path, bytes]
+) -> bool:
     """Return whether a picture can be read while others are processed, using the headers alone.
+
+    What has been read of the picture is kept in `contents`, so that it is read only once.
 
     The picture must fit into one batch of the device (`restorer.tasks.batching.MAX_PIXELS`). A larger picture takes
     memory, and keeps all cores of a CPU busy by itself. On a CPU, pictures of 640x480 took 4 % longer when their
@@ -158,20 +163,21 @@ def can_read_ahead(item: Item, options: Options, verb: Verb, prior: UNetPrior | 
 
     Raises:
         PictureError: There is no mask, or a file is not a picture.
-        OSError: A file cannot be read.
     """
     from restorer.images.high_depth import TIFF_MAGIC
-    from restorer.images.reading import read_size
+    from restorer.images.reading import read_file, read_size
     from restorer.machine.memory import available, estimate_memory
 
     max_pixels = _pixels_per_batch(prior)
     for path in (item.source,) if verb.find_mask is None else (item.source, verb.find_mask(item)):
         if path == STDIO or not path.is_file() or path.stat().st_size > FILE_BYTES_PER_PIXEL * max_pixels:
             return False
-        with path.open("rb") as file:
-            if file.read(4).startswith(TIFF_MAGIC):
-                return False
-        pixels, free = math.prod(verb.geometry.computed(*read_size(path, options.max_pixels))), available()
+        data = read_file(path)
+        if path == item.source:
+            contents[path] = data
+        if data.startswith(TIFF_MAGIC):
+            return False
+        pixels, free = math.prod(verb.geometry.computed(*read_size(path, options.max_pixels, data))), available()
         if pixels > max_pixels or (free is not None and estimate_memory(pixels) > free):
             return False
     return True
@@ -192,7 +198,7 @@ def _pixels_per_batch(prior: UNetPrior | Tiled) -> int:
 
 
 def prepare_picture(
-    item: Item, options: Options, verb: Verb, prior: UNetPrior | Tiled, fingerprint: str
+    item: Item, options: Options, verb: Verb, prior: UNetPrior | Tiled, fingerprint: str, data: bytes | None = None
 ) -> PreparedPicture:
     """Read a picture and prepare its job, without printing or sampling anything.
 
@@ -202,6 +208,7 @@ def prepare_picture(
         verb: The verb.
         prior: The model.
         fingerprint: The fingerprint of the result; '' if no log is kept.
+        data: The content of the file; None to read it.
 
     Raises:
         PictureError: The picture or its mask cannot be read.
@@ -212,7 +219,7 @@ def prepare_picture(
     from restorer.tasks.batching import batch_share
 
     start = time.monotonic()
-    picture = files.load(sys.stdin.buffer if item.source == STDIO else item.source, options.max_pixels)
+    picture = files.load(sys.stdin.buffer if item.source == STDIO else item.source, options.max_pixels, data)
     target: Path | BinaryIO = sys.stdout.buffer if item.target == STDIO else item.target
     format = writing.target_format(picture, target, picture.format if options.in_place else options.format)
     writing.check_size(format, *verb.geometry.result(picture.width, picture.height))
@@ -267,7 +274,9 @@ def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, An
     }
 
 
-def build_record(prepared: PreparedPicture, options: Options, prior: Tiled, batch: int) -> Record:
+def build_record(
+    prepared: PreparedPicture, options: Options, prior: Tiled, batch: int, model: Mapping[str, Any] | None = None
+) -> Record:
     """Return the provenance record of a result.
 
     Args:
@@ -275,6 +284,7 @@ def build_record(prepared: PreparedPicture, options: Options, prior: Tiled, batc
         options: The options of the run.
         prior: The prior as it was used in the end.
         batch: Number of pictures that shared the network's evaluations, as `shared_batch_size` returns it.
+        model: The identity of the model, as `restorer.models.load.identity` returns it; None to look the model up.
     """
     import hashlib
 
@@ -306,7 +316,7 @@ def build_record(prepared: PreparedPicture, options: Options, prior: Tiled, batc
         prepared.item.source.name,
         hashlib.sha256(original).hexdigest() if original else "",
         options.model,
-        identity(options.model)["sha256"],
+        (model or identity(options.model))["sha256"],
         used,
         settings["device"],
         settings["precision"],

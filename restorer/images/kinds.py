@@ -115,7 +115,7 @@ _SYSTEM_NAMES = frozenset(
         *("__macosx", "icon\r", "lost+found", "thmbnl", "lost.dir"),  # macOS, Unix, cameras, Android
     ]
 )
-_OWN_NAME = re.compile(r"\.restorer\.jsonl(\.lock)?|\.[0-9a-f]{16}\.partial")
+_OWN_NAME = re.compile(r"\.restorer(-\d+-of-\d+)?\.jsonl(\.lock)?|\.[0-9a-f]{16}\.partial")
 _TAKEOUT = re.compile(r"\.supplemental-metadata(\(\d+\))?$|\.[a-z0-9]{3,4}$")  # the description of IMG_1.jpg in Takeout
 
 

@@ -29,7 +29,7 @@ from restorer.images.pillow_modes import Bands, assign_levels, read_bands, split
 from restorer.images.xmp import remove_claims, remove_orientation
 from restorer.limits import MAX_PIXELS
 
-__all__ = ["MAX_PIXELS", "display_name", "from_pil", "load", "read_size"]
+__all__ = ["MAX_PIXELS", "display_name", "from_pil", "load", "read_file", "read_size"]
 
 # EPS and WMF, which are programs that an external interpreter would have to run, are left out, and so are the formats
 # without a decoder.
@@ -48,19 +48,20 @@ _SAMPLE_FORMAT, _SIGNED = 339, 2
 _XMP, _ICC = 700, 34675
 
 
-def load(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> Picture:
+def load(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS, data: bytes | None = None) -> Picture:
     """Read a picture and turn it upright; of an animation, read the first frame.
 
     Args:
         source: a path, or an open binary file such as standard input.
         max_pixels: the largest number of pixels that is decoded; a value above Pillow's limit raises that limit for
             the whole process.
+        data: the whole file, as `read_file` returns it; None to read it.
 
     Raises:
         PictureError: the file is absent, a folder, empty, not a picture, damaged, cut short, or has more than
             `max_pixels`.
     """
-    data, name = _read_file(source)
+    data, name = read_file(source) if data is None else data, display_name(source)
     with _convert_errors(name, max_pixels):
         return replace(_decode(data, name, max_pixels), original=data)
 
@@ -75,7 +76,7 @@ def from_pil(image: Image.Image) -> Picture:
         return _read_image(image, b"", "", MAX_PIXELS)
 
 
-def read_size(source: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def read_size(source: Path, max_pixels: int = MAX_PIXELS, data: bytes | None = None) -> tuple[int, int]:
     """Return the width and height of the upright picture.
 
     The header of the file is enough for most files; otherwise the pixels are decoded.
@@ -83,11 +84,12 @@ def read_size(source: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     Args:
         source: the path of the file.
         max_pixels: the largest number of pixels that is allowed.
+        data: as in `load`.
 
     Raises:
         PictureError: as for `load`, as far as the header shows the error.
     """
-    data, name = _read_file(source)
+    data, name = read_file(source) if data is None else data, display_name(source)
     with _convert_errors(name, max_pixels):
         if is_raw(data):
             return raw_size(data, name, max_pixels)
@@ -113,10 +115,13 @@ def display_name(source: Path | BinaryIO) -> str:
     return name if name.isprintable() else ascii(name)
 
 
-def _read_file(source: Path | BinaryIO) -> tuple[bytes, str]:
-    """Return the whole file and its display name.
+def read_file(source: Path | BinaryIO) -> bytes:
+    """Return the whole file.
 
     A file is small compared with the memory that its restoration needs, and a pipe cannot be rewound.
+
+    Raises:
+        PictureError: the file is absent, a folder, empty, or cannot be read.
     """
     name = display_name(source)
     try:
@@ -129,7 +134,7 @@ def _read_file(source: Path | BinaryIO) -> tuple[bytes, str]:
         raise PictureError(f"{name} is not a valid file name", "check the path") from error
     if not data:
         raise PictureError(f"{name} is empty (0 bytes)", "copy or download the file again")
-    return data, name
+    return data
 
 
 @contextlib.contextmanager

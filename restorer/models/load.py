@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, lru_cache, wraps
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
 
 from restorer.diffusion.prior import Prior
 from restorer.errors import DeviceError, ModelError, UsageError
-from restorer.models.catalogue import EMBEDDED, weights_folder
+from restorer.models.catalogue import EMBEDDED, Card, weights_folder
 from restorer.models.checkpoints import load_model
 from restorer.models.foreign import explained
 from restorer.models.hub.download import OnBytes, fetch, sha256_of
@@ -29,9 +30,11 @@ from restorer.priors.unet_prior import UNetPrior
 __all__ = [
     "EMBEDDED",
     "PRECISIONS",
+    "Model",
     "identity",
     "load_noise_estimator",
     "load_prior",
+    "look_up",
     "measuring_prior",
     "precision_name",
     "resolve_device",
@@ -42,6 +45,11 @@ __all__ = [
 
 ENLARGING = "enlarge"
 """The folder of the network that gives the first answer of an enlargement."""
+
+T = TypeVar("T")
+
+REMEMBERED = 8
+"""Number of models whose hashes, and number of priors, that are remembered."""
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -120,8 +128,45 @@ def precision_name(prior: Prior) -> str:
     return next(name for name, known in PRECISIONS.items() if known == dtype)
 
 
-@cache
+State = tuple[tuple[str, int, int], ...]
+
+
+def _state(model: Path) -> State:
+    """Return the names, sizes and times of the files of a model, which change when it is trained anew."""
+    stats = [(path.name, path.stat()) for path in model_files(model) if path.is_file()]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+def _remembered(function: Callable[[Path], T]) -> Callable[[Path], T]:
+    """Return a function of a model that remembers its values as long as the files of the model stay as they are."""
+    known = lru_cache(REMEMBERED)(lambda model, state: function(model))
+
+    @wraps(function)
+    def remembering(model: Path) -> T:
+        return known(model, _state(model))
+
+    remembering.cache_clear = known.cache_clear  # type: ignore[attr-defined]
+    return remembering
+
+
 def _load(model: Path, device: torch.device, dtype: torch.dtype) -> UNetPrior:
+    """Return the prior of a model, the same one as long as its files stay as they are.
+
+    The networks of the package stay as they are, and are never forgotten: a prior is the embedded one if it is that
+    object.
+    """
+    if model.parent == weights_folder().parent:
+        return _load_embedded(model, device, dtype)
+    return _load_any(model, _state(model), device, dtype)
+
+
+@cache
+def _load_embedded(model: Path, device: torch.device, dtype: torch.dtype) -> UNetPrior:
+    return _build(model, device, dtype)
+
+
+@lru_cache(REMEMBERED)
+def _load_any(model: Path, state: State, device: torch.device, dtype: torch.dtype) -> UNetPrior:
     try:
         return _build(model, device, dtype)
     except ModelError as error:
@@ -136,15 +181,60 @@ def _build(model: Path, device: torch.device, dtype: torch.dtype) -> UNetPrior:
     return LatentPrior(network, spec, autoencoder, device=device, dtype=dtype)
 
 
-def load_prior(model: str | Path = EMBEDDED, device: str = "auto", precision: str = "auto") -> UNetPrior:
+@dataclass(frozen=True)
+class Model:
+    """A model that has been looked up, so that nobody needs to look it up again.
+
+    Args:
+        name: The name or path as given.
+        path: Its folder or file on this machine.
+        revision: The commit of a model of the Hub; None for any other model.
+        card: Its card in the catalogue; None if it has none.
+        prior: The prior; None until it is loaded.
+    """
+
+    name: str
+    path: Path
+    revision: str | None = None
+    card: Card | None = None
+    prior: UNetPrior | Tiled | None = field(default=None, compare=False, repr=False)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of all files of the model, in hexadecimal."""
+        return model_sha256(self.path)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """The identity of the model, as results record it; see `identity`."""
+        return {"id": self.name, "sha256": weights_sha256(self.path), "revision": self.revision}
+
+    def loaded(self, device: str, precision: str) -> Model:
+        """Return the model with its prior; the arguments and the errors are those of `load_prior`."""
+        return replace(self, prior=load_prior(self, device, precision))
+
+
+def look_up(model: str) -> Model:
+    """Return the model of a name, downloading it from the Hub if necessary.
+
+    Raises:
+        ModelError: As in `find_model`.
+    """
+    path = find_model(model)
+    reference = None if Path(model).exists() or model == EMBEDDED else parse_reference(model)
+    return Model(model, path, find_revision(path), None if reference is None else reference.card)
+
+
+def load_prior(model: str | Path | Model = EMBEDDED, device: str = "auto", precision: str = "auto") -> UNetPrior:
     """Return a prior that is ready to use.
 
-    Repeated calls with the same arguments return the same object. The result is a `LatentPrior` for a model that works
-    on latents.
+    Repeated calls with the same arguments return the same object, unless the files of the model have changed. The
+    result is a `LatentPrior` for a model that works on latents.
 
     Args:
         model: "photo" (the embedded prior), the path of a model folder or file, a name of the catalogue, or
-            "org/repo[@rev][:file]" on the Hugging Face Hub. An existing path takes precedence over a name.
+            "org/repo[@rev][:file]" on the Hugging Face Hub. An existing path takes precedence over a name. Or what
+            `look_up` has returned.
         device: A name as in `resolve_device`.
         precision: "auto", "fp32", "bf16" or "fp16".
 
@@ -154,7 +244,8 @@ def load_prior(model: str | Path = EMBEDDED, device: str = "auto", precision: st
         UsageError: The device or the precision is unknown.
     """
     resolved = resolve_device(device)
-    return _load(find_model(model), resolved, resolve_dtype(precision, resolved))
+    path = model.path if isinstance(model, Model) else find_model(model)
+    return _load(path, resolved, resolve_dtype(precision, resolved))
 
 
 def measuring_prior(prior: Prior) -> UNetPrior:
@@ -163,7 +254,7 @@ def measuring_prior(prior: Prior) -> UNetPrior:
     What is measured with a prior was calibrated with the embedded one.
     """
     inner = prior.prior if isinstance(prior, Tiled) else prior
-    return _load(find_model(EMBEDDED), inner.device, PRECISIONS[precision_name(prior)])
+    return _load(weights_folder(), inner.device, PRECISIONS[precision_name(prior)])
 
 
 def with_first_expert(prior: Prior) -> Prior | None:
@@ -228,13 +319,13 @@ def find_model(
     )
 
 
-@cache
+@_remembered
 def weights_sha256(model: Path) -> str:
     """Return the SHA-256 of the weights in the folder or file of a model, in hexadecimal."""
     return sha256_of(weights_file(model))
 
 
-@cache
+@_remembered
 def model_sha256(model: Path) -> str:
     """Return one SHA-256 for all files of a model, in hexadecimal.
 
@@ -256,5 +347,4 @@ def identity(model: str) -> dict[str, Any]:
     Raises:
         ModelError: As in `find_model`.
     """
-    path = find_model(model)
-    return {"id": model, "sha256": weights_sha256(path), "revision": find_revision(path)}
+    return look_up(model).identity

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from restorer.diffusion.plan import Plan
-from restorer.diffusion.prior import Prediction, Prior, PriorWrapper, Resources, WrapperResources
+from restorer.diffusion.prior import Asking, Prediction, Prior, PriorWrapper, Resources, WrapperResources
 from restorer.diffusion.reverse import NoiseField
 from restorer.diffusion.schedule import Schedule
 from restorer.networks import Network
@@ -184,6 +184,10 @@ class Conditioned(PriorWrapper):
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
         """Evaluate the conditional prior with its condition; the argument `condition` is ignored."""
         return self.prior.predict(x, sigma, self.condition)
+
+    def asking(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Asking[Prediction]:
+        """Ask the conditional prior with its condition; see `Prior.asking`."""
+        return self.prior.asking(x, sigma, self.condition)
 
 
 class _LatentResources(UNetResources):

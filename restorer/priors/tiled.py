@@ -20,7 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from restorer.diffusion.prior import Prediction, Prior, PriorWrapper, Resources, WrapperResources, pad_to_multiple
+from restorer.diffusion.prior import (
+    Asking,
+    Prediction,
+    Prior,
+    PriorWrapper,
+    Resources,
+    WrapperResources,
+    answered,
+    pad_to_multiple,
+)
 
 __all__ = ["MARGIN", "Tiled", "ramp", "tile_starts"]
 
@@ -147,9 +156,13 @@ class Tiled(PriorWrapper):
 
     def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
         """Ask for every tile and blend the answers; see `Prior.predict`. A picture of one tile passes through whole."""
+        return answered(self.asking(x, sigma, condition))
+
+    def asking(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Asking[Prediction]:
+        """Ask the other prior tile by tile; see `Prior.asking`."""
         height, width = x.shape[-2:]
         if height <= self.tile and width <= self.tile:
-            return self._whole(x, sigma, condition)
+            return (yield from self._whole(x, sigma, condition))
         done, total = 0, self.count(height, width)
         x = pad_to_multiple(x, self.multiple, self.dims)
         condition = None if condition is None else pad_to_multiple(condition, self.multiple, self.dims)
@@ -161,7 +174,8 @@ class Tiled(PriorWrapper):
             parts = torch.cat([x[..., rows, columns] for rows, columns in places])
             conditions = None if condition is None else torch.cat([condition[..., r, c] for r, c in places])
             level = sigma.repeat(len(places)) if isinstance(sigma, Tensor) and sigma.ndim else sigma
-            prediction = self.prior.predict(parts, level, conditions)
+            prediction = yield from self.prior.asking(parts, level, conditions)
+            del parts, conditions
             if result is None:
                 result = torch.zeros_like(x)
                 log_variance = None if prediction.log_variance is None else torch.zeros_like(x)
@@ -186,8 +200,8 @@ class Tiled(PriorWrapper):
         left = padded.shape[-1] - width if -1 in self.dims else 0
         return ..., slice(top, top + height), slice(left, left + width)
 
-    def _whole(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None) -> Prediction:
-        prediction = self.prior.predict(x, sigma, condition)
+    def _whole(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None) -> Asking[Prediction]:
+        prediction = yield from self.prior.asking(x, sigma, condition)
         if self.on_tile is not None:
             self.on_tile(1, 1)
         return prediction

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 __all__ = [
     "CAMERA",
     "DEBLUR",
+    "DEFAULT_STEPS",
     "DENOISE",
     "EXPERT",
     "INPAINT",
@@ -201,3 +202,12 @@ EXPERT = ExpertDefaults(detail=0.5, steps=5, largest_factor=4, lowest=0.03, high
 
 LATENT_STEPS = 100
 """Number of steps of latent super-resolution, as published."""
+
+DEFAULT_STEPS = {
+    "deblur": DEBLUR.steps,
+    "dejpeg": JPEG.steps,
+    "denoise": DENOISE.steps,
+    "inpaint": INPAINT.steps,
+    "upscale": UPSCALE[4].steps,
+}
+"""Number of network evaluations of each verb by default."""

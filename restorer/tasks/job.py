@@ -12,8 +12,8 @@ from torch import Tensor
 from restorer.diffusion.degradations.degradation import Degradation
 from restorer.diffusion.degradations.pointwise import Mask
 from restorer.diffusion.plan import Plan
-from restorer.diffusion.prior import Prior
-from restorer.diffusion.reverse import Canvas, NotFiniteError, Step, reverse
+from restorer.diffusion.prior import Asking, Prior, answered
+from restorer.diffusion.reverse import Canvas, NotFiniteError, Step, reversing
 from restorer.errors import DeviceError, ModelError
 from restorer.machine.memory import FIXED_BYTES, SAMPLING_BYTES, SECOND_PASS_BYTES, available, check_memory, human_bytes
 from restorer.measurement.jpeg import Jpeg
@@ -188,28 +188,34 @@ class Job:
             ModelError: The network returns values that are not finite, even in float32.
             DeviceError: There is not enough memory: by the estimate beforehand, or with the smallest tiles in bf16.
         """
+        return answered(self.asking(on_step, on_tile))
+
+    def asking(
+        self, on_step: Callable[[Step], None] | None = None, on_tile: Callable[[int, int], None] | None = None
+    ) -> Asking[Restored]:
+        """Return the restoration as a computation that asks its prior; see `run`."""
 
         def counted_from(before: int) -> Callable[[Step], None] | None:
             """Return `on_step` with the evaluations counted over both passes, after `before` earlier ones."""
             return on_step and (lambda step: on_step(replace(step, index=before + step.index, total=self.evaluations)))
 
         if self.measure is not None:
-            return self.measured().run(on_step, on_tile)
-        restored = self._run_first_pass(counted_from(0), on_tile)
+            return (yield from self.measured().asking(on_step, on_tile))
+        restored = yield from self._first_pass(counted_from(0), on_tile)
         of_alpha = 0 if self.alpha is None else self.alpha.evaluations
         if self.second_pass is not None:
             before = self.evaluations - self.second_pass_evaluations - of_alpha
             second = self.second_pass(restored.image, restored.prior)
-            again = second.run(counted_from(before), on_tile)
+            again = yield from second.asking(counted_from(before), on_tile)
             restored = replace(again, notes=(*restored.notes, *second.notes, *again.notes))
         if self.alpha is not None:
-            alpha = self.alpha.run(counted_from(self.evaluations - of_alpha), on_tile)
+            alpha = yield from self.alpha.asking(counted_from(self.evaluations - of_alpha), on_tile)
             restored = replace(restored, notes=(*restored.notes, *alpha.notes), alpha=alpha.image[0])
         return restored
 
-    def _run_first_pass(
+    def _first_pass(
         self, on_step: Callable[[Step], None] | None, on_tile: Callable[[int, int], None] | None
-    ) -> Restored:
+    ) -> Asking[Restored]:
         """Return the result without the second pass; see `run`."""
         if self.plan is None:
             return Restored(self.image, self.prior)
@@ -218,7 +224,7 @@ class Job:
         is_lowered = False
         while True:
             try:
-                sampled = sampled or self._sample(self.plan, prior.with_callback(on_tile), on_step)
+                sampled = sampled or (yield from self._sample(self.plan, prior.with_callback(on_tile), on_step))
                 state, first = sampled
                 return Restored(self.finish(self._decode(state, prior).cpu(), first), prior, tuple(notes))
             except NotFiniteError as error:
@@ -284,7 +290,9 @@ class Job:
         """Return the prior with tiles of half the side; None if its tiles are the smallest."""
         return prior.limited_to(max(self.start.shape[-2:])).halved(max(MIN_TILE // self.factor, 1))
 
-    def _sample(self, plan: Plan, prior: Tiled, on_step: Callable[[Step], None] | None) -> tuple[Tensor, Tensor]:
+    def _sample(
+        self, plan: Plan, prior: Tiled, on_step: Callable[[Step], None] | None
+    ) -> Asking[tuple[Tensor, Tensor]]:
         """Return the last state, on the device of the prior, and the first prediction, on the CPU."""
         first: list[Tensor] = []
 
@@ -299,7 +307,7 @@ class Job:
         degradation = self.degradation
         if isinstance(degradation, Mask):
             degradation = Mask(degradation.known.to(device))
-        x = reverse(
+        x = yield from reversing(
             prior if self.condition is None else Conditioned(prior, self.condition),
             degradation,
             y,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import random
+import gc
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import ClassVar
 
@@ -88,6 +89,19 @@ def test_one_evaluation_answers_all_of_one_shape() -> None:
     assert [tuple(call.x.shape) for call in spy.calls] == [(2, 3, 24, 24), (1, 3, 16, 16)] * 3
 
 
+def test_jobs_of_two_priors_share_with_their_like() -> None:
+    """A picture that is restored by a prior of its own is not answered by that of the others."""
+    one, other = Spy(Smooth()), Spy(GaussianPrior(0.5, 0.01))
+    jobs = [denoise_job(16, 0, prior=one), denoise_job(16, 1, prior=other), denoise_job(16, 2, prior=one)]
+    expected = [job.run().image for job in jobs]
+    one.calls.clear()
+    other.calls.clear()
+    results = unwrap(run_together(jobs))
+    assert [len(call.x) for call in one.calls] == [2] * 3 and [len(call.x) for call in other.calls] == [1] * 3
+    assert all(torch.equal(result.image, alone) for result, alone in zip(results, expected, strict=True))
+    assert [result.prior.prior for result in results] == [one, other, one]
+
+
 def test_who_is_done_is_not_waited_for() -> None:
     spy, rounds = Spy(Smooth()), list[int]()
     run_together(
@@ -97,23 +111,19 @@ def test_who_is_done_is_not_waited_for() -> None:
 
 
 def test_the_order_in_a_batch_is_that_of_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The network sees the same batches whichever thread is faster, even if threads are delayed at random."""
-    ask, rng = batching._Evaluator.ask, random.Random(0)
+    """The network sees in row k what job k asks when it is alone, and no thread is started."""
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: pytest.fail(f"{thread.name} was started"))
 
-    def ask_late(evaluator: batching._Evaluator, number: int, x: Tensor, sigma: float | Tensor) -> Prediction:
-        time.sleep(rng.uniform(0, 0.003))
-        return ask(evaluator, number, x, sigma)
-
-    def network_inputs() -> list[Tensor]:
+    def network_inputs(seeds: range) -> list[Tensor]:
         """Return what the network sees during a run."""
         spy = Spy(Smooth())
-        run_together([denoise_job(16, seed, prior=spy) for seed in range(6)])
+        run_together([denoise_job(16, seed, prior=spy) for seed in seeds])
         return [call.x for call in spy.calls]
 
-    first = network_inputs()
-    monkeypatch.setattr(batching._Evaluator, "ask", ask_late)
-    for _ in range(8):
-        assert all(torch.equal(a, b) for a, b in zip(first, network_inputs(), strict=True))
+    together = network_inputs(range(6))
+    for k in range(6):
+        alone = network_inputs(range(k, k + 1))
+        assert all(torch.equal(batch[k : k + 1], x) for batch, x in zip(together, alone, strict=True))
 
 
 def test_out_of_memory_halves_the_batch() -> None:
@@ -136,6 +146,31 @@ def test_what_is_too_large_by_itself_is_tiled_by_itself() -> None:
     prior = Greedy(100, OUT_OF_MEMORY, Smooth())
     large, small = unwrap(run_together([denoise_job(160, 0, prior=prior), denoise_job(16, 1, prior=prior)]))
     assert large.prior.tile == 80 and "80-pixel tiles" in large.notes[0] and small.notes == ()
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_an_evaluation_that_fails_keeps_no_memory(together: bool) -> None:
+    """When the smaller tiles are evaluated, what the failed evaluation held is free, without the garbage collector."""
+    held, alive = list[weakref.ref[Tensor]](), list[bool]()
+
+    class Holding(Wrapper):
+        """A prior that makes a large tensor in each evaluation, and runs out of memory on large pictures."""
+
+        def predict(self, x: Tensor, sigma: float | Tensor, condition: Tensor | None = None) -> Prediction:
+            alive.append(any(ref() is not None for ref in held))
+            features = x.repeat(1, 4, 1, 1)
+            held.append(weakref.ref(features))
+            if x.shape[-1] > 100:
+                raise torch.OutOfMemoryError(str(OUT_OF_MEMORY))
+            return super().predict(x + 0 * features[:, :3], sigma)
+
+    job = denoise_job(160, 0, prior=Holding(Smooth()), steps=1)
+    gc.disable()
+    try:
+        (restored,) = unwrap(run_together([job])) if together else [job.run()]
+    finally:
+        gc.enable()
+    assert restored.prior.tile == 80 and len(alive) > 2 and not any(alive)
 
 
 def test_what_one_job_raises_the_others_do_not_feel() -> None:

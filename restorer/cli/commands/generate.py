@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from restorer.cli.terminal.reporter import Bar
     from restorer.diffusion.reverse import Step
     from restorer.images.files import Picture
+    from restorer.models.load import Model as ModelValue
     from restorer.priors.tiled import Tiled
     from restorer.tasks.job import Job
 
@@ -242,25 +243,27 @@ def _sample(request: Request, targets: dict[int, Path], reporter: Reporter) -> N
     with reporter.working("loading PyTorch and the model"):
         import torch
 
-        from restorer.models.load import load_prior
+        from restorer.models.load import look_up
         from restorer.tasks.generate import grid, prepare_generate
 
         for target in targets.values():
             _check_format(target)
-        prior = load_prior(request.model, request.device, request.precision)
+        model = look_up(request.model).loaded(request.device, request.precision)
     seeds = list(targets) if request.writes_single_files else list(request.seeds)
-    jobs = prepare_generate(seeds, request.size, prior=prior, **request.sampling)
+    jobs = prepare_generate(seeds, request.size, prior=model.prior, **request.sampling)
+    on_cpu = jobs[0].prior.device.type == "cpu"
     _announce(request, jobs, len(seeds), reporter)
     on_timed = Forecast(reporter).start("generate", _workload(jobs, len(seeds)))
     with reporter.progress("generate") as bar:
-        bar.begin(_evaluations(jobs) * len(jobs), jobs[0].tiles, on_timed, by_step=prior.device.type != "cpu")
+        bar.begin(_evaluations(jobs) * len(jobs), jobs[0].tiles, on_timed, by_step=not on_cpu)
         pictures = _run_jobs(jobs, bar, reporter)
         if request.writes_single_files:
             for (seed, target), (picture, used_prior) in zip(targets.items(), pictures, strict=True):
-                _write(request, target, picture, reporter, _describe(request, jobs, used_prior, seed, 1, began))
+                description = _describe(request, model, jobs, used_prior, seed, 1, began)
+                _write(request, target, picture, reporter, description)
         else:
             images, priors = zip(*pictures, strict=True)
-            description = _describe(request, jobs, priors[-1], seeds[0], len(seeds), began)
+            description = _describe(request, model, jobs, priors[-1], seeds[0], len(seeds), began)
     if not request.writes_single_files:
         _write(request, targets[seeds[0]], grid(torch.stack(list(images))), reporter, description)
 
@@ -324,24 +327,25 @@ def _announce(request: Request, jobs: list[Job], count: int, reporter: Reporter)
 
 
 def _describe(
-    request: Request, jobs: list[Job], used_prior: Tiled, seed: int, count: int, began: float
+    request: Request, model: ModelValue, jobs: list[Job], used_prior: Tiled, seed: int, count: int, began: float
 ) -> dict[str, Any]:
     """Return the fields of a JSON result that describe how its file was made.
 
     Args:
         request: Command line.
+        model: The model.
         jobs: Jobs of all batches.
         used_prior: Prior that made the picture.
         seed: Seed of the first picture in the file.
         count: Number of pictures in the file.
         began: Value of `time.monotonic` when the work began.
     """
-    from restorer.models.load import identity, precision_name
+    from restorer.models.load import precision_name
 
     plan = jobs[0].plan
     return {
         "count": count,
-        "model": identity(request.model),
+        "model": model.identity,
         "device": str(used_prior.device),
         "precision": precision_name(used_prior),
         "steps": _evaluations(jobs),

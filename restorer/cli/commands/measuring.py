@@ -71,7 +71,7 @@ def obtain_prior(options: Options, reporter: Reporter) -> UNetPrior | Tiled:
     Raises:
         ModelError: The prior cannot be obtained, or works on latents.
     """
-    from restorer.cli.restoring.opening import load_requested_prior
+    from restorer.folders.opening import load_requested_prior
 
     ensure_downloaded(options.model, reporter, options.command)
     with reporter.working("loading PyTorch and the model"):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -36,6 +35,7 @@ from restorer.cli.options import (
     RegionOption,
     Resume,
     Seed,
+    ShardOption,
     Show,
     Sigma,
     SkipExisting,
@@ -45,31 +45,13 @@ from restorer.cli.options import (
     parse,
 )
 from restorer.cli.restoring.run import restore_all
-from restorer.errors import PictureError
-from restorer.folders.paths import Item, find_mask
-from restorer.folders.picture import Kept, Verb
-from restorer.images.find import STDIO, is_stream
-from restorer.images.sizes import Enlargement, Geometry
-from restorer.images.streams import stream_bytes
-from restorer.limits import JPEGS, MAX_PIXELS, NOISES, SCALES, check, check_denoising
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from restorer.images.files import Picture
-    from restorer.priors.tiled import Tiled
-    from restorer.priors.unet_prior import UNetPrior
-    from restorer.tasks.job import Job
-
-    Prepared = tuple[Job, Kept | None]
+from restorer.folders.verbs import dejpegging, denoising, inpainting, upscaling
+from restorer.limits import JPEGS, MAX_PIXELS, NOISES, SCALES
 
 __all__ = ["register"]
 
 UPSCALE_ONLY = ("scale", "width", "height", "jpeg")
 """The options of `upscale` that the other verbs do not have."""
-
-OWN_TRANSPARENCY = "alpha"
-"""The mask that stands for the picture's own transparency."""
 
 
 def _denoise(
@@ -117,6 +99,7 @@ def _denoise(
     include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006
     limit: Limit = None,
+    shard: ShardOption = None,
     fail_fast: FailFast = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     region: RegionOption = None,
@@ -141,29 +124,7 @@ def _denoise(
     """
     shared = {name: value for name, value in locals().items() if name not in ("noise", "strength", "jpeg")}
     options = parse("denoise", **shared)
-    check_denoising(
-        sigma=options.sigma, noise=noise, strength=strength, jpeg=jpeg, steps=options.steps, detail=options.detail
-    )
-
-    def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
-        from restorer.images.files import visible_pixels
-        from restorer.measurement.earlier_jpeg import find_jpeg
-        from restorer.tasks.denoise import prepare_denoise
-
-        job = prepare_denoise(
-            image,
-            noise=noise,
-            strength=strength,
-            evidence=visible_pixels(picture),
-            jpeg=find_jpeg(image, picture.original) if jpeg == "auto" and options.sigma is None else None,
-            prior=prior,
-            **options.sampling,
-        )
-        return job, None
-
-    whole = Geometry(region=options.region)
-    measured = (("noise", noise), ("strength", strength), ("jpeg", jpeg))
-    restore_all(options, Verb(f"denoised{whole.tag}", prepare, extra_options=measured, geometry=whole))
+    restore_all(options, denoising(options, noise=noise, strength=strength, jpeg=jpeg))
 
 
 def _dejpeg(
@@ -183,6 +144,7 @@ def _dejpeg(
     include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006
     limit: Limit = None,
+    shard: ShardOption = None,
     fail_fast: FailFast = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     region: RegionOption = None,
@@ -206,16 +168,7 @@ def _dejpeg(
     restore dejpeg img.jpg  ·  restore dejpeg img.jpg -o img.png  ·  restore dejpeg photos/ -r -o clean/
     """
     options = parse("dejpeg", sigma="0", **locals())
-
-    def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
-        from restorer.measurement.earlier_jpeg import find_jpeg
-        from restorer.tasks.dejpeg import prepare_dejpeg
-
-        sampling = {name: value for name, value in options.sampling.items() if name != "sigma"}
-        return prepare_dejpeg(image, find_jpeg(image, picture.original), prior=prior, **sampling), None
-
-    whole = Geometry(region=options.region)
-    restore_all(options, Verb(f"dejpegged{whole.tag}", prepare, geometry=whole))
+    restore_all(options, dejpegging(options))
 
 
 def _inpaint(
@@ -256,6 +209,7 @@ def _inpaint(
     include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006
     limit: Limit = None,
+    shard: ShardOption = None,
     fail_fast: FailFast = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     region: RegionOption = None,
@@ -278,39 +232,9 @@ def _inpaint(
 
     restore inpaint img.png --mask m.png  ·  restore inpaint photos/ -r --mask masks/ -o filled/
     """
-    own = {"mask": str(mask), "invert_mask": invert_mask, "grow": grow_by}
-    options = parse(
-        "inpaint", **{k: v for k, v in locals().items() if k not in ("own", "mask", "invert_mask", "grow_by")}
-    )
-    check(grow=grow_by)
-    is_alpha = str(mask) == OWN_TRANSPARENCY and not mask.exists()
-    if not is_alpha and not mask.exists():
-        raise PictureError(f"the mask {mask} does not exist", "check the path")
-
-    def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
-        import torch
-
-        from restorer.images.files import alpha_mask, load_mask
-        from restorer.tasks.inpaint import prepare_inpaint
-
-        path = None if is_alpha else find_mask(mask, item)
-        if path is None or (picture.alpha is not None and item.source != STDIO and path.samefile(item.source)):
-            loaded, reveals = alpha_mask(picture, invert=invert_mask, margin=grow_by), True
-        else:
-            size, limit = (picture.height, picture.width), options.max_pixels
-            source = io.BytesIO(stream_bytes(path)) if is_stream(path) else path
-            loaded = load_mask(source, size, invert_mask, limit, margin=grow_by, picture=picture)
-            reveals = False
-        job = prepare_inpaint(image, torch.from_numpy(loaded.fill), prior=prior, **options.sampling)
-        known = ~loaded.fill
-        if options.region is not None:
-            known = known[options.region.rows, options.region.columns]
-        return job.with_note(loaded.note), None if job.sigma else Kept(known, reveals)
-
-    finder = None if is_alpha else lambda item: find_mask(mask, item)
-    whole = Geometry(region=options.region)
-    tag, extra = f"inpainted{whole.tag}", tuple(own.items())
-    restore_all(options, Verb(tag, prepare, extra_options=extra, find_mask=finder, geometry=whole))
+    own = ("mask", "invert_mask", "grow_by")
+    options = parse("inpaint", **{name: value for name, value in locals().items() if name not in (*own, "own")})
+    restore_all(options, inpainting(options, mask=mask, invert_mask=invert_mask, grow_by=grow_by))
 
 
 def _upscale(
@@ -359,6 +283,7 @@ def _upscale(
     include: Include = [],  # noqa: B006  (Typer passes a new list for each command)
     exclude: Exclude = [],  # noqa: B006
     limit: Limit = None,
+    shard: ShardOption = None,
     fail_fast: FailFast = False,
     max_pixels: MaxPixels = MAX_PIXELS,
     region: RegionOption = None,
@@ -382,29 +307,7 @@ def _upscale(
     restore upscale img.png  ·  restore upscale img.png --scale 2  ·  restore upscale img.png --steps 100
     """
     options = parse("upscale", **{name: value for name, value in locals().items() if name not in UPSCALE_ONLY})
-    size = Enlargement.of(scale, width, height)
-    check_denoising(jpeg=jpeg)
-
-    def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
-        from restorer.images.files import alpha_tensor
-        from restorer.measurement.earlier_jpeg import find_jpeg
-        from restorer.tasks.upscale import prepare_upscale
-
-        known = find_jpeg(image, picture.original) if jpeg == "auto" and not options.sigma else None
-        alpha = alpha_tensor(picture)
-        return prepare_upscale(image, size, jpeg=known, alpha=alpha, prior=prior, **options.sampling), None
-
-    def check_model(prior: UNetPrior | Tiled) -> None:
-        from restorer.priors.latent import latent_of
-        from restorer.tasks.upscale import check_latent_options
-
-        if (latent := latent_of(prior)) is not None:
-            sampling = {name: value for name, value in options.sampling.items() if name not in ("seed", "region")}
-            check_latent_options(latent, size.scale, **sampling)
-
-    whole = Geometry(size, options.region)
-    own = (*size.options(), ("jpeg", jpeg))
-    restore_all(options, Verb(f"{size.tag}{whole.tag}", prepare, check_model, extra_options=own, geometry=whole))
+    restore_all(options, upscaling(options, scale=scale, width=width, height=height, jpeg=jpeg))
 
 
 def register(app: typer.Typer) -> None:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from restorer.cli.mask_page.display import PICTURE_PIXELS, PREVIEW_PIXELS, Shown, encode
 from restorer.cli.mask_page.session import FillRequest, Progress, Session, Window
-from restorer.cli.restoring.opening import load_requested_prior
 from restorer.cli.terminal.downloads import ensure_downloaded
 from restorer.cli.terminal.reporter import Reporter
 from restorer.diffusion.reverse import Step
 from restorer.errors import RestorerError
+from restorer.folders.opening import load_requested_prior
 from restorer.folders.options import Options
 from restorer.folders.paths import Item
 from restorer.folders.picture import Kept, PreparedPicture, build_record

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from restorer.cli.terminal.reporter import Reporter, format_duration
 from restorer.folders.options import Options
-from restorer.tasks.defaults import DEBLUR, DENOISE, INPAINT, JPEG, LATENT_STEPS, UPSCALE
+from restorer.tasks.defaults import DEFAULT_STEPS, LATENT_STEPS
 
 if TYPE_CHECKING:
     from restorer.priors.tiled import Tiled
@@ -27,15 +27,6 @@ __all__ = [
     "faster_options",
     "picture_workload",
 ]
-
-DEFAULT_STEPS = {
-    "deblur": DEBLUR.steps,
-    "dejpeg": JPEG.steps,
-    "denoise": DENOISE.steps,
-    "inpaint": INPAINT.steps,
-    "upscale": UPSCALE[4].steps,
-}
-"""Number of network evaluations of each verb by default."""
 
 MIN_ANNOUNCED_SECONDS = 10.0
 """Estimated seconds from which the estimate is printed."""

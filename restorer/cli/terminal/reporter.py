@@ -27,9 +27,9 @@ from rich.table import Column, Table
 from rich.text import Text
 from rich.theme import Theme
 
-from restorer import errors
 from restorer.cli.terminal.printable import for_encoding, has_characters, printable
 from restorer.cli.terminal.streams import print_line
+from restorer.errors import EXIT_CODES, exit_code_for
 from restorer.machine.memory import human_bytes
 
 __all__ = [
@@ -46,15 +46,6 @@ __all__ = [
     "report_error",
     "stderr_console",
 ]
-
-EXIT_CODES: dict[type[errors.RestorerError], int] = {
-    errors.UsageError: 2,
-    errors.PictureError: 4,
-    errors.ModelError: 5,
-    errors.DeviceError: 6,
-    errors.OutputError: 7,
-}
-"""The exit code of each class of errors."""
 
 LINE_INTERVAL = 10.0
 """Seconds between two lines of progress outside a terminal."""
@@ -75,11 +66,6 @@ THEME = Theme(
     }
 )
 """Styles for light terminals too: the yellow of Rich's own styles is illegible on white, and their gray looks black."""
-
-
-def exit_code_for(error: BaseException) -> int:
-    """Return the exit code of an error; 1 for an unexpected error."""
-    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
 
 
 def stderr_console() -> Console:

@@ -1,28 +1,27 @@
-"""`--dry-run`: a preview of each picture's result, with the estimated time and memory."""
+"""A dry run: what a run would do with each picture, with the estimated time, memory and disk space."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from restorer.cli.terminal.forecast import DEFAULT_STEPS
-from restorer.cli.terminal.reporter import Reporter, format_duration
 from restorer.errors import RestorerError
+from restorer.folders.events import Expected, Failed, Planned
 from restorer.folders.options import Options
 from restorer.folders.paths import Item
 from restorer.folders.space import Need, free_space
 from restorer.images.find import is_stream
 from restorer.images.sizes import Geometry
-from restorer.tasks.defaults import LATENT_STEPS
+from restorer.tasks.defaults import DEFAULT_STEPS, LATENT_STEPS
 
 if TYPE_CHECKING:
     from restorer.priors.tiled import Tiled
     from restorer.priors.unet_prior import UNetPrior
 
-__all__ = ["is_available_offline", "print_preview"]
+__all__ = ["is_available_offline", "preview"]
 
 
 def is_available_offline(model: str) -> bool:
@@ -32,16 +31,10 @@ def is_available_offline(model: str) -> bool:
     return Path(model).exists() or (reference := parse_reference(model)) is None or find_cached(reference) is not None
 
 
-def print_preview(
-    options: Options,
-    items: list[Item],
-    needs: list[Need],
-    prior: UNetPrior | Tiled | None,
-    geometry: Geometry,
-    reporter: Reporter,
-    report_failure: Callable[[Item, RestorerError], None],
-) -> int:
-    """Print what a run would do with each picture, and return the number of pictures that it could restore.
+def preview(
+    options: Options, items: Sequence[Item], needs: Sequence[Need], prior: UNetPrior | Tiled | None, geometry: Geometry
+) -> Iterator[Planned | Failed | Expected]:
+    """Yield what a run would do with each picture, and what it would take in all.
 
     Only the headers of the files are read. The estimated time is that of the whole picture, although `inpaint`
     processes only the surroundings of holes.
@@ -50,14 +43,12 @@ def print_preview(
         options: The options of the run.
         items: The pictures.
         needs: The disk space of the results, as far as it is known.
-        prior: The model; None if it is not available, in which case no times are printed.
+        prior: The model; None if it is not available, in which case there are no times.
         geometry: How the size of a result follows from that of its picture.
-        reporter: Receives the preview.
-        report_failure: Called with each picture that cannot be restored, and the reason.
     """
     from restorer.images.reading import read_size
     from restorer.images.writing import check_target_size
-    from restorer.machine.memory import estimate_memory, human_bytes
+    from restorer.machine.memory import estimate_memory
     from restorer.priors.latent import latent_of
 
     rate = None if prior is None else _seconds_per_megapixel(prior)
@@ -73,45 +64,19 @@ def print_preview(
             (width, height), computed = geometry.result(*original), geometry.computed(*original)
             check_target_size(item.target, options.format, width, height)
         except RestorerError as error:
-            report_failure(item, error)
+            yield Failed(options.command, item, error)
             continue
         of_part = math.prod(original if geometry.region is None else geometry.region[2:])
         megapixels = (of_part if latent else math.prod(computed)) / 1e6  # the network processes them in one step
         seconds = None if rate is None else round(steps * megapixels * rate, 2)
         total, count = total + (seconds or 0.0), count + 1
-        size = "x".join(map(str, original)) + ("" if geometry.is_plain else f" -> {width}x{height}")
-        duration = "" if seconds is None else f" · {steps} steps · about {format_duration(seconds)}"
         memory = estimate_memory(math.prod(computed))
-        space = f" · about {human_bytes(sizes[item])} on the disk" if item in sizes else ""
-        reporter.say(f"{item.source} -> {item.target} · {size}{duration} · {human_bytes(memory)} of memory{space}")
-        reporter.emit(
-            {
-                "event": "plan",
-                "command": options.command,
-                "input": str(item.source),
-                "output": str(item.target),
-                "width": width,
-                "height": height,
-                "seconds": seconds,
-                "peak_mem_mb": round(memory / 1e6),
-                "bytes": sizes.get(item),
-            }
-        )
-    if count > 1 and rate is not None:
-        reporter.say(f"{count} pictures, about {format_duration(total)} in total")
-    if count > 1:
-        _print_space(items, sizes, reporter)
-    return count
-
-
-def _print_space(items: list[Item], sizes: dict[Item, int], reporter: Reporter) -> None:
-    """Print the disk space that the results take together, and what is free where the first of them goes."""
-    from restorer.machine.memory import human_bytes
-
+        size, space, is_plain = (width, height), sizes.get(item), geometry.is_plain
+        yield Planned(options.command, item, original, size, steps, seconds, memory, space, is_plain)
     counted = [item for item in items if item in sizes]
-    if counted and (free := free_space(counted[0].target.parent)) is not None:
-        expected = human_bytes(sum(sizes[item] for item in counted))
-        reporter.say(f"the results take about {expected}, and {human_bytes(free)} are free")
+    free = free_space(counted[0].target.parent) if counted else None
+    expected = None if free is None else sum(sizes[item] for item in counted)
+    yield Expected(options.command, count, None if rate is None else total, expected, free)
 
 
 def _seconds_per_megapixel(prior: UNetPrior | Tiled) -> float:

@@ -1,0 +1,256 @@
+"""The restoring verbs: what each of them does with one picture of a run."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from restorer.errors import PictureError, UsageError
+from restorer.folders.options import Options
+from restorer.folders.paths import Item, find_mask
+from restorer.folders.picture import Kept, Verb
+from restorer.images.find import STDIO, is_stream
+from restorer.images.sizes import Enlargement, Geometry
+from restorer.images.streams import stream_bytes
+from restorer.limits import check, check_denoising
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from restorer.images.files import Picture
+    from restorer.priors.tiled import Tiled
+    from restorer.priors.unet_prior import UNetPrior
+    from restorer.tasks.job import Job
+
+    Prepared = tuple[Job, Kept | None]
+
+__all__ = ["VERBS", "deblurring", "dejpegging", "denoising", "inpainting", "upscaling"]
+
+OWN_TRANSPARENCY = "alpha"
+"""The mask that stands for the picture's own transparency."""
+
+MAX_GAUSSIAN, MAX_DEFOCUS, MAX_MOTION = 20.0, 60.0, 200.0  # pixels
+
+
+def denoising(options: Options, *, noise: str = "auto", strength: float = 1.0, jpeg: str = "auto") -> Verb:
+    """Return the verb `denoise`. The arguments are its options, of which `options` are those of all verbs.
+
+    Raises:
+        UsageError: A value is out of range, or two options cannot be combined.
+    """
+    check_denoising(
+        sigma=options.sigma, noise=noise, strength=strength, jpeg=jpeg, steps=options.steps, detail=options.detail
+    )
+
+    def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
+        from restorer.images.files import visible_pixels
+        from restorer.measurement.earlier_jpeg import find_jpeg
+        from restorer.tasks.denoise import prepare_denoise
+
+        job = prepare_denoise(
+            image,
+            noise=noise,
+            strength=strength,
+            evidence=visible_pixels(picture),
+            jpeg=find_jpeg(image, picture.original) if jpeg == "auto" and options.sigma is None else None,
+            prior=prior,
+            **options.sampling,
+        )
+        return job, None
+
+    whole = Geometry(region=options.region)
+    measured = (("noise", noise), ("strength", strength), ("jpeg", jpeg))
+    return Verb(f"denoised{whole.tag}", prepare, extra_options=measured, geometry=whole)
+
+
+def dejpegging(options: Options) -> Verb:
+    """Return the verb `dejpeg`."""
+
+    def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
+        from restorer.measurement.earlier_jpeg import find_jpeg
+        from restorer.tasks.dejpeg import prepare_dejpeg
+
+        sampling = {name: value for name, value in options.sampling.items() if name != "sigma"}
+        return prepare_dejpeg(image, find_jpeg(image, picture.original), prior=prior, **sampling), None
+
+    whole = Geometry(region=options.region)
+    return Verb(f"dejpegged{whole.tag}", prepare, geometry=whole)
+
+
+def deblurring(
+    options: Options,
+    *,
+    gaussian: float | None = None,
+    defocus: float | None = None,
+    motion: str | None = None,
+    kernel: Path | None = None,
+    noise: str = "auto",
+    strength: float = 1.0,
+    jpeg: str = "auto",
+) -> Verb:
+    """Return the verb `deblur`; see `denoising`.
+
+    Raises:
+        UsageError: A value is out of range, or not exactly one blur is given.
+        PictureError: The file of the kernel does not exist.
+    """
+    named = {"gaussian": gaussian, "defocus": defocus, "motion": motion, "kernel": kernel}
+    check_denoising(sigma=options.sigma, noise=noise, strength=strength, jpeg=jpeg)
+    line = _check_kernel(gaussian, defocus, motion, kernel)
+
+    def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
+        from restorer.images.files import visible_pixels
+        from restorer.measurement.earlier_jpeg import find_jpeg
+        from restorer.tasks.deblur import prepare_deblur
+
+        job = prepare_deblur(
+            image,
+            _make_kernel(gaussian, defocus, line, kernel),
+            noise=noise,
+            strength=strength,
+            evidence=visible_pixels(picture),
+            jpeg=find_jpeg(image, picture.original) if jpeg == "auto" and options.sigma is None else None,
+            prior=prior,
+            **options.sampling,
+        )
+        return job, None
+
+    given = tuple((name, value if value is None or name != "kernel" else str(value)) for name, value in named.items())
+    measured = (("noise", noise), ("strength", strength), ("jpeg", jpeg))
+    part = Geometry(region=options.region)
+    return Verb(f"deblurred{part.tag}", prepare, extra_options=(*given, *measured), geometry=part)
+
+
+def inpainting(options: Options, *, mask: Path, invert_mask: bool = False, grow_by: int | None = None) -> Verb:
+    """Return the verb `inpaint`; see `denoising`. `grow_by` is the option `--grow`.
+
+    Raises:
+        UsageError: A value is out of range.
+        PictureError: The mask does not exist.
+    """
+    own = {"mask": str(mask), "invert_mask": invert_mask, "grow": grow_by}
+    check(grow=grow_by)
+    is_alpha = str(mask) == OWN_TRANSPARENCY and not mask.exists()
+    if not is_alpha and not mask.exists():
+        raise PictureError(f"the mask {mask} does not exist", "check the path")
+
+    def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
+        import torch
+
+        from restorer.images.files import alpha_mask, load_mask
+        from restorer.tasks.inpaint import prepare_inpaint
+
+        path = None if is_alpha else find_mask(mask, item)
+        if path is None or (picture.alpha is not None and item.source != STDIO and path.samefile(item.source)):
+            loaded, reveals = alpha_mask(picture, invert=invert_mask, margin=grow_by), True
+        else:
+            size, limit = (picture.height, picture.width), options.max_pixels
+            source = io.BytesIO(stream_bytes(path)) if is_stream(path) else path
+            loaded = load_mask(source, size, invert_mask, limit, margin=grow_by, picture=picture)
+            reveals = False
+        job = prepare_inpaint(image, torch.from_numpy(loaded.fill), prior=prior, **options.sampling)
+        known = ~loaded.fill
+        if options.region is not None:
+            known = known[options.region.rows, options.region.columns]
+        return job.with_note(loaded.note), None if job.sigma else Kept(known, reveals)
+
+    finder = None if is_alpha else lambda item: find_mask(mask, item)
+    whole = Geometry(region=options.region)
+    tag, extra = f"inpainted{whole.tag}", tuple(own.items())
+    return Verb(tag, prepare, extra_options=extra, find_mask=finder, geometry=whole)
+
+
+def upscaling(
+    options: Options,
+    *,
+    scale: float | None = None,
+    width: int | None = None,
+    height: int | None = None,
+    jpeg: str = "auto",
+) -> Verb:
+    """Return the verb `upscale`; see `denoising`.
+
+    Raises:
+        UsageError: A value is out of range.
+    """
+    size = Enlargement.of(scale, width, height)
+    check_denoising(jpeg=jpeg)
+
+    def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
+        from restorer.images.files import alpha_tensor
+        from restorer.measurement.earlier_jpeg import find_jpeg
+        from restorer.tasks.upscale import prepare_upscale
+
+        known = find_jpeg(image, picture.original) if jpeg == "auto" and not options.sigma else None
+        alpha = alpha_tensor(picture)
+        return prepare_upscale(image, size, jpeg=known, alpha=alpha, prior=prior, **options.sampling), None
+
+    def check_model(prior: UNetPrior | Tiled) -> None:
+        from restorer.priors.latent import latent_of
+        from restorer.tasks.upscale import check_latent_options
+
+        if (latent := latent_of(prior)) is not None:
+            sampling = {name: value for name, value in options.sampling.items() if name not in ("seed", "region")}
+            check_latent_options(latent, size.scale, **sampling)
+
+    whole = Geometry(size, options.region)
+    own = (*size.options(), ("jpeg", jpeg))
+    return Verb(f"{size.tag}{whole.tag}", prepare, check_model, extra_options=own, geometry=whole)
+
+
+def _check_kernel(
+    gaussian: float | None, defocus: float | None, motion: str | None, kernel: Path | None
+) -> tuple[float, float] | None:
+    """Check the options that describe a blur, and return the length and the angle of a motion.
+
+    Raises:
+        UsageError: None of them is given, or several, or a value is out of range.
+        PictureError: The file of the kernel does not exist.
+    """
+    given = [value for value in (gaussian, defocus, motion, kernel) if value is not None]
+    if len(given) != 1:
+        message = "say how the picture is blurred" if not given else "only one blur can be undone at a time"
+        raise UsageError(message, "use one of --gaussian, --defocus, --motion and --kernel")
+    for name, value, most in (("gaussian", gaussian, MAX_GAUSSIAN), ("defocus", defocus, MAX_DEFOCUS)):
+        if value is not None and not 0 < value <= most:
+            raise UsageError(f"{name} must be above 0 and at most {most:g} pixels, not {value:g}")
+    if kernel is not None and not kernel.is_file():
+        raise PictureError(f"the kernel {kernel} does not exist", "check the path")
+    return None if motion is None else _parse_motion(motion)
+
+
+def _parse_motion(text: str) -> tuple[float, float]:
+    """Return the length and the angle that a text such as "13@30" gives."""
+    try:
+        length, angle = (float(part) for part in text.split("@"))
+    except ValueError as error:
+        hint = "13@30 is a line of 13 pixels at 30 degrees"
+        raise UsageError(f"a motion is a length and an angle with @ between them, not {text!r}", hint) from error
+    if not (0 < length <= MAX_MOTION and math.isfinite(angle)):
+        raise UsageError(f"the length of a motion must be above 0 and at most {MAX_MOTION:g} pixels, not {length:g}")
+    return length, angle
+
+
+def _make_kernel(gaussian: float | None, defocus: float | None, line: Any, kernel: Path | None) -> Tensor:
+    """Return the kernel that the options describe."""
+    from restorer.diffusion.degradations.kernels import defocus_kernel, gaussian_kernel, motion_kernel
+    from restorer.images.kernel_files import load_kernel
+
+    if kernel is not None:
+        return load_kernel(kernel)
+    if gaussian is not None:
+        return gaussian_kernel(gaussian)
+    return motion_kernel(*line) if line is not None else defocus_kernel(defocus or 0.0)
+
+
+VERBS: dict[str, Callable[..., Verb]] = {
+    "denoise": denoising,
+    "dejpeg": dejpegging,
+    "deblur": deblurring,
+    "inpaint": inpainting,
+    "upscale": upscaling,
+}
+"""The functions that return the verbs, by their names."""
