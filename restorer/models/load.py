@@ -275,7 +275,7 @@ def with_first_expert(prior: Prior) -> Prior | None:
     return _experts(prior) if isinstance(prior, UNetPrior) and measuring_prior(prior) is prior else None
 
 
-@cache
+@lru_cache(maxsize=2)
 def _experts(prior: UNetPrior) -> Experts:
     return Experts(prior, _load(weights_folder(ENLARGING), prior.device, prior.dtype))
 
