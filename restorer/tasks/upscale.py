@@ -172,7 +172,7 @@ def check_latent_options(
     Args:
         prior: The latent prior.
         scale: Enlargement factor; None if the sides of the result are given, which must then agree with the model.
-        sigma: Value of the option `sigma`; None if it is to be estimated.
+        sigma: Value of the option `sigma`; None if it is to be measured, which this model does not need.
         steps: Number of network evaluations; None for the default.
         detail: Value of the option `detail`; None if it is not given.
         method: Value of the option `method`.
@@ -190,7 +190,7 @@ def check_latent_options(
             f"this model enlarges by {prior.factor}, not by {scale:g}",
             f"use --scale {prior.factor}, or choose another --model",
         )
-    if sigma != 0:
+    if sigma:
         raise UsageError("--sigma does not apply to this model, which takes the picture as it is", "leave --sigma out")
     if detail is not None:
         raise UsageError("--detail does not apply to this model, whose results are samples", "leave --detail out")

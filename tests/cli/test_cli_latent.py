@@ -106,7 +106,6 @@ def test_a_folder_of_gray_and_transparent_pictures(call: Command, models: dict[s
     [
         (("--scale", 2), "enlarges by 4, not by 2"),
         (("--sigma", 5), "--sigma does not apply"),
-        (("--sigma", "auto"), "--sigma does not apply"),
         (("--detail", 0), "--detail does not apply"),
         (("--method", "ddnm"), "but not ddnm"),
         (("--steps", 501), "between 1 and 500"),

@@ -398,7 +398,6 @@ def test_large_pictures_are_tiled(upscaler: Path) -> None:
     [
         ({"scale": 2}, "enlarges by 4, not by 2"),
         ({"sigma": 5.0}, "--sigma"),
-        ({"sigma": None}, "--sigma"),
         ({"detail": 0.5}, "--detail"),
         ({"detail": 0.0}, "--detail"),
         ({"method": "repaint"}, "but not repaint"),
