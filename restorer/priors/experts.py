@@ -36,11 +36,11 @@ SPREAD = 8.0
 LEVEL_PER_SCALE = 0.05
 """Level that the first network is told for each unit of the factor of enlargement."""
 
-State = Literal["clean", "damaged", "soft"]
-"""What is known of a small picture: that it was shrunk and no more, that it is noisy or compressed, or that it was
-blurred."""
+State = Literal["clean", "noisy", "damaged", "soft"]
+"""What is known of a small picture: that it was shrunk and no more, that it is noisy, that something else damaged it, or
+that it was blurred."""
 
-LEVELS: dict[State, float] = {"clean": 0.0, "damaged": 0.2, "soft": 0.35}
+LEVELS: dict[State, float] = {"clean": 0.0, "noisy": 0.2, "damaged": 0.2, "soft": 0.35}
 """By how much this level rises with the state of the picture."""
 
 

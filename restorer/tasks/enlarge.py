@@ -102,8 +102,7 @@ def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found) -
     credible = find_credible(y, degradation) if sigma <= MOST_SIGMA else None
     y = y if credible is None else credible.data
     settings = options.steps, options.detail, options.method, options.seed
-    is_damaged = sigma >= DAMAGED_SIGMA or credible is not None or found.was_compressed
-    state: State = "damaged" if is_damaged else "soft" if found.is_soft else "clean"
+    state = _state(found, is_doubted=credible is not None)
     course = course_of(options.prior, scale, *settings, state=state)
     # The network of the first answer was trained on interpolated pictures, as they are.
     is_sharpened = course.is_expert and state == "soft" and course.share == 0
@@ -134,6 +133,15 @@ def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found) -
     )
     job = job if credible is None else job.with_note(DOUBTED)
     return job.with_note(SOFT_NOTE) if is_sharpened else job
+
+
+def _state(found: Found, *, is_doubted: bool) -> State:
+    """Return what the network of the first answer is told of a picture."""
+    if found.was_compressed or is_doubted:
+        return "damaged"
+    if found.sigma >= DAMAGED_SIGMA:
+        return "noisy"
+    return "soft" if found.is_soft else "clean"
 
 
 def _interpolated(y: Tensor, scale: int) -> Tensor:

@@ -7,7 +7,7 @@ means:
     0          the prior alone, no noise carried: the most faithful picture
     0 .. 1/2   the same after the first network, mixed with its answer: the straight line between the two is the
                optimal exchange of distortion for perception
-    1/2        the answer of the first network
+    1/2        the answer of the first network; for a noisy picture with one evaluation at a low level after it
     1/2 .. 1   after it, a reverse process at low levels that carries slightly more noise than it tells the prior, so
                that the prior adds texture; the higher the level, the more
 
@@ -81,22 +81,28 @@ def course_of(
     beyond = 2 * used - 1
     if beyond < 0:
         faithful = UPSCALE[factor]
-        count = steps or faithful.steps + 1
-        levels, kappa, share = log_levels(faithful.start, LOWEST_LEVEL, count - 1) if count > 1 else [], 0.0, 1 + beyond
-        extrapolation = faithful.extrapolation
-    else:
-        count = steps or (EXPERT.steps if beyond > 0 else 1)
+        levels = _levels(faithful.start, LOWEST_LEVEL, steps or faithful.steps + 1)
+        kappa, zeta, share, extrapolation = 0.0, 0.0, 1 + beyond, faithful.extrapolation
+    elif beyond > 0:
         start = EXPERT.lowest + beyond * (EXPERT.highest - EXPERT.lowest)
-        levels = log_levels(start, EXPERT.lowest, count - 1) if count > 1 else []
-        kappa, share, extrapolation = 1 + EXPERT.inflation, 0.0, 0.0
+        levels = _levels(start, EXPERT.lowest, steps or EXPERT.steps)
+        kappa, zeta, share, extrapolation = 1 + EXPERT.inflation, 0.0, 0.0, 0.0
+    else:
+        levels = _levels(EXPERT.calming, EXPERT.lowest, steps or (2 if state == "noisy" else 1))
+        kappa, zeta, share, extrapolation = 1.0, 1.0, 0.0, 0.0
     plan = Plan(
         (first_level(factor, state), *levels, 0.0),
-        zeta=(1.0,) + (0.0,) * len(levels),
+        zeta=(1.0,) + (zeta,) * len(levels),
         kappa=kappa,
-        prior_variance=EXPERT.variance if state == "damaged" else 1.0,
+        prior_variance=EXPERT.variance if state in ("noisy", "damaged") else 1.0,
         extrapolation=extrapolation,
         fresh_start=False,
         mirrored=experts.mirrors,
         seed=seed,
     )
     return Course(experts, plan, used, share, is_expert=True)
+
+
+def _levels(start: float, end: float, evaluations: int) -> list[float]:
+    """Return the levels of a number of evaluations of which the first network makes one."""
+    return log_levels(start, end, evaluations - 1) if evaluations > 1 else []
