@@ -37,8 +37,7 @@ LEVEL_PER_SCALE = 0.05
 """Level that the first network is told for each unit of the factor of enlargement."""
 
 State = Literal["clean", "noisy", "damaged", "soft"]
-"""What is known of a small picture: that it was shrunk and no more, that it is noisy, that something else damaged it, or
-that it was blurred."""
+"""What is known of a small picture: it was only shrunk, it is noisy, it is damaged otherwise, or it was blurred."""
 
 LEVELS: dict[State, float] = {"clean": 0.0, "noisy": 0.2, "damaged": 0.2, "soft": 0.35}
 """By how much this level rises with the state of the picture."""
