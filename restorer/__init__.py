@@ -15,14 +15,26 @@ if TYPE_CHECKING:
     from restorer.api import deblur, dejpeg, denoise, inpaint, upscale
     from restorer.folders.restore_folder import restore_folder
     from restorer.models.load import load_prior
+    from restorer.models.starts import load_start
     from restorer.tasks.generate import generate
 
-__all__ = ["deblur", "dejpeg", "denoise", "generate", "inpaint", "load_prior", "restore_folder", "upscale"]
+__all__ = [
+    "deblur",
+    "dejpeg",
+    "denoise",
+    "generate",
+    "inpaint",
+    "load_prior",
+    "load_start",
+    "restore_folder",
+    "upscale",
+]
 
 # Modules of the public names; all other names are in restorer.api.
 _MODULES = {
-    "load_prior": "restorer.models.load",
     "generate": "restorer.tasks.generate",
+    "load_prior": "restorer.models.load",
+    "load_start": "restorer.models.starts",
     "restore_folder": "restorer.folders.restore_folder",
 }
 

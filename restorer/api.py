@@ -29,6 +29,8 @@ from restorer.images.masks import grow as grow_mask
 from restorer.images.sizes import Enlargement, Region, parse_region
 from restorer.limits import check, check_denoising, real_number, whole_number
 from restorer.measurement.earlier_jpeg import find_jpeg
+from restorer.models.feed_forward import FeedForward
+from restorer.models.starts import as_start
 from restorer.tasks.common import as_prior
 from restorer.tasks.deblur import prepare_deblur
 from restorer.tasks.dejpeg import prepare_dejpeg
@@ -41,6 +43,7 @@ __all__ = ["deblur", "dejpeg", "denoise", "inpaint", "upscale"]
 
 OnStep = Callable[[Step], None] | None
 AnyPrior = Prior | str | os.PathLike[str] | None
+AnyStart = FeedForward | str | os.PathLike[str] | None
 
 
 def _restore(
@@ -86,7 +89,7 @@ def _restore_one(
     """Restore one picture; see `_restore`."""
     job, keep = prepare(given, index)
     job, part = job.measured(), given.part(region)
-    if job.plan is None:
+    if job.is_copy:
         return part.unchanged()
     restored = job.run(on_step)
     return part.result(restored.image, None if keep is None else _cut(keep, region), restored.alpha)
@@ -96,12 +99,12 @@ def _cut(mask: np.ndarray, region: Region | None) -> np.ndarray:
     return mask if region is None else mask[region.rows, region.columns]
 
 
-def _sampling(steps: Any, detail: Any, method: Any, seed: Any, prior: Any) -> dict[str, Any]:
+def _sampling(steps: Any, detail: Any, method: Any, seed: Any, start: Any, prior: Any) -> dict[str, Any]:
     """Return the options that all tasks share, as the functions that prepare a job take them.
 
     Raises:
         UsageError: A value is out of range or of the wrong type.
-        ModelError: The prior cannot be loaded.
+        ModelError: The prior or the network of the start cannot be loaded.
     """
     if not isinstance(method, str):
         raise UsageError(f"the method must be a name, not {type(method).__name__}")
@@ -111,8 +114,8 @@ def _sampling(steps: Any, detail: Any, method: Any, seed: Any, prior: Any) -> di
         "method": method,
         "seed": whole_number("the seed", seed),
     }
-    check(**options)
-    return {**options, "prior": as_prior(prior)}
+    check(**options, started=start is not None)
+    return {**options, "start": as_start(start), "prior": as_prior(prior)}
 
 
 def _sigma(sigma: Any) -> float | None:
@@ -138,6 +141,7 @@ def denoise(
     method: str = "auto",
     seed: int = 0,
     region: Sequence[int] | str | None = None,
+    start: AnyStart = None,
     prior: AnyPrior = None,
     on_step: OnStep = None,
 ) -> Any:
@@ -160,6 +164,9 @@ def denoise(
         seed: Seed of the noise field, an integer from 0.
         region: Left, top, width and height in pixels of the part that is restored and returned, nearly as it would be
             within the whole; None for all of it.
+        start: A network that restores in a single pass, from whose result the reverse process starts: the result of
+            `load_start`, or what it takes, a path or a file of the Hub. `steps=0` returns that result. None starts from
+            the picture.
         prior: The result of `load_prior`, or what it takes: a name or a path. None selects the embedded prior.
         on_step: Called with a `restorer.diffusion.reverse.Step` after every network evaluation.
 
@@ -176,9 +183,14 @@ def denoise(
     """
     level, part = _sigma(sigma), _region(region)
     factor = real_number("strength", strength)
-    options = _sampling(steps, detail, method, seed, prior)
+    options = _sampling(steps, detail, method, seed, start, prior)
     check_denoising(
-        sigma=level, noise=noise, strength=factor, jpeg=jpeg, steps=options["steps"], detail=options["detail"]
+        sigma=level,
+        noise=noise,
+        strength=factor,
+        jpeg=jpeg,
+        steps=options["steps"] if start is None else None,
+        detail=options["detail"],
     )
 
     def prepare(given: Given, index: int) -> tuple[Job, None]:
@@ -198,6 +210,7 @@ def dejpeg(
     method: str = "auto",
     seed: int = 0,
     region: Sequence[int] | str | None = None,
+    start: AnyStart = None,
     prior: AnyPrior = None,
     on_step: OnStep = None,
 ) -> Any:
@@ -211,6 +224,7 @@ def dejpeg(
         method: As in `denoise`.
         seed: As in `denoise`.
         region: As in `denoise`.
+        start: As in `denoise`.
         prior: As in `denoise`.
         on_step: As in `denoise`.
 
@@ -223,7 +237,7 @@ def dejpeg(
         ModelError: The prior cannot restore pictures, or its network returns values that are not finite.
         DeviceError: The device has too little memory.
     """
-    part, options = _region(region), _sampling(steps, detail, method, seed, prior)
+    part, options = _region(region), _sampling(steps, detail, method, seed, start, prior)
 
     def prepare(given: Given, index: int) -> tuple[Job, None]:
         check_values(given)
@@ -245,6 +259,7 @@ def deblur(
     method: str = "auto",
     seed: int = 0,
     region: Sequence[int] | str | None = None,
+    start: AnyStart = None,
     prior: AnyPrior = None,
     on_step: OnStep = None,
 ) -> Any:
@@ -264,6 +279,7 @@ def deblur(
         method: As in `denoise`.
         seed: As in `denoise`.
         region: As in `denoise`.
+        start: As in `denoise`.
         prior: As in `denoise`.
         on_step: As in `denoise`.
 
@@ -277,7 +293,7 @@ def deblur(
         DeviceError: The device has too little memory.
     """
     level, factor, blur, part = _sigma(sigma), real_number("strength", strength), _kernel(kernel), _region(region)
-    options = _sampling(steps, detail, method, seed, prior)
+    options = _sampling(steps, detail, method, seed, start, prior)
     check_denoising(sigma=level, noise=noise, strength=factor, jpeg=jpeg)
 
     def prepare(given: Given, index: int) -> tuple[Job, None]:
@@ -311,6 +327,7 @@ def inpaint(
     method: str = "auto",
     seed: int = 0,
     region: Sequence[int] | str | None = None,
+    start: AnyStart = None,
     prior: AnyPrior = None,
     on_step: OnStep = None,
 ) -> Any:
@@ -332,6 +349,7 @@ def inpaint(
         method: As in `denoise`.
         seed: As in `denoise`.
         region: As in `denoise`.
+        start: As in `denoise`.
         prior: As in `denoise`.
         on_step: As in `denoise`.
 
@@ -347,7 +365,7 @@ def inpaint(
     """
     margin = None if grow is None else whole_number("grow", grow)
     check(grow=margin)
-    level, part, options = _sigma(sigma), _region(region), _sampling(steps, detail, method, seed, prior)
+    level, part, options = _sigma(sigma), _region(region), _sampling(steps, detail, method, seed, start, prior)
     masks = _masks_of(picture, mask)
 
     def prepare(given: Given, index: int) -> tuple[Job, np.ndarray | None]:
@@ -409,6 +427,7 @@ def upscale(
     method: str = "auto",
     seed: int = 0,
     region: Sequence[int] | str | None = None,
+    start: AnyStart = None,
     prior: AnyPrior = None,
     on_step: OnStep = None,
 ) -> Any:
@@ -421,7 +440,8 @@ def upscale(
         picture: As in `denoise`.
         scale: Enlargement factor, above 1 and at most 8. For a factor other than 2, 3, 4 and 8, the picture is
             enlarged by the next larger of these and shrunk; shrinking the result then gives the input back less
-            exactly. None is 4 unless a side is given.
+            exactly. None is 4, or the factor of `start`, unless a side is given. A start has to enlarge by the
+            factor itself, or by that next larger one.
         width: Width of the result in pixels, instead of a scale; the height follows.
         height: Height of the result. With both, the result is the largest one that fits inside them.
         sigma: Standard deviation of the noise of the small picture on the 0..255 scale. None measures it, and takes
@@ -433,6 +453,7 @@ def upscale(
         method: As in `denoise`.
         seed: As in `denoise`.
         region: As in `denoise`.
+        start: As in `denoise`.
         prior: As in `denoise`.
         on_step: As in `denoise`.
 
@@ -446,8 +467,12 @@ def upscale(
         DeviceError: The device has too little memory.
     """
     check_denoising(jpeg=jpeg)
+    level, part, options = _sigma(sigma), _region(region), _sampling(steps, detail, method, seed, start, prior)
+    network: FeedForward | None = options["start"]
+    if network is not None and scale is None and width is None and height is None:
+        network.check("upscale")
+        scale = network.scale
     size = Enlargement.of(scale, width, height)
-    level, part, options = _sigma(sigma), _region(region), _sampling(steps, detail, method, seed, prior)
 
     def prepare(given: Given, index: int) -> tuple[Job, None]:
         check_values(given, level)

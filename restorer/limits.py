@@ -69,6 +69,7 @@ def check(
     seed: int = 0,
     scale: int = 4,
     grow: int | None = None,
+    started: bool = False,
 ) -> None:
     """Check that the options of a restoration are in range.
 
@@ -80,6 +81,7 @@ def check(
         seed: Seed of the noise field, 0 .. 2^63 - 1.
         scale: One of SCALES.
         grow: Pixels by which a mask is grown, 0 .. MAX_GROWTH; None stands for the default.
+        started: Whether there is another network to start from, which may do without any steps.
 
     Raises:
         UsageError: A value is out of range. The message names the option and its range.
@@ -88,8 +90,10 @@ def check(
         raise UsageError(
             f"sigma must lie between 0 and 255, not {sigma:g}", "sigma is the standard deviation of the noise"
         )
-    if steps is not None and not 1 <= steps <= MAX_STEPS:
-        raise UsageError(f"steps must lie between 1 and {MAX_STEPS}, not {steps}")
+    least = 0 if started else 1
+    if steps is not None and not least <= steps <= MAX_STEPS:
+        hint = "0 steps need a network that does the work: --start" if steps == 0 else ""
+        raise UsageError(f"steps must lie between {least} and {MAX_STEPS}, not {steps}", hint)
     if detail is not None and not 0 <= detail <= 1:
         raise UsageError(
             f"detail must lie between 0 and 1, not {detail:g}", "0 is faithful and smooth, 1 is natural texture"

@@ -73,6 +73,7 @@ def test_the_names_of_the_package() -> None:
         "inpaint",
         "upscale",
         "load_prior",
+        "load_start",
         "generate",
         "restore_folder",
     }

@@ -177,6 +177,17 @@ RegionOption = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+Start = Annotated[
+    str | None,
+    typer.Option(
+        "--start",
+        metavar="FILE|REPO",
+        help="Network of another program to start from, such as ESRGAN or LaMa: a .pth or .safetensors file, or "
+        "ORG/NAME\\[@REV]:FILE on the Hugging Face Hub; --steps 0 is the network alone",
+        show_default=False,
+        rich_help_panel=DEVICE,
+    ),
+]
 Detail = Annotated[
     float | None,
     typer.Option(

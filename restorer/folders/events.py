@@ -5,7 +5,7 @@ A run yields
     PassedOver, Failed, Skipped, Noted        before the work
     Planned, Expected                         in a dry run
     Opened                                    the model is loaded
-    Measured, Begun, LeftOut                  for each picture
+    Starting, Measured, Begun, LeftOut        for each picture
     Sampling, Step and Tile, Sampled          for each batch, while the network is at work
     Done, or Failed                           for each picture
     Finished                                  at the end
@@ -45,6 +45,7 @@ __all__ = [
     "Sampled",
     "Sampling",
     "Skipped",
+    "Starting",
     "Step",
     "Tile",
     "is_in_log",
@@ -188,7 +189,7 @@ class Planned(Event):
         original: The width and height of the picture.
         size: The width and height of the result.
         steps: Number of network evaluations.
-        seconds: The estimated time; None if the model is not here.
+        seconds: The estimated time; None if the model is not here, or with a start.
         memory: The estimated memory in bytes.
         file_bytes: The estimated size of the result; None if the header of the picture does not tell.
         is_plain: Whether every result of the run has the size of its picture.
@@ -224,7 +225,7 @@ class Expected(Event):
 
     Args:
         pictures: Their number.
-        seconds: The estimated time; None if the model is not here.
+        seconds: The estimated time; None if the model is not here, or with a start.
         file_bytes: The estimated size of the results; None if it is not known, or if `free` is not.
         free: The free bytes where the first result goes.
     """
@@ -246,6 +247,19 @@ class Opened(Event):
 
     pictures: int
     error: RestorerError | None = None
+
+
+@dataclass(frozen=True)
+class Starting(Event):
+    """The network from whose result a restoration starts is at work on a picture.
+
+    Args:
+        item: The files of the picture and its result.
+        name: The name of the network.
+    """
+
+    item: Item
+    name: str
 
 
 @dataclass(frozen=True)
@@ -274,7 +288,7 @@ class Begun(Event):
 
 @dataclass(frozen=True)
 class LeftOut(Event):
-    """A picture will not be sampled, because it fails or is copied.
+    """A picture will not be sampled: it fails, is copied, or its result is that of a network by itself.
 
     Args:
         item: The files of the picture and its result.

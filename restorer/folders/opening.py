@@ -12,6 +12,7 @@ from restorer.folders.manifest import MANIFEST, Manifest, open_manifest
 from restorer.folders.options import Options
 from restorer.folders.paths import Found, find_log_folder
 from restorer.folders.shard import SHARD_LOGS
+from restorer.folders.starting import load_requested_start
 from restorer.limits import check_task
 
 if TYPE_CHECKING:
@@ -60,20 +61,25 @@ def load_requested_prior(options: Options) -> UNetPrior | Tiled:
 def open_model(options: Options) -> Model:
     """Look up the model that the options name, once, and load its prior with the tiles that they request.
 
+    The network of the start is loaded and checked, too, if the options name one.
+
     Raises:
-        ModelError: The model cannot be loaded, or does not serve the command.
+        ModelError: The model or the start cannot be loaded, or does not serve the command.
         DeviceError: The machine does not have the device.
-        UsageError: The device or the precision is unknown.
+        UsageError: The device or the precision is unknown, or the model takes no start.
     """
     from restorer.models.load import look_up
     from restorer.priors.latent import latent_of
     from restorer.priors.tiled import Tiled
+    from restorer.tasks.started import check_start
 
     model = look_up(options.model).loaded(options.device, options.precision)
     prior = model.prior
     assert prior is not None
     if (latent := latent_of(prior)) is not None:
         check_task(options.command, latent.serves, options.model)
+    if (start := load_requested_start(options)) is not None:
+        check_start(start, options.command, prior)
     if options.tile == "auto":
         return model
     side = 1 << 30 if options.tile == "off" else int(options.tile)

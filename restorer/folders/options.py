@@ -51,6 +51,7 @@ class Options:
         in_place: Whether each result replaces its picture.
         backup: The suffix under which a replaced picture is kept; None to keep none.
         region: The part of each picture that is restored and written; None for all of it.
+        start: The path or Hub file of the network from whose result the reverse process starts; None for none.
         format: The format of the results, a key of `restorer.limits.FORMATS`; None for that of each picture.
         quality: The quality of results that are compressed with loss, 1 to 100; None for the default.
         keep_times: Whether results have the access and modification times of their pictures.
@@ -91,6 +92,7 @@ class Options:
     quality: int | None = None
     region: Region | None = None
     shard: Shard | None = None
+    start: str | None = None
 
     @property
     def suffix(self) -> str:
@@ -122,7 +124,8 @@ def check_options(options: Options) -> None:
     Raises:
         UsageError: A value is out of range, or two options cannot be combined.
     """
-    check(sigma=options.sigma, steps=options.steps, detail=options.detail, method=options.method, seed=options.seed)
+    sampling = {name: getattr(options, name) for name in ("sigma", "steps", "detail", "method", "seed")}
+    check(**sampling, started=options.start is not None)
     policies = {"--overwrite": options.overwrite, "--skip-existing": options.skip_existing, "--resume": options.resume}
     if len(chosen := [name for name, is_set in policies.items() if is_set]) > 1:
         raise UsageError(f"{' and '.join(chosen)} cannot be combined")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from restorer.folders.options import Options
 from restorer.folders.paths import Item
+from restorer.folders.starting import start_record
 from restorer.images.find import STDIO
 from restorer.images.sizes import UNCHANGED, Geometry
 
@@ -258,9 +259,10 @@ def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, An
     """
     from restorer.models.load import precision_name
 
+    start = start_record(job.starter)
     return {
         "device": str(prior.device),
-        "precision": precision_name(prior),
+        "precision": precision_name(prior) if start is None or job.plan is not None else start["precision"],
         "steps": job.evaluations,
         "method": options.method,
         # Narrow and wide holes differ.
@@ -269,6 +271,7 @@ def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, An
         "sigma": round(job.sigma, 2),
         **({} if job.noise is None else {"noise": job.noise.to_dict()}),
         **({"jpeg": job.jpeg and job.jpeg.to_dict()} if options.command != "inpaint" else {}),
+        **({} if options.start is None else {"start": start}),
         "tile": job.factor * min(prior.tile, max(job.largest)),
         "overlap": job.factor * prior.overlap,
     }
@@ -292,7 +295,7 @@ def build_record(
 
     from restorer import __version__
     from restorer.folders.provenance import Record
-    from restorer.models.load import identity
+    from restorer.models.load import identity, precision_name
 
     job, original = prepared.job, prepared.picture.original
     settings = effective_settings(job, prior, options)
@@ -306,6 +309,11 @@ def build_record(
         del used["sigma"]
     if "jpeg" in used and job.jpeg is None:  # nothing was undone, whether it was looked for or not
         used["jpeg"] = "off"
+    if job.starter is not None and job.plan is None:  # a network by itself, for which nothing is measured
+        for name in ("sigma", "detail", "noise", "strength", "jpeg", "method", "seed"):
+            used.pop(name, None)
+    if options.start is not None:
+        used["start"] = options.start
     used["steps"] = settings["steps"] if job.second_pass is None and job.alpha is None else options.steps
     used |= options.encoding
     if options.region is not None:
@@ -319,9 +327,10 @@ def build_record(
         (model or identity(options.model))["sha256"],
         used,
         settings["device"],
-        settings["precision"],
+        precision_name(prior),  # from which that of a start follows
         torch.get_num_threads(),
         batch,
         "; ".join(found.describe() for found in (job.noise, job.jpeg) if found is not None),
         prepared.in_place,
+        "" if job.starter is None else job.starter.sha256,
     )

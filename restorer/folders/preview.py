@@ -43,7 +43,8 @@ def preview(
         options: The options of the run.
         items: The pictures.
         needs: The disk space of the results, as far as it is known.
-        prior: The model; None if it is not available, in which case there are no times.
+        prior: The model; None if it is not available, in which case there are no times. With a start, there are none
+            either.
         geometry: How the size of a result follows from that of its picture.
     """
     from restorer.images.reading import read_size
@@ -51,7 +52,8 @@ def preview(
     from restorer.machine.memory import estimate_memory
     from restorer.priors.latent import latent_of
 
-    rate = None if prior is None else _seconds_per_megapixel(prior)
+    # What the network of a start takes is not known.
+    rate = None if prior is None or options.start is not None else _seconds_per_megapixel(prior)
     latent = None if prior is None else latent_of(prior)
     steps = options.steps or (LATENT_STEPS if latent else DEFAULT_STEPS[options.command])
     steps = 1 if options.command == "denoise" and options.detail == 0 else steps

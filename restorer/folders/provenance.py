@@ -37,6 +37,7 @@ class Record:
         found: What was found in the picture, in words; empty if nothing was looked for.
         in_place: The fingerprints of the commands that replaced the picture by its result, in order; empty for a result
             that was written beside its picture.
+        start_sha256: SHA-256 of the network from whose result the restoration started; empty if there was none.
     """
 
     version: str
@@ -52,6 +53,7 @@ class Record:
     batch: int = 1
     found: str = ""
     in_place: Sequence[str] = ()
+    start_sha256: str = ""
 
     def to_json(self) -> str:
         """Return the record as it is stored in a file: JSON in ASCII, identical for equal records."""
@@ -93,7 +95,9 @@ def parse_record(text: str) -> Record | None:
     except (ValueError, TypeError, RecursionError):
         return None
     texts = (record.version, record.command, record.source, record.source_sha256, record.model, record.model_sha256)
-    has_texts = all(isinstance(text, str) for text in (*texts, record.device, record.precision, record.found))
+    has_texts = all(
+        isinstance(text, str) for text in (*texts, record.device, record.precision, record.found, record.start_sha256)
+    )
     has_options = isinstance(record.options, dict) and all(
         value is None or isinstance(value, (str, int, float)) for value in record.options.values()
     )

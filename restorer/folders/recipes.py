@@ -10,6 +10,7 @@ from restorer.folders.manifest import compute_fingerprint
 from restorer.folders.options import Options
 from restorer.folders.paths import Item
 from restorer.folders.picture import Verb
+from restorer.folders.starting import start_hashes
 from restorer.images.find import is_stream
 from restorer.images.streams import stream_bytes
 
@@ -17,7 +18,7 @@ __all__ = ["recipe_of", "sha256_of_file"]
 
 
 def recipe_of(item: Item, options: Options, verb: Verb, model: str, *hashes: str) -> str:
-    """Return the fingerprint of the command, its options, its model and the mask of a picture.
+    """Return the fingerprint of the command, its options, its model, its start and the mask of a picture.
 
     Args:
         item: The picture.
@@ -28,8 +29,9 @@ def recipe_of(item: Item, options: Options, verb: Verb, model: str, *hashes: str
 
     Raises:
         PictureError: There is no mask, or it cannot be read.
+        ModelError: The network of the start cannot be found.
     """
-    chosen = {**options.sampling, **dict(verb.extra_options), **options.encoding}
+    chosen = {**options.sampling, **dict(verb.extra_options), **options.encoding, **start_hashes(options)}
     if verb.find_mask is not None:
         hashes = (*hashes, sha256_of_file(verb.find_mask(item)))
     return compute_fingerprint(options.command, chosen, model, *hashes)

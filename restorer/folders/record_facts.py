@@ -14,7 +14,7 @@ FIELDS = ("version", "command", "source", "source_sha256", "model", "model_sha25
 def record_facts(record: Record) -> list[tuple[str, str]]:
     """Return what a record says as pairs of a label and a text, without the fields that are empty."""
     values = {**asdict(record), **record.options}
-    names = (*FIELDS, *record.options, "found")
+    names = (*FIELDS, "start_sha256", *record.options, "found")
     facts = [(name.replace("_", " "), str(values[name])) for name in names if values[name] not in (None, "")]
     circumstances = f" with {record.threads} threads" if record.device == "cpu" else ""
     if record.batch > 1:

@@ -53,6 +53,7 @@ DEFAULTS: dict[str, Any] = {
     "method": "auto",
     "seed": 0,
     "model": "photo",
+    "start": None,
     "device": "auto",
     "precision": "auto",
     "tile": "auto",

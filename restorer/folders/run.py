@@ -31,6 +31,7 @@ from restorer.folders.events import (
     PassedOver,
     Planned,
     Skipped,
+    Starting,
     is_in_log,
 )
 from restorer.folders.in_place import applied_recipes, check_backup, check_loaded, recipes_of, resolve_in_place
@@ -54,6 +55,7 @@ from restorer.folders.recipes import recipe_of, sha256_of_file
 from restorer.folders.result import write_result
 from restorer.folders.sampling import Progress, pending, sample
 from restorer.folders.space import Need, check_space, estimate_needs
+from restorer.folders.starting import is_start_here
 from restorer.images.attributes import read_times
 from restorer.images.find import STDIO, Search, is_stream
 
@@ -333,7 +335,7 @@ class Run:
     ) -> Iterator[Event]:
         """Restore a batch while the last batch is written and the next one is read."""
         options = self.options
-        batch = self._measure(batch, behind)
+        batch = yield from self._measure(batch, behind)
         if not batch:
             return
         behind.run_or_submit(partial(self._begin, batch))
@@ -357,10 +359,15 @@ class Run:
             behind.wait()
             raise bugs[0]
 
-    def _measure(self, batch: list[PreparedPicture], behind: WriteBehind) -> list[PreparedPicture]:
+    def _measure(
+        self, batch: list[PreparedPicture], behind: WriteBehind
+    ) -> Generator[Event, None, list[PreparedPicture]]:
         """Return the pictures of a batch with jobs whose plans are known; those that cannot be measured fail."""
         measured = []
         for prepared in batch:
+            if (start := prepared.job.starter) is not None:
+                self._events.append(Starting(self.options.command, prepared.item, start.name))
+                yield from pending(self._events)
             try:
                 measured.append(measure_picture(prepared))
             except RestorerError as error:
@@ -402,6 +409,9 @@ class Run:
                 f"the model {name} is not downloaded, and a dry run does not download it; "
                 f"restore models pull {name} --dry-run prints its size"
             )
+            yield Noted(self.options.command, text)
+        elif not is_start_here(self.options):
+            text = f"the network {self.options.start} is not downloaded, and a dry run does not download it"
             yield Noted(self.options.command, text)
         elif not to_do or (model := self._load_model(to_do)) is None or (prior := model.prior) is None:
             return

@@ -19,7 +19,7 @@ __all__ = ["Outcomes", "Progress", "pending", "sample"]
 E = TypeVar("E", bound=Event)
 
 Outcomes = list["Restored | BaseException | None"]
-"""For each picture of a batch its result, the error that occurred, or None if it needs no sampling."""
+"""For each picture of a batch its result, the error that occurred, or None if it is copied."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def sample(batch: Sequence[PreparedPicture], progress: Progress) -> Generator[Ev
         if prepared.job.plan is None:
             progress.events.append(LeftOut(progress.command, prepared.item))
     if not to_sample:
-        return [None] * len(batch)
+        return _merged(batch, [])
     jobs = [prepared.job for prepared in to_sample]
     longest = max(jobs, key=lambda job: job.evaluations)
     progress.events.append(Sampling(progress.command, tuple(to_sample), longest))
@@ -65,8 +65,17 @@ def sample(batch: Sequence[PreparedPicture], progress: Progress) -> Generator[Ev
         sampled = yield from _alone(jobs[0], progress) if len(jobs) == 1 else _together(jobs, longest, progress)
     finally:
         progress.events.append(Sampled(progress.command))
+    return _merged(batch, sampled)
+
+
+def _merged(batch: Sequence[PreparedPicture], sampled: Outcomes) -> Outcomes:
+    """Return what became of each picture of a batch, given what became of those that were sampled."""
     outcomes = iter(sampled)
-    return [None if prepared.job.plan is None else next(outcomes) for prepared in batch]
+    # The result of a network by itself needs no sampling.
+    return [
+        next(outcomes) if prepared.job.plan is not None else None if prepared.job.is_copy else prepared.job.run()
+        for prepared in batch
+    ]
 
 
 def _together(jobs: list[Job], longest: Job, progress: Progress) -> Generator[Event, None, Outcomes]:

@@ -12,6 +12,7 @@ from restorer.errors import PictureError, UsageError
 from restorer.folders.options import Options
 from restorer.folders.paths import Item, find_mask
 from restorer.folders.picture import Kept, Verb
+from restorer.folders.starting import load_requested_start, scale_of_start
 from restorer.images.find import STDIO, is_stream
 from restorer.images.sizes import Enlargement, Geometry
 from restorer.images.streams import stream_bytes
@@ -42,7 +43,12 @@ def denoising(options: Options, *, noise: str = "auto", strength: float = 1.0, j
         UsageError: A value is out of range, or two options cannot be combined.
     """
     check_denoising(
-        sigma=options.sigma, noise=noise, strength=strength, jpeg=jpeg, steps=options.steps, detail=options.detail
+        sigma=options.sigma,
+        noise=noise,
+        strength=strength,
+        jpeg=jpeg,
+        steps=options.steps if options.start is None else None,  # a start has detail in a single step too
+        detail=options.detail,
     )
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
@@ -56,6 +62,7 @@ def denoising(options: Options, *, noise: str = "auto", strength: float = 1.0, j
             strength=strength,
             evidence=visible_pixels(picture),
             jpeg=find_jpeg(image, picture.original) if jpeg == "auto" and options.sigma is None else None,
+            start=load_requested_start(options),
             prior=prior,
             **options.sampling,
         )
@@ -74,7 +81,8 @@ def dejpegging(options: Options) -> Verb:
         from restorer.tasks.dejpeg import prepare_dejpeg
 
         sampling = {name: value for name, value in options.sampling.items() if name != "sigma"}
-        return prepare_dejpeg(image, find_jpeg(image, picture.original), prior=prior, **sampling), None
+        known, start = find_jpeg(image, picture.original), load_requested_start(options)
+        return prepare_dejpeg(image, known, start=start, prior=prior, **sampling), None
 
     whole = Geometry(region=options.region)
     return Verb(f"dejpegged{whole.tag}", prepare, geometry=whole)
@@ -113,6 +121,7 @@ def deblurring(
             strength=strength,
             evidence=visible_pixels(picture),
             jpeg=find_jpeg(image, picture.original) if jpeg == "auto" and options.sigma is None else None,
+            start=load_requested_start(options),
             prior=prior,
             **options.sampling,
         )
@@ -151,7 +160,8 @@ def inpainting(options: Options, *, mask: Path, invert_mask: bool = False, grow_
             source = io.BytesIO(stream_bytes(path)) if is_stream(path) else path
             loaded = load_mask(source, size, invert_mask, limit, margin=grow_by, picture=picture)
             reveals = False
-        job = prepare_inpaint(image, torch.from_numpy(loaded.fill), prior=prior, **options.sampling)
+        hole, start = torch.from_numpy(loaded.fill), load_requested_start(options)
+        job = prepare_inpaint(image, hole, start=start, prior=prior, **options.sampling)
         known = ~loaded.fill
         if options.region is not None:
             known = known[options.region.rows, options.region.columns]
@@ -175,7 +185,11 @@ def upscaling(
 
     Raises:
         UsageError: A value is out of range.
+        ModelError: The factor is to be that of the start, which cannot be loaded, or does not enlarge.
+        DeviceError: The same, and the machine does not have the device.
     """
+    if options.start is not None and scale is None and width is None and height is None:
+        scale = scale_of_start(options)
     size = Enlargement.of(scale, width, height)
     check_denoising(jpeg=jpeg)
 
@@ -185,13 +199,15 @@ def upscaling(
         from restorer.tasks.upscale import prepare_upscale
 
         known = find_jpeg(image, picture.original) if jpeg == "auto" and not options.sigma else None
-        alpha = alpha_tensor(picture)
-        return prepare_upscale(image, size, jpeg=known, alpha=alpha, prior=prior, **options.sampling), None
+        given: dict[str, Any] = {"jpeg": known, "alpha": alpha_tensor(picture), "start": load_requested_start(options)}
+        return prepare_upscale(image, size, prior=prior, **given, **options.sampling), None
 
     def check_model(prior: UNetPrior | Tiled) -> None:
         from restorer.priors.latent import latent_of
         from restorer.tasks.upscale import check_latent_options
 
+        if (start := load_requested_start(options)) is not None:
+            start.check("upscale", size.scale and size.factor(1000, 1000))
         if (latent := latent_of(prior)) is not None:
             sampling = {name: value for name, value in options.sampling.items() if name not in ("seed", "region")}
             check_latent_options(latent, size.scale, **sampling)

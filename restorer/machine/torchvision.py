@@ -3,7 +3,8 @@
 A torchvision built for CUDA cannot be imported beside a CPU build of PyTorch: it registers a fake implementation of an
 operator that its own library would define, but that library failed to load. Once the two operators are declared,
 everything that is plain Python works (transforms, datasets, make_grid); the compiled operators still raise an error
-when they are called. Restoring a picture never uses this module: it serves training, measuring and the tests.
+when they are called. Restoring a picture uses this module only for the networks of `--start`. Otherwise it serves
+training, measuring and the tests.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickletools
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,9 +23,10 @@ from torch import Tensor
 
 from restorer.errors import ModelError
 
-__all__ = ["check_finite", "printable", "read_weights"]
+__all__ = ["FLOATS", "WHOLE_NUMBERS", "check_finite", "printable", "read_weights"]
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+WHOLE_NUMBERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 # Bytes of a safetensors header, or of a pickle without its numbers; the largest known ones have 100 kB.
 MAX_HEADER = 8 << 20
 MAX_TENSORS = 20_000  # the largest known network has 1,000
@@ -57,11 +58,23 @@ def printable(text: object, length: int = 80) -> str:
     return "".join(c if c.isprintable() else "?" for c in str(text)[:length])
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the weights of a .safetensors, .bin or .pt file.
+def read_weights(
+    path: Path,
+    *,
+    keys: Sequence[str] = TABLE_KEYS,
+    prefixes: Sequence[str] = PREFIXES,
+    kinds: Sequence[torch.dtype] = FLOATS,
+) -> dict[str, Tensor]:
+    """Read the weights of a .safetensors, .bin, .pt or .pth file.
+
+    Args:
+        path: The file.
+        keys: The keys under which the table of the weights may stand, the preferred one first.
+        prefixes: What is removed from the names if all of them begin with it.
+        kinds: The types of numbers that the weights may have.
 
     Returns:
-        The weights by name: floating-point tensors on the CPU, mapped from the file where its format allows that.
+        The weights by name: tensors on the CPU, mapped from the file where its format allows that.
 
     Raises:
         ModelError: The file is absent, damaged or of another format, asks to run code, or claims more numbers than it
@@ -79,17 +92,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if head.startswith(ZIP_MAGIC):
         globals_, numbers = _scan_zip(path)
         size = min(size, numbers)  # Several names may stand for the same bytes.
-        state = _from_pickle(path, globals_, mmap=True)
+        state = _from_pickle(path, globals_, keys, mmap=True)
     elif head.startswith(LEGACY_MAGIC):
-        state = _from_pickle(path, _scan_legacy(path), mmap=False)
+        state = _from_pickle(path, _scan_legacy(path), keys, mmap=False)
     elif head.startswith(b"version https://git-lfs"):
         raise ModelError(f"{path} is a Git LFS pointer, not the weights themselves", "fetch the weights: git lfs pull")
     elif size >= 8 and head[8:9] == b"{":
         state = _from_safetensors(path, int.from_bytes(head[:8], "little"))
     else:
         raise ModelError(f"{path} holds no weights: it is neither safetensors nor written by torch.save", DAMAGED_HINT)
-    _check_tensors(path, state, size)
-    return _strip_prefixes(state)
+    _check_tensors(path, state, size, kinds)
+    return _strip_prefixes(state, prefixes)
 
 
 def check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -118,7 +131,7 @@ def _from_safetensors(path: Path, header: int) -> dict[str, Tensor]:
         raise ModelError(f"{path} cannot be read: {printable(error, 200)}", DAMAGED_HINT) from error
 
 
-def _from_pickle(path: Path, globals_: set[str], *, mmap: bool) -> dict[str, Tensor]:
+def _from_pickle(path: Path, globals_: set[str], keys: Sequence[str], *, mmap: bool) -> dict[str, Tensor]:
     """Read the table of tensors in a pickle, given the globals that the pickle asks for."""
     if refused := sorted(name for name in globals_ if not ALLOWED_GLOBALS.fullmatch(name)):
         names = ", ".join(printable(name) for name in refused[:3])
@@ -131,7 +144,7 @@ def _from_pickle(path: Path, globals_: set[str], *, mmap: bool) -> dict[str, Ten
         raise ModelError(f"{path} cannot be read: {_first_sentence(error)}", DAMAGED_HINT) from error
     table = content
     if isinstance(content, dict):
-        table = next((content[key] for key in TABLE_KEYS if isinstance(content.get(key), dict)), content)
+        table = next((content[key] for key in keys if isinstance(content.get(key), dict)), content)
     if not isinstance(table, dict) or not table:
         raise ModelError(f"{path} holds no table of weights")
     if wrong := [k for k, v in table.items() if not isinstance(k, str) or not isinstance(v, Tensor)]:
@@ -191,11 +204,11 @@ def _pickle_globals(pickle: bytes | IO[bytes]) -> set[str]:
     return found
 
 
-def _check_tensors(path: Path, state: Mapping[str, Tensor], size: int) -> None:
-    """Check that every value is a dense floating-point tensor, and that the file holds all of their numbers."""
+def _check_tensors(path: Path, state: Mapping[str, Tensor], size: int, kinds: Sequence[torch.dtype]) -> None:
+    """Check that every value is a dense tensor of a known kind, and that the file holds all of their numbers."""
     if len(state) > MAX_TENSORS:
         raise ModelError(f"{path} holds more than {MAX_TENSORS:,} tensors, more than any model needs")
-    if wrong := [name for name, v in state.items() if v.dtype not in FLOATS or v.layout != torch.strided]:
+    if wrong := [name for name, v in state.items() if v.dtype not in kinds or v.layout != torch.strided]:
         raise ModelError(f"{path} holds weights that are not floating-point numbers: {_first_names(wrong)}")
     # A few bytes can claim a tensor of any size whose elements all share the same memory.
     if (claimed := sum(v.numel() * v.element_size() for v in state.values())) > size:
@@ -206,8 +219,8 @@ def _first_names(names: Iterable[str]) -> str:
     return ", ".join(printable(name) for name in sorted(names)[:5])
 
 
-def _strip_prefixes(state: dict[str, Any]) -> dict[str, Tensor]:
+def _strip_prefixes(state: dict[str, Any], prefixes: Sequence[str]) -> dict[str, Tensor]:
     """Return the weights without the prefixes that wrappers put before every name."""
-    while state and (prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in state)), "")):
+    while state and (prefix := next((p for p in prefixes if all(k.startswith(p) for k in state)), "")):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state

@@ -43,7 +43,9 @@ def batch_share(job: Job) -> float:
     """
     if (job.plan is None and job.measure is None) or job.latent is not None or job.tiles > 1:
         return 1.0
-    if job.alpha is not None or (job.second_pass is not None and job.jpeg is not None):  # the second pass enlarges
+    if job.starter is not None or job.alpha is not None:
+        return 1.0
+    if job.second_pass is not None and job.jpeg is not None:  # the second pass enlarges
         return 1.0
     pixels = max(x.shape[-2] * x.shape[-1] for x in (job.start, job.image))
     return max(1 / MAX_BATCH, min(1.0, pixels / MAX_PIXELS.get(job.prior.device.type, 1)))

@@ -35,12 +35,14 @@ from restorer.errors import UsageError
 from restorer.images.sizes import Region
 from restorer.limits import check
 from restorer.measurement.jpeg import Jpeg
+from restorer.models.feed_forward import FeedForward
 from restorer.priors.tiled import Tiled
 from restorer.tasks.common import as_colour, check_picture, select_prior, to_unit, without_equal_channels
 from restorer.tasks.defaults import DEBLUR
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.job import Job, with_default_tiles
 from restorer.tasks.region import MARGIN, Place
+from restorer.tasks.started import DEBLUR_STARTED, alone, begun_from, check_start
 
 __all__ = ["prepare_deblur"]
 
@@ -67,6 +69,7 @@ def prepare_deblur(
     method: str = "auto",
     seed: int = 0,
     region: Region | None = None,
+    start: FeedForward | None = None,
     prior: Prior | None = None,
 ) -> Job:
     """Prepare a job that undoes a blur.
@@ -86,15 +89,16 @@ def prepare_deblur(
         seed: As in `restorer.denoise`.
         region: The part of the picture that is returned; None for all of it. Noise and compression are measured, and
             removed, on the whole picture.
+        start: The network from whose result the reverse process starts; None if it starts from the picture.
         prior: As in `restorer.denoise`.
 
     Raises:
         UsageError: A value is out of range, the tensor is not a picture, or the kernel is none or does not fit into the
             picture.
-        ModelError: The prior cannot restore pictures.
+        ModelError: The prior or the network of the start cannot restore pictures.
     """
     check_picture(image)
-    check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed)
+    check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed, started=start is not None)
     try:
         known_kernel = as_kernel(kernel)
     except ValueError as error:
@@ -103,9 +107,23 @@ def prepare_deblur(
         size = f"{known_kernel.shape[1]}x{known_kernel.shape[0]}"
         raise UsageError(f"the kernel of {size} pixels is larger than the picture", "use a smaller kernel")
     model = select_prior("deblur", prior)
+    if start is not None:
+        check_start(start, "deblur", model)
+        if steps == 0:
+            return alone(start, image, Place.of(image, region), model)
     sharpen = partial(_deblur, kernel=known_kernel, steps=steps, detail=detail, method=method, seed=seed, region=region)
+
+    def begin(job: Job) -> Job:
+        """Return the job that starts from the result of the network, if there is one."""
+        if start is None or job.plan is None:
+            return job
+        place = Place.of(image, region, MARGIN + max(known_kernel.shape))
+        seen = place.seen(without_equal_channels(image))
+        return _begun(job, start, seen, steps=steps, detail=detail, method=method)
+
     if sigma is not None:
-        return sharpen(image, sigma=sigma, prior=model)
+        direct = sharpen(image, sigma=sigma, prior=model)
+        return direct if start is None else replace(direct, measure=lambda: begin(direct), starter=start)
     first = prepare_denoise(
         image, None, noise=noise, strength=strength, jpeg=jpeg, evidence=evidence, seed=seed, prior=model
     )
@@ -114,7 +132,7 @@ def prepare_deblur(
         found = first.measured()
         kind = None if found.noise is None else found.noise.kind
         if found.plan is None or kind == "white":
-            direct = sharpen(image, sigma=found.sigma, prior=model)
+            direct = begin(sharpen(image, sigma=found.sigma, prior=model))
             return replace(direct, estimated=True, noise=found.noise, jpeg=found.jpeg)
         left = LEFT_OVER * (found.sigma if kind == "camera" or found.jpeg is None else found.jpeg.sigma)
 
@@ -123,11 +141,42 @@ def prepare_deblur(
 
         job = again(image, found.prior)
         count = 0 if job.plan is None else job.plan.evaluations
-        return replace(found, detail=job.detail, second_pass=again, second_pass_evaluations=count)
+        if start is not None and job.plan is not None:
+            count = steps or DEBLUR_STARTED.steps
+        return replace(
+            found,
+            detail=job.detail,
+            second_pass=lambda restored, used: begin(again(restored, used)),
+            second_pass_evaluations=count,
+            starter=start,
+        )
 
-    if first.measure is None:
+    if first.measure is None and start is None:
         return measure()
-    return replace(first, measure=measure)
+    return replace(first, measure=measure, starter=start)
+
+
+def _begun(job: Job, start: FeedForward, seen: Tensor, *, steps: int | None, detail: float | None, method: str) -> Job:
+    """Return a job that starts from the result of a network. What lies outside of the picture starts as without it.
+
+    Args:
+        job: The job, whose plan is known.
+        start: The network.
+        seen: What it sees: the window of the blurred picture, (C, h, w) in [0, 1].
+        steps: Number of evaluations of the prior; None for the default.
+        detail: The detail, 0..1; None for the default.
+        method: One of METHODS.
+    """
+    assert job.plan is not None and isinstance(job.degradation, Blur)
+    (down, across), level, answer = job.degradation.reach, job.plan.sigmas[-2], start(seen)
+    mean = job.start.clone()
+    mean[..., down : down + seen.shape[-2], across : across + seen.shape[-1]] = as_colour(answer.picture)
+    begun = begun_from(job, mean, DEBLUR_STARTED, unit=level, steps=steps, detail=detail, method=method)
+    assert begun.plan is not None
+    highest, next_one = begun.plan.sigmas[0], begun.plan.sigmas[1] or level
+    # As in the task without a start, a step corrects for the level of the next one.
+    variance = level**2 * (highest / next_one) ** 2 / DEBLUR.trust
+    return replace(begun, noise_variance=variance, starter=start, notes=(*job.notes, *answer.notes))
 
 
 def _deblur(

@@ -19,10 +19,12 @@ from restorer.images.sizes import Region
 from restorer.limits import check
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.jpeg_window import cut_jpeg
+from restorer.models.feed_forward import FeedForward
 from restorer.tasks.common import as_colour, check_picture, select_prior, to_unit, without_equal_channels
 from restorer.tasks.defaults import JPEG
 from restorer.tasks.job import Job, with_default_tiles
 from restorer.tasks.region import Place
+from restorer.tasks.started import alone, check_start, repaired_from
 
 __all__ = ["NOT_FOUND", "can_be_restored", "prepare_dejpeg"]
 
@@ -46,6 +48,7 @@ def prepare_dejpeg(
     method: str = "auto",
     seed: int = 0,
     region: Region | None = None,
+    start: FeedForward | None = None,
     prior: Prior | None = None,
 ) -> Job:
     """Prepare a job that removes what JPEG compression did.
@@ -58,15 +61,23 @@ def prepare_dejpeg(
         method: As in `restorer.denoise`.
         seed: As in `restorer.denoise`.
         region: The part of the picture that is restored and returned; None for all of it.
+        start: The network from whose result the reverse process starts; None if it starts from the picture.
         prior: As in `restorer.denoise`.
 
     Raises:
         UsageError: A value is out of range, the tensor is not a picture, or the region lies outside of it.
-        ModelError: The prior cannot restore pictures.
+        ModelError: The prior or the network of the start cannot restore pictures.
     """
     check_picture(image)
-    check(steps=steps, detail=detail, method=method, seed=seed)
+    check(steps=steps, detail=detail, method=method, seed=seed, started=start is not None)
     place = Place.of(image, region)
+    if start is not None:
+        model = select_prior("dejpeg", prior)
+        check_start(start, "dejpeg", model)
+        if steps == 0:
+            return alone(start, image, place, model)
+        job = prepare_dejpeg(image, jpeg, method=method, seed=seed, region=region, prior=model)
+        return repaired_from(job, start, image, place, steps=steps, detail=detail, method=method)
     picture, channels = as_colour(place.seen(image)), len(without_equal_channels(image))
     model = with_default_tiles(select_prior("dejpeg", prior), *picture.shape[-2:])
     used = JPEG.detail if detail is None else detail

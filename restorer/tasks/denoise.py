@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ from restorer.measurement.camera_noise import CameraNoise, mean_variance, measur
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.noise import Noise
 from restorer.measurement.white_noise import constant_areas, estimate_sigma, is_white, undo_clipping
+from restorer.models.feed_forward import FeedForward
 from restorer.models.load import load_noise_estimator, measuring_prior
 from restorer.priors.tiled import Tiled
 from restorer.tasks.common import LOWEST_LEVEL, as_colour, check_picture, select_prior, to_unit, without_equal_channels
@@ -42,6 +44,7 @@ from restorer.tasks.defaults import CAMERA, DENOISE
 from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
 from restorer.tasks.job import Job, with_default_tiles
 from restorer.tasks.region import Place
+from restorer.tasks.started import alone, check_start, repaired_from
 
 __all__ = ["prepare_denoise"]
 
@@ -90,6 +93,7 @@ def prepare_denoise(
     method: str = "auto",
     seed: int = 0,
     region: Region | None = None,
+    start: FeedForward | None = None,
     prior: Prior | None = None,
 ) -> Job:
     """Prepare a job that removes noise, or what compression did where there is no noise beyond it.
@@ -107,17 +111,25 @@ def prepare_denoise(
         seed: As in `restorer.denoise`.
         region: The part of the picture that is restored and returned; None for all of it. The noise is measured on the
             whole picture.
+        start: The network from whose result the reverse process starts; None if it starts from the picture.
         prior: As in `restorer.denoise`.
 
     Raises:
         UsageError: A value is out of range, the tensor is not a picture, or the region lies outside of it.
-        ModelError: The prior cannot denoise.
+        ModelError: The prior or the network of the start cannot denoise.
     """
     check_picture(image)
-    check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed)
-    check_denoising(sigma=sigma, noise=noise, strength=strength, steps=steps, detail=detail)
+    check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed, started=start is not None)
     place = Place.of(image, region)
     model = with_default_tiles(select_prior("denoise", prior), place.window.height, place.window.width)
+    if start is not None:
+        check_start(start, "denoise", model)
+        if steps == 0:
+            return alone(start, image, place, model)
+        measured: dict[str, Any] = {"noise": noise, "strength": strength, "evidence": evidence, "jpeg": jpeg}
+        job = prepare_denoise(image, sigma, **measured, method=method, seed=seed, region=region, prior=model)
+        return repaired_from(job, start, image, place, steps=steps, detail=detail, method=method)
+    check_denoising(sigma=sigma, noise=noise, strength=strength, steps=steps, detail=detail)
     task = _Denoising(image, place, evidence, model, noise, strength, jpeg, steps, detail, method, seed)
     if sigma is not None:
         return task.remove_white(Noise("white", sigma, estimated=False))

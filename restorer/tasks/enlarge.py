@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,8 +21,9 @@ from restorer.tasks.common import as_colour, to_unit
 from restorer.tasks.enlarging_plan import course_of
 from restorer.tasks.job import Job, with_default_tiles
 from restorer.tasks.region import MARGIN, Place
+from restorer.tasks.started import UPSCALE_STARTED, Begin, begun_from
 
-__all__ = ["MOST_SIGMA", "EnlargeOptions", "Found", "enlarge", "margin_of"]
+__all__ = ["MOST_SIGMA", "EnlargeOptions", "Found", "enlarge", "margin_of", "of_size"]
 
 QUANTIZATION = (2 / 255) ** 2 / 12
 """Variance of the rounding to 8 bits, on the [-1, 1] scale."""
@@ -53,6 +54,7 @@ class EnlargeOptions:
 
     Args:
         factor: The factor by which the diffusion model enlarges; a result of another size is shrunk from there.
+        begin: The network from whose result the reverse process starts; None if it starts from the picture.
     """
 
     size: Enlargement
@@ -62,6 +64,14 @@ class EnlargeOptions:
     method: str
     seed: int
     prior: Prior
+    begin: Begin | None = None
+
+    @property
+    def settings(self) -> tuple[int | None, float | None, str, int]:
+        """The number of steps, the detail, the method and the seed of a course; with a start, those of the prior."""
+        if self.begin is not None:
+            return None, 0.0, self.method, self.seed
+        return self.steps, self.detail, self.method, self.seed
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,7 @@ def margin_of(factor: int) -> int:
     return max(LEAST_MARGIN, math.ceil(MARGIN / factor))
 
 
-def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found) -> Job:
+def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found, mean: Tensor | None = None) -> Job:
     """Return the job that enlarges a part of a picture.
 
     Args:
@@ -94,16 +104,19 @@ def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found) -
         place: The place of the part in the whole small picture.
         options: The options.
         found: What was found out about the whole small picture.
+        mean: What the network of `options.begin` makes of the part, (1, 3, H, W) on [-1, 1]; None to evaluate it when
+            the job is measured.
     """
     scale, large, sigma = options.factor, place.scaled(options.factor), found.sigma
     reduced = part[:1] if found.is_gray else part
     channels = reduced.shape[0]
     degradation, y = Bicubic(scale), as_colour(reduced)
     credible = find_credible(y, degradation) if sigma <= MOST_SIGMA else None
-    y = y if credible is None else credible.data
-    settings = options.steps, options.detail, options.method, options.seed
+    if credible is not None:
+        # What shrinking cannot have made is left as the network has made it, if there is one.
+        y = credible.data if mean is None else torch.lerp(y, degradation.measure(mean), credible.doubt)
     state = _state(found, is_doubted=credible is not None)
-    course = course_of(options.prior, scale, *settings, state=state)
+    course = course_of(options.prior, scale, *options.settings, state=state)
     # The network of the first answer was trained on interpolated pictures, as they are.
     is_sharpened = course.is_expert and state == "soft" and course.share == 0
     start = _interpolated(as_colour(reduced), scale) if course.is_expert else degradation.pseudo_inverse(y)
@@ -114,8 +127,8 @@ def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found) -
         mixed = torch.lerp(x, first.to(x), course.share) if course.share else x
         result = mixed.mean(1, keepdim=True) if channels == 1 else mixed
         result = result if sigma > 0 or is_sharpened else degradation.finish(result, y[:, :channels])
-        result = result if credible is None else credible.limit(result)
-        return _of_size(to_unit(result, channels), place, large, options.size).expand(len(part), -1, -1)
+        result = result if credible is None or mean is not None else credible.limit(result)
+        return of_size(to_unit(result, channels), place, large, options.size).expand(len(part), -1, -1)
 
     job = Job(
         model,
@@ -131,6 +144,8 @@ def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found) -
         noise_variance=max((2 * sigma / 255) ** 2, QUANTIZATION),
         canvas=large.canvas,
     )
+    if options.begin is not None:
+        return job if mean is not None else _begun(job, part, place, options, found)
     job = job if credible is None else job.with_note(DOUBTED)
     return job.with_note(SOFT_NOTE) if is_sharpened else job
 
@@ -144,6 +159,23 @@ def _state(found: Found, *, is_doubted: bool) -> State:
     return "soft" if found.is_soft else "clean"
 
 
+def _begun(job: Job, part: Tensor, place: Place, options: EnlargeOptions, found: Found) -> Job:
+    """Return a job that starts from the result of a network, which is evaluated when the job is measured."""
+    assert options.begin is not None
+    network, picture, steps = options.begin.network, options.begin.picture, options.begin.steps
+
+    def measure() -> Job:
+        answer = network(picture)
+        mean = as_colour(answer.picture)
+        begun = enlarge(part, place, options, found, mean)
+        begun = begun_from(
+            begun, mean, UPSCALE_STARTED, unit=1.0, steps=steps, detail=options.detail, method=options.method
+        )
+        return replace(begun, starter=network, notes=(*begun.notes, *answer.notes))
+
+    return replace(job, measure=measure, starter=network)
+
+
 def _interpolated(y: Tensor, scale: int) -> Tensor:
     """Return a small picture (B, C, h, w) enlarged by the bicubic filter, (B, C, h s, w s), not clipped."""
     for axis in (-2, -1):
@@ -152,7 +184,7 @@ def _interpolated(y: Tensor, scale: int) -> Tensor:
     return y
 
 
-def _of_size(x: Tensor, place: Place, large: Place, size: Enlargement) -> Tensor:
+def of_size(x: Tensor, place: Place, large: Place, size: Enlargement) -> Tensor:
     """Return the region of a result in the size that was asked for, float (C, H', W') in [0, 1].
 
     Args:

@@ -15,6 +15,8 @@ pass then knows the pixels of the narrow holes, for which the settings of the wi
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,6 +28,7 @@ from restorer.images.files import push_pull
 from restorer.images.sizes import Region
 from restorer.limits import check
 from restorer.measurement.white_noise import estimate_sigma
+from restorer.models.feed_forward import FeedForward
 from restorer.priors.tiled import Tiled
 from restorer.tasks.common import (
     as_colour,
@@ -36,8 +39,9 @@ from restorer.tasks.common import (
     without_equal_channels,
 )
 from restorer.tasks.defaults import INPAINT, INPAINT_WIDE, WIDE_SIDE
-from restorer.tasks.job import Job, with_default_tiles
+from restorer.tasks.job import MAX_UNTILED_PIXELS, Job, with_default_tiles
 from restorer.tasks.region import ALIGNMENT, Place
+from restorer.tasks.started import INPAINT_STARTED, begun_from, check_start
 
 __all__ = ["CONTEXT", "prepare_inpaint", "wide_part"]
 
@@ -64,6 +68,7 @@ def prepare_inpaint(
     method: str = "auto",
     seed: int = 0,
     region: Region | None = None,
+    start: FeedForward | None = None,
     prior: Prior | None = None,
 ) -> Job:
     """Prepare a job that fills holes.
@@ -77,14 +82,15 @@ def prepare_inpaint(
         method: As in `restorer.inpaint`.
         seed: As in `restorer.inpaint`.
         region: The part of the picture that is filled and returned; None for all of it.
+        start: The network that fills the holes, and from whose result the reverse process starts; None for none.
         prior: As in `restorer.inpaint`.
 
     Raises:
         UsageError: A value is out of range, the tensor is not a picture, the mask has another size, or the region lies
             outside the picture.
-        ModelError: The prior cannot inpaint.
+        ModelError: The prior or the network of the start cannot inpaint.
     """
-    check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed)
+    check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed, started=start is not None)
     if fill.shape != image.shape[-2:]:
         raise UsageError(f"the mask is {tuple(fill.shape)}, but the picture is {tuple(image.shape[-2:])}")
     check_picture(torch.where(fill, 0.5, image))  # under the mask the picture may hold anything
@@ -95,7 +101,8 @@ def prepare_inpaint(
     # Noisy known pixels are restored as well, and they are everywhere.
     base = _window(fill) if sigma == 0 else Region(0, 0, fill.shape[1], fill.shape[0])
     wide = wide_part(fill[base.rows, base.columns])
-    has_both = method == "auto" and sigma == 0 and _has_narrow_part(fill[base.rows, base.columns], wide)
+    is_plain = method == "auto" and sigma == 0 and start is None
+    has_both = is_plain and _has_narrow_part(fill[base.rows, base.columns], wide)
     wide_fill = torch.zeros_like(fill)
     wide_fill[base.rows, base.columns] = wide
     needs_wide_pass = has_both and bool(whole.exact(wide_fill).any())
@@ -108,7 +115,7 @@ def prepare_inpaint(
     defaults = INPAINT_WIDE if wide.any() and not has_both else INPAINT
     plan, used_detail = None, 0.0
     if share and (sigma > 0 or bool(whole.exact(fill).any())):
-        plan, used_detail = conditioned_plan(model, defaults, steps, detail, method, seed, holes=True)
+        plan, used_detail = conditioned_plan(model, defaults, steps or None, detail, method, seed, holes=True)
 
     def finish(x: Tensor, first: Tensor) -> Tensor:
         result = image.clone()
@@ -120,7 +127,7 @@ def prepare_inpaint(
         """Return the job that fills the wide holes again, with the narrow ones known."""
         return prepare_inpaint(filled, wide_fill, steps=steps, detail=detail, seed=seed, region=region, prior=tiles)
 
-    return Job(
+    job = Job(
         model,
         plan,
         whole.exact(image),
@@ -137,6 +144,53 @@ def prepare_inpaint(
         second_pass_evaluations=(steps or INPAINT_WIDE.steps) if needs_wide_pass else 0,
         canvas=place.canvas,
     )
+    if start is None:
+        return job
+    check_start(start, "inpaint", model)
+    return _filled_by(start, job, image, fill, window, steps=steps, detail=detail, method=method)
+
+
+def _filled_by(
+    start: FeedForward,
+    job: Job,
+    image: Tensor,
+    fill: Tensor,
+    window: Region,
+    *,
+    steps: int | None,
+    detail: float | None,
+    method: str,
+) -> Job:
+    """Return the job that starts from what a network fills into the holes.
+
+    Args:
+        start: The network.
+        job: The job without a start.
+        image: The picture, float (C, H, W) in [0, 1].
+        fill: The mask, bool (H, W).
+        window: The part of the picture that the job computes. The network sees the whole picture unless it is large.
+        steps: Number of evaluations of the prior; None for the default.
+        detail: The detail, 0..1; None for the default.
+        method: One of METHODS.
+    """
+    if job.plan is None:
+        return job
+
+    def measure() -> Job:
+        is_small = fill.numel() <= MAX_UNTILED_PIXELS
+        seen = Region(0, 0, fill.shape[1], fill.shape[0]) if is_small else window
+        hole, inside = fill[seen.rows, seen.columns], window.within(seen)
+        part = without_equal_channels(torch.where(hole, 0.5, image[:, seen.rows, seen.columns]))
+        answer = start(part, hole)
+        made = as_colour(answer.picture[:, inside.rows, inside.columns])
+        mean = made if job.y is None else torch.where(fill[window.rows, window.columns], made, job.y)
+        notes = (*job.notes, *answer.notes)
+        if steps == 0:
+            return replace(job, plan=None, image=job.finish(mean, mean), starter=start, notes=notes)
+        begun = begun_from(job, mean, INPAINT_STARTED, unit=1.0, steps=steps, detail=detail, method=method)
+        return replace(begun, starter=start, notes=notes)
+
+    return replace(job, measure=measure, starter=start)
 
 
 def _place_in(base: Region, whole: Place, margin: int) -> Place:

@@ -18,6 +18,7 @@ from restorer.errors import DeviceError, ModelError
 from restorer.machine.memory import FIXED_BYTES, SAMPLING_BYTES, SECOND_PASS_BYTES, available, check_memory, human_bytes
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.noise import Noise
+from restorer.models.feed_forward import FeedForward
 from restorer.priors.latent import Conditioned, LatentPrior, latent_of
 from restorer.priors.tiled import Tiled, tile_starts
 
@@ -97,6 +98,8 @@ class Job:
         second_pass_size: Height and width of what the second pass computes; None if that is not larger.
         canvas: The whole picture of whose noise the job takes a part; None if it restores the whole picture.
         alpha: The job that restores the transparency, as a gray picture; None if there is none, or if it is resampled.
+        starter: The network from whose result the job starts. If there is no plan, `image` is that result. None if the
+            job starts from the picture.
     """
 
     prior: Tiled
@@ -120,6 +123,12 @@ class Job:
     second_pass_size: tuple[int, int] | None = None
     canvas: Canvas | None = None
     alpha: Job | None = None
+    starter: FeedForward | None = None
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the result is the picture as it is. This is known once the job has been measured."""
+        return self.plan is None and self.starter is None
 
     @property
     def evaluations(self) -> int:

@@ -20,6 +20,7 @@ condition (`priors/latent.py`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from torch import Tensor
@@ -27,10 +28,11 @@ from torch import Tensor
 from restorer.diffusion.prior import Prior
 from restorer.errors import ModelError, UsageError
 from restorer.images.sizes import Enlargement, Region
-from restorer.limits import check
+from restorer.limits import SCALES, check
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.softness import SOFT, estimate_softness
 from restorer.measurement.white_noise import estimate_sigma
+from restorer.models.feed_forward import FeedForward
 from restorer.priors.latent import LatentPrior, ddim_plan, first_mean, latent_of
 from restorer.priors.tiled import Tiled
 from restorer.tasks.alpha import prepare_alpha
@@ -43,10 +45,11 @@ from restorer.tasks.common import (
 )
 from restorer.tasks.defaults import LATENT_STEPS
 from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
-from restorer.tasks.enlarge import EnlargeOptions, Found, enlarge, margin_of
+from restorer.tasks.enlarge import EnlargeOptions, Found, enlarge, margin_of, of_size
 from restorer.tasks.enlarging_plan import course_of
 from restorer.tasks.job import Job
 from restorer.tasks.region import Place
+from restorer.tasks.started import Begin, alone, check_start
 
 __all__ = ["LATENT_TILE", "check_latent_options", "prepare_upscale"]
 
@@ -77,6 +80,7 @@ def prepare_upscale(
     method: str = "auto",
     seed: int = 0,
     region: Region | None = None,
+    start: FeedForward | None = None,
     prior: Prior | None = None,
 ) -> Job:
     """Prepare a job that enlarges a picture.
@@ -94,22 +98,33 @@ def prepare_upscale(
         method: As in `restorer.upscale`.
         seed: As in `restorer.upscale`.
         region: The part of the picture that is enlarged and returned; None for all of it.
+        start: The network from whose result the reverse process starts; None if it starts from the picture.
         prior: As in `restorer.upscale`.
 
     Raises:
         UsageError: A value is out of range or does not apply to the prior, the tensor is not a picture, or the region
             lies outside of it.
-        ModelError: The prior cannot upscale.
+        ModelError: The prior or the network of the start cannot upscale.
     """
     check_picture(image)
-    check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed)
+    check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed, started=start is not None)
     size = scale if isinstance(scale, Enlargement) else Enlargement(scale)
     model = select_prior("upscale", prior)
     factor = size.factor(image.shape[-1], image.shape[-2])
+    if start is not None:
+        if size.scale is None and factor < start.scale in SCALES:
+            factor = start.scale  # a result of given sides is shrunk from what the network makes
+        check_start(start, "upscale", model, factor)
+        if steps == 0:
+            return _alone(start, image, Place.of(image, region, margin_of(factor)), size, model)
     if (latent := latent_of(model)) is not None:
         check_latent_options(latent, _exact_factor(size, image), sigma=sigma, steps=steps, detail=detail, method=method)
         return _prepare_latent(image, model, latent, steps or LATENT_STEPS, method, seed, region)
     options = EnlargeOptions(size, factor, steps, detail, method, seed, model)
+    of_alpha = None if alpha is None else prepare_alpha(alpha, options, region)
+    if start is not None:
+        seen = Place.of(image, region, margin_of(factor)).seen(without_equal_channels(image))
+        options = replace(options, begin=Begin(start, seen, steps))
     is_gray = len(without_equal_channels(image)) == 1
     if jpeg is not None and not sigma and can_be_restored(jpeg):
         job = _prepare_jpeg(image, jpeg, options, region, is_gray=is_gray)
@@ -118,9 +133,21 @@ def prepare_upscale(
         place = Place.of(image, region, margin_of(factor))
         found = Found(used, is_gray, is_soft=used == 0 and estimate_softness(image) >= SOFT)
         job = enlarge(place.seen(image), place, options, found)
-        job = replace(job, image=place.exact(image), estimated=sigma is None)
-    of_alpha = None if alpha is None else prepare_alpha(alpha, options, region)
-    return job if of_alpha is None else replace(job, alpha=of_alpha).with_note(ALPHA_NOTE)
+        part, estimated = place.exact(image), sigma is None
+        job = _changed(job, lambda job: replace(job, image=part, estimated=estimated))
+    return job if of_alpha is None else _changed(job, lambda job: replace(job, alpha=of_alpha).with_note(ALPHA_NOTE))
+
+
+def _changed(job: Job, change: Callable[[Job], Job]) -> Job:
+    """Return a job with a change that the job which follows from its measurement has too."""
+    measure = job.measure
+    changed = change(job)
+    return changed if measure is None else replace(changed, measure=lambda: change(measure()))
+
+
+def _alone(start: FeedForward, image: Tensor, place: Place, size: Enlargement, model: Prior) -> Job:
+    """Prepare a job whose result is that of a network by itself."""
+    return alone(start, image, place, model, lambda made: of_size(made, place, place.scaled(start.scale), size))
 
 
 def _exact_factor(size: Enlargement, image: Tensor) -> float:
@@ -142,18 +169,19 @@ def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Re
         # Tiles that were chosen for the small picture do not suit the large one.
         model = used if isinstance(options.prior, Tiled) else used.prior
         again = replace(options, prior=model)
-        return enlarge(restored, place, again, Found(LEFT_OVER * jpeg.sigma, is_gray, was_compressed=True))
+        found = Found(LEFT_OVER * jpeg.sigma, is_gray, was_compressed=True)
+        return enlarge(restored, place, again, found).measured()
 
-    settings = options.steps, options.detail, options.method, options.seed
-    course = course_of(options.prior, options.factor, *settings, state="clean")
+    course, begin = course_of(options.prior, options.factor, *options.settings, state="clean"), options.begin
     seen = None if place.canvas is None else place.window
     return replace(
         prepare_dejpeg(image, jpeg, seed=options.seed, region=seen, prior=options.prior),
         sigma=0.0,
         estimated=False,
-        detail=course.detail,
+        detail=course.detail if begin is None else begin.detail(options.detail, options.method),
         second_pass=enlarge_restored,
-        second_pass_evaluations=course.plan.evaluations,
+        second_pass_evaluations=course.plan.evaluations if begin is None else begin.evaluations,
+        starter=None if begin is None else begin.network,
         second_pass_size=(options.factor * place.window.height, options.factor * place.window.width),
     )
 

@@ -39,12 +39,14 @@ from restorer.cli.options import (
     Show,
     Sigma,
     SkipExisting,
+    Start,
     Steps,
     Tile,
     Verbose,
     parse,
 )
 from restorer.cli.restoring.run import restore_all
+from restorer.cli.restoring.starting import prepare_start
 from restorer.folders.verbs import dejpegging, denoising, inpainting, upscaling
 from restorer.limits import JPEGS, MAX_PIXELS, NOISES, SCALES
 
@@ -108,6 +110,7 @@ def _denoise(
     method: Method = "auto",
     seed: Seed = 0,
     model: Model = "photo",
+    start: Start = None,
     device: Device = "auto",
     precision: Precision = "auto",
     tile: Tile = "auto",
@@ -153,6 +156,7 @@ def _dejpeg(
     method: Method = "auto",
     seed: Seed = 0,
     model: Model = "photo",
+    start: Start = None,
     device: Device = "auto",
     precision: Precision = "auto",
     tile: Tile = "auto",
@@ -218,6 +222,7 @@ def _inpaint(
     method: Method = "auto",
     seed: Seed = 0,
     model: Model = "photo",
+    start: Start = None,
     device: Device = "auto",
     precision: Precision = "auto",
     tile: Tile = "auto",
@@ -245,7 +250,7 @@ def _upscale(
             "--scale",
             metavar="F",
             help=f"Factor to enlarge by, above 1 and at most {max(SCALES)}: {', '.join(map(str, SCALES))} are exact",
-            show_default="4",
+            show_default="4, or that of --start",
         ),
     ] = None,
     width: Annotated[
@@ -292,6 +297,7 @@ def _upscale(
     method: Method = "auto",
     seed: Seed = 0,
     model: Model = "photo",
+    start: Start = None,
     device: Device = "auto",
     precision: Precision = "auto",
     tile: Tile = "auto",
@@ -307,6 +313,8 @@ def _upscale(
     restore upscale img.png  ·  restore upscale img.png --scale 2  ·  restore upscale img.png --steps 100
     """
     options = parse("upscale", **{name: value for name, value in locals().items() if name not in UPSCALE_ONLY})
+    if scale is None and width is None and height is None:
+        prepare_start(options)
     restore_all(options, upscaling(options, scale=scale, width=width, height=height, jpeg=jpeg))
 
 

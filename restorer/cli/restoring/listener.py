@@ -24,6 +24,7 @@ from restorer.folders.events import (
     Sampled,
     Sampling,
     Skipped,
+    Starting,
     Step,
     Tile,
 )
@@ -85,6 +86,8 @@ class Listener:
                 self._forecast = Forecast(reporter, pictures)
             case Opened(error=error) if error is not None:
                 reporter.fail(error)
+            case Starting(item=item, name=name):
+                reporter.say(f"{item.source.name}: computing the start with {name}")
             case LeftOut():
                 self._forecast.skip_picture()
             case Begun(picture=picture):
@@ -124,9 +127,13 @@ class Listener:
             has_noise = job.noise is not None and job.noise.sigma > 0
             strength = f"{strength} · {job.jpeg.describe()}" if has_noise else job.jpeg.describe()
         detail = "by hole size" if settings["detail"] is None else f"{settings['detail']:g}"
-        noise = "" if job.latent else f"{strength} · detail {detail} · "
+        model = options.model
+        if job.starter is not None:
+            model = job.starter.name if job.plan is None else f"{model} from {job.starter.name}"
+        is_unmeasured = job.latent is not None or (job.plan is None and job.starter is not None)
+        noise = "" if is_unmeasured else f"{strength} · detail {detail} · "
         reporter.say(
-            f"{options.command} {prepared.item.source.name} · {options.model} · {device} · {settings['precision']} · "
+            f"{options.command} {prepared.item.source.name} · {model} · {device} · {settings['precision']} · "
             f"{steps} · {tiles} · {noise}seed {options.seed}"
         )
         for note in (*prepared.picture.notes, *job.notes):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from restorer.cli.restoring.listener import Listener
-from restorer.cli.terminal.downloads import ensure_downloaded
+from restorer.cli.terminal.downloads import ensure_downloaded, ensure_start_downloaded
 from restorer.cli.terminal.reporter import Reporter
 from restorer.folders.events import Finished
 from restorer.folders.opening import open_log, open_model
@@ -34,6 +34,7 @@ def restore_all(options: Options, verb: Verb) -> None:
 
     def open_visibly(options: Options) -> Model:
         ensure_downloaded(options.model, reporter, options.command)
+        ensure_start_downloaded(options.start, reporter)
         with reporter.working("loading PyTorch and the model"):
             return open_model(options)
 

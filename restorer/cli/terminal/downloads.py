@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from restorer.models.hub.download import OnBytes
     from restorer.models.hub.references import Reference, Snapshot
 
-__all__ = ["CONFIRM_ABOVE_BYTES", "check_card", "confirm_download", "ensure_downloaded", "is_interactive", "pull"]
+__all__ = [
+    "CONFIRM_ABOVE_BYTES",
+    "check_card",
+    "confirm_download",
+    "ensure_downloaded",
+    "ensure_start_downloaded",
+    "is_interactive",
+    "pull",
+]
 
 CONFIRM_ABOVE_BYTES = 1_000_000_000
 """Size of a download, in bytes, above which the user must confirm it."""
@@ -51,6 +59,20 @@ def ensure_downloaded(model: str, reporter: Reporter, task: str | None = None) -
     pull(reference, reporter)
     if (card := reference.card) is not None and not card.general:
         reporter.warn(f"{card.name} was trained on {card.domain} only; on other pictures it invents similar content")
+
+
+def ensure_start_downloaded(start: str | None, reporter: Reporter) -> None:
+    """Download the file of a network on the Hub unless it is cached; `start` is the value of the option.
+
+    Raises:
+        ModelError: The file cannot be downloaded, or the user declines.
+    """
+    if start is None or Path(start).exists():
+        return
+    from restorer.models.starts import find_start
+
+    with _show_download(reporter) as on_bytes:
+        find_start(start, lambda snapshot: confirm_download(snapshot, reporter), on_bytes)
 
 
 def check_card(model: str, task: str) -> None:
