@@ -68,10 +68,19 @@ def main() -> None:
             program = RIVAL.format(
                 folder=str(Path(__file__).parent), threads=torch.get_num_threads(), source=source, target=rival
             )
-            compare(f"{size} pixels, loaded", lambda s=small: restorer.upscale(s, 4, prior=prior),
-                    lambda p=pixels: network(p), options.rounds)  # fmt: skip
-            compare(f"{size} pixels, whole", lambda c=command: subprocess.run(c, check=True, stdout=subprocess.DEVNULL),
-                    lambda p=program: subprocess.run([sys.executable, "-c", p], check=True), options.rounds)  # fmt: skip
+            started = [sys.executable, "-c", program]
+            compare(
+                f"{size} pixels, loaded",
+                lambda small=small: restorer.upscale(small, 4, prior=prior),
+                lambda pixels=pixels: network(pixels),
+                options.rounds,
+            )
+            compare(
+                f"{size} pixels, whole",
+                lambda command=command: subprocess.run(command, check=True, stdout=subprocess.DEVNULL),
+                lambda started=started: subprocess.run(started, check=True),
+                options.rounds,
+            )
 
 
 if __name__ == "__main__":
