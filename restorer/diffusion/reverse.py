@@ -54,6 +54,7 @@ class Step:
         sigma: Noise level of this evaluation.
         x0: The prior's prediction, (B, C, H, W).
         corrected: The prediction corrected towards the data, (B, C, H, W).
+        state: The noisy picture that was evaluated, (B, C, H, W).
     """
 
     index: int
@@ -61,6 +62,7 @@ class Step:
     sigma: float
     x0: Tensor
     corrected: Tensor
+    state: Tensor
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def reverse(
             previous = corrected if after < sigma and plan.extrapolation else None
             done += 1
             if on_step is not None:
-                on_step(Step(done, plan.evaluations, sigma, x0, corrected))
+                on_step(Step(done, plan.evaluations, sigma, x0, corrected, x))
             clean, log_variance = d if plan.eps_from == "corrected" else x0, prediction.log_variance
             del prediction, x0, corrected  # large for a large picture, and the next line needs memory
             x = _renoise(x, d, clean, log_variance, carried, plan, i, noise)
