@@ -34,7 +34,7 @@ from restorer.diffusion.plan import Plan
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.schedule import Schedule
 
-__all__ = ["Canvas", "NoiseField", "NotFiniteError", "Step", "learned_fraction", "reverse"]
+__all__ = ["MIRRORS", "Canvas", "NoiseField", "NotFiniteError", "Step", "learned_fraction", "reverse"]
 
 PART = 1 << 18  # numbers of a noise field that one generator draws, in about a millisecond
 MIRRORS = ((), (-1,), (-2,), (-2, -1))  # axes of (B, C, H, W) that are mirrored, by evaluation, in turn

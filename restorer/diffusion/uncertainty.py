@@ -33,7 +33,7 @@ from torch import Tensor
 
 from restorer.diffusion.reverse import Canvas, NoiseField
 
-__all__ = ["LEAST_VARIANCE", "PROBES", "SIDE", "local_mean", "local_variance", "posterior_variance", "sample_variance"]
+__all__ = ["LEAST_VARIANCE", "PROBES", "SIDE", "local_mean", "local_variance", "posterior_variance"]
 
 PROBES = 2
 """Number of evaluations that the derivative takes."""
@@ -92,18 +92,6 @@ def _signs(field: NoiseField, like: Tensor, *, is_gray: bool) -> Tensor:
     drawn = field.like(like)
     drawn = drawn[:, :1].expand_as(drawn) if is_gray else drawn
     return torch.where(drawn < 0, -1.0, 1.0).to(like.dtype)
-
-
-def sample_variance(samples: Tensor) -> Tensor:
-    """Return the variance of a pixel over several results, averaged over the channels.
-
-    Args:
-        samples: The results, (N, C, H, W) in [0, 1], with N of at least 2.
-
-    Returns:
-        Float (H, W), in squared levels of 0..255.
-    """
-    return (255 * samples).var(0).mean(0)
 
 
 def local_mean(x: Tensor, weight: Tensor | None = None, side: int = SIDE) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 from restorer.diffusion.prior import Prediction, Prior, PriorWrapper, Resources, WrapperResources, per_item
 from restorer.machine.memory import available
 from restorer.tasks.job import Job, Restored, is_out_of_memory
+from restorer.tasks.uncertain import NOTHING
 
 __all__ = ["MAX_BATCH", "MAX_PIXELS", "batch_share", "run_together"]
 
@@ -34,6 +35,8 @@ def batch_share(job: Job) -> float:
     memory.
     """
     if (job.plan is None and job.measure is None) or job.latent is not None or job.tiles > 1:
+        return 1.0
+    if job.asked != NOTHING:
         return 1.0
     if job.alpha is not None or (job.second_pass is not None and job.jpeg is not None):  # the second pass enlarges
         return 1.0

@@ -23,6 +23,7 @@ from restorer.tasks.common import as_colour, check_picture, select_prior, to_uni
 from restorer.tasks.defaults import JPEG
 from restorer.tasks.job import Job, with_default_tiles
 from restorer.tasks.region import Place
+from restorer.tasks.uncertain import Doubt
 
 __all__ = ["NOT_FOUND", "can_be_restored", "prepare_dejpeg"]
 
@@ -99,4 +100,5 @@ def prepare_dejpeg(
         degradation=degradation,
         y=data,
         noise_variance=1.0,
+        doubt=Doubt("dejpeg", jpeg.sigma, at=1.0, cut=place.inner, is_gray=channels == 1, canvas=place.canvas),
     )

@@ -21,6 +21,7 @@ from restorer.tasks.common import as_colour, to_unit
 from restorer.tasks.enlarging_plan import course_of
 from restorer.tasks.job import Job, with_default_tiles
 from restorer.tasks.region import MARGIN, Place
+from restorer.tasks.uncertain import Doubt
 
 __all__ = ["MOST_SIGMA", "EnlargeOptions", "Found", "enlarge", "margin_of"]
 
@@ -129,6 +130,7 @@ def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found) -
         y=y,
         noise_variance=max((2 * sigma / 255) ** 2, QUANTIZATION),
         canvas=large.canvas,
+        doubt=Doubt("upscale", float(scale)),
     )
     job = job if credible is None else job.with_note(DOUBTED)
     return job.with_note(SOFT_NOTE) if is_sharpened else job

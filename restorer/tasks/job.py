@@ -15,11 +15,31 @@ from restorer.diffusion.plan import Plan
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import Canvas, NotFiniteError, Step, reverse
 from restorer.errors import DeviceError, ModelError
-from restorer.machine.memory import FIXED_BYTES, SAMPLING_BYTES, SECOND_PASS_BYTES, available, check_memory, human_bytes
+from restorer.machine.memory import (
+    FIXED_BYTES,
+    SAMPLE_BYTES,
+    SAMPLING_BYTES,
+    SECOND_PASS_BYTES,
+    SPREAD_BYTES,
+    available,
+    check_memory,
+    human_bytes,
+)
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.noise import Noise
 from restorer.priors.latent import Conditioned, LatentPrior, latent_of
 from restorer.priors.tiled import Tiled, tile_starts
+from restorer.tasks.uncertain import (
+    NOTHING,
+    Asked,
+    Doubt,
+    Spread,
+    draw_samples,
+    is_by_samples,
+    probed_index,
+    runs,
+    spread_by_derivative,
+)
 
 __all__ = [
     "MAX_UNTILED_PIXELS",
@@ -60,12 +80,16 @@ class Restored:
         prior: The prior as it was used in the end, which may have smaller tiles or another precision than the job's.
         notes: One line for each thing that did not go as planned.
         alpha: The transparency of the result, float32 (H, W) in [0, 1], on the CPU; None if the job restores none.
+        spread: How uncertain the result is, before any calibration; None if that was not asked for.
+        samples: Further results, each like `image`; empty if they were not asked for.
     """
 
     image: Tensor
     prior: Tiled
     notes: tuple[str, ...] = ()
     alpha: Tensor | None = None
+    spread: Spread | None = None
+    samples: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +121,9 @@ class Job:
         second_pass_size: Height and width of what the second pass computes; None if that is not larger.
         canvas: The whole picture of whose noise the job takes a part; None if it restores the whole picture.
         alpha: The job that restores the transparency, as a gray picture; None if there is none, or if it is resampled.
+        doubt: How the uncertainty of the result is estimated; None if it cannot be.
+        asked: What the run returns beside the result.
+        reseed: Returns the job of another seed; None if only the plan and the second pass depend on the seed.
     """
 
     prior: Tiled
@@ -120,6 +147,9 @@ class Job:
     second_pass_size: tuple[int, int] | None = None
     canvas: Canvas | None = None
     alpha: Job | None = None
+    doubt: Doubt | None = None
+    asked: Asked = NOTHING
+    reseed: Callable[[int], Job] | None = None
 
     @property
     def evaluations(self) -> int:
@@ -151,6 +181,18 @@ class Job:
         """Return the same job with one more note; unchanged if the note is empty."""
         return replace(self, notes=(*self.notes, note)) if note else self
 
+    def with_seed(self, seed: int) -> Job:
+        """Return the same job with another seed, without its transparency; `measured` must have been called."""
+        if self.reseed is not None:
+            return replace(self.reseed(seed), asked=self.asked)
+        second = self.second_pass
+        return replace(
+            self,
+            plan=self.plan and replace(self.plan, seed=seed),
+            second_pass=second and (lambda image, tiles: second(image, tiles).with_seed(seed)),
+            alpha=None,
+        )
+
     def measured(self) -> Job:
         """Return the job whose plan is known, measuring the picture first if that has not been done.
 
@@ -161,7 +203,7 @@ class Job:
         if self.measure is None:
             return self
         try:
-            return self.measure()
+            return replace(self.measure(), asked=self.asked)
         except NotFiniteError as error:
             raise ModelError(f"{error}, even in fp32") from error
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -175,7 +217,7 @@ class Job:
     def run(
         self, on_step: Callable[[Step], None] | None = None, on_tile: Callable[[int, int], None] | None = None
     ) -> Restored:
-        """Run the reverse process, and the second pass if there is one.
+        """Run the reverse process, and the second pass if there is one; several times if samples are drawn.
 
         A pass whose predictions are not finite in low precision is repeated in float32. A pass that runs out of memory
         is repeated in smaller tiles and, if even the smallest do not fit, in bf16.
@@ -195,17 +237,40 @@ class Job:
 
         if self.measure is not None:
             return self.measured().run(on_step, on_tile)
+        if self.plan is not None and runs(self.asked, self.doubt) > 1:
+            return self._run_samples(self.plan, on_step, on_tile)
         restored = self._run_first_pass(counted_from(0), on_tile)
         of_alpha = 0 if self.alpha is None else self.alpha.evaluations
         if self.second_pass is not None:
             before = self.evaluations - self.second_pass_evaluations - of_alpha
             second = self.second_pass(restored.image, restored.prior)
-            again = second.run(counted_from(before), on_tile)
+            again = replace(second, asked=self.asked).run(counted_from(before), on_tile)
             restored = replace(again, notes=(*restored.notes, *second.notes, *again.notes))
         if self.alpha is not None:
             alpha = self.alpha.run(counted_from(self.evaluations - of_alpha), on_tile)
             restored = replace(restored, notes=(*restored.notes, *alpha.notes), alpha=alpha.image[0])
         return restored
+
+    def _run_samples(
+        self, plan: Plan, on_step: Callable[[Step], None] | None, on_tile: Callable[[int, int], None] | None
+    ) -> Restored:
+        """Return the result with the others that were drawn, and with the uncertainty that follows from them."""
+        total = self.evaluations * runs(self.asked, self.doubt)
+
+        def counted(number: int) -> Callable[[Step], None] | None:
+            before = number * self.evaluations
+            return on_step and (lambda step: on_step(replace(step, index=before + step.index, total=total)))
+
+        def draw(number: int) -> Tensor:
+            other = replace(self.with_seed(cast(int, plan.seed) + number), asked=NOTHING)
+            return other.run(counted(number), on_tile).image
+
+        alone = replace(
+            self, asked=NOTHING if is_by_samples(self.asked, self.doubt) else replace(self.asked, samples=1)
+        )
+        first = alone.run(counted(0), on_tile)
+        samples, spread = draw_samples(self.asked, self.doubt, first.image, draw)
+        return replace(first, samples=samples, spread=spread or first.spread)
 
     def _run_first_pass(
         self, on_step: Callable[[Step], None] | None, on_tile: Callable[[int, int], None] | None
@@ -214,13 +279,18 @@ class Job:
         if self.plan is None:
             return Restored(self.image, self.prior)
         prior, notes = self._fit_to_memory()
-        sampled: tuple[Tensor, Tensor] | None = None
+        sampled: tuple[Tensor, Tensor, Step | None] | None = None
         is_lowered = False
         while True:
             try:
                 sampled = sampled or self._sample(self.plan, prior.with_callback(on_tile), on_step)
-                state, first = sampled
-                return Restored(self.finish(self._decode(state, prior).cpu(), first), prior, tuple(notes))
+                state, first, probed = sampled
+                image = self.finish(self._decode(state, prior).cpu(), first)
+                spread: Spread | None = None
+                if probed is not None and self.doubt is not None:
+                    change = image - self.finish(first, first) if self.doubt.has_mean else None
+                    spread = spread_by_derivative(self.doubt, prior, self.plan, probed, change)
+                return Restored(image, prior, tuple(notes), spread=spread)
             except NotFiniteError as error:
                 precise, sampled = None if is_lowered else _in_tiles(prior.resources.full_precision()), None
                 if precise is None:
@@ -255,6 +325,7 @@ class Job:
         positions = self.start.shape[-2] * self.start.shape[-1]
         pixels = positions * self.factor**2
         per_pixel = SAMPLING_BYTES if self.second_pass is None else SAMPLING_BYTES + SECOND_PASS_BYTES
+        per_pixel += (SPREAD_BYTES if self.asked.spread else 0) + SAMPLE_BYTES * (self.asked.samples - 1)
         resources = (prior or self.prior).resources
         network = resources.evaluation_bytes(positions, low=low) + resources.kept_bytes(low=low)
         return FIXED_BYTES + per_pixel * pixels + network
@@ -284,13 +355,19 @@ class Job:
         """Return the prior with tiles of half the side; None if its tiles are the smallest."""
         return prior.limited_to(max(self.start.shape[-2:])).halved(max(MIN_TILE // self.factor, 1))
 
-    def _sample(self, plan: Plan, prior: Tiled, on_step: Callable[[Step], None] | None) -> tuple[Tensor, Tensor]:
-        """Return the last state, on the device of the prior, and the first prediction, on the CPU."""
+    def _sample(
+        self, plan: Plan, prior: Tiled, on_step: Callable[[Step], None] | None
+    ) -> tuple[Tensor, Tensor, Step | None]:
+        """Return the last state, on the device of the prior, the first prediction, on the CPU, and what is probed."""
         first: list[Tensor] = []
+        probed: list[Step] = []
+        wanted = 0 if self.second_pass is not None else probed_index(self.asked, self.doubt, plan.evaluations)
 
         def keep_first(step: Step) -> None:
             if not first:
                 first.append(step.x0)
+            if step.index == wanted:
+                probed.append(step)
             if on_step is not None:
                 on_step(step)
 
@@ -309,7 +386,7 @@ class Job:
             canvas=self.canvas,
             on_step=keep_first,
         )
-        return x, first[0].cpu()
+        return x, first[0].cpu(), probed[0] if probed else None
 
     def _decode(self, x: Tensor, prior: Tiled) -> Tensor:
         """Return the picture of a state: the state itself, or the decoded latents."""

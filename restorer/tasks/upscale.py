@@ -48,6 +48,7 @@ from restorer.tasks.enlarge import EnlargeOptions, Found, enlarge, margin_of
 from restorer.tasks.enlarging_plan import course_of, takes_expert
 from restorer.tasks.job import Job
 from restorer.tasks.region import Place
+from restorer.tasks.uncertain import Doubt
 
 __all__ = ["LATENT_TILE", "check_latent_options", "prepare_upscale"]
 
@@ -159,6 +160,7 @@ def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Re
         second_pass=enlarge_restored,
         second_pass_evaluations=course.plan.evaluations,
         second_pass_size=(options.factor * place.window.height, options.factor * place.window.width),
+        doubt=Doubt("upscale", float(options.factor)),
     )
 
 
@@ -239,5 +241,6 @@ def _prepare_latent(
         finish=lambda picture, first: large.inner(to_unit(picture, channels)),
         condition=as_colour(part),
         canvas=place.canvas,
+        doubt=Doubt("upscale", float(latent.factor)),
         notes=("shrinking the result does not give the input back with this model",),
     )

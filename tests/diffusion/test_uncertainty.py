@@ -9,7 +9,7 @@ from scipy.ndimage import generic_filter
 from torch import Tensor
 
 from restorer.diffusion.reverse import Canvas
-from restorer.diffusion.uncertainty import local_mean, local_variance, posterior_variance, sample_variance
+from restorer.diffusion.uncertainty import local_mean, local_variance, posterior_variance
 from tests.gaussian import GaussianPrior
 
 SIGMA = 0.3
@@ -74,12 +74,6 @@ def test_the_estimate_of_a_part_is_that_of_the_whole() -> None:
     part = estimate((slice(4, 16), slice(8, 30)), Canvas(20, 30, 4, 8))
     # The mixing with the left neighbour wraps around, so the first column differs.
     torch.testing.assert_close(part[:, 1:], whole[4:16, 9:30])
-
-
-def test_the_variance_of_samples_is_that_of_numpy() -> None:
-    samples = torch.rand(5, 3, 6, 7, dtype=torch.float64)
-    expected = np.var(255 * samples.numpy(), axis=0, ddof=1).mean(0)
-    np.testing.assert_allclose(sample_variance(samples).numpy(), expected)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 20), (17, 12)])
