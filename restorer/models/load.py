@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from restorer.diffusion.calibration import Calibration
 from restorer.diffusion.prior import Prior
 from restorer.errors import DeviceError, ModelError, UsageError
+from restorer.models.calibration import read_calibration
 from restorer.models.catalogue import EMBEDDED, weights_folder
 from restorer.models.checkpoints import load_model
 from restorer.models.foreign import explained
@@ -29,6 +31,7 @@ from restorer.priors.unet_prior import UNetPrior
 __all__ = [
     "EMBEDDED",
     "PRECISIONS",
+    "calibration_of",
     "identity",
     "load_noise_estimator",
     "load_prior",
@@ -123,7 +126,9 @@ def precision_name(prior: Prior) -> str:
 @cache
 def _load(model: Path, device: torch.device, dtype: torch.dtype) -> UNetPrior:
     try:
-        return _build(model, device, dtype)
+        prior = _build(model, device, dtype)
+        prior.calibration = read_calibration(model)
+        return prior
     except ModelError as error:
         raise explained(model, error) from error
 
@@ -155,6 +160,12 @@ def load_prior(model: str | Path = EMBEDDED, device: str = "auto", precision: st
     """
     resolved = resolve_device(device)
     return _load(find_model(model), resolved, resolve_dtype(precision, resolved))
+
+
+def calibration_of(prior: Prior) -> Calibration | None:
+    """Return the constants that calibrate the uncertainty of a prior; None if it has none."""
+    inner = prior.prior if isinstance(prior, Tiled) else prior
+    return inner.calibration if isinstance(inner, UNetPrior) else None
 
 
 def measuring_prior(prior: Prior) -> UNetPrior:
