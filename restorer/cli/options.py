@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from restorer.errors import UsageError
+from restorer.folders.extras import check_extras
 from restorer.folders.in_place import check_backup_suffix
 from restorer.folders.options import Options
 from restorer.images.sizes import parse_region
@@ -165,6 +166,25 @@ RegionOption = Annotated[
         help="Restore and write only this part: left, top, width and height in pixels",
         show_default="the whole picture",
         rich_help_panel=INPUT,
+    ),
+]
+Uncertainty = Annotated[
+    str | None,
+    typer.Option(
+        "--uncertainty",
+        metavar="PATH",
+        help="Also write how far each pixel may be off, as a 16-bit gray PNG: a file, or a folder for several pictures",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+Samples = Annotated[
+    int,
+    typer.Option(
+        "--samples",
+        metavar="N",
+        help="Write N plausible results of each picture, and their mean, beside the result",
+        rich_help_panel=OUTPUT,
     ),
 ]
 Detail = Annotated[
@@ -335,6 +355,7 @@ def parse(command: str, **values: Any) -> Options:
         raise UsageError(f"{' and '.join(chosen)} cannot be combined")
     _check_in_place(options, chosen)
     _check_format(options)
+    check_extras(options)
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit must be at least 1, not {options.limit}")
     if options.max_pixels < 1:

@@ -50,6 +50,8 @@ class Options:
         format: The format of the results, a key of `restorer.limits.FORMATS`; None for that of each picture.
         quality: The quality of results that are compressed with loss, 1 to 100; None for the default.
         keep_times: Whether results have the access and modification times of their pictures.
+        uncertainty: The file or folder for the maps of the uncertainty; None to make none.
+        samples: Number of plausible results of each picture, the result itself included.
     """
 
     command: str
@@ -85,6 +87,8 @@ class Options:
     format: str | None = None
     quality: int | None = None
     region: Region | None = None
+    uncertainty: str | None = None
+    samples: int = 1
 
     @property
     def suffix(self) -> str:
@@ -96,6 +100,12 @@ class Options:
         """The options about the format of the results that are given."""
         given = {"format": self.format, "quality": self.quality}
         return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What is wanted beside the results, as far as it is not the default."""
+        wanted = {"uncertainty": self.uncertainty is not None, "samples": self.samples}
+        return {name: value for name, value in wanted.items() if value not in (False, 1)}
 
     @property
     def sampling(self) -> dict[str, Any]:

@@ -37,6 +37,9 @@ class Record:
         found: What was found in the picture, in words; empty if nothing was looked for.
         in_place: The fingerprints of the commands that replaced the picture by its result, in order; empty for a result
             that was written beside its picture.
+        uncertainty: How uncertain the result is, in words; empty if that was not estimated.
+        consistency: How far the result, degraded again, is from the input, in words; empty if that is not known.
+        sample: Which of several samples the result is, in words; empty for a result of which no others were drawn.
     """
 
     version: str
@@ -52,6 +55,9 @@ class Record:
     batch: int = 1
     found: str = ""
     in_place: Sequence[str] = ()
+    uncertainty: str = ""
+    consistency: str = ""
+    sample: str = ""
 
     def to_json(self) -> str:
         """Return the record as it is stored in a file: JSON in ASCII, identical for equal records."""
@@ -93,7 +99,8 @@ def parse_record(text: str) -> Record | None:
     except (ValueError, TypeError, RecursionError):
         return None
     texts = (record.version, record.command, record.source, record.source_sha256, record.model, record.model_sha256)
-    has_texts = all(isinstance(text, str) for text in (*texts, record.device, record.precision, record.found))
+    others = (record.device, record.precision, record.found, record.uncertainty, record.consistency, record.sample)
+    has_texts = all(isinstance(text, str) for text in (*texts, *others))
     has_options = isinstance(record.options, dict) and all(
         value is None or isinstance(value, (str, int, float)) for value in record.options.values()
     )

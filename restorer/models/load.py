@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from restorer.diffusion.calibration import Calibration
 from restorer.diffusion.prior import Prior
 from restorer.errors import DeviceError, ModelError, UsageError
-from restorer.models.calibration import read_calibration
+from restorer.models.calibration import calibration_file, read_calibration
 from restorer.models.catalogue import EMBEDDED, weights_folder
 from restorer.models.checkpoints import load_model
 from restorer.models.foreign import explained
@@ -32,6 +32,7 @@ __all__ = [
     "EMBEDDED",
     "PRECISIONS",
     "calibration_of",
+    "find_calibration",
     "identity",
     "load_noise_estimator",
     "load_prior",
@@ -160,6 +161,15 @@ def load_prior(model: str | Path = EMBEDDED, device: str = "auto", precision: st
     """
     resolved = resolve_device(device)
     return _load(find_model(model), resolved, resolve_dtype(precision, resolved))
+
+
+def find_calibration(model: str | Path = EMBEDDED) -> Path:
+    """Return the file in which the constants of a model lie, whether it exists or not.
+
+    Raises:
+        ModelError: As in `find_model`.
+    """
+    return calibration_file(find_model(model))
 
 
 def calibration_of(prior: Prior) -> Calibration | None:

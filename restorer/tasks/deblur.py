@@ -37,7 +37,7 @@ from restorer.images.sizes import Region
 from restorer.limits import check
 from restorer.measurement.jpeg import Jpeg
 from restorer.priors.tiled import Tiled
-from restorer.tasks.common import as_colour, check_picture, select_prior, to_unit, without_equal_channels
+from restorer.tasks.common import as_colour, check_picture, degrader, select_prior, to_unit, without_equal_channels
 from restorer.tasks.defaults import DEBLUR
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.job import Job, with_default_tiles
@@ -125,7 +125,7 @@ def prepare_deblur(
 
         job = again(image, found.prior)
         count = 0 if job.plan is None else job.plan.evaluations
-        return replace(found, detail=job.detail, second_pass=again, second_pass_evaluations=count)
+        return replace(found, detail=job.detail, second_pass=again, second_pass_evaluations=count, again=job.again)
 
     if first.measure is None:
         return measure()
@@ -195,6 +195,7 @@ def _deblur(
         y=y,
         noise_variance=noise_variance,
         canvas=canvas,
+        again=degrader(Blur(kernel)),
         doubt=Doubt("deblur", _radius(kernel), at=0.5, cut=cut, is_gray=channels == 1, canvas=canvas),
     )
 

@@ -17,7 +17,7 @@ from restorer.images.resampling import resample
 from restorer.images.sizes import Enlargement
 from restorer.measurement.credible import find_credible
 from restorer.priors.experts import State
-from restorer.tasks.common import as_colour, to_unit
+from restorer.tasks.common import as_colour, degrader, to_unit
 from restorer.tasks.enlarging_plan import course_of
 from restorer.tasks.job import Job, with_default_tiles
 from restorer.tasks.region import MARGIN, Place
@@ -130,6 +130,7 @@ def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found) -
         y=y,
         noise_variance=max((2 * sigma / 255) ** 2, QUANTIZATION),
         canvas=large.canvas,
+        again=degrader(degradation) if place.canvas is None else None,
         doubt=Doubt("upscale", float(scale)),
     )
     job = job if credible is None else job.with_note(DOUBTED)

@@ -124,6 +124,7 @@ class Job:
         doubt: How the uncertainty of the result is estimated; None if it cannot be.
         asked: What the run returns beside the result.
         reseed: Returns the job of another seed; None if only the plan and the second pass depend on the seed.
+        again: Degrades the result, (C, H, W) in [0, 1], again; None if the degradation does not change pictures.
     """
 
     prior: Tiled
@@ -150,6 +151,7 @@ class Job:
     doubt: Doubt | None = None
     asked: Asked = NOTHING
     reseed: Callable[[int], Job] | None = None
+    again: Callable[[Tensor], Tensor] | None = None
 
     @property
     def evaluations(self) -> int:

@@ -25,6 +25,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from restorer.diffusion.degradations.bicubic import Bicubic
 from restorer.diffusion.prior import Prior
 from restorer.errors import ModelError, UsageError
 from restorer.images.sizes import Enlargement, Region
@@ -38,6 +39,7 @@ from restorer.tasks.alpha import prepare_alpha
 from restorer.tasks.common import (
     as_colour,
     check_picture,
+    degrader,
     select_prior,
     to_unit,
     without_equal_channels,
@@ -160,6 +162,7 @@ def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Re
         second_pass=enlarge_restored,
         second_pass_evaluations=course.plan.evaluations,
         second_pass_size=(options.factor * place.window.height, options.factor * place.window.width),
+        again=degrader(Bicubic(options.factor)) if place.canvas is None else None,
         doubt=Doubt("upscale", float(options.factor)),
     )
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from restorer.cli.restoring.extras import prepare_extras, write_extras
 from restorer.cli.terminal.forecast import Forecast, picture_workload
 from restorer.cli.terminal.reporter import Reporter, human_bytes
 from restorer.folders.options import Options
@@ -91,6 +92,7 @@ def _sample_all(
     """Sample pictures that all need it; see `sample`."""
     from restorer.errors import RestorerError
     from restorer.tasks.batching import run_together
+    from restorer.tasks.uncertain import runs
 
     jobs = [prepared.job for prepared in batch]
 
@@ -103,7 +105,12 @@ def _sample_all(
     workload = picture_workload(options, longest, longest.evaluations - longest.second_pass_evaluations)
     on_timed = forecast.start(label, workload, len(jobs))
     with reporter.progress(label) as bar:
-        bar.begin(longest.evaluations, longest.tiles, on_timed, by_step=longest.prior.device.type != "cpu")
+        bar.begin(
+            longest.evaluations * runs(longest.asked, longest.doubt),
+            longest.tiles,
+            on_timed,
+            by_step=longest.prior.device.type != "cpu",
+        )
         if len(jobs) > 1:
             # After memory has run out, a job evaluates tile by tile, so there may be more rounds than evaluations.
             return list(run_together(jobs, on_round=lambda n: show(bar.step, min(n, longest.evaluations))))
@@ -145,14 +152,15 @@ def write_result(
     result, notes, prior = picture, tuple[str, ...](), job.prior
     if options.region is not None:
         result = files.cut(picture, options.region)
-    before = result
+    before, extras = result, None
     if restored is not None:
         notes, prior = restored.notes, restored.prior
         kept = Kept(None) if prepared.kept is None else prepared.kept
         result = files.with_result(result, restored.image, kept.pixels, reveal=kept.reveals, alpha=restored.alpha)
-        result = files.with_record(result, build_record(prepared, options, prior, batch).to_json())
+        extras = prepare_extras(prepared, restored, options, build_record(prepared, options, prior, batch))
+        result = files.with_record(result, extras.record.to_json())
     overwrite = options.overwrite or prepared.may_replace
-    is_left, backup = options.in_place and result.original is not None, {}
+    is_left, backup, told = options.in_place and result.original is not None, {}, dict[str, Any]()
     if is_left:
         notes = (*notes, "nothing has changed: the file is left as it is")
     else:
@@ -161,6 +169,7 @@ def write_result(
             overwrite = True
         notes = (*notes, *writing.save(result, prepared.target, prepared.format, overwrite, options.quality))
         notes = (*notes, *_keep_times(prepared))
+        told = write_extras(prepared, restored, extras, result, options, reporter, overwrite=overwrite)
     for note in notes:
         reporter.warn(note)
     seconds += time.monotonic() - start
@@ -181,6 +190,7 @@ def write_result(
         "seconds": round(seconds, 2),
         "peak_mem_mb": _peak_memory_mb(),
         "warnings": [*picture.notes, *job.notes, *notes],
+        **told,
         **({"recipe": prepared.fingerprint} if prepared.fingerprint else {}),
         **backup,
     }

@@ -20,6 +20,7 @@ from restorer.cli.terminal.downloads import ensure_downloaded
 from restorer.cli.terminal.forecast import Forecast
 from restorer.cli.terminal.reporter import Reporter, exit_code_for
 from restorer.errors import PictureError, RestorerError
+from restorer.folders.extras import check_targets, map_path
 from restorer.folders.in_place import applied_recipes, check_backup, check_loaded, recipes_of, resolve_in_place
 from restorer.folders.manifest import Manifest, compute_fingerprint, remove_partial_files
 from restorer.folders.options import Options
@@ -76,6 +77,7 @@ class _Run:
     def __init__(self, options: Options, verb: Verb, reporter: Reporter, log: Manifest | None) -> None:
         self.options, self.verb, self.reporter, self.log = options, verb, reporter, log
         self.start = time.monotonic()
+        self.items: list[Item] = []  # the pictures that are to be restored
         self.codes: list[int] = []  # the exit codes of the pictures that failed
         self.done = self.skipped = 0
         self.passed_over = Counter[str]()  # files that are not restored, by kind
@@ -84,6 +86,8 @@ class _Run:
         """Restore the pictures that the inputs name, and report the inputs that name none as failures."""
         options = self.options
         to_do, existing, failed = self._resolve(found)
+        check_targets(to_do, options)
+        self.items = to_do
         for path, error in found.failed:
             self._fail(Item(path, Path()), error)
         for item, reason in failed:
@@ -240,9 +244,12 @@ class _Run:
             item: The picture.
             hashes: The SHA-256 of whatever else counts, of the picture first.
         """
-        from restorer.models.load import find_model, model_sha256
+        from restorer.models.load import find_calibration, find_model, model_sha256
 
         options = {**self.options.sampling, **dict(self.verb.extra_options), **self.options.encoding}
+        options |= self.options.asked
+        if self.options.uncertainty is not None and (constants := find_calibration(self.options.model)).is_file():
+            hashes = (*hashes, _sha256(constants))
         if self.verb.find_mask is not None:
             hashes = (*hashes, _sha256(self.verb.find_mask(item)))
         return compute_fingerprint(self.options.command, options, model_sha256(find_model(self.options.model)), *hashes)
@@ -263,7 +270,8 @@ class _Run:
             check_loaded(item.source, prepared.picture, options.backup)
             recipes = (*recipes_of(prepared.picture.text.get(RECORD, "")), self._recipe(item))
         may_replace = options.resume and self.log is not None and self.log.has_begun(item.target)
-        return replace(prepared, may_replace=may_replace, times=times, in_place=recipes)
+        target = map_path(item, options, self.items)
+        return replace(prepared, may_replace=may_replace, times=times, in_place=recipes, map_target=target)
 
     def _restore_batch(
         self,
