@@ -36,9 +36,9 @@ from restorer.tasks.upscale import prepare_upscale
 
 __all__ = ["BINS", "SIDE", "Coverage", "Measured", "Trial", "coverage", "find_constants", "measure", "trials"]
 
-SIDE, SAMPLED_SIDE, NARROW_SIDE, WIDE_SIDE = 160, 112, 96, 128
-"""Sides in pixels of the crops that are restored: in general, for upscale, and for narrow and wide holes, whose samples
-take many times as long."""
+SIDE, LONG_SIDE, NARROW_SIDE, WIDE_SIDE = 160, 112, 96, 128
+"""Sides in pixels of the crops that are restored: to denoise, for tasks of more evaluations, and for narrow and wide
+holes, of which many samples are drawn."""
 
 BINS = {"denoise": 5, "camera": 2, "dejpeg": 3, "deblur": 4, "narrow holes": 1, "wide holes": 1, "upscale": 3}
 """Number of strengths of each kind that have constants of their own."""
@@ -159,11 +159,13 @@ def trials(prior: Prior, simulate: Mapping[str, Simulate] | None = None) -> list
 
     found = [Trial("denoise", f"white noise {sigma:g}", partial(white, sigma=sigma)) for sigma in SIGMAS]
     found += [Trial("camera", f"{name} noise", partial(camera, add=add)) for name, add in (simulate or {}).items()]
-    found += [Trial("dejpeg", f"JPEG {quality}", partial(jpeg, quality=quality)) for quality in QUALITIES]
-    found += [Trial("deblur", f"blur, {name}", partial(blur, kernel=kernel)) for name, kernel in KERNELS.items()]
+    found += [Trial("dejpeg", f"JPEG {quality}", partial(jpeg, quality=quality), LONG_SIDE) for quality in QUALITIES]
+    found += [
+        Trial("deblur", f"blur, {name}", partial(blur, kernel=kernel), LONG_SIDE) for name, kernel in KERNELS.items()
+    ]
     found += [Trial("narrow holes", "scratches and text", narrow, NARROW_SIDE)]
     found += [Trial("wide holes", f"hole of {HOLE} pixels", wide, WIDE_SIDE)]
-    found += [Trial("upscale", f"x{scale}", partial(enlarge, scale=scale), SAMPLED_SIDE) for scale in SCALES]
+    found += [Trial("upscale", f"x{scale}", partial(enlarge, scale=scale), LONG_SIDE) for scale in SCALES]
     return found
 
 

@@ -104,8 +104,8 @@ class Options:
     @property
     def asked(self) -> dict[str, Any]:
         """What is wanted beside the results, as far as it is not the default."""
-        wanted = {"uncertainty": self.uncertainty is not None, "samples": self.samples}
-        return {name: value for name, value in wanted.items() if value not in (False, 1)}
+        has_map = {} if self.uncertainty is None else {"uncertainty": True}
+        return has_map if self.samples == 1 else {**has_map, "samples": self.samples}
 
     @property
     def sampling(self) -> dict[str, Any]:
