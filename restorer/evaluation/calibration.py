@@ -40,8 +40,11 @@ SIDE, LONG_SIDE, NARROW_SIDE, WIDE_SIDE = 160, 112, 96, 128
 """Sides in pixels of the crops that are restored: to denoise, for tasks of more evaluations, and for narrow and wide
 holes, of which many samples are drawn."""
 
-BINS = {"denoise": 5, "camera": 2, "dejpeg": 3, "deblur": 4, "narrow holes": 1, "wide holes": 1, "upscale": 3}
-"""Number of strengths of each kind that have constants of their own."""
+BINS = {"denoise": 5, "camera": 3, "dejpeg": 3, "deblur": 4, "narrow holes": 1, "wide holes": 1, "upscale": 3}
+"""Largest number of strengths of each kind that have constants of their own."""
+
+LEAST_PER_STRENGTH = 12
+"""Least number of restorations that give the constants of a strength, so that their factors are not too cautious."""
 
 SIGMAS = (5.0, 10.0, 15.0, 25.0, 50.0)
 QUALITIES = (20, 40, 75)
@@ -129,7 +132,9 @@ def trials(prior: Prior, simulate: Mapping[str, Simulate] | None = None) -> list
 
     def jpeg(x: Tensor, seed: int, quality: int) -> Prepared:
         file = io.BytesIO()
-        to_image(x).save(file, "JPEG", quality=quality, subsampling=2 if seed % 2 else 0)
+        to_image(x).save(
+            file, "JPEG", quality=quality, subsampling=2 if seed // 2 % 2 else 0
+        )  # every other picture of each half
         with Image.open(io.BytesIO(file.getvalue())) as image:
             decoded = to_tensor(from_pil(image.convert("RGB")))
         return prepare_dejpeg(decoded, find_jpeg(decoded, file.getvalue()), prior=prior), x
@@ -142,8 +147,7 @@ def trials(prior: Prior, simulate: Mapping[str, Simulate] | None = None) -> list
         return prepare_deblur(y, kernel, sigma=sigma, prior=prior), clean
 
     def narrow(x: Tensor, seed: int) -> Prepared:
-        mask = draw_mask("text" if seed % 2 else "scratch", x.shape[-2], x.shape[-1], seed)
-        return _fill(x, torch.from_numpy(mask), prior)
+        return _fill(x, torch.from_numpy(draw_mask("scratch", x.shape[-2], x.shape[-1], seed)), prior)
 
     def wide(x: Tensor, seed: int) -> Prepared:
         hole = torch.zeros(x.shape[-2:], dtype=torch.bool)
@@ -163,7 +167,7 @@ def trials(prior: Prior, simulate: Mapping[str, Simulate] | None = None) -> list
     found += [
         Trial("deblur", f"blur, {name}", partial(blur, kernel=kernel), LONG_SIDE) for name, kernel in KERNELS.items()
     ]
-    found += [Trial("narrow holes", "scratches and text", narrow, NARROW_SIDE)]
+    found += [Trial("narrow holes", "scratches", narrow, NARROW_SIDE)]
     found += [Trial("wide holes", f"hole of {HOLE} pixels", wide, WIDE_SIDE)]
     found += [Trial("upscale", f"x{scale}", partial(enlarge, scale=scale), LONG_SIDE) for scale in SCALES]
     return found
@@ -210,12 +214,13 @@ def find_constants(measured: Sequence[Measured], bins: Mapping[str, int] = BINS)
 
     Args:
         measured: The restorations.
-        bins: Number of strengths of each kind.
+        bins: Largest number of strengths of each kind.
     """
     found: dict[str, tuple[Constants, ...]] = {}
     for kind in dict.fromkeys(m.kind for m in measured):
         ordered = sorted((m for m in measured if m.kind == kind), key=lambda m: m.strength)
-        parts = np.array_split(np.arange(len(ordered)), min(bins.get(kind, 1), len(ordered)))
+        count = min(bins.get(kind, 1), max(len(ordered) // LEAST_PER_STRENGTH, 1))
+        parts = np.array_split(np.arange(len(ordered)), count)
         found[kind] = tuple(_constants([ordered[i] for i in part]) for part in parts)
     return found
 
