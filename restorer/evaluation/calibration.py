@@ -40,7 +40,7 @@ SIDE, LONG_SIDE, NARROW_SIDE, WIDE_SIDE = 160, 112, 96, 128
 """Sides in pixels of the crops that are restored: to denoise, for tasks of more evaluations, and for narrow and wide
 holes, of which many samples are drawn."""
 
-BINS = {"denoise": 5, "camera": 3, "dejpeg": 3, "deblur": 4, "narrow holes": 1, "wide holes": 1, "upscale": 3}
+BINS = {"denoise": 5, "camera": 1, "dejpeg": 3, "deblur": 4, "narrow holes": 1, "wide holes": 1, "upscale": 3}
 """Largest number of strengths of each kind that have constants of their own."""
 
 LEAST_PER_STRENGTH = 12
@@ -131,10 +131,8 @@ def trials(prior: Prior, simulate: Mapping[str, Simulate] | None = None) -> list
         return prepare_denoise(noisy, noise="camera", prior=prior), clean
 
     def jpeg(x: Tensor, seed: int, quality: int) -> Prepared:
-        file = io.BytesIO()
-        to_image(x).save(
-            file, "JPEG", quality=quality, subsampling=2 if seed // 2 % 2 else 0
-        )  # every other picture of each half
+        file, sampling = io.BytesIO(), 2 if seed // 2 % 2 else 0  # every other picture of each half
+        to_image(x).save(file, "JPEG", quality=quality, subsampling=sampling)
         with Image.open(io.BytesIO(file.getvalue())) as image:
             decoded = to_tensor(from_pil(image.convert("RGB")))
         return prepare_dejpeg(decoded, find_jpeg(decoded, file.getvalue()), prior=prior), x
