@@ -100,5 +100,7 @@ def prepare_dejpeg(
         degradation=degradation,
         y=data,
         noise_variance=1.0,
-        doubt=Doubt("dejpeg", jpeg.sigma, at=1.0, cut=place.inner, is_gray=channels == 1, canvas=place.canvas),
+        doubt=Doubt(
+            "dejpeg", 101.0 - jpeg.quality, at=1.0, cut=place.inner, is_gray=channels == 1, canvas=place.canvas
+        ),
     )

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from restorer.images.sizes import Enlargement
 from restorer.measurement.credible import find_credible
 from restorer.priors.experts import State
 from restorer.tasks.common import as_colour, degrader, to_unit
+from restorer.tasks.defaults import EXPERT
 from restorer.tasks.enlarging_plan import course_of
 from restorer.tasks.job import Job, with_default_tiles
 from restorer.tasks.region import MARGIN, Place
@@ -133,6 +134,9 @@ def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found) -
         again=degrader(degradation) if place.canvas is None else None,
         doubt=Doubt("upscale", float(scale)),
     )
+    if course.is_expert and course.detail <= EXPERT.detail:  # which draws no noise
+        sampled = replace(options, detail=1.0)
+        job = replace(job, reseed=lambda seed: enlarge(part, place, replace(sampled, seed=seed), found))
     job = job if credible is None else job.with_note(DOUBTED)
     return job.with_note(SOFT_NOTE) if is_sharpened else job
 

@@ -145,7 +145,11 @@ def _write_samples(
     plain = {name: value for name, value in extras.record.options.items() if name != "uncertainty"}
     for number, (path, image) in enumerate(zip(paths, (*restored.samples, mean), strict=True), 2):
         is_mean = number > options.samples
-        used = {**plain, **({"samples": options.samples} if is_mean else {"seed": options.seed + number - 1})}
+        seed = options.seed + number - 1
+        other = prepared.job if is_mean else prepared.job.with_seed(seed)
+        used = {**plain, **({"samples": options.samples} if is_mean else {"seed": seed})}
+        if "detail" in used and other.detail != prepared.job.detail:  # results without noise have samples with it
+            used["detail"] = other.detail
         which = f"mean of {options.samples}" if is_mean else f"{number} of {options.samples}"
         record = replace(extras.record, options=used, sample=which, uncertainty="", consistency="")
         result = files.with_result(prepared_part(prepared, options), image, kept.pixels, reveal=kept.reveals)
