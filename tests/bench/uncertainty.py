@@ -33,8 +33,8 @@ from torch import Tensor
 
 from restorer.diffusion.calibration import Calibration, half_width
 from restorer.diffusion.uncertainty import local_mean
-from restorer.evaluation.calibration import Measured, Trial, coverage, find_constants, measure, trials
 from restorer.evaluation.bound import centre_crop
+from restorer.evaluation.calibration import Measured, Trial, coverage, find_constants, measure, trials
 from restorer.models.calibration import parse, to_json
 from restorer.models.load import calibration_of, load_prior
 from restorer.tasks.denoise import prepare_denoise

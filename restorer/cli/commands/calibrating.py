@@ -84,8 +84,8 @@ def calibrate(options: Options, folder: str, limit: int | None, target: Path, re
 def _measured(paths: list[Path], prior: object, tally: Tally, reporter: Reporter) -> Iterator[tuple[int, Measured]]:
     """Yield the number of a picture and what was measured on it, for all pictures and ways to degrade them."""
     from restorer.diffusion.prior import Prior
-    from restorer.evaluation.calibration import measure, trials
     from restorer.evaluation.bound import centre_crop
+    from restorer.evaluation.calibration import measure, trials
     from restorer.images.files import load, to_tensor
     from restorer.training.simulated_noise import KINDS
 
