@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from restorer.errors import UsageError
+from restorer.folders.extras import check_extras
 from restorer.folders.options import Options, check_options
 from restorer.folders.shard import Shard
 from restorer.images.sizes import parse_region
@@ -177,6 +178,25 @@ RegionOption = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+Uncertainty = Annotated[
+    str | None,
+    typer.Option(
+        "--uncertainty",
+        metavar="PATH",
+        help="Also write how far each pixel may be off, as a 16-bit gray PNG: a file, or a folder for several pictures",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+Samples = Annotated[
+    int,
+    typer.Option(
+        "--samples",
+        metavar="N",
+        help="Write N plausible results of each picture, and their mean, beside the result",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Start = Annotated[
     str | None,
     typer.Option(
@@ -311,4 +331,5 @@ def parse(command: str, **values: Any) -> Options:
     }
     options = Options(command, **{**values, **parsed})
     check_options(options)
+    check_extras(options)
     return options

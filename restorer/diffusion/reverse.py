@@ -37,7 +37,16 @@ from restorer.diffusion.plan import Plan
 from restorer.diffusion.prior import Asking, Prior, answered
 from restorer.diffusion.schedule import Schedule
 
-__all__ = ["Canvas", "NoiseField", "NotFiniteError", "Step", "learned_fraction", "reverse", "reversing"]
+__all__ = [
+    "MIRRORS",
+    "Canvas",
+    "NoiseField",
+    "NotFiniteError",
+    "Step",
+    "learned_fraction",
+    "reverse",
+    "reversing",
+]
 
 PART = 1 << 18  # numbers of a noise field that one generator draws, in about a millisecond
 MIRRORS = ((), (-1,), (-2,), (-2, -1))  # axes of (B, C, H, W) that are mirrored, by evaluation, in turn
@@ -57,6 +66,7 @@ class Step:
         sigma: Noise level of this evaluation.
         x0: The prior's prediction, (B, C, H, W).
         corrected: The prediction corrected towards the data, (B, C, H, W).
+        state: The noisy picture that was evaluated, (B, C, H, W).
     """
 
     index: int
@@ -64,6 +74,7 @@ class Step:
     sigma: float
     x0: Tensor
     corrected: Tensor
+    state: Tensor
 
 
 @dataclass(frozen=True)
@@ -216,7 +227,7 @@ def reversing(
             previous = corrected if after < sigma and plan.extrapolation else None
             done += 1
             if on_step is not None:
-                on_step(Step(done, plan.evaluations, sigma, x0, corrected))
+                on_step(Step(done, plan.evaluations, sigma, x0, corrected, x))
             clean, log_variance = d if plan.eps_from == "corrected" else x0, prediction.log_variance
             del prediction, x0, corrected  # large for a large picture, and the next line needs memory
             x = _renoise(x, d, clean, log_variance, carried, plan, i, noise)

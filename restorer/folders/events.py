@@ -165,6 +165,7 @@ class Done(Outcome):
         seconds: The time that the picture has taken.
         how: "wrote", "replaced", or "left" for a picture in which nothing has changed.
         drawn: The picture and the result, if they are to be shown.
+        said: What is told of what was written beside the result: pairs of "say", "note" or "detail" and a text.
     """
 
     facts: dict[str, Any]
@@ -174,6 +175,7 @@ class Done(Outcome):
     seconds: float
     how: str = "wrote"
     drawn: tuple[Picture, Picture] | None = field(default=None, repr=False)
+    said: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the event `result` with the status `ok`, as the log holds it, too."""

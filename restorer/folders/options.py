@@ -56,6 +56,8 @@ class Options:
         quality: The quality of results that are compressed with loss, 1 to 100; None for the default.
         keep_times: Whether results have the access and modification times of their pictures.
         shard: The part of the pictures that is restored; None for all of them.
+        uncertainty: The file or folder for the maps of the uncertainty; None to make none.
+        samples: Number of plausible results of each picture, the result itself included.
     """
 
     command: str
@@ -93,6 +95,8 @@ class Options:
     region: Region | None = None
     shard: Shard | None = None
     start: str | None = None
+    uncertainty: str | None = None
+    samples: int = 1
 
     @property
     def suffix(self) -> str:
@@ -104,6 +108,12 @@ class Options:
         """The options about the format of the results that are given."""
         given = {"format": self.format, "quality": self.quality}
         return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What is wanted beside the results, as far as it is not the default."""
+        has_map = {} if self.uncertainty is None else {"uncertainty": True}
+        return has_map if self.samples == 1 else {**has_map, "samples": self.samples}
 
     @property
     def sampling(self) -> dict[str, Any]:

@@ -102,6 +102,7 @@ class PreparedPicture:
         may_replace: Whether an existing file at the target may be replaced because an earlier run began to write it.
         times: The access and modification times of the picture, which its result is to have; None to leave them.
         in_place: The fingerprints of the commands that were and are applied to the picture in place.
+        map_target: The file for the map of the uncertainty; None if none is wanted.
     """
 
     item: Item
@@ -117,6 +118,7 @@ class PreparedPicture:
     may_replace: bool = False
     times: Times | None = None
     in_place: tuple[str, ...] = ()
+    map_target: Path | None = None
 
 
 def check_picture_memory(source: Path, options: Options, geometry: Geometry, data: bytes | None = None) -> None:
@@ -218,6 +220,7 @@ def prepare_picture(
     from restorer.images import files, writing
     from restorer.priors.tiled import Tiled
     from restorer.tasks.batching import batch_share
+    from restorer.tasks.uncertain import Asked
 
     start = time.monotonic()
     picture = files.load(sys.stdin.buffer if item.source == STDIO else item.source, options.max_pixels, data)
@@ -225,6 +228,7 @@ def prepare_picture(
     format = writing.target_format(picture, target, picture.format if options.in_place else options.format)
     writing.check_size(format, *verb.geometry.result(picture.width, picture.height))
     job, kept = verb.prepare(files.to_tensor(picture), item, picture, prior)
+    job = replace(job, asked=Asked(spread=options.uncertainty is not None, samples=options.samples))
     is_alone = options.show or isinstance(prior, Tiled)  # a batch would ignore the requested tiles
     share = 1.0 if is_alone else batch_share(job)
     seconds = time.monotonic() - start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from restorer.errors import PictureError
 from restorer.folders.manifest import compute_fingerprint
@@ -14,27 +15,35 @@ from restorer.folders.starting import start_hashes
 from restorer.images.find import is_stream
 from restorer.images.streams import stream_bytes
 
+if TYPE_CHECKING:
+    from restorer.models.load import Model
+
 __all__ = ["recipe_of", "sha256_of_file"]
 
 
-def recipe_of(item: Item, options: Options, verb: Verb, model: str, *hashes: str) -> str:
+def recipe_of(item: Item, options: Options, verb: Verb, model: Model, *hashes: str) -> str:
     """Return the fingerprint of the command, its options, its model, its start and the mask of a picture.
 
     Args:
         item: The picture.
         options: The options of the run.
         verb: The verb.
-        model: The SHA-256 of all files of the model.
+        model: The model.
         hashes: The SHA-256 of whatever else counts, of the picture first.
 
     Raises:
         PictureError: There is no mask, or it cannot be read.
         ModelError: The network of the start cannot be found.
     """
-    chosen = {**options.sampling, **dict(verb.extra_options), **options.encoding, **start_hashes(options)}
+    from restorer.models.calibration import calibration_file
+
+    chosen = {**options.sampling, **dict(verb.extra_options), **options.encoding, **options.asked}
+    chosen |= start_hashes(options)
+    if options.uncertainty is not None and (constants := calibration_file(model.path)).is_file():
+        hashes = (*hashes, sha256_of_file(constants))
     if verb.find_mask is not None:
         hashes = (*hashes, sha256_of_file(verb.find_mask(item)))
-    return compute_fingerprint(options.command, chosen, model, *hashes)
+    return compute_fingerprint(options.command, chosen, model.sha256, *hashes)
 
 
 def sha256_of_file(path: Path) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 from restorer.errors import UsageError
 from restorer.folders.events import Event, Outcome
+from restorer.folders.extras import check_extras
 from restorer.folders.opening import open_log
 from restorer.folders.options import Options, check_options
 from restorer.folders.picture import Verb
@@ -47,6 +48,8 @@ DEFAULTS: dict[str, Any] = {
     "format": None,
     "quality": None,
     "region": None,
+    "uncertainty": None,
+    "samples": 1,
     "shard": None,
     "steps": None,
     "detail": None,
@@ -66,7 +69,7 @@ OWN_NAMES = {"grow": "grow_by"}
 NO_SUCH_OPTION = {"dejpeg": ("sigma",), "upscale": ("in_place", "backup")}
 """The shared options that a task does not have."""
 
-WHOLE = frozenset(["limit", "max_pixels", "quality", "steps", "seed", "width", "height", "grow"])
+WHOLE = frozenset(["limit", "samples", "max_pixels", "quality", "steps", "seed", "width", "height", "grow"])
 REAL = frozenset(["detail", "strength", "gaussian", "defocus", "scale"])
 FLAGS = frozenset(["overwrite", "skip_existing", "fail_fast", "in_place", "keep_times", "invert_mask"])
 PATHS = frozenset(["manifest", "mask", "kernel"])
@@ -147,6 +150,7 @@ def _parse(task: str, shared: Mapping[str, Any], given: Mapping[str, Any]) -> tu
     fixed = {"json": False, "quiet": True, "verbose": False}
     options = Options(task, **{**DEFAULTS, **sigma, **shared, **fixed, **common})
     check_options(options)
+    check_extras(options)
     return options, VERBS[task](options, **{name: values[o] for name, o in own.items() if o in values})
 
 

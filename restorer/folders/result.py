@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from restorer.folders.beside import Messages, prepare_extras, write_extras
 from restorer.folders.events import Done
 from restorer.folders.options import Options
 from restorer.folders.picture import Kept, PreparedPicture, build_record, effective_settings
@@ -49,15 +50,16 @@ def write_result(
     result, notes, prior = picture, tuple[str, ...](), job.prior
     if options.region is not None:
         result = files.cut(picture, options.region)
-    before = result
+    before, extras, messages = result, None, Messages()
     if restored is not None:
         notes, prior = restored.notes, restored.prior
         kept = Kept(None) if prepared.kept is None else prepared.kept
         result = files.with_result(result, restored.image, kept.pixels, reveal=kept.reveals, alpha=restored.alpha)
         record = build_record(prepared, options, prior, batch, model.identity)
-        result = files.with_record(result, record.to_json())
+        extras = prepare_extras(prepared, restored, options, record)
+        result = files.with_record(result, extras.record.to_json())
     overwrite = options.overwrite or prepared.may_replace
-    is_left, backup = options.in_place and result.original is not None, {}
+    is_left, backup, told = options.in_place and result.original is not None, {}, dict[str, Any]()
     if is_left:
         notes = (*notes, "nothing has changed: the file is left as it is")
     else:
@@ -66,6 +68,7 @@ def write_result(
             overwrite = True
         notes = (*notes, *writing.save(result, prepared.target, prepared.format, overwrite, options.quality))
         notes = (*notes, *_keep_times(prepared))
+        told = write_extras(prepared, restored, extras, result, options, messages, overwrite=overwrite)
     seconds += time.monotonic() - start
     facts = {
         "width": result.width,
@@ -79,6 +82,7 @@ def write_result(
         "seconds": round(seconds, 2),
         "peak_mem_mb": _peak_memory_mb(),
         "warnings": [*picture.notes, *job.notes, *notes],
+        **told,
         **({"recipe": prepared.fingerprint} if prepared.fingerprint else {}),
         **backup,
     }
@@ -92,6 +96,7 @@ def write_result(
         seconds,
         "left" if is_left else "replaced" if options.in_place else "wrote",
         (before, result) if options.show else None,
+        tuple(messages.lines),
     )
 
 

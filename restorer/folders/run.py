@@ -34,6 +34,7 @@ from restorer.folders.events import (
     Starting,
     is_in_log,
 )
+from restorer.folders.extras import check_targets, map_path
 from restorer.folders.in_place import applied_recipes, check_backup, check_loaded, recipes_of, resolve_in_place
 from restorer.folders.manifest import Manifest, remove_partial_files
 from restorer.folders.opening import open_model
@@ -88,6 +89,7 @@ class Run:
     ) -> None:
         self.options, self.verb, self.log, self._open_model = options, verb, log, open_model
         self.start = time.monotonic()
+        self.items: list[Item] = []  # the pictures that are to be restored
         self.codes: list[int] = []  # the exit codes of the pictures that failed
         self.done = self.skipped = 0
         self.passed_over = Counter[str]()  # files that are not restored, by kind
@@ -115,6 +117,8 @@ class Run:
         """Yield the events of the run; see `events`."""
         options = self.options
         to_do, existing, failed = self._resolve(found)
+        check_targets(to_do, options)
+        self.items = to_do
         for path, error in found.failed:
             self._fail(Item(path, Path()), error)
         for item, reason in failed:
@@ -305,7 +309,7 @@ class Run:
     def _recipe(self, item: Item, *hashes: str) -> str:
         """Return the fingerprint of a picture; see `recipe_of`."""
         assert self._model is not None
-        return recipe_of(item, self.options, self.verb, self._model.sha256, *hashes)
+        return recipe_of(item, self.options, self.verb, self._model, *hashes)
 
     def _prepare(self, item: Item) -> PreparedPicture:
         """Read a picture and prepare its job, without logging that it has begun."""
@@ -328,7 +332,8 @@ class Run:
             recipes = (*recipes_of(prepared.picture.text.get(RECORD, "")), self._recipe(item))
         may_replace = options.resume and self.log is not None and self.log.has_begun(item.target)
         self._contents.pop(item.source, None)
-        return replace(prepared, may_replace=may_replace, times=times, in_place=recipes)
+        target = map_path(item, options, self.items)
+        return replace(prepared, may_replace=may_replace, times=times, in_place=recipes, map_target=target)
 
     def _restore_batch(
         self, batch: list[PreparedPicture], ahead: ReadAhead[Item, PreparedPicture], behind: WriteBehind

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 __all__ = [
     "FIXED_BYTES",
     "LOADED_BYTES",
+    "SAMPLE_BYTES",
     "SAMPLING_BYTES",
     "SECOND_PASS_BYTES",
+    "SPREAD_BYTES",
     "available",
     "check_memory",
     "control_groups",
@@ -41,6 +43,12 @@ SAMPLING_BYTES = 84
 
 SECOND_PASS_BYTES = 60
 """Further bytes per pixel if a second pass follows, which keeps the start of the first pass, and extrapolates."""
+
+SPREAD_BYTES = 48
+"""Further bytes per pixel if the uncertainty is estimated: an evaluation that is kept, its probes, and the map."""
+
+SAMPLE_BYTES = 12
+"""Further bytes per pixel for every sample that is kept."""
 
 _UNLIMITED = 1 << 60
 _RECLAIMABLE = ("inactive_file", "active_file", "slab_reclaimable")  # memory that the kernel frees on demand

@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 import torch
 from safetensors.torch import load_file
 
-from restorer.diffusion.prior import Prior
+from restorer.diffusion.calibration import Calibration
+from restorer.diffusion.prior import Prior, PriorWrapper
 from restorer.errors import DeviceError, ModelError, UsageError
+from restorer.models.calibration import calibration_file, read_calibration
 from restorer.models.catalogue import EMBEDDED, Card, weights_folder
 from restorer.models.checkpoints import load_model
 from restorer.models.foreign import explained
@@ -31,6 +33,8 @@ __all__ = [
     "EMBEDDED",
     "PRECISIONS",
     "Model",
+    "calibration_of",
+    "find_calibration",
     "identity",
     "load_noise_estimator",
     "load_prior",
@@ -133,7 +137,7 @@ State = tuple[tuple[str, int, int], ...]
 
 def _state(model: Path) -> State:
     """Return the names, sizes and times of the files of a model, which change when it is trained anew."""
-    stats = [(path.name, path.stat()) for path in model_files(model) if path.is_file()]
+    stats = [(path.name, path.stat()) for path in (*model_files(model), calibration_file(model)) if path.is_file()]
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
@@ -174,6 +178,12 @@ def _load_any(model: Path, state: State, device: torch.device, dtype: torch.dtyp
 
 
 def _build(model: Path, device: torch.device, dtype: torch.dtype) -> UNetPrior:
+    prior = _build_plain(model, device, dtype)
+    prior.calibration = read_calibration(model)
+    return prior
+
+
+def _build_plain(model: Path, device: torch.device, dtype: torch.dtype) -> UNetPrior:
     if not is_latent(model):
         network, spec = load_model(model)
         return UNetPrior(network, spec, device=device, dtype=dtype)
@@ -246,6 +256,22 @@ def load_prior(model: str | Path | Model = EMBEDDED, device: str = "auto", preci
     resolved = resolve_device(device)
     path = model.path if isinstance(model, Model) else find_model(model)
     return _load(path, resolved, resolve_dtype(precision, resolved))
+
+
+def find_calibration(model: str | Path = EMBEDDED) -> Path:
+    """Return the file in which the constants of a model lie, whether it exists or not.
+
+    Raises:
+        ModelError: As in `find_model`.
+    """
+    return calibration_file(find_model(model))
+
+
+def calibration_of(prior: Prior) -> Calibration | None:
+    """Return the constants that calibrate the uncertainty of a prior; None if it has none."""
+    while isinstance(prior, PriorWrapper):  # in tiles, or beside the network of the first answer
+        prior = prior.prior
+    return prior.calibration if isinstance(prior, UNetPrior) else None
 
 
 def measuring_prior(prior: Prior) -> UNetPrior:

@@ -22,6 +22,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from restorer.diffusion.calibration import Calibration
 from restorer.diffusion.objective import PREDICTION_TYPES, range_log_variance
 from restorer.diffusion.prior import Prediction, Prior, Resources, pad_to_multiple, per_item
 from restorer.diffusion.schedule import Schedule, alpha_bar_of
@@ -91,6 +92,9 @@ class UNetPrior(Prior):
         spec: The checkpoint's configuration.
         device: Device to run on.
         dtype: Precision of the network: float32, bfloat16 or float16. Inputs and answers are float32.
+
+    Attributes:
+        calibration: The constants that calibrate its uncertainty; None if there are none. `load_prior` sets them.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class UNetPrior(Prior):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.spec = spec
+        self.calibration: Calibration | None = None
         self.device = torch.device(device)
         self.dtype = dtype
         self.channels = spec.network.in_channels // spec.patch_size**2

@@ -27,6 +27,7 @@ from restorer.diffusion.prior import (
 )
 from restorer.machine.memory import available
 from restorer.tasks.job import Job, Restored, is_out_of_memory
+from restorer.tasks.uncertain import NOTHING
 
 __all__ = ["MAX_BATCH", "MAX_PIXELS", "batch_share", "run_together", "running_together"]
 
@@ -43,7 +44,7 @@ def batch_share(job: Job) -> float:
     """
     if (job.plan is None and job.measure is None) or job.latent is not None or job.tiles > 1:
         return 1.0
-    if job.starter is not None or job.alpha is not None:
+    if job.starter is not None or job.alpha is not None or job.asked != NOTHING:
         return 1.0
     if job.second_pass is not None and job.jpeg is not None:  # the second pass enlarges
         return 1.0

@@ -7,10 +7,12 @@ Noise levels that users see are on the 0..255 scale. A level of sigma on that sc
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from restorer.diffusion.degradations.degradation import Degradation
 from restorer.diffusion.plan import Plan, log_levels, make_plan
 from restorer.diffusion.prior import Prior
 from restorer.errors import UsageError
@@ -25,6 +27,7 @@ __all__ = [
     "as_prior",
     "check_picture",
     "conditioned_plan",
+    "degrader",
     "select_prior",
     "to_unit",
     "without_equal_channels",
@@ -89,6 +92,11 @@ def to_unit(x: Tensor, channels: int) -> Tensor:
     picture = (x[0].float() + 1).div_(2)
     picture = picture.mean(0, keepdim=True) if channels == 1 else picture
     return picture.clamp_(0, 1)
+
+
+def degrader(degradation: Degradation) -> Callable[[Tensor], Tensor]:
+    """Return the function that degrades a picture (C, H, W) in [0, 1] again."""
+    return lambda image: (degradation.measure(image[None] * 2 - 1)[0] + 1) / 2
 
 
 def without_equal_channels(image: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ import math
 from dataclasses import replace
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -37,12 +38,13 @@ from restorer.limits import check
 from restorer.measurement.jpeg import Jpeg
 from restorer.models.feed_forward import FeedForward
 from restorer.priors.tiled import Tiled
-from restorer.tasks.common import as_colour, check_picture, select_prior, to_unit, without_equal_channels
+from restorer.tasks.common import as_colour, check_picture, degrader, select_prior, to_unit, without_equal_channels
 from restorer.tasks.defaults import DEBLUR
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.job import Job, with_default_tiles
 from restorer.tasks.region import MARGIN, Place
 from restorer.tasks.started import DEBLUR_STARTED, alone, begun_from, check_start
+from restorer.tasks.uncertain import Doubt
 
 __all__ = ["prepare_deblur"]
 
@@ -149,6 +151,7 @@ def prepare_deblur(
             second_pass=lambda restored, used: begin(again(restored, used)),
             second_pass_evaluations=count,
             starter=start,
+            again=job.again,
         )
 
     if first.measure is None and start is None:
@@ -227,9 +230,11 @@ def _deblur(
     # A step corrects for the level of the next one, at which its result is denoised.
     noise_variance = s_y**2 * ratio**2 / DEBLUR.trust
 
+    def cut(x: Tensor) -> Tensor:
+        return place.inner(x[..., down : down + y.shape[-2], across : across + y.shape[-1]])
+
     def finish(x: Tensor, first: Tensor) -> Tensor:
-        inside = x[..., down : down + y.shape[-2], across : across + y.shape[-1]]
-        return place.inner(to_unit(inside, channels)).expand(part.shape)
+        return to_unit(cut(x), channels).expand(part.shape)
 
     return replace(
         job,
@@ -240,7 +245,19 @@ def _deblur(
         y=y,
         noise_variance=noise_variance,
         canvas=canvas,
+        again=degrader(Blur(kernel)),
+        doubt=Doubt("deblur", _radius(kernel), at=0.5, cut=cut, is_gray=channels == 1, canvas=canvas),
     )
+
+
+def _radius(kernel: Tensor) -> float:
+    """Return the standard deviation in pixels along an axis, as the root of the mean square, of a normalized kernel."""
+    total, variance = float(kernel.sum()), 0.0
+    for axis in (0, 1):
+        profile = kernel.double().sum(1 - axis) / total
+        place = torch.arange(len(profile), dtype=torch.float64)
+        variance += float((profile * (place - (profile * place).sum()).square()).sum()) / 2
+    return math.sqrt(variance)
 
 
 def _continued(y: Tensor, down: int, across: int) -> Tensor:

@@ -25,6 +25,7 @@ from restorer.tasks.defaults import JPEG
 from restorer.tasks.job import Job, with_default_tiles
 from restorer.tasks.region import Place
 from restorer.tasks.started import alone, check_start, repaired_from
+from restorer.tasks.uncertain import Doubt
 
 __all__ = ["NOT_FOUND", "can_be_restored", "prepare_dejpeg"]
 
@@ -110,4 +111,7 @@ def prepare_dejpeg(
         degradation=degradation,
         y=data,
         noise_variance=1.0,
+        doubt=Doubt(
+            "dejpeg", 101.0 - jpeg.quality, at=1.0, cut=place.inner, is_gray=channels == 1, canvas=place.canvas
+        ),
     )

@@ -45,6 +45,7 @@ from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
 from restorer.tasks.job import Job, with_default_tiles
 from restorer.tasks.region import Place
 from restorer.tasks.started import alone, check_start, repaired_from
+from restorer.tasks.uncertain import Doubt
 
 __all__ = ["prepare_denoise"]
 
@@ -173,6 +174,11 @@ class _Denoising:
         """The pixels of areas that never vary, bool (H, W). They hold no noise, and keep their colour exactly."""
         return constant_areas(self.image)
 
+    @property
+    def doubted(self) -> dict[str, Any]:
+        """What a `Doubt` says about the picture itself."""
+        return {"cut": self.place.inner, "is_gray": len(self.reduced) == 1, "canvas": self.place.canvas}
+
     def unmeasured(self) -> Job:
         """Return a job without a plan."""
         start, part = as_colour(self.place.seen(self.image)), self.place.exact(self.image)
@@ -262,7 +268,15 @@ class _Denoising:
             unclip = (lambda mean: undo_clipping(mean, level / 255)) if is_clipped else None
             return self.finish(torch.lerp(first, x, weight), unclip, keep_constant=noise.estimated)
 
-        return replace(self.copy(noise), plan=plan, start=start, finish=finish)
+        doubt = Doubt("denoise", level, at=0.0, has_mean=True, **self.doubted)
+        return replace(
+            self.copy(noise),
+            plan=plan,
+            start=start,
+            finish=finish,
+            doubt=doubt,
+            reseed=lambda other: replace(self, seed=other).remove_white(noise),
+        )
 
     def remove_camera(self, found: CameraNoise) -> Job:
         """Return the job that removes camera noise."""
@@ -300,6 +314,7 @@ class _Denoising:
             degradation=ColouredNoise(found.autocovariance / mean_variance(found.autocovariance)),
             y=picture,
             noise_variance=s_y**2 / CAMERA.trust,
+            doubt=Doubt("camera", sigma, at=1.0, **self.doubted),
         )
 
     def finish(

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,12 +20,14 @@ from restorer.images.sizes import Enlargement
 from restorer.measurement.credible import find_credible
 from restorer.priors.experts import State
 from restorer.tasks.common import as_colour, to_unit
+from restorer.tasks.defaults import EXPERT
 from restorer.tasks.enlarging_plan import course_of
 from restorer.tasks.job import Job, with_default_tiles
 from restorer.tasks.region import MARGIN, Place
 from restorer.tasks.started import UPSCALE_STARTED, Begin, begun_from
+from restorer.tasks.uncertain import Doubt
 
-__all__ = ["MOST_SIGMA", "EnlargeOptions", "Found", "enlarge", "margin_of", "of_size"]
+__all__ = ["MOST_SIGMA", "EnlargeOptions", "Found", "enlarge", "margin_of", "of_size", "shrinker"]
 
 QUANTIZATION = (2 / 255) ** 2 / 12
 """Variance of the rounding to 8 bits, on the [-1, 1] scale."""
@@ -119,7 +123,8 @@ def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found, m
     course = course_of(options.prior, scale, *options.settings, state=state)
     # The network of the first answer was trained on interpolated pictures, as they are.
     is_sharpened = course.is_expert and state == "soft" and course.share == 0
-    start = _interpolated(as_colour(reduced), scale) if course.is_expert else degradation.pseudo_inverse(y)
+    height, width = (scale * side for side in part.shape[-2:])
+    start = _resized(as_colour(reduced), height, width) if course.is_expert else degradation.pseudo_inverse(y)
     model = with_default_tiles(course.prior, *start.shape[-2:])
 
     def finish(x: Tensor, first: Tensor) -> Tensor:
@@ -143,9 +148,14 @@ def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found, m
         y=y,
         noise_variance=max((2 * sigma / 255) ** 2, QUANTIZATION),
         canvas=large.canvas,
+        again=shrinker(place),
+        doubt=Doubt("upscale", float(scale)),
     )
     if options.begin is not None:
         return job if mean is not None else _begun(job, part, place, options, found)
+    if course.is_expert and course.detail <= EXPERT.detail:  # which draws little noise or none
+        sampled = replace(options, detail=1.0)
+        job = replace(job, reseed=lambda seed: enlarge(part, place, replace(sampled, seed=seed), found))
     job = job if credible is None else job.with_note(DOUBTED)
     return job.with_note(SOFT_NOTE) if is_sharpened else job
 
@@ -176,12 +186,26 @@ def _begun(job: Job, part: Tensor, place: Place, options: EnlargeOptions, found:
     return replace(job, measure=measure, starter=network)
 
 
-def _interpolated(y: Tensor, scale: int) -> Tensor:
-    """Return a small picture (B, C, h, w) enlarged by the bicubic filter, (B, C, h s, w s), not clipped."""
-    for axis in (-2, -1):
-        length = scale * y.shape[axis]
-        y = resample(y, axis, length, y.shape[axis], first=0, count=length)
-    return y
+def shrinker(place: Place) -> Callable[[Tensor], Tensor] | None:
+    """Return the function that shrinks a result to the size of the small picture, as Pillow's bicubic filter does.
+
+    Args:
+        place: The place of the part in the small picture.
+
+    Returns:
+        The function, from (C, H, W) to (C, h, w); None if the result is a part of the picture, because the filter
+        reaches beyond it.
+    """
+    if (place.region.width, place.region.height) != (place.width, place.height):
+        return None
+    return partial(_resized, height=place.height, width=place.width)
+
+
+def _resized(x: Tensor, height: int, width: int) -> Tensor:
+    """Return a picture (..., H, W) resized by the bicubic filter, (..., height, width), not clipped."""
+    for axis, length in ((-2, height), (-1, width)):
+        x = resample(x, axis, length, x.shape[axis], first=0, count=length)
+    return x
 
 
 def of_size(x: Tensor, place: Place, large: Place, size: Enlargement) -> Tensor:

@@ -42,8 +42,9 @@ from restorer.tasks.defaults import INPAINT, INPAINT_WIDE, WIDE_SIDE
 from restorer.tasks.job import MAX_UNTILED_PIXELS, Job, with_default_tiles
 from restorer.tasks.region import ALIGNMENT, Place
 from restorer.tasks.started import INPAINT_STARTED, begun_from, check_start
+from restorer.tasks.uncertain import Doubt
 
-__all__ = ["CONTEXT", "prepare_inpaint", "wide_part"]
+__all__ = ["CONTEXT", "mean_depth", "prepare_inpaint", "wide_part"]
 
 MIN_THIN_SHARE = 0.01
 """Pixels of narrow holes over those of wide holes above which narrow holes have a pass of their own.
@@ -53,6 +54,9 @@ Below this share, the narrow parts are only the rough rim of a wide hole.
 
 CONTEXT = 96
 """Pixels around the holes that the network sees; the rest of the picture is left out."""
+
+MAX_DEPTH = 64
+"""Distance in pixels from the rim of a hole up to which the uncertainty tells distances apart."""
 
 MAX_USUAL_SHARE = 0.6
 """Share of the picture above which a mask may be inverted by mistake."""
@@ -143,6 +147,7 @@ def prepare_inpaint(
         second_pass=fill_wide if needs_wide_pass else None,
         second_pass_evaluations=(steps or INPAINT_WIDE.steps) if needs_wide_pass else 0,
         canvas=place.canvas,
+        doubt=_doubt(whole.exact(fill), wide=bool(wide.any()), known=sigma == 0),
     )
     if start is None:
         return job
@@ -191,6 +196,36 @@ def _filled_by(
         return replace(begun, starter=start, notes=notes)
 
     return replace(job, measure=measure, starter=start)
+
+
+def _doubt(hole: Tensor, *, wide: bool, known: bool) -> Doubt:
+    """Return how the uncertainty of a filled picture is estimated.
+
+    Args:
+        hole: The pixels that are filled, bool (H, W).
+        wide: Whether there are wide holes.
+        known: Whether the other pixels stay as they are.
+    """
+    unchanged = ~hole if known else None
+    return (
+        Doubt("wide holes", mean_depth(hole), samples=8, known=unchanged)
+        if wide
+        else Doubt("narrow holes", 1.0, samples=4, known=unchanged)
+    )
+
+
+def mean_depth(hole: Tensor) -> float:
+    """Return the mean distance of the pixels of a hole from the known ones, in pixels; 1 if there are none.
+
+    The distance is the number of times that the hole must shrink by a pixel on all sides for the pixel to be known.
+    """
+    left, total, count = hole, 0, int(hole.sum())
+    for _ in range(MAX_DEPTH):
+        if not bool(left.any()):
+            break
+        total += int(left.sum())
+        left = F.max_pool2d((~left).float()[None, None], 3, 1, 1)[0, 0] == 0
+    return max(total / max(count, 1), 1.0)
 
 
 def _place_in(base: Region, whole: Place, margin: int) -> Place:

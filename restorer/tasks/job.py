@@ -15,12 +15,42 @@ from restorer.diffusion.plan import Plan
 from restorer.diffusion.prior import Asking, Prior, answered
 from restorer.diffusion.reverse import Canvas, NotFiniteError, Step, reversing
 from restorer.errors import DeviceError, ModelError
-from restorer.machine.memory import FIXED_BYTES, SAMPLING_BYTES, SECOND_PASS_BYTES, available, check_memory, human_bytes
+from restorer.machine.memory import (
+    FIXED_BYTES,
+    SAMPLE_BYTES,
+    SAMPLING_BYTES,
+    SECOND_PASS_BYTES,
+    SPREAD_BYTES,
+    available,
+    check_memory,
+    human_bytes,
+)
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.noise import Noise
 from restorer.models.feed_forward import FeedForward
 from restorer.priors.latent import Conditioned, LatentPrior, latent_of
-from restorer.priors.tiled import Tiled, tile_starts
+from restorer.priors.tiled import Tiled
+from restorer.tasks.tiles import (
+    MAX_UNTILED_PIXELS,
+    MIN_TILE,
+    OVERLAP,
+    TILE,
+    TILE_SIDES,
+    best_tile_side,
+    default_tiles,
+    with_default_tiles,
+)
+from restorer.tasks.uncertain import (
+    NOTHING,
+    Asked,
+    Doubt,
+    Spread,
+    draw_samples,
+    is_by_samples,
+    probed_index,
+    runs,
+    spread_by_derivative,
+)
 
 __all__ = [
     "MAX_UNTILED_PIXELS",
@@ -36,21 +66,6 @@ __all__ = [
     "with_default_tiles",
 ]
 
-MAX_UNTILED_PIXELS = 1_300_000
-"""Largest number of pixels of a picture that is computed whole."""
-
-TILE = 512
-"""Side in pixels of a tile of medium size. A batch of generated pictures takes as much memory as such a tile."""
-
-OVERLAP = 64
-"""Least number of pixels that neighbouring tiles share."""
-
-MIN_TILE = 64
-"""Smallest side in pixels to which tiles are halved when memory runs out."""
-
-TILE_SIDES = range(448, 769, 16)
-"""Sides of tiles to choose from, in pixels. The time per pixel is about the same for all of them."""
-
 
 @dataclass(frozen=True)
 class Restored:
@@ -61,12 +76,16 @@ class Restored:
         prior: The prior as it was used in the end, which may have smaller tiles or another precision than the job's.
         notes: One line for each thing that did not go as planned.
         alpha: The transparency of the result, float32 (H, W) in [0, 1], on the CPU; None if the job restores none.
+        spread: How uncertain the result is, before any calibration; None if that was not asked for.
+        samples: Further results, each like `image`; empty if they were not asked for.
     """
 
     image: Tensor
     prior: Tiled
     notes: tuple[str, ...] = ()
     alpha: Tensor | None = None
+    spread: Spread | None = None
+    samples: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,6 +119,10 @@ class Job:
         alpha: The job that restores the transparency, as a gray picture; None if there is none, or if it is resampled.
         starter: The network from whose result the job starts. If there is no plan, `image` is that result. None if the
             job starts from the picture.
+        doubt: How the uncertainty of the result is estimated; None if it cannot be.
+        asked: What the run returns beside the result.
+        reseed: Returns the job of another seed; None if only the plan and the second pass depend on the seed.
+        again: Degrades the result, (C, H, W) in [0, 1], again; None if the degradation does not change pictures.
     """
 
     prior: Tiled
@@ -124,6 +147,10 @@ class Job:
     canvas: Canvas | None = None
     alpha: Job | None = None
     starter: FeedForward | None = None
+    doubt: Doubt | None = None
+    asked: Asked = NOTHING
+    reseed: Callable[[int], Job] | None = None
+    again: Callable[[Tensor], Tensor] | None = None
 
     @property
     def is_copy(self) -> bool:
@@ -160,6 +187,18 @@ class Job:
         """Return the same job with one more note; unchanged if the note is empty."""
         return replace(self, notes=(*self.notes, note)) if note else self
 
+    def with_seed(self, seed: int) -> Job:
+        """Return the same job with another seed, without its transparency; `measured` must have been called."""
+        if self.reseed is not None:
+            return replace(self.reseed(seed), asked=self.asked)
+        second = self.second_pass
+        return replace(
+            self,
+            plan=self.plan and replace(self.plan, seed=seed),
+            second_pass=second and (lambda image, tiles: second(image, tiles).with_seed(seed)),
+            alpha=None,
+        )
+
     def measured(self) -> Job:
         """Return the job whose plan is known, measuring the picture first if that has not been done.
 
@@ -170,7 +209,7 @@ class Job:
         if self.measure is None:
             return self
         try:
-            return self.measure()
+            return replace(self.measure(), asked=self.asked)
         except NotFiniteError as error:
             raise ModelError(f"{error}, even in fp32") from error
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -184,7 +223,7 @@ class Job:
     def run(
         self, on_step: Callable[[Step], None] | None = None, on_tile: Callable[[int, int], None] | None = None
     ) -> Restored:
-        """Run the reverse process, and the second pass if there is one.
+        """Run the reverse process, and the second pass if there is one; several times if samples are drawn.
 
         A pass whose predictions are not finite in low precision is repeated in float32. A pass that runs out of memory
         is repeated in smaller tiles and, if even the smallest do not fit, in bf16.
@@ -210,17 +249,40 @@ class Job:
 
         if self.measure is not None:
             return (yield from self.measured().asking(on_step, on_tile))
+        if self.plan is not None and runs(self.asked, self.doubt) > 1:
+            return (yield from self._several(self.plan, on_step, on_tile))
         restored = yield from self._first_pass(counted_from(0), on_tile)
         of_alpha = 0 if self.alpha is None else self.alpha.evaluations
         if self.second_pass is not None:
             before = self.evaluations - self.second_pass_evaluations - of_alpha
             second = self.second_pass(restored.image, restored.prior)
-            again = yield from second.asking(counted_from(before), on_tile)
+            again = yield from replace(second, asked=self.asked).asking(counted_from(before), on_tile)
             restored = replace(again, notes=(*restored.notes, *second.notes, *again.notes))
         if self.alpha is not None:
             alpha = yield from self.alpha.asking(counted_from(self.evaluations - of_alpha), on_tile)
             restored = replace(restored, notes=(*restored.notes, *alpha.notes), alpha=alpha.image[0])
         return restored
+
+    def _several(
+        self, plan: Plan, on_step: Callable[[Step], None] | None, on_tile: Callable[[int, int], None] | None
+    ) -> Asking[Restored]:
+        """Return the result with the others that were drawn, and with the uncertainty that follows from them."""
+        total = self.evaluations * runs(self.asked, self.doubt)
+
+        def counted(number: int) -> Callable[[Step], None] | None:
+            before = number * self.evaluations
+            return on_step and (lambda step: on_step(replace(step, index=before + step.index, total=total)))
+
+        def draw(number: int) -> Tensor:
+            other = replace(self.with_seed(cast(int, plan.seed) + number), asked=NOTHING)
+            return other.run(counted(number), on_tile).image
+
+        alone = replace(
+            self, asked=NOTHING if is_by_samples(self.asked, self.doubt) else replace(self.asked, samples=1)
+        )
+        first = yield from alone.asking(counted(0), on_tile)
+        samples, spread = draw_samples(self.asked, self.doubt, first.image, draw)
+        return replace(first, samples=samples, spread=spread or first.spread)
 
     def _first_pass(
         self, on_step: Callable[[Step], None] | None, on_tile: Callable[[int, int], None] | None
@@ -229,13 +291,18 @@ class Job:
         if self.plan is None:
             return Restored(self.image, self.prior)
         prior, notes = self._fit_to_memory()
-        sampled: tuple[Tensor, Tensor] | None = None
+        sampled: tuple[Tensor, Tensor, Step | None] | None = None
         is_lowered = False
         while True:
             try:
                 sampled = sampled or (yield from self._sample(self.plan, prior.with_callback(on_tile), on_step))
-                state, first = sampled
-                return Restored(self.finish(self._decode(state, prior).cpu(), first), prior, tuple(notes))
+                state, first, probed = sampled
+                image = self.finish(self._decode(state, prior).cpu(), first)
+                spread: Spread | None = None
+                if probed is not None and self.doubt is not None:
+                    change = image - self.finish(first, first) if self.doubt.has_mean else None
+                    spread = spread_by_derivative(self.doubt, prior, self.plan, probed, change)
+                return Restored(image, prior, tuple(notes), spread=spread)
             except NotFiniteError as error:
                 precise, sampled = None if is_lowered else _in_tiles(prior.resources.full_precision()), None
                 if precise is None:
@@ -270,6 +337,7 @@ class Job:
         positions = self.start.shape[-2] * self.start.shape[-1]
         pixels = positions * self.factor**2
         per_pixel = SAMPLING_BYTES if self.second_pass is None else SAMPLING_BYTES + SECOND_PASS_BYTES
+        per_pixel += (SPREAD_BYTES if self.asked.spread else 0) + SAMPLE_BYTES * (self.asked.samples - 1)
         resources = (prior or self.prior).resources
         network = resources.evaluation_bytes(positions, low=low) + resources.kept_bytes(low=low)
         return FIXED_BYTES + per_pixel * pixels + network
@@ -301,13 +369,17 @@ class Job:
 
     def _sample(
         self, plan: Plan, prior: Tiled, on_step: Callable[[Step], None] | None
-    ) -> Asking[tuple[Tensor, Tensor]]:
-        """Return the last state, on the device of the prior, and the first prediction, on the CPU."""
+    ) -> Asking[tuple[Tensor, Tensor, Step | None]]:
+        """Return the last state, on the device of the prior, the first prediction, on the CPU, and what is probed."""
         first: list[Tensor] = []
+        probed: list[Step] = []
+        wanted = 0 if self.second_pass is not None else probed_index(self.asked, self.doubt, plan.evaluations)
 
         def keep_first(step: Step) -> None:
             if not first:
                 first.append(step.x0)
+            if step.index == wanted:
+                probed.append(step)
             if on_step is not None:
                 on_step(step)
 
@@ -326,7 +398,7 @@ class Job:
             canvas=self.canvas,
             on_step=keep_first,
         )
-        return x, first[0].cpu()
+        return x, first[0].cpu(), probed[0] if probed else None
 
     def _decode(self, x: Tensor, prior: Tiled) -> Tensor:
         """Return the picture of a state: the state itself, or the decoded latents."""
@@ -350,51 +422,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and ("allocate memory" in text or "out of memory" in text)
     )
-
-
-def with_default_tiles(prior: Prior, height: int, width: int) -> Tiled:
-    """Return the prior with the tiles that suit a picture; unchanged if it is tiled already.
-
-    Args:
-        prior: The prior.
-        height: Height of the picture in pixels.
-        width: Width of the picture in pixels.
-    """
-    if isinstance(prior, Tiled):
-        return prior
-    side, overlap = default_tiles(height, width, prior.native_size)
-    return Tiled(prior, side, overlap=overlap)
-
-
-def default_tiles(height: int, width: int, native_size: int | None = None) -> tuple[int, int]:
-    """Return the side and the overlap of the tiles that suit a picture, in pixels.
-
-    Args:
-        height: Height of the picture in pixels.
-        width: Width of the picture in pixels.
-        native_size: Side of the only tiles that the network accepts; None if it accepts any.
-    """
-    if native_size is not None:
-        return native_size, native_size // 4
-    side = max(height, width) if height * width <= MAX_UNTILED_PIXELS else best_tile_side(height, width)
-    return side, min(OVERLAP, side // 4)
-
-
-def best_tile_side(height: int, width: int) -> int:
-    """Return the side out of TILE_SIDES whose tiles cover a picture with the least overlap.
-
-    Tiles are squares of one size. If a whole number of them does not fit along an axis, they all move closer together:
-    2048x2048 takes 25 tiles of 512 pixels, which process half as many pixels again as the picture has, or 9 tiles of
-    736 pixels, which process a sixth more.
-
-    Args:
-        height: Height of the picture in pixels.
-        width: Width of the picture in pixels.
-    """
-
-    def processed_pixels(side: int) -> int:
-        """Return the number of pixels that the network processes."""
-        down, across = (len(tile_starts(extent, side, OVERLAP)) * min(side, extent) for extent in (height, width))
-        return down * across
-
-    return min(TILE_SIDES, key=processed_pixels)

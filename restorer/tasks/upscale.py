@@ -45,11 +45,12 @@ from restorer.tasks.common import (
 )
 from restorer.tasks.defaults import LATENT_STEPS
 from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
-from restorer.tasks.enlarge import EnlargeOptions, Found, enlarge, margin_of, of_size
+from restorer.tasks.enlarge import EnlargeOptions, Found, enlarge, margin_of, of_size, shrinker
 from restorer.tasks.enlarging_plan import course_of
 from restorer.tasks.job import Job
 from restorer.tasks.region import Place
 from restorer.tasks.started import Begin, alone, check_start
+from restorer.tasks.uncertain import Doubt
 
 __all__ = ["LATENT_TILE", "check_latent_options", "prepare_upscale"]
 
@@ -183,6 +184,8 @@ def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Re
         second_pass_evaluations=course.plan.evaluations if begin is None else begin.evaluations,
         starter=None if begin is None else begin.network,
         second_pass_size=(options.factor * place.window.height, options.factor * place.window.width),
+        again=shrinker(place),
+        doubt=Doubt("upscale", float(options.factor)),
     )
 
 
@@ -263,5 +266,6 @@ def _prepare_latent(
         finish=lambda picture, first: large.inner(to_unit(picture, channels)),
         condition=as_colour(part),
         canvas=place.canvas,
+        doubt=Doubt("upscale", float(latent.factor)),
         notes=("shrinking the result does not give the input back with this model",),
     )

@@ -16,6 +16,8 @@ from PIL import ExifTags, Image
 from single_pass import compact, dncnn, photograph, rrdb, save, spandrel
 from stubs import Smooth
 
+import restorer
+from restorer.errors import UsageError
 from restorer.folders.provenance import parse_record
 from restorer.images.files import load
 from restorer.images.picture import RECORD
@@ -84,6 +86,21 @@ def test_the_record_repeats_the_result(restore: Restore) -> None:  # noqa: F811
         assert Path("a_x2.png").read_bytes() == first
         said = restore("doctor", "a_x2.png")
         assert "--start x2.safetensors" in said.out and record.start_sha256 in said.err
+
+
+def test_samples_and_consistency(restore: Restore) -> None:  # noqa: F811
+    """Samples start from the network too. What it makes by itself is not compared with the input."""
+    save(Path("x2.pth"), compact(scale=2))
+    picture("a.png")
+    common = ("upscale", "a.png", "--start", "x2.pth", "--json", "--overwrite")
+    done = restore(*common, "--samples", 2).records[0]
+    assert done["consistency"]["rms"] < 0.5
+    pixels = [np.asarray(Image.open(path)).astype(int) for path in ("a_x2.png", *done["samples"])]
+    assert len(pixels) == 3 and (pixels[0] != pixels[1]).any()
+    assert np.abs(pixels[2] - (pixels[0] + pixels[1]) / 2).max() <= 1
+    assert restore(*common, "--steps", 0).records[0]["consistency"]["rms"] is None
+    with pytest.raises(UsageError, match="uncertainty and start cannot be combined"):
+        restorer.upscale(Image.open("a.png"), 2, start="x2.pth", uncertainty=True)
 
 
 def test_a_few_steps_make_it_consistent(restore: Restore) -> None:  # noqa: F811

@@ -172,6 +172,8 @@ def test_an_error_in_the_callback_ends_the_run() -> None:
         ("inpaint", {"mask": "m.png", "grow": 1}),
         ("upscale", {"scale": 2, "jpeg": "off"}),
         ("denoise", {"region": (1, 2, 6, 5), "format": "tiff", "exclude": "01*", "tile": 64, "detail": 0}),
+        ("denoise", {"uncertainty": "maps/"}),
+        ("inpaint", {"mask": "m.png", "uncertainty": Path("maps"), "samples": 2}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -188,7 +190,27 @@ def test_every_task_takes_the_options_of_its_command(
     count = len([path for path in Path("out").rglob("*") if path.suffix in (".png", ".tif", ".tiff")])
     steps = 2 if task != "denoise" else 1
     outcomes = list(restore_folder("in", task, output=Path("out"), resume=True, steps=steps, **options))
-    assert [outcome.status for outcome in outcomes] == ["skipped"] * count and count in (2, 3)
+    assert [outcome.status for outcome in outcomes] == ["skipped"] * (3 if "samples" in options else count)
+    assert count == (9 if "samples" in options else 2 if "exclude" in options else 3)
+    if "uncertainty" in options:
+        assert len(list(Path("maps").rglob("*_uncertainty.png"))) == 3
+
+
+def test_maps_and_samples_are_those_of_the_command() -> None:
+    """The bytes are equal, and the results name the files."""
+    pictures(3)
+    extras = ["--samples", "2", "--uncertainty", "maps/", "--method", "ddpm"]
+    assert run([*COMMAND, *extras, "-q"]) == 0
+    expected = results(), {path: path.read_bytes() for path in sorted(Path("maps").rglob("*.png"))}
+    assert len(expected[0]) == 9 and len(expected[1]) == 3
+    shutil.rmtree("out")
+    shutil.rmtree("maps")
+    done = list(restore_folder("in", "denoise", samples=2, uncertainty=Path("maps"), method="ddpm", **OPTIONS))
+    assert (results(), {path: path.read_bytes() for path in sorted(Path("maps").rglob("*.png"))}) == expected
+    for outcome in done:
+        content = outcome.to_json()
+        assert Path(content["uncertainty"]["path"]) in expected[1]
+        assert [Path(path).is_file() for path in content["samples"]] == [True, True]
 
 
 def test_paths_of_every_kind() -> None:
@@ -217,6 +239,13 @@ def test_paths_of_every_kind() -> None:
         ("denoise", {"overwrite": True, "skip_existing": True}, "cannot be combined"),
         ("denoise", {"tile": 12}, "at least 64"),
         ("denoise", {"model": 3}, "model must be a text"),
+        ("denoise", {"samples": 65}, "samples must lie between 1 and 64"),
+        ("denoise", {"samples": 1.5}, "samples must be a whole number"),
+        ("denoise", {"samples": 2, "in_place": True}, "--samples and --in-place cannot be combined"),
+        ("denoise", {"uncertainty": "maps", "start": "net.pth"}, "--uncertainty and --start cannot be combined"),
+        ("upscale", {"samples": 2, "start": "net.pth", "steps": 0}, "draws no samples"),
+        ("denoise", {"uncertainty": "-"}, "cannot go to standard output"),
+        ("denoise", {"uncertainty": True}, "uncertainty must be a text"),
         ("denoise", {"on_event": 3}, "on_event must be a function"),
         ("denoise", {"shard": "4/3"}, "there is no shard 4 of 3"),
         ("deblur", {}, "say how the picture is blurred"),

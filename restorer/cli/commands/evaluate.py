@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from restorer.cli.commands.bits_per_dim import bits_per_dim as measure_bound
+from restorer.cli.commands.calibrating import calibrate as find_calibration
 from restorer.cli.commands.measuring import Tally, describe_run, obtain_prior, print_table, progress
 from restorer.cli.commands.trials import (
     MASK_KINDS,
@@ -340,6 +341,16 @@ def _evaluate(
     timesteps: Annotated[
         int, _value_option("--timesteps", "N", "Number of timesteps for --bits-per-dim (default 100)", MEASURING)
     ] = 100,
+    calibrate: Annotated[
+        Path | None,
+        _value_option(
+            "--calibrate",
+            "FILE",
+            "Find the constants of the uncertainty on every other picture, test them on the others, and write them "
+            "here; calibration.json beside the weights is where they count",
+            MEASURING,
+        ),
+    ] = None,
     csv: Annotated[
         Path | None, _value_option("--csv", "FILE", "Write the figures of every picture to this CSV file", OUTPUT)
     ] = None,
@@ -399,10 +410,17 @@ def _evaluate(
             "leave out --sigma, --scale, --mask-kind, --mask, --truth, --pair, --baselines, --perception, --csv and "
             "--sheet",
         )
-    for target in (csv, sheet):
+    if calibrate is not None and (bits_per_dim or baselines or csv or sheet or sigma or scale or mask_kind or truth):
+        raise UsageError(
+            "--calibrate degrades pictures in ways of its own, so it cannot be combined with options for that",
+            "leave out --sigma, --scale, --mask-kind, --truth, --baselines, --csv, --sheet and --bits-per-dim",
+        )
+    for target in (csv, sheet, calibrate):
         _check_target(target, overwrite=overwrite)
     reporter = Reporter(quiet=quiet, verbose=verbose, as_json=json)
-    if bits_per_dim:
+    if calibrate is not None:
+        code = find_calibration(options, folder, limit, calibrate, reporter)
+    elif bits_per_dim:
         code = measure_bound(options, folder, limit, timesteps, reporter)
     else:
         request = Request(

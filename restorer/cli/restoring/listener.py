@@ -143,16 +143,22 @@ class Listener:
 
     def _begin_progress(self, event: Sampling) -> None:
         """Show a bar for a batch, which prints the estimated time as soon as some evaluations are timed."""
+        from restorer.tasks.uncertain import runs
+
         longest, count = event.longest, len(event.pictures)
         label = event.pictures[0].item.source.name if count == 1 else f"{count} pictures"
         workload = picture_workload(self.options, longest, longest.evaluations - longest.second_pass_evaluations)
         on_timed = self._forecast.start(label, workload, count)
         self._bar = self._progress.enter_context(self.reporter.progress(label))
         by_step = longest.prior.device.type != "cpu"
-        self._bar.begin(longest.evaluations, longest.tiles, on_timed, by_step=by_step)
+        evaluations = longest.evaluations * runs(longest.asked, longest.doubt)
+        self._bar.begin(evaluations, longest.tiles, on_timed, by_step=by_step)
 
     def _say_done(self, event: Done) -> None:
         """Print the notes about a result, and one line about its file."""
+        told = {"say": self.reporter.say, "note": self.reporter.warn, "detail": self.reporter.detail}
+        for kind, text in event.said:
+            told[kind](text)
         for note in event.notes:
             self.reporter.warn(note)
         size = "" if event.file_bytes is None else f" · {human_bytes(event.file_bytes)}"
