@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ WRITABLE_SUFFIXES = frozenset(
     [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".avif"]
 )  # results of all other pictures are PNG files by default, except those of
 OTHER_SUFFIXES = {".mpo": ".jpg", ".jif": ".jpg", ".avifs": ".avif"}
+_SAMPLE = re.compile(r"_(sample[1-9]\d*|mean)$")  # what `restorer.folders.extras` appends to the name of a result
 
 
 @dataclass(frozen=True)
@@ -124,31 +126,45 @@ def split_results(
 ) -> tuple[list[Found], list[Path]]:
     """Return the pictures to restore, and those in folders that are the results of an earlier run.
 
+    The further samples of a result, the mean of the samples and the map of its uncertainty count as results too. A map
+    may lie in another folder than the result, so that it is known by its name alone.
+
     Args:
         pictures: As in `resolve_targets`.
         output: As in `resolve_targets`.
         tag: As in `resolve_targets`.
         suffix: As in `resolve_targets`.
     """
+    ending = f"_{tag}"
+    found = [each for each in pictures if each[1] is None or not each[0].stem.endswith(f"{ending}_uncertainty")]
+    kept = _without_results(found, output, tag, suffix)
+    sources = {source for source, _ in kept}
+    return kept, [source for source, _ in pictures if source not in sources]
+
+
+def _without_results(pictures: list[Found], output: str | None, tag: str, suffix: str) -> list[Found]:
+    """Return the pictures that are not results of an earlier run, or samples beside them; see `split_results`."""
     if output is not None:
         place = Path(output).resolve()
         roots = {root: root.resolve() for _, root in pictures if root is not None}
         is_beside = any(place == root for root in roots.values())
         if not is_beside:
             inside = [root is not None and source.resolve().is_relative_to(place) for source, root in pictures]
-            kept = [found for found, is_result in zip(pictures, inside, strict=True) if not is_result]
-            return kept, [source for (source, _), is_result in zip(pictures, inside, strict=True) if is_result]
-    stems = {(source.parent, source.stem) for source, _ in pictures}
-    ending = f"_{tag}"
+            return [found for found, is_result in zip(pictures, inside, strict=True) if not is_result]
+    stems, ending = {(source.parent, source.stem) for source, _ in pictures}, f"_{tag}"
 
     def is_result(source: Path) -> bool:
-        return source.stem.endswith(ending) and (source.parent, source.stem.removesuffix(ending)) in stems
+        stem = _SAMPLE.sub("", source.stem)
+        return stem.endswith(ending) and (source.parent, stem.removesuffix(ending)) in stems
 
     originals = [found for found in pictures if found[1] is None or not is_result(found[0])]
     targets = set(_choose_targets(originals, None, tag, suffix, (), to_folder=False))
-    kept = [found for found in originals if found[1] is None or found[0] not in targets]
-    sources = {source for source, _ in kept}
-    return kept, [source for source, _ in pictures if source not in sources]
+    return [found for found in originals if found[1] is None or _result_of(found[0]) not in targets]
+
+
+def _result_of(source: Path) -> Path:
+    """Return the path of the result of which a picture is a further sample or the mean; otherwise its own path."""
+    return source.with_name(_SAMPLE.sub("", source.stem) + source.suffix) if source.name else source
 
 
 def _choose_targets(

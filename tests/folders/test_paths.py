@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from restorer.errors import OutputError, PictureError, RestorerError, UsageError
-from restorer.folders.paths import Item, combined_exit_code, find_log_folder, find_mask, resolve_targets
+from restorer.folders.paths import Item, combined_exit_code, find_log_folder, find_mask, resolve_targets, split_results
 from restorer.images.find import STDIO, collect
 
 Resolved = tuple[list[Item], list[Item], list[tuple[Item, RestorerError]]]
@@ -212,6 +212,24 @@ def test_what_an_earlier_run_made_is_replaced() -> None:
         may_replace=lambda target: target.name[0] == "a",
     )
     assert [item.source.name for item in to_do] == ["a.png"] and [item.source.name for item, _ in failed] == ["b.png"]
+
+
+def test_samples_means_and_maps_are_results() -> None:
+    """Only beside a picture whose results they are, and only in folders: a picture that is named is restored."""
+    beside = ["in/a_denoised.png", "in/a_denoised_sample2.png", "in/a_denoised_sample12.png", "in/a_denoised_mean.png"]
+    lengthened = ["in/c_gif_denoised.png", "in/c_png_denoised_mean.png", "in/c_gif_denoised_sample2.png"]
+    maps = ["in/a_denoised_uncertainty.png", "in/maps/a_denoised_uncertainty.png"]
+    own = ["in/a.png", "in/a_mean.png", "in/a_sample2.png", "in/b_denoised_mean.png", "in/c.gif", "in/c.png"]
+    other = ["in/a_denoised_sample0.png", "in/a_x4_mean.png", "in/a_uncertainty.png"]
+    make(*beside, *lengthened, *maps, *own, *other)
+    for output in (None, "in"):
+        kept, results = split_results(collect(["in"], recursive=True), output, "denoised")
+        assert sorted(path.as_posix() for path, _ in kept) == sorted([*own, *other])
+        assert sorted(path.as_posix() for path in results) == sorted([*beside, *lengthened, *maps])
+    kept, results = split_results(collect(["in"], recursive=True), "out", "denoised")
+    assert sorted(path.as_posix() for path in results) == maps
+    kept, results = split_results(collect(beside, recursive=False), None, "denoised")
+    assert len(kept) == len(beside) and not results
 
 
 def test_a_dry_run_makes_no_folder() -> None:
