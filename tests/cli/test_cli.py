@@ -996,7 +996,9 @@ def finished(*command: str) -> Outcome:
 
 def test_the_three_commands() -> None:
     """The commands of the README work as they are written there, with the embedded prior."""
-    picture("img.png", 24, 24), mask("m.png", 24, 24)
+    photograph = Path(__file__).parents[1] / "images" / "gates.jpg"
+    Image.open(photograph).resize((24, 24), Image.Resampling.BICUBIC).save("img.png")
+    mask("m.png", 24, 24)
     commands = [["denoise", "img.png"], ["inpaint", "img.png", "--mask", "m.png"]]
     commands += [["upscale", "img.png", "--steps", "100"]]
     for command in commands:

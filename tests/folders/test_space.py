@@ -21,7 +21,10 @@ from restorer.images.sizes import Enlargement, Geometry
 from restorer.models import load as models_load
 
 Restore = Callable[..., tuple[int, str, str]]
-PHOTOGRAPHS = sorted((Path(__file__).parents[1] / "images").glob("*.jpg"))
+NOT_PHOTOGRAPHS = ("enlarging", "mask-page")
+PHOTOGRAPHS = sorted(
+    path for path in (Path(__file__).parents[1] / "images").glob("*.jpg") if path.stem not in NOT_PHOTOGRAPHS
+)
 Usage = namedtuple("Usage", "total used free")
 
 

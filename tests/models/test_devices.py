@@ -21,7 +21,7 @@ from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.models import load as models_load
 from restorer.models.catalogue import weights_folder
 from restorer.models.checkpoints import load_model
-from restorer.models.load import count_devices, resolve_device, resolve_dtype
+from restorer.models.load import ENLARGING, count_devices, load_prior, resolve_device, resolve_dtype
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import UNetPrior
 from restorer.tasks.deblur import prepare_deblur
@@ -192,17 +192,19 @@ def jobs(prior: UNetPrior) -> Iterator[tuple[str, Callable[[], Job]]]:
     yield "JPEG", lambda: prepare_dejpeg(image, find_jpeg(image, compressed.original), steps=2, prior=prior)
 
 
-def embedded(device: str = "cpu") -> UNetPrior:
-    network, spec = load_model(weights_folder())
+def embedded(device: str = "cpu", folder: Path | None = None) -> UNetPrior:
+    network, spec = load_model(folder or weights_folder())
     return UNetPrior(network, spec, device=device)
 
 
 def test_every_task_runs_on_a_device_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """The results are those of the CPU, but for rounding: the stand-in computes there, without its fast networks."""
-    expected = {name: job().run().image for name, job in jobs(embedded())}
+    expected = {name: job().run().image for name, job in jobs(load_prior("photo", "cpu", "fp32"))}
     with FakeDevice("mps") as fake:
-        prior = embedded("mps")
-        monkeypatch.setattr(models_load, "_load", lambda *arguments: prior)  # also for measuring
+        enlarging = weights_folder(ENLARGING)
+        prior, first = embedded("mps"), embedded("mps", enlarging)
+        # The priors for measuring and for the first answer of an enlargement are those of the device, too.
+        monkeypatch.setattr(models_load, "_load", lambda folder, *others: first if folder == enlarging else prior)
         for name, job in jobs(prior):
             before = fake.calls
             result = job().run().image

@@ -25,6 +25,7 @@ from restorer.images.files import to_tensor, with_record, with_result
 from restorer.images.picture import Picture
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import UNetPrior
+from restorer.tasks.consistency import consistency_of
 from restorer.tasks.inpaint import prepare_inpaint
 from restorer.tasks.job import Job
 
@@ -91,6 +92,7 @@ class Filler:
             self.reporter.warn(note)
         result = with_result(session.picture, restored.image, ~fill)
         record = build_record(self._prepared(job, fill, options), options, restored.prior, batch=1)
+        record = replace(record, consistency=consistency_of(job, restored.image).describe())
         session.keep_result(with_record(result, record.to_json()), fill)
         shown.end(result)
         self.reporter.say(f"filled {int(fill.sum())} pixels in {time.monotonic() - start:.1f} s, seed {request.seed}")
