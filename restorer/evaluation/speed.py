@@ -20,7 +20,7 @@ from restorer.models.load import PRECISIONS
 from restorer.networks.fast.precision import is_native
 from restorer.networks.fast.prepacked import unaccelerated
 from restorer.priors.tiled import tile_starts
-from restorer.tasks.job import OVERLAP
+from restorer.tasks.tiles import OVERLAP
 
 __all__ = [
     "MATRIX",

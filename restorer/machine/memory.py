@@ -29,6 +29,7 @@ __all__ = [
     "control_groups",
     "estimate_memory",
     "human_bytes",
+    "is_out_of_memory",
     "total",
 ]
 
@@ -170,3 +171,14 @@ def _address_space() -> int | None:
     with suppress(OSError, ValueError):
         return limit - int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory has run out."""
+    import torch
+
+    # The allocators of the CPU and of Apple's devices have no exception class of their own.
+    text = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and ("allocate memory" in text or "out of memory" in text)
+    )

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from restorer.errors import DeviceError, ModelError, UsageError
-from restorer.machine.memory import available, human_bytes
+from restorer.machine.memory import available, human_bytes, is_out_of_memory
 from restorer.priors.tiled import ramp, tile_starts
 
 __all__ = ["Answer", "FeedForward"]
@@ -188,7 +188,7 @@ class FeedForward:
                 run = run._in_float32()
                 notes += (f"{self.name}: low precision gave values that are not finite: repeated in fp32",)
             except (MemoryError, RuntimeError, ValueError, IndexError, AssertionError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise ModelError(f"the network {self.name} cannot compute this picture: {_line(error)}") from error
                 side = self._halved(min(side, max(source.shape[-2:])))
                 if side < MIN_SIDE:
@@ -231,7 +231,7 @@ class FeedForward:
         try:
             return self._bytes_per_pixel
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise ModelError(f"the network {self.name} cannot compute a picture: {_line(error)}") from error
             raise _no_memory(self) from error
 
@@ -367,13 +367,6 @@ def _padded(x: Tensor, multiple: int) -> Tensor:
     reflected = (0, min(across, x.shape[-1] - 1), 0, min(down, x.shape[-2] - 1))
     x = F.pad(x[None], reflected, mode="reflect")
     return F.pad(x, (0, across - reflected[1], 0, down - reflected[3]), mode="replicate")[0]
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        "allocate memory" in text or "out of memory" in text
-    )
 
 
 def _line(error: BaseException) -> str:

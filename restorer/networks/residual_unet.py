@@ -120,15 +120,21 @@ class ResidualUNet(TimedNetwork):
 
         self.embed_time = TimeEmbedding(self, self.time_embedding, flip=True, shift=0)
 
-    def evaluate(self, x: Tensor, times: Sequence[Tensor]) -> Tensor:
-        """Evaluate the network; see `TimedNetwork`. The input has `in_channels` channels, the output `out_channels`."""
-        x, skips = self.conv_in(x), []
+    def encode(self, x: Tensor, times: Sequence[Tensor]) -> list[Tensor]:
+        """Return the features of each level on the way down, the finest first; see `evaluate`."""
+        x, features = self.conv_in(x), []
         for i, blocks in enumerate(self.down_blocks):
             if i:
-                skips.append(x)
                 x = self.downsamplers[i - 1](x)
             for block in blocks:  # type: ignore[attr-defined]
                 x = block(x, times)
+            features.append(x)
+        return features
+
+    def evaluate(self, x: Tensor, times: Sequence[Tensor]) -> Tensor:
+        """Evaluate the network; see `TimedNetwork`. The input has `in_channels` channels, the output `out_channels`."""
+        skips = self.encode(x, times)
+        x = skips.pop()
         for i, blocks in reversed(list(enumerate(self.up_blocks))):
             for block in blocks:  # type: ignore[attr-defined]
                 x = block(x, times)

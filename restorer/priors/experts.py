@@ -1,13 +1,13 @@
 r"""A prior of two networks: one answers the first evaluation of an enlargement, the other all later ones.
 
-A diffusion model denoises alike well whatever has been lost, which at high levels means that it answers with a mean of
-all pictures that are possible. Where it is known what has been lost, a network that was trained for this loss gives a
-better first answer, and the diffusion model continues from there at low levels. Both stand behind one `Prior`:
+A diffusion model knows nothing of what was lost: at a high level it answers with the mean of all pictures that are
+possible. A network that was trained for one kind of loss gives a better first answer, from which the diffusion model
+continues at low levels. Both stand behind one `Prior`:
 
     predict(x, s) = first(x, s / SPREAD)    for s >= BOUNDARY, with x the small picture enlarged by interpolation
                     prior(x, s)             otherwise
 
-`first` is told by how much the picture was enlarged and whether it is damaged, in place of a noise level
+In place of a noise level, `first` is told by how much the picture was enlarged and what is known of it
 (`first_level`). SPREAD keeps these levels apart from those of the diffusion model.
 
 Source: Balaji et al. 2022, "eDiff-I: Text-to-Image Diffusion Models with an Ensemble of Expert Denoisers",

@@ -25,8 +25,8 @@ from restorer.diffusion.prior import (
     WrapperResources,
     per_item,
 )
-from restorer.machine.memory import available
-from restorer.tasks.job import Job, Restored, is_out_of_memory
+from restorer.machine.memory import available, is_out_of_memory
+from restorer.tasks.job import Job, Restored
 from restorer.tasks.uncertain import NOTHING
 
 __all__ = ["MAX_BATCH", "MAX_PIXELS", "batch_share", "run_together", "running_together"]

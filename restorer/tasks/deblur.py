@@ -41,9 +41,10 @@ from restorer.priors.tiled import Tiled
 from restorer.tasks.common import as_colour, check_picture, degrader, select_prior, to_unit, without_equal_channels
 from restorer.tasks.defaults import DEBLUR
 from restorer.tasks.denoise import prepare_denoise
-from restorer.tasks.job import Job, with_default_tiles
+from restorer.tasks.job import Job
 from restorer.tasks.region import MARGIN, Place
 from restorer.tasks.started import DEBLUR_STARTED, alone, begun_from, check_start
+from restorer.tasks.tiles import with_default_tiles
 from restorer.tasks.uncertain import Doubt
 
 __all__ = ["prepare_deblur"]

@@ -22,9 +22,10 @@ from restorer.measurement.jpeg_window import cut_jpeg
 from restorer.models.feed_forward import FeedForward
 from restorer.tasks.common import as_colour, check_picture, select_prior, to_unit, without_equal_channels
 from restorer.tasks.defaults import JPEG
-from restorer.tasks.job import Job, with_default_tiles
+from restorer.tasks.job import Job
 from restorer.tasks.region import Place
 from restorer.tasks.started import alone, check_start, repaired_from
+from restorer.tasks.tiles import with_default_tiles
 from restorer.tasks.uncertain import Doubt
 
 __all__ = ["NOT_FOUND", "can_be_restored", "prepare_dejpeg"]

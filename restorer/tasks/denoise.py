@@ -42,9 +42,10 @@ from restorer.priors.tiled import Tiled
 from restorer.tasks.common import LOWEST_LEVEL, as_colour, check_picture, select_prior, to_unit, without_equal_channels
 from restorer.tasks.defaults import CAMERA, DENOISE
 from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
-from restorer.tasks.job import Job, with_default_tiles
+from restorer.tasks.job import Job
 from restorer.tasks.region import Place
 from restorer.tasks.started import alone, check_start, repaired_from
+from restorer.tasks.tiles import with_default_tiles
 from restorer.tasks.uncertain import Doubt
 
 __all__ = ["prepare_denoise"]

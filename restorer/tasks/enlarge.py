@@ -22,9 +22,10 @@ from restorer.priors.experts import State
 from restorer.tasks.common import as_colour, to_unit
 from restorer.tasks.defaults import EXPERT
 from restorer.tasks.enlarging_plan import course_of
-from restorer.tasks.job import Job, with_default_tiles
+from restorer.tasks.job import Job
 from restorer.tasks.region import MARGIN, Place
 from restorer.tasks.started import UPSCALE_STARTED, Begin, begun_from
+from restorer.tasks.tiles import with_default_tiles
 from restorer.tasks.uncertain import Doubt
 
 __all__ = ["MOST_SIGMA", "EnlargeOptions", "Found", "enlarge", "margin_of", "of_size", "shrinker"]
@@ -47,8 +48,8 @@ SOFT_NOTE = (
 )
 
 DOUBTED = (
-    "parts of the picture are sharper than shrinking makes them, as drawings and screenshots are: they are enlarged "
-    "more softly, and shrinking the result does not give them back"
+    "parts of the picture are sharper than shrinking makes them, as drawings and screenshots are: the result follows "
+    "them less closely, and shrinking it does not give them back"
 )
 
 

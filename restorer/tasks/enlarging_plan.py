@@ -26,7 +26,7 @@ from restorer.priors.experts import State, first_level
 from restorer.tasks.common import LOWEST_LEVEL, conditioned_plan
 from restorer.tasks.defaults import EXPERT, UPSCALE
 
-__all__ = ["Course", "course_of", "takes_expert"]
+__all__ = ["Course", "course_of"]
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,6 @@ class Course:
     detail: float
     share: float = 0.0
     is_expert: bool = False
-
-
-def takes_expert(prior: Prior, factor: int, detail: float | None, method: str) -> bool:
-    """Return whether a network of its own gives the first answer."""
-    return method == "auto" and detail != 0 and factor <= EXPERT.largest_factor and with_first_expert(prior) is not None
 
 
 def course_of(
@@ -74,7 +69,8 @@ def course_of(
         seed: Seed of the noise field.
         state: What is known of the small picture.
     """
-    experts = with_first_expert(prior) if takes_expert(prior, factor, detail, method) else None
+    is_served = method == "auto" and detail != 0 and factor <= EXPERT.largest_factor
+    experts = with_first_expert(prior) if is_served else None
     if experts is None:
         return Course(prior, *conditioned_plan(prior, UPSCALE[factor], steps, detail, method, seed, holes=False))
     used = EXPERT.detail if detail is None else detail

@@ -32,7 +32,8 @@ from restorer.priors.latent import LatentPrior, ddim_plan, first_mean, latent_of
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
 from restorer.tasks.common import as_prior
-from restorer.tasks.job import TILE, Job, with_default_tiles
+from restorer.tasks.job import Job
+from restorer.tasks.tiles import TILE, with_default_tiles
 
 __all__ = ["generate", "grid", "prepare_generate"]
 

@@ -39,9 +39,10 @@ from restorer.tasks.common import (
     without_equal_channels,
 )
 from restorer.tasks.defaults import INPAINT, INPAINT_WIDE, WIDE_SIDE
-from restorer.tasks.job import MAX_UNTILED_PIXELS, Job, with_default_tiles
+from restorer.tasks.job import Job
 from restorer.tasks.region import ALIGNMENT, Place
 from restorer.tasks.started import INPAINT_STARTED, begun_from, check_start
+from restorer.tasks.tiles import MAX_UNTILED_PIXELS, with_default_tiles
 from restorer.tasks.uncertain import Doubt
 
 __all__ = ["CONTEXT", "mean_depth", "prepare_inpaint", "wide_part"]

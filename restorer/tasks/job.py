@@ -24,22 +24,14 @@ from restorer.machine.memory import (
     available,
     check_memory,
     human_bytes,
+    is_out_of_memory,
 )
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.noise import Noise
 from restorer.models.feed_forward import FeedForward
 from restorer.priors.latent import Conditioned, LatentPrior, latent_of
 from restorer.priors.tiled import Tiled
-from restorer.tasks.tiles import (
-    MAX_UNTILED_PIXELS,
-    MIN_TILE,
-    OVERLAP,
-    TILE,
-    TILE_SIDES,
-    best_tile_side,
-    default_tiles,
-    with_default_tiles,
-)
+from restorer.tasks.tiles import MIN_TILE
 from restorer.tasks.uncertain import (
     NOTHING,
     Asked,
@@ -52,19 +44,7 @@ from restorer.tasks.uncertain import (
     spread_by_derivative,
 )
 
-__all__ = [
-    "MAX_UNTILED_PIXELS",
-    "MIN_TILE",
-    "OVERLAP",
-    "TILE",
-    "TILE_SIDES",
-    "Job",
-    "Restored",
-    "best_tile_side",
-    "default_tiles",
-    "is_out_of_memory",
-    "with_default_tiles",
-]
+__all__ = ["Job", "Restored"]
 
 
 @dataclass(frozen=True)
@@ -413,12 +393,3 @@ class Job:
 def _in_tiles(prior: Prior | None) -> Tiled | None:
     """Return another precision of a tiled prior, which is tiled too, with its exact type."""
     return cast(Tiled | None, prior)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory has run out."""
-    # The allocators of the CPU and of Apple's devices have no exception class of their own.
-    text = str(error)
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and ("allocate memory" in text or "out of memory" in text)
-    )

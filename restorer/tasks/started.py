@@ -23,8 +23,9 @@ from restorer.errors import UsageError
 from restorer.models.feed_forward import FeedForward
 from restorer.priors.latent import latent_of
 from restorer.tasks.common import as_colour, to_unit, without_equal_channels
-from restorer.tasks.job import Job, with_default_tiles
+from restorer.tasks.job import Job
 from restorer.tasks.region import Place
+from restorer.tasks.tiles import with_default_tiles
 
 __all__ = [
     "DEBLUR_STARTED",

@@ -59,15 +59,8 @@ class Features(nn.Module):
         network, abar = self.network, alpha_bar_of(sigma.double())
         t = self.spec.schedule.t_at(sigma.double()).to(x.device, torch.float32)
         folded = pixel_unshuffle(abar.sqrt().to(x).view(-1, 1, 1, 1) * x, self.spec.patch_size, x.dtype)
-        times = network.embed_time(t, folded.dtype)
-        h, features = network.conv_in(folded), []
-        for i, blocks in enumerate(network.down_blocks):
-            if i:
-                h = network.downsamplers[i - 1](h)
-            for block in blocks:  # type: ignore[attr-defined]
-                h = block(h, times)
-            features.append(h.float() * self.scales[i, : h.shape[1], None, None])
-        return features
+        features = network.encode(folded, network.embed_time(t, folded.dtype))
+        return [f.float() * scale[: f.shape[1], None, None] for f, scale in zip(features, self.scales, strict=True)]
 
 
 class Heads(nn.Module):

@@ -36,7 +36,8 @@ from restorer.measurement.camera_noise import (
 from restorer.measurement.windows import windows_of
 from restorer.models.load import load_noise_estimator, load_prior
 from restorer.tasks import denoise
-from restorer.tasks.job import Job, with_default_tiles
+from restorer.tasks.job import Job
+from restorer.tasks.tiles import with_default_tiles
 from restorer.training.datasets import find_sources
 from restorer.training.noise_estimator import LEAST_SIDE, crop_of
 from restorer.training.simulated_noise import KINDS, Pair, simulate

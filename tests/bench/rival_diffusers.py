@@ -20,7 +20,7 @@ from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import reverse
 from restorer.priors.latent import ddim_plan, first_mean
 from restorer.priors.tiled import Tiled
-from restorer.tasks.job import with_default_tiles
+from restorer.tasks.tiles import with_default_tiles
 
 __all__ = ["against_ddim", "against_repaint", "blank_plan", "in_tiles", "picture_and_mask"]
 

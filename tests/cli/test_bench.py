@@ -18,7 +18,7 @@ from restorer.models.load import load_prior
 from restorer.networks.fast import precision
 from restorer.priors.tiled import Tiled
 from restorer.tasks.defaults import DENOISE
-from restorer.tasks.job import best_tile_side
+from restorer.tasks.tiles import best_tile_side
 
 GIGA = 10**9
 

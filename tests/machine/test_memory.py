@@ -25,7 +25,8 @@ from restorer.priors.tiled import Tiled
 from restorer.tasks import job as job_module
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.inpaint import prepare_inpaint
-from restorer.tasks.job import MIN_TILE, Job
+from restorer.tasks.job import Job
+from restorer.tasks.tiles import MIN_TILE
 from restorer.tasks.upscale import prepare_upscale
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

@@ -17,6 +17,7 @@ from restorer.diffusion.degradations import kernels
 from restorer.errors import DeviceError, UsageError
 from restorer.images.files import load, to_tensor
 from restorer.machine import memory
+from restorer.machine.memory import is_out_of_memory
 from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.models import load as models_load
 from restorer.models.catalogue import weights_folder
@@ -28,7 +29,7 @@ from restorer.tasks.deblur import prepare_deblur
 from restorer.tasks.dejpeg import prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.inpaint import prepare_inpaint
-from restorer.tasks.job import Job, is_out_of_memory
+from restorer.tasks.job import Job
 from restorer.tasks.upscale import prepare_upscale
 
 PHOTOGRAPH = Path(__file__).parents[1] / "images" / "grapes.jpg"

@@ -16,7 +16,7 @@ from restorer.images.resampling import resample
 from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.priors.experts import Experts, first_level
 from restorer.tasks.defaults import EXPERT, UPSCALE
-from restorer.tasks.enlarging_plan import course_of, takes_expert
+from restorer.tasks.enlarging_plan import course_of
 from restorer.tasks.upscale import LEAST_NOISE, prepare_upscale
 
 PHOTOGRAPH = Path(__file__).parents[1] / "images" / "gates.jpg"
@@ -85,9 +85,8 @@ def test_without_the_network_the_prior_is_asked_alone(photo) -> None:
     for prior, factor, detail, method in (
         (Smooth(), 4, None, "auto"), (photo, 4, 0.0, "auto"), (photo, 8, None, "auto"), (photo, 4, None, "ddnm"),
     ):  # fmt: skip
-        assert not takes_expert(prior, factor, detail, method)
         course = course_of(prior, factor, None, detail, method, 0, state="clean")
-        assert course.prior is prior and course.share == 0
+        assert not course.is_expert and course.prior is prior and course.share == 0
         assert course.plan.evaluations == UPSCALE[factor].steps
 
 

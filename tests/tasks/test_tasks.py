@@ -23,7 +23,8 @@ from restorer.priors.tiled import Tiled
 from restorer.tasks.defaults import DENOISE, INPAINT, UPSCALE
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.inpaint import CONTEXT, prepare_inpaint
-from restorer.tasks.job import MAX_UNTILED_PIXELS, MIN_TILE, TILE_SIDES, Job, with_default_tiles
+from restorer.tasks.job import Job
+from restorer.tasks.tiles import MAX_UNTILED_PIXELS, MIN_TILE, TILE_SIDES, with_default_tiles
 from restorer.tasks.upscale import prepare_upscale
 
 SIZES = [(1, 1), (1, 7), (3, 2), (17, 33)]

@@ -88,10 +88,9 @@ def _measure_all(
         import torch
 
         from restorer.evaluation.speed import SIZES, measure, usual_precisions
-        from restorer.machine.memory import FIXED_BYTES, check_memory
+        from restorer.machine.memory import FIXED_BYTES, check_memory, is_out_of_memory
         from restorer.models.load import load_prior, resolve_device
         from restorer.priors.latent import latent_of
-        from restorer.tasks.job import is_out_of_memory
 
     resolved, timings = resolve_device(device), []
     for precision in precisions or usual_precisions(resolved):
@@ -148,7 +147,7 @@ def _report(
 
     from restorer.evaluation.speed import best_tile, estimate_seconds
     from restorer.models.load import resolve_device
-    from restorer.tasks.job import OVERLAP, default_tiles
+    from restorer.tasks.tiles import OVERLAP, default_tiles
 
     resolved, best = resolve_device(device), best_tile(timings)
     # The automatic tiles are best if the largest size is the fastest per pixel, or if the network has a native size.

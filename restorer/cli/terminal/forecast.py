@@ -74,7 +74,7 @@ def picture_workload(options: Options, job: Job, steps: int) -> Workload:
     """
     import torch
 
-    from restorer.tasks.job import with_default_tiles
+    from restorer.tasks.tiles import with_default_tiles
 
     height, width = job.start.shape[-2:]
 
