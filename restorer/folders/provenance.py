@@ -67,7 +67,8 @@ class Record:
 
     def arguments(self) -> list[str]:
         """Return the arguments of the command that reproduces the result, without the name of the program."""
-        result = [self.command, self.source]
+        # A name that begins with a hyphen would be read as an option.
+        result = [self.command, f"./{self.source}" if self.source.startswith("-") else self.source]
         for name, value in (*self.options.items(), ("model", self.model), ("device", self.device)):
             flag = f"--{name.replace('_', '-')}"
             if name in FLAGS:

@@ -68,6 +68,8 @@ class Versions:
         self._owners += [module._modules for module in modules if module._modules]
         self._owned = self._owned_now()
         self._parameters = [part for part in self._owned if isinstance(part, Tensor)]
+        # Memory that is held cannot be given to weights that are cast and cast back, which would then look unchanged.
+        self._held = [p.detach() for p in self._parameters]
         self._counting = [p for p in self._parameters if not p.is_inference()]  # the others count no writes
         self._state = self._state_now()
         self._checked_in: _Block | None = None  # the block in which they were last found unchanged

@@ -16,6 +16,7 @@ from restorer.networks.fast import time_cache
 from restorer.networks.fast.prepacked import can_prepack
 from restorer.networks.fast.replacement import accelerate, decelerate
 from restorer.networks.fast.time_cache import TimeCache
+from restorer.networks.fast.weight_versions import Versions
 from restorer.networks.time_embedding import TimedBlock, TimeEmbedding
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
@@ -90,6 +91,17 @@ def test_other_weights_are_other_answers() -> None:
     network.bfloat16().float()
     cast = network.embed_time(t, torch.float32)
     assert is_close(cast, embed_plainly(network, t)) and not any(map(torch.equal, cast, written))
+
+
+@torch.no_grad()
+def test_the_memory_of_earlier_weights_is_not_given_out_again() -> None:
+    """Weights that are cast and cast back could otherwise lie at their old address and look unchanged."""
+    layer = torch.nn.Linear(50, 50, bias=False)
+    versions, before = Versions([layer]), layer.weight.data_ptr()
+    layer.weight.data = layer.weight.data.bfloat16()
+    others = [torch.empty(50, 50) for _ in range(100)]
+    assert before not in [other.data_ptr() for other in others]
+    assert versions.changed()
 
 
 def test_where_it_is_not_for_evaluation_nothing_is_cached() -> None:
