@@ -72,12 +72,11 @@ class Heads(nn.Module):
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
-        normed = nn.utils.parametrizations.spectral_norm
         self.heads = nn.ModuleList(
             nn.Sequential(
-                normed(nn.Conv2d(width + 1, WIDTH, 3)),
+                nn.Conv2d(width + 1, WIDTH, 3),
                 nn.LeakyReLU(0.2),
-                normed(nn.Conv2d(WIDTH, WIDTH, 3)),
+                nn.Conv2d(WIDTH, WIDTH, 3),
                 nn.LeakyReLU(0.2),
                 nn.Conv2d(WIDTH, 1, 1),
             )

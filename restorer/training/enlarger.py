@@ -50,6 +50,7 @@ from restorer.priors.experts import SPREAD, first_level
 from restorer.priors.unet_prior import ModelSpec
 from restorer.training.adversary import Features, Heads, discriminator_loss, feature_distance
 from restorer.training.datasets import Augmentation, Dataset, find_sources
+from restorer.training.decompressed import Decompressed, random_crop, read_decompressed
 from restorer.training.optimizer import make_optimizer
 from restorer.training.run_folder import CHECKPOINT, METRICS
 from restorer.training.shrinking import enlarge_bicubic, shrink
@@ -83,6 +84,7 @@ class EnlargerRecipe:
         ema: Decay of the moving average of the weights.
         downscale: Probability that a crop is cut from a window of up to twice the side and shrunk.
         gray: Probability that a crop is converted to gray.
+        decompressed: Probability that a crop is cut from the pairs of `decompressed.py`.
         seed: Seed of everything that is drawn.
     """
 
@@ -100,6 +102,7 @@ class EnlargerRecipe:
     ema: float = 0.997
     downscale: float = 0.6
     gray: float = 0.05
+    decompressed: float = 0.0
     seed: int = 0
 
     def rate_at(self, step: int) -> float:
@@ -141,7 +144,9 @@ class Pairs:
     level: Tensor
 
 
-def make_pairs(pictures: Sequence[np.ndarray], recipe: EnlargerRecipe, number: int) -> Pairs:
+def make_pairs(
+    pictures: Sequence[np.ndarray], recipe: EnlargerRecipe, number: int, made: Sequence[Decompressed] = ()
+) -> Pairs:
     """Return the pairs of step `number`.
 
     Args:
@@ -149,12 +154,20 @@ def make_pairs(pictures: Sequence[np.ndarray], recipe: EnlargerRecipe, number: i
             its area.
         recipe: The recipe.
         number: The step, from 0.
+        made: Pairs that were made before.
     """
     areas = np.array([float(p.shape[0] * p.shape[1]) for p in pictures])
     rng = np.random.default_rng([recipe.seed, 7, number])
     augmentation = Augmentation(recipe.crop, recipe.downscale, recipe.gray)
     large, enlarged, levels = [], [], []
     for i in rng.choice(len(pictures), size=recipe.batch, p=areas / areas.sum()):
+        if made and rng.random() < recipe.decompressed:
+            pair = made[int(rng.integers(len(made)))]
+            crop, interpolated = random_crop(pair, recipe.crop, rng)
+            large.append(crop)
+            enlarged.append(interpolated)
+            levels.append(first_level(pair.factor, "decompressed") / SPREAD)
+            continue
         crop = augmentation.random_crop(pictures[i], rng)
         small = shrink(crop, rng)
         large.append(crop)
@@ -167,12 +180,14 @@ def make_pairs(pictures: Sequence[np.ndarray], recipe: EnlargerRecipe, number: i
     )
 
 
-def _stream(pictures: Sequence[np.ndarray], recipe: EnlargerRecipe, first: int) -> Iterator[Pairs]:
+def _stream(
+    pictures: Sequence[np.ndarray], recipe: EnlargerRecipe, first: int, made: Sequence[Decompressed]
+) -> Iterator[Pairs]:
     """Yield the pairs of step `first` and of all later steps."""
     pending: deque[Future[Pairs]] = deque()
     with ThreadPoolExecutor(1) as pool:
         for number in count(first):
-            pending.append(pool.submit(make_pairs, pictures, recipe, number))
+            pending.append(pool.submit(make_pairs, pictures, recipe, number, made))
             if len(pending) == 4:
                 yield pending.popleft().result()
 
@@ -304,7 +319,14 @@ class Trainer:
 
 
 def train_enlarger(
-    init: Path, data: Sequence[Path], out: Path, recipe: EnlargerRecipe, *, device: str = "auto", bf16: bool = True
+    init: Path,
+    data: Sequence[Path],
+    out: Path,
+    recipe: EnlargerRecipe,
+    *,
+    pairs: Path | None = None,
+    device: str = "auto",
+    bf16: bool = True,
 ) -> None:
     """Train a network that enlarges, or continue from the checkpoint in the folder.
 
@@ -313,6 +335,7 @@ def train_enlarger(
         data: Folders, .tar shards and pictures.
         out: The folder to write: a model, its checkpoint, and metrics.jsonl.
         recipe: The recipe.
+        pairs: Folder of pairs that `decompressed.py` has made; None if the recipe uses none.
         device: A name as in `resolve_device`.
         bf16: As in `Trainer`.
     """
@@ -321,11 +344,12 @@ def train_enlarger(
     if (out / CHECKPOINT).exists():
         trainer.load_state_dict(torch.load(out / CHECKPOINT, map_location=trainer.device, weights_only=True))
     pictures = Dataset(find_sources(data, recipe.crop, exclude=out).sources, MEMORY, recipe.seed).decode_share(0)
+    made = [] if pairs is None else read_decompressed(pairs)
     saved = noted = time.monotonic()
-    for pairs in _stream(pictures, recipe, trainer.step):
+    for batch in _stream(pictures, recipe, trainer.step, made):
         if trainer.step >= recipe.steps:
             break
-        trainer.run_step(pairs)
+        trainer.run_step(batch)
         now = time.monotonic()
         if trainer.step % LOG_EVERY == 0:
             rounded = {name: round(value, 5) for name, value in trainer.meter.items()}
@@ -353,6 +377,7 @@ def main() -> None:
     parser.add_argument("data", nargs="+", type=Path, help="folders, .tar shards and pictures")
     parser.add_argument("--recipe", type=Path, help="a TOML file; the defaults without it")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write, and to continue from")
+    parser.add_argument("--pairs", type=Path, help="folder of pairs that restorer.training.decompressed has made")
     parser.add_argument("--init", type=Path, help="folder of the prior to begin with; the embedded one without it")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--fp32", action="store_true", help="compute in float32 instead of bfloat16")
@@ -360,7 +385,13 @@ def main() -> None:
     recipe = EnlargerRecipe() if given.recipe is None else read_enlarger_recipe(given.recipe)
     print(asdict(recipe))
     train_enlarger(
-        given.init or weights_folder(), given.data, given.out, recipe, device=given.device, bf16=not given.fp32
+        given.init or weights_folder(),
+        given.data,
+        given.out,
+        recipe,
+        pairs=given.pairs,
+        device=given.device,
+        bf16=not given.fp32,
     )
 
 

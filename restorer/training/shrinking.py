@@ -20,9 +20,9 @@ from PIL import Image, ImageFilter
 
 from restorer.priors.experts import State
 
-__all__ = ["Shrunk", "enlarge_bicubic", "shrink"]
+__all__ = ["Shrunk", "damage", "enlarge_bicubic", "shrink"]
 
-CLEAN_SHARE, SOFT_SHARE = 0.25, 0.2
+CLEAN_SHARE, SOFT_SHARE = 0.25, 0.3
 """Shares of the crops that are shrunk and not changed otherwise, and of those that are shrunk and blurred."""
 
 SCALES = (1.5, 4.0)
@@ -61,14 +61,34 @@ def shrink(large: np.ndarray, rng: np.random.Generator) -> Shrunk:
     draw = rng.random()
     scale = 4.0 if draw < 0.6 else 2.0 if draw < 0.75 else rng.uniform(*SCALES)
     side = round(len(large) / scale)
-    image = Image.fromarray(large)
     if (draw := rng.random()) < CLEAN_SHARE + SOFT_SHARE:
-        small = image.resize((side, side), Image.Resampling.BICUBIC)
+        small = Image.fromarray(large).resize((side, side), Image.Resampling.BICUBIC)
         if draw < CLEAN_SHARE:
             return Shrunk(np.asarray(small), "clean")
         return Shrunk(np.asarray(small.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.7)))), "soft")
+    pixels = damage(large, side, rng)
     if rng.random() < 0.4:
-        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.5) * scale))
+        pixels = _with_noise(pixels, rng)
+    for share in (0.35, 0.1):
+        if rng.random() < share:
+            pixels = _compressed(pixels, rng)
+    return Shrunk(pixels, "damaged")
+
+
+def damage(large: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a small picture that was blurred, shrunk by a filter that is drawn, and blurred or sharpened again.
+
+    Args:
+        large: uint8 (S, S, 3).
+        side: Side of the small picture in pixels.
+        rng: Source of all random choices.
+
+    Returns:
+        uint8 (side, side, 3).
+    """
+    image = Image.fromarray(large)
+    if rng.random() < 0.4:
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.5) * len(large) / side))
     filters = list(FILTERS)
     chosen = filters[int(rng.choice(len(filters), p=list(FILTERS.values())))]
     image = image.resize((side, side), chosen)
@@ -77,13 +97,7 @@ def shrink(large: np.ndarray, rng: np.random.Generator) -> Shrunk:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.6)))
     elif draw < 0.43:
         image = image.filter(ImageFilter.UnsharpMask(rng.uniform(0.6, 1.5), round(rng.uniform(30, 150)), 0))
-    pixels = np.asarray(image)
-    if rng.random() < 0.4:
-        pixels = _with_noise(pixels, rng)
-    for share in (0.65, 0.15):
-        if rng.random() < share:
-            pixels = _compressed(pixels, rng)
-    return Shrunk(pixels, "damaged")
+    return np.asarray(image)
 
 
 def enlarge_bicubic(small: np.ndarray, side: int) -> np.ndarray:

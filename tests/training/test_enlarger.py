@@ -12,13 +12,16 @@ import torch
 from PIL import Image
 
 from restorer.diffusion.schedule import Schedule
-from restorer.errors import ModelError, UsageError
+from restorer.errors import ModelError, PictureError, UsageError
 from restorer.models.checkpoints import load_model, save_model
+from restorer.models.load import load_prior
 from restorer.networks.residual_unet import ResidualUNetConfig
 from restorer.networks.unet import UNetConfig
 from restorer.priors.experts import SPREAD, first_level
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
+from restorer.training import decompressed
 from restorer.training.adversary import Features, Heads, discriminator_loss, feature_distance
+from restorer.training.decompressed import Decompressed, make_decompressed, random_crop, read_decompressed
 from restorer.training.enlarger import (
     EnlargerRecipe,
     Trainer,
@@ -62,9 +65,67 @@ def test_small_pictures_of_every_state_are_made(pictures) -> None:
     crop = pictures[0][:128, :128]
     made = [shrink(crop, rng) for _ in range(300)]
     states = [small.state for small in made]
-    assert 50 < states.count("clean") < 100 and 35 < states.count("soft") < 85 and 120 < states.count("damaged")
+    assert 50 < states.count("clean") < 100 and 60 < states.count("soft") < 120 and 100 < states.count("damaged")
     sides = {len(small.pixels) for small in made}
     assert 32 in sides and 64 in sides and min(sides) == 32 and max(sides) <= 86
+
+
+def test_compression_is_undone_in_the_pairs_that_are_made_before(pictures, tmp_path) -> None:
+    large = np.ascontiguousarray(pictures[0][:192, :192])
+    prior = load_prior(precision="fp32")
+    pairs = [make_decompressed(large, np.random.default_rng(seed), prior) for seed in range(3)]
+    again = make_decompressed(large, np.random.default_rng(0), prior)
+    np.testing.assert_array_equal(pairs[0].small, again.small)
+    for pair in pairs:
+        assert round(pair.factor, 2) in (2, 2.67, 4)
+        side = len(pair.small)
+        shrunk = np.asarray(Image.fromarray(large).resize((side, side), Image.Resampling.BICUBIC)).astype(float)
+        assert 1 < np.sqrt(np.square(pair.small - shrunk).mean()) < 30
+
+
+def test_crops_of_pairs_are_those_of_the_enlarged_picture(pictures) -> None:
+    large = np.ascontiguousarray(pictures[1][:128, :128])
+    small = np.asarray(Image.fromarray(large).resize((32, 32), Image.Resampling.BOX))
+    pair, rng = Decompressed(large, small), np.random.default_rng(1)
+    whole = enlarge_bicubic(small, 128)
+    for _ in range(10):
+        crop, interpolated = random_crop(pair, 64, rng)
+        places = [
+            (y, x)
+            for y in range(0, 65, 8)
+            for x in range(0, 65, 8)
+            if np.array_equal(large[y : y + 64, x : x + 64], crop)
+        ]
+        assert any(np.array_equal(whole[y : y + 64, x : x + 64], interpolated) for y, x in places)
+
+
+def test_pairs_are_written_once_and_read(tmp_path, monkeypatch) -> None:
+    calls = []
+
+    def make(large, rng, prior):
+        calls.append(1)
+        return Decompressed(large, large[::4, ::4])
+
+    monkeypatch.setattr(decompressed, "make_decompressed", make)
+    shard = tmp_path / "pictures"
+    shard.mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (330, 340, 3), np.uint8)).save(shard / "a.png")
+    for _ in range(2):
+        decompressed.write_decompressed([shard], tmp_path / "pairs", 2, 0)
+    assert len(calls) == 2
+    read = read_decompressed(tmp_path / "pairs")
+    assert [pair.factor for pair in read] == [4, 4] and read[0].large.shape == (320, 320, 3)
+    with pytest.raises(PictureError, match="no pairs"):
+        read_decompressed(shard)
+
+
+def test_the_share_of_pairs_is_that_of_the_recipe(pictures) -> None:
+    large = np.zeros((64, 64, 3), np.uint8)
+    pair = Decompressed(large, large[::2, ::2])
+    recipe = replace(RECIPE, decompressed=0.5, batch=20)
+    found = torch.cat([make_pairs(pictures, recipe, number, [pair]).level for number in range(10)])
+    share = (found == first_level(2, "decompressed") / SPREAD).double().mean()
+    assert 0.38 < share < 0.62
 
 
 def test_a_clean_small_picture_is_that_of_pillow(pictures) -> None:
