@@ -194,10 +194,10 @@ def test_defaults_by_task_are_documented() -> None:
         "`inpaint`, narrow holes": INPAINT,
         "`inpaint`, wide holes": INPAINT_WIDE,
     }
-    others = {scale: ", other models" if scale <= EXPERT.largest_factor else "" for scale in UPSCALE}
-    tasks |= {f"`upscale --scale {scale}`{others[scale]}": found for scale, found in UPSCALE.items()}
+    tasks |= {f"`upscale --scale {scale}`, other models": found for scale, found in UPSCALE.items()}
     expected = {name: (str(found.steps), f"{found.detail:g}") for name, found in tasks.items()}
     first = {f"`upscale` by up to {EXPERT.largest_factor}, embedded model": ("1", f"{EXPERT.detail:g}")}
+    first |= {"`upscale` by more, embedded model": ("2", f"{EXPERT.detail:g}")}
     assert stated == {**expected, **first, "`upscale` by latent diffusion": (str(LATENT_STEPS), "none")}
 
 

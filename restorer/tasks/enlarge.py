@@ -19,16 +19,17 @@ from restorer.images.resampling import resample
 from restorer.images.sizes import Enlargement
 from restorer.measurement.credible import find_credible
 from restorer.priors.experts import State
+from restorer.priors.tiled import Tiled
 from restorer.tasks.common import as_colour, to_unit
 from restorer.tasks.defaults import EXPERT
-from restorer.tasks.enlarging_plan import course_of
+from restorer.tasks.enlarging_plan import course_of, stages_of
 from restorer.tasks.job import Job
 from restorer.tasks.region import MARGIN, Place
 from restorer.tasks.started import UPSCALE_STARTED, Begin, begun_from
 from restorer.tasks.tiles import with_default_tiles
 from restorer.tasks.uncertain import Doubt
 
-__all__ = ["MOST_SIGMA", "EnlargeOptions", "Found", "enlarge", "margin_of", "of_size", "shrinker"]
+__all__ = ["MOST_SIGMA", "EnlargeOptions", "Found", "enlarge", "evaluations_of", "margin_of", "of_size", "shrinker"]
 
 QUANTIZATION = (2 / 255) ** 2 / 12
 """Variance of the rounding to 8 bits, on the [-1, 1] scale."""
@@ -88,12 +89,14 @@ class Found:
         is_gray: Whether the channels of the whole picture are equal.
         is_soft: Whether it is softer than shrinking makes pictures.
         was_compressed: Whether it was a JPEG, whose compression is undone already.
+        was_enlarged: Whether it is itself the result of an enlargement, which needs no judgement.
     """
 
     sigma: float
     is_gray: bool
     is_soft: bool = False
     was_compressed: bool = False
+    was_enlarged: bool = False
 
 
 def margin_of(factor: int) -> int:
@@ -101,8 +104,63 @@ def margin_of(factor: int) -> int:
     return max(LEAST_MARGIN, math.ceil(MARGIN / factor))
 
 
+def evaluations_of(options: EnlargeOptions) -> int:
+    """Return the number of evaluations that the enlargement of a picture without noise takes."""
+    steps, detail, method, seed = options.settings
+    stages = stages_of(options.prior, options.factor, steps, detail, method)
+    return sum(
+        course_of(options.prior, factor, own, detail, method, seed, state="clean").plan.evaluations
+        for factor, own in stages
+    )
+
+
 def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found, mean: Tensor | None = None) -> Job:
-    """Return the job that enlarges a part of a picture.
+    """Return the job that enlarges a part of a picture, in two passes where the factor is a large one.
+
+    Args:
+        part: As in `_enlarge_once`.
+        place: As in `_enlarge_once`.
+        options: The options.
+        found: What was found out about the whole small picture.
+        mean: As in `_enlarge_once`.
+    """
+    steps, detail, method, _ = options.settings
+    stages = stages_of(options.prior, options.factor, steps, detail, method)
+    if len(stages) == 1 or options.begin is not None:
+        return _enlarge_once(part, place, options, found, mean)
+    (first, first_steps), (second, second_steps) = stages
+    window = Place(place.height, place.width, place.window, place.window)
+    job = _enlarge_once(part, window, replace(options, size=Enlargement(first), factor=first, steps=first_steps), found)
+
+    def enlarge_again(enlarged: Tensor, used: Tiled) -> Job:
+        # Tiles that were chosen for the smaller picture do not suit the larger one.
+        model = used if isinstance(options.prior, Tiled) else used.prior
+        again = replace(options, factor=second, steps=second_steps, prior=model)
+        known = Found(0.0, found.is_gray, was_enlarged=True)
+        return _enlarge_once(enlarged, place.scaled(first), again, known, origin=place).measured()
+
+    sampled = replace(options, detail=1.0) if (detail or EXPERT.detail) <= EXPERT.detail else options
+    return replace(
+        job,
+        second_pass=enlarge_again,
+        second_pass_evaluations=evaluations_of(options)
+        - evaluations_of(replace(options, factor=first, steps=first_steps)),
+        second_pass_size=(options.factor * place.window.height, options.factor * place.window.width),
+        reseed=lambda seed: enlarge(part, place, replace(sampled, seed=seed), found),
+        again=shrinker(place),
+        doubt=Doubt("upscale", float(options.factor)),
+    )
+
+
+def _enlarge_once(
+    part: Tensor,
+    place: Place,
+    options: EnlargeOptions,
+    found: Found,
+    mean: Tensor | None = None,
+    origin: Place | None = None,
+) -> Job:
+    """Return the job that enlarges a part of a picture in one pass.
 
     Args:
         part: The window of the place, float (C, h, w) in [0, 1].
@@ -111,12 +169,14 @@ def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found, m
         found: What was found out about the whole small picture.
         mean: What the network of `options.begin` makes of the part, (1, 3, H, W) on [-1, 1]; None to evaluate it when
             the job is measured.
+        origin: The place in the picture before an earlier enlargement, to which the size of the result refers; None if
+            there was none.
     """
     scale, large, sigma = options.factor, place.scaled(options.factor), found.sigma
     reduced = part[:1] if found.is_gray else part
     channels = reduced.shape[0]
     degradation, y = Bicubic(scale), as_colour(reduced)
-    credible = find_credible(y, degradation) if sigma <= MOST_SIGMA else None
+    credible = find_credible(y, degradation) if sigma <= MOST_SIGMA and not found.was_enlarged else None
     if credible is not None:
         # What shrinking cannot have made is left as the network has made it, if there is one.
         y = credible.data if mean is None else torch.lerp(y, degradation.measure(mean), credible.doubt)
@@ -134,7 +194,7 @@ def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found, m
         result = mixed.mean(1, keepdim=True) if channels == 1 else mixed
         result = result if sigma > 0 or is_sharpened else degradation.finish(result, y[:, :channels])
         result = result if credible is None or mean is not None else credible.limit(result)
-        return of_size(to_unit(result, channels), place, large, options.size).expand(len(part), -1, -1)
+        return of_size(to_unit(result, channels), origin or place, large, options.size).expand(len(part), -1, -1)
 
     job = Job(
         model,
@@ -156,7 +216,7 @@ def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found, m
         return job if mean is not None else _begun(job, part, place, options, found)
     if course.is_expert and course.detail <= EXPERT.detail:  # which draws little noise or none
         sampled = replace(options, detail=1.0)
-        job = replace(job, reseed=lambda seed: enlarge(part, place, replace(sampled, seed=seed), found))
+        job = replace(job, reseed=lambda seed: _enlarge_once(part, place, replace(sampled, seed=seed), found))
     job = job if credible is None else job.with_note(DOUBTED)
     return job.with_note(SOFT_NOTE) if is_sharpened else job
 

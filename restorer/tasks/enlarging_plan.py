@@ -11,6 +11,8 @@ means:
     1/2 .. 1   after it, a reverse process at low levels that carries slightly more noise than it tells the prior, so
                that the prior adds texture; the higher the level, the more
 
+The network was trained for factors of up to `EXPERT.largest_factor`. Beyond, its answer is enlarged once more.
+
 Source: Freirich, Michaeli and Meir 2021, "A Theory of the Distortion-Perception Tradeoff in Wasserstein Space",
 https://arxiv.org/abs/2107.02555: the straight line.
 """
@@ -26,7 +28,7 @@ from restorer.priors.experts import State, first_level
 from restorer.tasks.common import LOWEST_LEVEL, conditioned_plan
 from restorer.tasks.defaults import EXPERT, UPSCALE
 
-__all__ = ["Course", "course_of"]
+__all__ = ["Course", "course_of", "stages_of"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def course_of(
         seed: Seed of the noise field.
         state: What is known of the small picture.
     """
-    is_served = method == "auto" and detail != 0 and factor <= EXPERT.largest_factor
+    is_served = _may_be_served(detail, method) and factor <= EXPERT.largest_factor
     experts = with_first_expert(prior) if is_served else None
     if experts is None:
         return Course(prior, *conditioned_plan(prior, UPSCALE[factor], steps, detail, method, seed, holes=False))
@@ -97,6 +99,34 @@ def course_of(
         seed=seed,
     )
     return Course(experts, plan, used, share, is_expert=True)
+
+
+def stages_of(
+    prior: Prior, factor: int, steps: int | None, detail: float | None, method: str
+) -> tuple[tuple[int, int | None], ...]:
+    """Return the enlargements that make up one: the factor of each, and its number of evaluations or None.
+
+    Args:
+        prior: As in `course_of`.
+        factor: By how much they enlarge in all.
+        steps: Number of evaluations in all; None for the default of each.
+        detail: As in `course_of`.
+        method: As in `course_of`.
+
+    Returns:
+        One stage, or two if the factor is larger than the network of the first answer was trained for. One evaluation
+        in all cannot be divided.
+    """
+    largest = EXPERT.largest_factor
+    is_served = _may_be_served(detail, method) and factor > largest and steps != 1
+    if not is_served or with_first_expert(prior) is None:
+        return ((factor, steps),)
+    return (largest, steps and steps - steps // 2), (factor // largest, steps and steps // 2)
+
+
+def _may_be_served(detail: float | None, method: str) -> bool:
+    """Return whether these options leave room for the network of the first answer."""
+    return method == "auto" and detail != 0
 
 
 def _levels(start: float, end: float, evaluations: int) -> list[float]:

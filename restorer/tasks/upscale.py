@@ -45,7 +45,7 @@ from restorer.tasks.common import (
 )
 from restorer.tasks.defaults import LATENT_STEPS
 from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
-from restorer.tasks.enlarge import EnlargeOptions, Found, enlarge, margin_of, of_size, shrinker
+from restorer.tasks.enlarge import EnlargeOptions, Found, enlarge, evaluations_of, margin_of, of_size, shrinker
 from restorer.tasks.enlarging_plan import course_of
 from restorer.tasks.job import Job
 from restorer.tasks.region import Place
@@ -181,7 +181,7 @@ def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Re
         estimated=False,
         detail=course.detail if begin is None else begin.detail(options.detail, options.method),
         second_pass=enlarge_restored,
-        second_pass_evaluations=course.plan.evaluations if begin is None else begin.evaluations,
+        second_pass_evaluations=evaluations_of(options) if begin is None else begin.evaluations,
         starter=None if begin is None else begin.network,
         second_pass_size=(options.factor * place.window.height, options.factor * place.window.width),
         again=shrinker(place),

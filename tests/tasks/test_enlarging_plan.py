@@ -13,6 +13,7 @@ from stubs import Smooth
 from restorer import load_prior, upscale
 from restorer.diffusion.degradations.bicubic import Bicubic
 from restorer.images.resampling import resample
+from restorer.images.sizes import Enlargement, Region
 from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.priors.experts import Experts, first_level
 from restorer.tasks.defaults import EXPERT, UPSCALE
@@ -88,6 +89,50 @@ def test_without_the_network_the_prior_is_asked_alone(photo) -> None:
         course = course_of(prior, factor, None, detail, method, 0, state="clean")
         assert not course.is_expert and course.prior is prior and course.share == 0
         assert course.plan.evaluations == UPSCALE[factor].steps
+
+
+@pytest.mark.parametrize(
+    ("steps", "detail", "evaluations"), [(None, None, 2), (None, 1.0, 10), (7, 0.8, 7), (2, None, 2), (1, None, 1)]
+)
+def test_a_large_factor_is_two_enlargements(photo, small, steps, detail, evaluations) -> None:
+    y = tensor(small)[:, :16, :20]
+    counted = []
+    job = prepare_upscale(y, 8, sigma=0.0, steps=steps, detail=detail, prior=photo)
+    assert job.evaluations == evaluations
+    result = job.run(counted.append).image
+    assert result.shape == (3, 128, 160)
+    assert [(step.index, step.total) for step in counted] == [(i + 1, evaluations) for i in range(evaluations)]
+    eight_bits = (result * 255).round() / 255
+    again = Bicubic(8).measure(eight_bits[None])[0]
+    assert 255 * float((again - y).square().mean().sqrt()) < 1
+
+
+def test_the_faithful_picture_of_a_large_factor_is_that_of_the_prior_alone(photo, small) -> None:
+    y = tensor(small)[:, :16, :16]
+    job = prepare_upscale(y, 8, sigma=0.0, detail=0.0, prior=photo)
+    assert job.second_pass is None and job.plan.evaluations == UPSCALE[8].steps
+    assert texture(job.run().image) < texture(prepare_upscale(y, 8, sigma=0.0, prior=photo).run().image)
+
+
+def test_any_size_follows_from_two_enlargements(photo, small) -> None:
+    y = tensor(small)[:, :15, :20]
+    for size in (Enlargement(5.5), Enlargement(width=97), Enlargement(height=81)):
+        wide, high = size.size(20, 15)
+        assert prepare_upscale(y, size, sigma=0.0, prior=photo).run().image.shape == (3, high, wide)
+
+
+def test_a_region_of_two_enlargements_is_that_of_the_whole(photo, small) -> None:
+    y = tensor(small)
+    whole = prepare_upscale(y, 8, sigma=0.0, prior=photo).run().image
+    part = prepare_upscale(y, 8, sigma=0.0, region=Region(16, 20, 8, 12), prior=photo).run().image
+    assert part.shape == (3, 96, 64)
+    assert 255 * float((part - whole[:, 160:256, 128:192]).abs().max()) < 2
+
+
+def test_samples_of_two_enlargements_differ(photo, small) -> None:
+    job = prepare_upscale(tensor(small)[:, :16, :16], 8, sigma=0.0, prior=photo)
+    one, two = (job.with_seed(seed).run().image for seed in (1, 2))
+    assert one.shape == two.shape == (3, 128, 128) and float((one - two).abs().max()) > 0.01
 
 
 def test_more_detail_has_more_texture_and_each_result_gives_the_input_back(photo, small) -> None:
