@@ -61,7 +61,15 @@ class Draw:
 
 
 def damage_some(
-    x0: Tensor, t: Tensor, eps: Tensor, *, jpeg_share: float, noise_share: float, schedule: Schedule, seed: int
+    x0: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    *,
+    jpeg_share: float,
+    noise_share: float,
+    schedule: Schedule,
+    seed: int,
+    first: int = 0,
 ) -> Draw:
     """Damage a share of the crops.
 
@@ -73,11 +81,13 @@ def damage_some(
         noise_share: Probability that a crop has noise of a camera, a film or a scanner.
         schedule: Gives the timestep of a noise level.
         seed: Seed of all that is drawn.
+        first: Number of the first crop in its batch. What is drawn for a crop depends on the seed, its number and
+            itself.
     """
-    rng = random.Random(seed)
     x0, t, eps = x0.clone(), t.clone(), eps.clone()
     level, weight = t.clone(), torch.ones(len(t), device=x0.device)
     for i in range(len(x0)):
+        rng = random.Random(f"{seed}/{first + i}")
         chance = rng.random()
         if chance >= jpeg_share + noise_share:
             continue

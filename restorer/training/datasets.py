@@ -1,9 +1,7 @@
-"""Training pictures: found in folders and .tar shards, decoded as far as memory allows, and cut into crops.
+"""Training pictures: found in folders and .tar shards, and decoded as far as memory allows.
 
-Batch k is a function of the pictures, the recipe, the memory limit and (seed, k) alone, whatever the number of threads,
-so a run that is interrupted sees the same crops when it resumes. Pictures that do not fit into memory together are used
-in rounds: a random share of the pictures is decoded, serves a fixed number of batches, and is then replaced by the next
-share, which is decoded in the meantime.
+Pictures that do not fit into memory together are used in rounds: a random share of the pictures is decoded, serves a
+fixed number of batches, and is then replaced by the next share, which is decoded in the meantime.
 """
 
 from __future__ import annotations
@@ -11,9 +9,7 @@ from __future__ import annotations
 import io
 import math
 import tarfile
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +20,9 @@ from PIL import Image
 from restorer.errors import PictureError
 from restorer.images.files import load, reduce_depth
 
-__all__ = ["Augmentation", "CropStream", "Dataset", "Inventory", "Source", "find_sources"]
+__all__ = ["Dataset", "Inventory", "Source", "find_sources"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-LUMA = np.array([0.299, 0.587, 0.114])
 CROPS_PER_PICTURE = 16  # average number of crops cut from a decoded picture before another picture takes its place
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP")  # formats that are accepted, whatever a file's name says
 
@@ -196,47 +191,6 @@ class _FileSlice(io.RawIOBase):
         return len(data)
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes that are made to each crop.
-
-    Args:
-        crop: Side of a crop in pixels.
-        downscale: Probability that a crop is cut from a window of up to twice the side and shrunk to `crop`.
-        gray: Probability that a crop is converted to gray.
-        turn: Whether crops are rotated by multiples of 90 degrees and mirrored.
-    """
-
-    crop: int
-    downscale: float = 0.0
-    gray: float = 0.0
-    turn: bool = True
-
-    def random_crop(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Cut a random crop from a picture and augment it.
-
-        Args:
-            picture: uint8 (H, W, 3), both sides at least `crop`.
-            rng: Source of all random choices.
-
-        Returns:
-            uint8 (crop, crop, 3).
-        """
-        size, side = self.crop, self.crop
-        if rng.random() < self.downscale:
-            side = min(round(size * rng.uniform(1, 2)), *picture.shape[:2])
-        top, left = (int(rng.integers(extent - side + 1)) for extent in picture.shape[:2])
-        patch = picture[top : top + side, left : left + side]
-        if side != size:
-            patch = np.asarray(Image.fromarray(patch).resize((size, size), Image.Resampling.LANCZOS))
-        if self.turn:
-            patch = np.rot90(patch, int(rng.integers(4)))
-            patch = patch[:, ::-1] if rng.random() < 0.5 else patch
-        if rng.random() < self.gray:
-            patch = np.repeat(np.rint(patch @ LUMA).astype(np.uint8)[..., None], 3, axis=2)
-        return patch
-
-
 class Dataset:
     """Decoded pictures that take at most `memory` bytes at a time.
 
@@ -248,6 +202,7 @@ class Dataset:
 
     Attributes:
         sources: All pictures, those that are too large included.
+        share_bytes: Bytes of the pictures that are in use at a time, at most.
         in_rounds: Whether the pictures exceed the memory together and are therefore used in rounds.
         too_large: Number of pictures that are left out because they do not fit into the memory.
         broken: Pictures that could not be decoded so far.
@@ -262,8 +217,8 @@ class Dataset:
         sizes = np.array([3 * source.pixels for source in sources], dtype=np.int64)
         self.in_rounds = int(sizes.sum()) > memory
         # The next share is decoded while the present one is in use, so each may take half of the memory.
-        self._share_bytes = memory // 2 if self.in_rounds else int(sizes.sum())
-        usable = np.flatnonzero(sizes <= self._share_bytes)
+        self.share_bytes = memory // 2 if self.in_rounds else int(sizes.sum())
+        usable = np.flatnonzero(sizes <= self.share_bytes)
         if not len(usable):
             raise PictureError("no picture fits into the memory for pictures", "raise --memory, or shrink the pictures")
         self._usable, self._sizes = usable, sizes
@@ -273,7 +228,7 @@ class Dataset:
 
     def batches_per_round(self, batch: int) -> int:
         """Return the number of batches of `batch` crops that one share of the pictures serves."""
-        at_once = max(1, round(len(self._usable) * min(1.0, self._share_bytes / self._sizes[self._usable].sum())))
+        at_once = max(1, round(len(self._usable) * min(1.0, self.share_bytes / self._sizes[self._usable].sum())))
         return max(1, math.ceil(CROPS_PER_PICTURE * at_once / batch))
 
     def read_example(self) -> np.ndarray:
@@ -308,7 +263,7 @@ class Dataset:
         order = self._usable
         if self.in_rounds:
             order = np.random.default_rng([self._seed, 1, number]).permutation(order)
-        pictures, room = [], self._share_bytes
+        pictures, room = [], self.share_bytes
         for index in order:
             if self.closed:
                 break
@@ -322,63 +277,3 @@ class Dataset:
         if not pictures and not self.closed:
             raise PictureError("none of the pictures can be decoded", "check the files")
         return pictures
-
-
-class CropStream:
-    """Batches of random crops, made in advance by threads that use NumPy and Pillow only.
-
-    (Threads that use PyTorch would start a second pool of workers, which would compete with the first.)
-
-    Args:
-        dataset: The pictures; each is drawn with a probability proportional to its area.
-        augmentation: Changes made to each crop.
-        batch: Number of crops in a batch.
-        seed: Batch k depends on the seed and on k alone.
-        threads: Number of threads that make batches.
-    """
-
-    def __init__(self, dataset: Dataset, augmentation: Augmentation, batch: int, seed: int, threads: int = 1) -> None:
-        self.dataset, self.augmentation, self.batch, self.seed, self.threads = (
-            dataset, augmentation, batch, seed, threads
-        )  # fmt: skip
-
-    def make_batch(self, number: int, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """Cut the crops of batch `number` from pictures, uint8 (H, W, 3) each, and return them as (B, S, S, 3)."""
-        rng = np.random.default_rng([self.seed, 0, number])
-        areas = np.array([p.shape[0] * p.shape[1] for p in pictures], dtype=np.float64)
-        chosen = rng.choice(len(pictures), size=self.batch, p=areas / areas.sum())
-        return np.stack([self.augmentation.random_crop(pictures[i], rng) for i in chosen])
-
-    def batches(self, first: int = 0) -> Generator[np.ndarray]:
-        """Yield batch `first` and all later batches, uint8 (B, S, S, 3) each, without end.
-
-        Raises:
-            PictureError: None of the pictures of a round can be decoded.
-        """
-        round_length = self.dataset.batches_per_round(self.batch) if self.dataset.in_rounds else 0
-        shares: dict[int, Future[list[np.ndarray]]] = {}
-        pending: deque[Future[np.ndarray]] = deque()
-        with ThreadPoolExecutor(1) as decoder, ThreadPoolExecutor(self.threads) as cutters:
-            number = first
-            try:
-                while True:
-                    while len(pending) < 2 + 2 * self.threads:
-                        current = number // round_length if round_length else 0
-                        for needed in (current, current + 1) if round_length else (current,):
-                            if needed not in shares:
-                                shares[needed] = decoder.submit(self.dataset.decode_share, needed)
-                        for old in [key for key in shares if key < current]:
-                            del shares[old]
-                        pending.append(cutters.submit(self._make_when_decoded, number, shares[current]))
-                        number += 1
-                    yield pending.popleft().result()
-            finally:
-                self.dataset.close()
-                for batch in pending:
-                    batch.cancel()
-                for share in shares.values():
-                    share.cancel()
-
-    def _make_when_decoded(self, number: int, share: Future[list[np.ndarray]]) -> np.ndarray:
-        """Wait until a share of the pictures is decoded, and make batch `number` from it."""
-        return self.make_batch(number, share.result())

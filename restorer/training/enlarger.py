@@ -49,7 +49,8 @@ from restorer.networks.residual_unet import ResidualUNet
 from restorer.priors.experts import SPREAD, first_level
 from restorer.priors.unet_prior import ModelSpec
 from restorer.training.adversary import Features, Heads, discriminator_loss, feature_distance
-from restorer.training.datasets import Augmentation, Dataset, find_sources
+from restorer.training.crops import Augmentation
+from restorer.training.datasets import Dataset, find_sources
 from restorer.training.decompressed import Decompressed, random_crop, read_decompressed
 from restorer.training.optimizer import make_optimizer
 from restorer.training.run_folder import CHECKPOINT, METRICS

@@ -20,7 +20,7 @@ from restorer.diffusion.schedule import Schedule
 from restorer.errors import UsageError
 from restorer.networks import NETWORKS
 from restorer.priors.unet_prior import ModelSpec
-from restorer.training.datasets import Augmentation
+from restorer.training.crops import Augmentation
 from restorer.training.optimizer import OPTIMIZERS
 
 __all__ = ["Recipe", "model_card", "read_recipe", "recipe_text"]

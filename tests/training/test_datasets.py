@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from restorer.errors import PictureError
-from restorer.training.datasets import Augmentation, CropStream, Dataset, Source, find_sources
+from restorer.training.crops import Augmentation, CropStream
+from restorer.training.datasets import Dataset, Source, find_sources
 
 PLAIN = Augmentation(16)
 

@@ -21,7 +21,8 @@ from restorer.models.checkpoints import load_model
 from restorer.networks.residual_unet import ResidualUNetConfig
 from restorer.networks.unet import UNetConfig
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
-from restorer.training.loop import LevelMeans, Machine, Outcome, Start, draw_t, probability, train
+from restorer.training.loop import Machine, Outcome, Start, train
+from restorer.training.losses import LevelMeans, draw_t, probability
 from restorer.training.meter import LEVELS, Progress
 from restorer.training.recipe import Recipe, read_recipe
 from restorer.training.run_folder import CHECKPOINT, METRICS
@@ -306,11 +307,17 @@ def test_balanced_levels_weigh_alike() -> None:
     """The running mean of a level weights each earlier loss by 0.99 to the power of the later visits."""
     means = LevelMeans(1000, torch.device("cpu"))
     t = torch.tensor([5.0, 5.0, 995.0], dtype=torch.float64)
-    assert means(t, torch.tensor([1.0, 2.0, 8.0])).tolist() == [1, 2, 8]  # no level has a mean yet
-    assert means(t, torch.tensor([4.0, 4.0, 4.0])).tolist() == pytest.approx([1.5, 1.5, 8])
+
+    def visit(*errors: float) -> list[float]:
+        found = means.means(t, torch.tensor(errors))
+        means.add(t, torch.tensor(errors))
+        return found.tolist()
+
+    assert visit(1.0, 2.0, 8.0) == [1, 2, 8]  # no level has a mean yet
+    assert visit(4.0, 4.0, 4.0) == pytest.approx([1.5, 1.5, 8])
     factor = 0.99**2
     expected = (3 * factor + 8) / (2 * factor + 2)
-    assert means(t, torch.zeros(3)).tolist() == pytest.approx([expected, expected, (8 * 0.99 + 4) / 1.99])
+    assert visit(0.0, 0.0, 0.0) == pytest.approx([expected, expected, (8 * 0.99 + 4) / 1.99])
 
 
 def test_a_balanced_loss_reads_one(tmp_path: Path, flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,7 +395,7 @@ def test_out_of_memory(tmp_path: Path, pictures: Path, monkeypatch: pytest.Monke
     def fail(*args: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr("restorer.training.loop.losses", fail)
+    monkeypatch.setattr("restorer.training.step.losses", fail)
     with pytest.raises(DeviceError, match="batch of 2"):
         train(SPEC, RECIPE, [pictures], tmp_path / "out", CPU)
 
