@@ -221,7 +221,7 @@ class Ranks:
         """
         if self.count == 1:
             return network
-        return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(network, gradient_as_bucket_view=True)
 
     def averaging(self, network: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
         """Return the context of a forward and a backward pass through a network that is `shared`.

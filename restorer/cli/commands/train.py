@@ -16,6 +16,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
+from restorer.cli.commands.joining import joined_with_one_voice, with_one_voice
 from restorer.cli.options import DEVICE, OUTPUT, Device, Precision, Quiet
 from restorer.cli.terminal.downloads import check_card
 from restorer.cli.terminal.reporter import Reporter
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 TRAINING = "Training"
+REPEAT_SECONDS = 2.0  # within which a signal that reaches one of several processes twice is one signal
 PLAIN_SECONDS = 30.0  # seconds between two lines of progress in a pipe or a file
 
 
@@ -43,17 +45,26 @@ class _StopRequest:
 
     A second Ctrl-C interrupts the step.
 
+    Args:
+        say: Prints a message.
+        repeat_seconds: Seconds within which a second signal counts as the first one. A terminal and torchrun may both
+            pass a Ctrl-C on.
+
     Attributes:
         signal_number: Number of the signal that was received, or 0 if there was none.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], repeat_seconds: float = 0.0) -> None:
         self.signal_number, self._say = 0, say
+        self._time, self._repeat_seconds = float("-inf"), repeat_seconds
 
     def __call__(self) -> bool:
         return self.signal_number != 0
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if time.monotonic() - self._time < self._repeat_seconds:
+            return
+        self._time = time.monotonic()
         if self.signal_number == signal.SIGINT == number:
             raise KeyboardInterrupt
         self.signal_number = number
@@ -93,7 +104,8 @@ class _Screen:
             self._last_printed = time.monotonic()
             self._reporter.say(
                 f"step {progress.step}/{progress.steps} · loss {progress.loss:.4f} · {progress.rate:.1f} crops/s · "
-                f"{100 * progress.waiting:.0f} % waiting for data · {_format_time(progress.left)} left"
+                f"{100 * progress.waiting:.0f} % waiting for data · {_format_peak_share(progress)}"
+                f"{_format_time(progress.left)} left"
             )
 
     def saved(self, step: int) -> None:
@@ -106,6 +118,11 @@ def _format_time(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _format_peak_share(progress: Progress) -> str:
+    """Return the share of the GPU's peak, followed by a separator; nothing if it is not known."""
+    return "" if progress.peak_share is None else f"{100 * progress.peak_share:.0f} % of the GPU's peak · "
 
 
 def _table(progress: Progress, saved_step: int) -> Group:
@@ -123,7 +140,7 @@ def _table(progress: Progress, saved_step: int) -> Group:
         table.add_row(f"{low / 1000:.1f}-{high / 1000:.1f} T", "-" if value != value else f"{value:.4f}", bar)
     figures = (
         f"loss {progress.loss:.4f} · {progress.rate:.1f} crops/s · {100 * progress.waiting:.0f} % waiting for data · "
-        f"learning rate {progress.learning_rate:.1e} · saved at step {saved_step:,} · "
+        f"{_format_peak_share(progress)}learning rate {progress.learning_rate:.1e} · saved at step {saved_step:,} · "
         f"{_format_time(progress.left)} left"
     )
     return Group(table, figures)
@@ -242,25 +259,29 @@ def _train(
     restore train data/ -o mine  ·  restore train data/ -o mine --resume  ·  restore train data/ -o tuned --init photo
     """
     from restorer.training.loop import Machine, train
+    from restorer.training.ranks import Place, device_of
     from restorer.training.run_folder import CHECKPOINT, RECIPE
 
-    if not 0.1 <= memory <= 10_000 or not 0 < save_every <= 10_000 or not 1 <= threads <= 256:
-        raise UsageError(
-            "--memory must lie between 0.1 and 10000 GB, --save-every between 0 and 10000 minutes, "
-            "and --threads between 1 and 256"
-        )
-    overrides = {
-        "steps": steps, "batch": batch, "accumulate": accumulate, "crop": crop, "learning_rate": learning_rate,
-        "seed": seed,
-    }  # fmt: skip
-    if init is not None:
-        check_card(init, "train")
-    is_continued = resume and (out / CHECKPOINT).exists() and (out / RECIPE).exists()
-    spec, recipe = _choose_recipe(recipe_file, init, out / RECIPE if is_continued else None, overrides)
-    machine = Machine(device, precision, compile, round(memory * 1e9), threads, 60 * save_every)
-    reporter = Reporter(quiet=quiet)
-    stop = _StopRequest(reporter.say)
-    with _screen(reporter) as screen, stop.listening():
+    place = Place.of_environment()
+    with with_one_voice(place):
+        if not 0.1 <= memory <= 10_000 or not 0 < save_every <= 10_000 or not 1 <= threads <= 256:
+            raise UsageError(
+                "--memory must lie between 0.1 and 10000 GB, --save-every between 0 and 10000 minutes, "
+                "and --threads between 1 and 256"
+            )
+        overrides = {
+            "steps": steps, "batch": batch, "accumulate": accumulate, "crop": crop, "learning_rate": learning_rate,
+            "seed": seed,
+        }  # fmt: skip
+        if init is not None and place.rank == 0:
+            check_card(init, "train")
+        is_continued = resume and (out / CHECKPOINT).exists() and (out / RECIPE).exists()
+        spec, recipe = _choose_recipe(recipe_file, init, out / RECIPE if is_continued else None, overrides)
+        machine = Machine(device, precision, compile, round(memory * 1e9), threads, 60 * save_every)
+        own_device = device_of(device, place)
+    reporter = Reporter(quiet=quiet or place.rank > 0)
+    stop = _StopRequest(reporter.say, REPEAT_SECONDS if place.count > 1 else 0.0)
+    with joined_with_one_voice(place, own_device) as ranks, _screen(reporter) as screen, stop.listening():
         outcome = train(
             spec,
             recipe,
@@ -270,18 +291,19 @@ def _train(
             init=None if is_continued else _find_init(init),
             resume=resume,
             overwrite=overwrite,
-            on_start=lambda start: reporter.say(_describe_start(start, spec, recipe)),
+            on_start=lambda start: _show_start(reporter, start, spec, recipe),
             on_progress=screen.progress,
             on_save=screen.saved,
             stop=stop,
+            ranks=ranks,
         )
     if outcome.unreadable:
         reporter.warn(f"{outcome.unreadable} files could not be read and were skipped")
     if not outcome.finished:
         reporter.say(f"stopped at step {outcome.step} and saved to {out}; continue with --resume", style="magenta")
-        raise typer.Exit(128 + stop.signal_number)
+        raise typer.Exit(128 + (stop.signal_number or signal.SIGTERM))
     reporter.say(f"wrote {out} · {outcome.step} steps", style="green")
-    if quiet:
+    if quiet and place.rank == 0:
         print(out)
 
 
@@ -292,15 +314,26 @@ def _find_init(init: str | None) -> Path | None:
     return None if init is None else find_model(init)
 
 
+def _show_start(reporter: Reporter, start: Start, spec: ModelSpec, recipe: Recipe) -> None:
+    """Report that training starts, and whether a resumed run goes on with the same bytes."""
+    reporter.say(_describe_start(start, spec, recipe))
+    if start.step and start.processes != start.earlier_processes:
+        reporter.warn(
+            f"the earlier steps were taken by {start.earlier_processes} processes and the next ones by "
+            f"{start.processes}; the result is the same up to rounding, but not the same bytes"
+        )
+
+
 def _describe_start(start: Start, spec: ModelSpec, recipe: Recipe) -> str:
     """Return the line that is reported when training starts: the data, the network, the recipe and the device."""
     origin = f"continues from step {start.step}" if start.step else "new run"
     dtype = str(start.dtype).removeprefix("torch.")
     too_large = f"; {start.too_large} too large for --memory" if start.too_large else ""
+    processes = f"{start.processes} processes · " if start.processes > 1 else ""
     return (
         f"train · {start.inventory.summary}{too_large} · {type(spec.network).__name__.removesuffix('Config')} · "
         f"{recipe.steps} steps of {recipe.batch * recipe.accumulate} crops of {recipe.crop} pixels · {origin} · "
-        f"{start.device} · {dtype} · seed {recipe.seed}"
+        f"{processes}{start.device} · {dtype} · seed {recipe.seed}"
     )
 
 
