@@ -26,8 +26,12 @@ from restorer.networks.residual_unet import ResidualUNetConfig
 from restorer.networks.unet import UNetConfig
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
+from restorer.training.crops import Augmentation, Window
+from restorer.training.device_crops import DeviceCutter
 from restorer.training.loop import Machine, train
+from restorer.training.meter import Meter
 from restorer.training.recipe import Recipe
+from restorer.training.step import Stepper
 
 pytestmark = pytest.mark.gpu
 
@@ -159,6 +163,41 @@ def test_training(tmp_path: Path, precision: str) -> None:
             spec, recipe, [tmp_path / "a.png"], tmp_path / device, machine, on_progress=lambda p: losses.append(p.loss)
         )
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_a_step_does_not_wait_for_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second step on, PyTorch raises an error if anything in a step waits for the GPU."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    take, steps = Stepper.__call__, list[int]()
+
+    def watched(self: Stepper, batches: Iterator[Tensor], meter: Meter) -> None:
+        torch.cuda.set_sync_debug_mode("error" if steps else "default")
+        try:
+            take(self, batches, meter)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        steps.append(1)
+
+    monkeypatch.setattr(Stepper, "__call__", watched)
+    optimizers = ["adamw", *(["muon"] if hasattr(torch.optim, "Muon") else [])]
+    for name in optimizers:
+        steps.clear()
+        recipe = Recipe(steps=6, batch=8, crop=16, warmup=2, balance=True, accumulate=2, optimizer=name)
+        spec = ModelSpec(ResidualUNetConfig(12, 12, (16, 32)), SPEC.schedule, "v_prediction", patch_size=2)
+        train(spec, recipe, [tmp_path / "a.png"], tmp_path / name, Machine(device="cuda", precision="bf16"))
+        assert len(steps) == 6
+
+
+def test_crops_that_the_gpu_cuts() -> None:
+    """The bytes are those that the host cuts, turned, mirrored, shrunk and gray."""
+    pictures = [np.random.default_rng(k).integers(0, 256, (70, 80 + k, 3), dtype=np.uint8) for k in range(2)]
+    windows = [
+        Window(k % 2, k % 5, k % 7, side, k % 4, k % 3 == 0, k % 5 == 0) for k, side in enumerate([*range(32, 65)] * 3)
+    ]
+    found = DeviceCutter(pictures, 32, torch.device("cuda")).cut(windows).cpu().numpy()
+    expected = np.stack([Augmentation(32).cut(pictures[window.picture], window) for window in windows])
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_gaussian_run() -> None:

@@ -73,7 +73,8 @@ class DeviceCutter:
         self._widths = np.array([p.shape[1] for p in pictures])
         self._pixels = torch.empty(sum(counts), 3, dtype=torch.uint8, device=device)
         for start, count, picture in zip(self._starts, counts, pictures, strict=False):
-            self._pixels[start : start + count] = torch.from_numpy(np.ascontiguousarray(picture)).view(-1, 3).to(device)
+            rows = torch.from_numpy(np.require(picture, requirements=["C", "W"])).view(-1, 3)
+            self._pixels[start : start + count] = rows.to(device)
         self._crop, self._device = crop, device
         tables = [lanczos_weights(side, crop) for side in range(crop, LARGEST_FACTOR * crop + 1)]
         # Of each side of a window: the first pixel and the weights of each pixel of a crop.

@@ -254,12 +254,15 @@ def joined(place: Place, device: torch.device, timeout: float = TIMEOUT) -> Iter
 
     Raises:
         OtherProcessError: Another process has ended, or does not answer.
+        UsageError: The environment does not say where the first process is.
     """
     if place.count == 1:
         yield Ranks()
         return
     if not dist.is_available():
         raise DeviceError("this PyTorch was built without torch.distributed", "train in a single process")
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise UsageError(f"{' and '.join(missing)} must say where the first process is", "start with torchrun")
     backend = "cpu:gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
