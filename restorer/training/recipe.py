@@ -34,7 +34,7 @@ class Recipe:
 
     Args:
         steps: Number of optimizer steps in all.
-        batch: Number of crops in a forward pass.
+        batch: Number of crops in a forward pass, of all processes together.
         accumulate: Number of forward passes in a step.
         crop: Side of a crop in pixels.
         learning_rate: Peak of the learning rate.
