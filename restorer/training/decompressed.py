@@ -30,7 +30,8 @@ from restorer.images.files import from_pil, to_tensor
 from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.models.load import load_prior
 from restorer.tasks.dejpeg import prepare_dejpeg
-from restorer.training.datasets import Augmentation, Dataset, find_sources
+from restorer.training.crops import Augmentation
+from restorer.training.datasets import Dataset, find_sources
 from restorer.training.shrinking import damage, enlarge_bicubic
 
 __all__ = ["Decompressed", "make_decompressed", "random_crop", "read_decompressed", "write_decompressed"]
