@@ -256,6 +256,8 @@ def _train(
 
     MODEL_DIR can be used with --model as soon as the training starts.
 
+    torchrun --nproc_per_node=N -m restorer train ... trains on N GPUs together.
+
     restore train data/ -o mine  ·  restore train data/ -o mine --resume  ·  restore train data/ -o tuned --init photo
     """
     from restorer.training.loop import Machine, train
