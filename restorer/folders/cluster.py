@@ -31,7 +31,7 @@ from restorer.folders.picture import Verb
 from restorer.folders.pool import Arrived, Pool, Reply
 from restorer.folders.run import Run
 from restorer.folders.sampling import pending
-from restorer.folders.units import Unit, share_of
+from restorer.folders.units import MOST_ITEMS, Unit, share_of
 from restorer.folders.worker import Answer, Piece
 from restorer.images.partials import new_owner, remove_partials
 
@@ -209,7 +209,7 @@ class ClusterRun(Run):
         if self._again:
             return self._again.popleft()
         items, share = list[Item](), 0.0
-        while self._waiting and not self._should_stop(self._holds() + len(items)):
+        while self._waiting and len(items) < MOST_ITEMS and not self._should_stop(self._holds() + len(items)):
             next_share, is_large = share_of(self._waiting[0], self.options, self.verb, kind)
             if items and share + next_share > 1:
                 break

@@ -103,8 +103,12 @@ class RayPool:
         check_installed(address)
         self._place: str | None = None  # the folder of a cluster that is started here
         self._is_ours = False  # whether the connection is to be closed
-        self._ray = self._connect(address)
+        self._actors: dict[int, Any] = {}
+        self._calls: dict[Any, tuple[int, str, int]] = {}  # reference -> worker, method, key
+        self._pids: list[int] = []  # of workers on this machine
+        self._count = 0
         try:
+            self._ray = self._connect(address)
             self.kind = device if device != "auto" else "cuda" if self._resources("GPU") else "cpu"
             given = os.environ.get("OMP_NUM_THREADS", "")
             self.threads: int | None = int(given) if given.isdecimal() and int(given) > 0 else None
@@ -117,10 +121,6 @@ class RayPool:
             raise
         self._briefing = b""
         self._versions = versions()
-        self._actors: dict[int, Any] = {}
-        self._calls: dict[Any, tuple[int, str, int]] = {}  # reference -> worker, method, key
-        self._pids: list[int] = []  # of workers on this machine
-        self._count = 0
 
     def room(self) -> int:
         """Return the number of workers for which the machines have room; see `Pool`."""
@@ -177,12 +177,12 @@ class RayPool:
 
     def close(self) -> None:
         """End all workers, and the cluster if it was started here; see `Pool`."""
-        for worker in [*getattr(self, "_actors", {})]:
+        for worker in [*self._actors]:
             self.stop(worker)
         if self._is_ours:
             with suppress(Exception):
                 self._ray.shutdown()
-        _await_ends(getattr(self, "_pids", []))
+        _await_ends(self._pids)
         if self._place is not None:
             shutil.rmtree(self._place, ignore_errors=True)
 
@@ -244,7 +244,9 @@ class RayPool:
                     ray.init(address="local", include_dashboard=False, **self._own_cluster(), **quiet)
                 else:
                     ray.init(address=address, **quiet)
-        except (ConnectionError, RuntimeError, TimeoutError, OSError, ValueError) as error:
+        except Exception as error:  # some of which have no class of their own
+            with suppress(Exception):
+                ray.shutdown()
             where = {"auto": "of this machine", "local": "on this machine"}.get(address, f"at {address}")
             hint = "start one with ray start --head, or name another address" if address == "auto" else ""
             verb = "started" if address == "local" else "reached"
