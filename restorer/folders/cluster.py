@@ -44,7 +44,10 @@ DEATHS = 2
 """Number of workers that may die during the restoration of a picture before it fails."""
 
 FAILED_STARTS = 3
-"""Number of workers that may die one after the other before they have begun; then the run ends."""
+"""Number of workers that may die one after the other before they have begun.
+
+Then the run goes on with those that it has, or ends if it has none.
+"""
 
 WAIT_SECONDS, TOLD_SECONDS, ROOM_SECONDS = 0.5, 0.5, 10.0
 PATIENCE = 30.0
@@ -177,6 +180,8 @@ class ClusterRun(Run):
     def _ask_for_workers(self, pool: Pool) -> None:
         """Ask for as many workers as are wanted, as long as there are pictures for them."""
         most, now = self.options.workers, time.monotonic()
+        if self._failed_starts >= FAILED_STARTS:
+            return
         if most is None:
             if not self._room_at or now - self._room_at > ROOM_SECONDS:
                 self._room_at, self._room = now, pool.room()
@@ -265,7 +270,7 @@ class ClusterRun(Run):
         """Do without a worker from now on: what it held is done again.
 
         Raises:
-            DeviceError: Workers die before they begin.
+            DeviceError: There is no worker, and new ones die before they begin.
         """
         member = self._members.pop(number)
         pool.stop(number)
@@ -273,7 +278,7 @@ class ClusterRun(Run):
         self._sweep()
         if member.where is None:
             self._failed_starts += 1
-            if self._failed_starts >= FAILED_STARTS:
+            if self._failed_starts >= FAILED_STARTS and not self._ready():
                 hint = "restore doctor on the machines of the cluster may tell more"
                 raise DeviceError(f"{FAILED_STARTS} workers one after the other died as they started: {reason}", hint)
             return

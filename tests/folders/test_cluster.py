@@ -338,6 +338,13 @@ def test_workers_that_die_as_they_start_end_the_run() -> None:
     assert pool.is_closed and results() == {} and others() == []
 
 
+def test_workers_that_die_as_they_start_do_not_end_the_work_of_others() -> None:
+    pictures(12)
+    pool = FakePool(room=3, dies=lambda method, names, worker: "before" if method == "start" and worker > 1 else "")
+    events = list(happening(pool, tile="64"))
+    assert isinstance(events[-1], Finished) and events[-1].ok == 12 and pool.started == 4
+
+
 def test_a_machine_that_cannot_work_ends_the_run_and_is_named() -> None:
     """The results of the others are whole and in the log, and no probe stays."""
     pictures(30)
