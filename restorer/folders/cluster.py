@@ -2,11 +2,11 @@
 
 The driver chooses the pictures, hands them out, and alone writes the log, so that `--resume` continues such a run on
 one machine, and the other way round. A worker that dies costs the pictures that it holds. They are done again
-elsewhere, and a picture during whose restoration two workers have died fails. A picture under such a suspicion has a
-worker for itself, so that no other one is blamed in its place.
+elsewhere, and a picture fails when two workers have died during its restoration. After the first death it has a worker
+to itself, so that no other picture is blamed for it.
 
-Workers are asked for as long as there are pictures for them. Those that wait for room are what tells a cluster that
-grows by itself to do so.
+The driver asks for workers as long as there are pictures for them. Those that wait for room tell a cluster that can
+grow to do so.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class ClusterRun(Run):
     # ------------------------------------------------------------------------------------------------- the loop
 
     def _drive(self, pool: Pool) -> Generator[Event]:
-        """Hand pictures out and take what becomes of them, until there are none left."""
+        """Hand pictures out and report what becomes of them, until there are none left."""
         start = time.monotonic()
         has_waited = False
         while True:

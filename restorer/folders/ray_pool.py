@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["CONNECT_SECONDS", "RayPool", "check_installed", "start_worker"]
 
 CONNECT_SECONDS = 10.0
-"""Seconds for which a port is tried before its address counts as unreachable."""
+"""Seconds after which a port that does not answer counts as unreachable."""
 
 THREADS = 4
 """Largest number of cores of a worker without a GPU, unless OMP_NUM_THREADS says otherwise."""
