@@ -69,14 +69,27 @@ def command(output: str, *more: str) -> subprocess.Popen[bytes]:
 
 
 def workers() -> dict[int, float]:
-    """Return the CPU seconds of the processes that hold a worker, by their numbers."""
+    """Return the CPU seconds of the workers that this process has started, by the numbers of their processes."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, ValueError, IndexError):
-            if (folder / "cmdline").read_bytes().startswith(TITLE):
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if (folder / "cmdline").read_bytes().startswith(TITLE) and is_ours(int(folder.name)):
+                fields = fields_of(int(folder.name))
                 found[int(folder.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return found
+
+
+def fields_of(pid: int) -> list[str]:
+    """Return what the system says of a process after its name: its state, its parent and so on."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def is_ours(pid: int) -> bool:
+    """Return whether a process descends from this one."""
+    while pid > 1:
+        if (pid := int(fields_of(pid)[1])) == os.getpid():
+            return True
+    return False
 
 
 def count_ok(output: str) -> int:
@@ -196,7 +209,7 @@ def overhead(pictures: int, side: int) -> None:
 def cpu_of(pid: int) -> float:
     """Return the CPU seconds of a process."""
     with suppress(OSError, IndexError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = fields_of(pid)
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return 0.0
 

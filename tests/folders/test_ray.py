@@ -26,6 +26,7 @@ from restorer.folders.events import Done, Event, Finished, Working
 from restorer.folders.manifest import MANIFEST
 from restorer.folders.opening import open_log
 from restorer.folders.options import Options
+from restorer.folders.ray_pool import RayPool
 from restorer.folders.run import Run
 from restorer.folders.verbs import VERBS
 from restorer.images.find import search_all
@@ -103,14 +104,22 @@ def options(output: str, *, on_cluster: bool) -> Options:
     return Options("denoise", ["in"], output, **common, cluster="auto" if on_cluster else None)
 
 
-def events_of(output: str, *, on_cluster: bool) -> Iterator[Event]:
+def events_of(output: str, *, on_cluster: bool, pools: list[RayPool] | None = None) -> Iterator[Event]:
+    """Yield the events of a run. The workers of a cluster are put into `pools`."""
+
+    def open_pool(address: str, device: str) -> RayPool:
+        pool = RayPool(address, device)
+        if pools is not None:
+            pools.append(pool)
+        return pool
+
     chosen = options(output, on_cluster=on_cluster)
     verb = VERBS["denoise"](chosen)
     found = search_all(chosen.inputs, recursive=True)
     with open_log(chosen, found.pictures) as log:
-        engine = (
-            ClusterRun(chosen, verb, log, open_model=open_slow) if on_cluster else Run(chosen, verb, log, open_slow)
-        )
+        engine: Run = Run(chosen, verb, log, open_slow)
+        if on_cluster:
+            engine = ClusterRun(chosen, verb, log, open_model=open_slow, open_pool=open_pool)
         with closing(engine.events(found)) as happening:
             yield from happening
 
@@ -127,29 +136,14 @@ def check_whole(output: str) -> None:
     assert sum(line.get("status") == "failed" for line in lines) == BAD
 
 
-def pids_of_workers() -> list[int]:
-    """The processes on this machine that hold a worker of a run."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                title = (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if title.startswith(b"ray::RestorerWorker") and os.getppid() != int(folder.name):
-                found.append(int(folder.name))
-    return found
-
-
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="the processes of workers are found in /proc")
 def test_a_killed_worker_costs_nothing(two_nodes: Any, capfd: pytest.CaptureFixture[str]) -> None:
     """Two nodes, one of whose workers is killed: the rest goes on, and a new worker comes."""
-    killed = list[int]()
-    for event in events_of("out", on_cluster=True):
+    pools, killed = list[RayPool](), list[int]()
+    for event in events_of("out", on_cluster=True, pools=pools):
         if isinstance(event, Working) and (event.nodes, event.workers) == (2, 2):
             Path("go").touch()
         if isinstance(event, Done) and not killed:
-            killed = pids_of_workers()[:1]
+            killed = pools[0]._pids[:1]
             os.kill(killed[0], signal.SIGKILL)
         last = event
     assert killed and Path("go").exists()
@@ -158,7 +152,6 @@ def test_a_killed_worker_costs_nothing(two_nodes: Any, capfd: pytest.CaptureFixt
     assert capfd.readouterr().out == ""  # where the results of the command go
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="the processes of workers are found in /proc")
 def test_a_lost_node_costs_nothing(two_nodes: Any) -> None:
     node = two_nodes.add_node(num_cpus=1, object_store_memory=ray_pool.STORE_BYTES)
     is_there = True
