@@ -40,7 +40,7 @@ class ModelError(RestorerError):
 
 
 class DeviceError(RestorerError):
-    """The requested device is absent or has too little memory."""
+    """The requested device is absent or has too little memory, or the machines of a cluster cannot be used."""
 
 
 class OutputError(RestorerError):

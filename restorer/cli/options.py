@@ -147,6 +147,27 @@ ShardOption = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="ADDRESS",
+        help="Restore on the machines of a Ray cluster: ray://HOST:PORT, auto for the one that runs on this machine, "
+        "or local for one of this machine alone",
+        show_default=False,
+        rich_help_panel=DEVICE,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        help="With --cluster, use at most N workers, each with a GPU or a group of cores",
+        show_default="as many as the cluster has room for",
+        rich_help_panel=DEVICE,
+    ),
+]
 FailFast = Annotated[
     bool, typer.Option("--fail-fast", help="Stop at the first picture that fails", rich_help_panel=INPUT)
 ]

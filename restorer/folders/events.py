@@ -8,6 +8,7 @@ A run yields
     Starting, Measured, Begun, LeftOut        for each picture
     Sampling, Step and Tile, Sampled          for each batch, while the network is at work
     Done, or Failed                           for each picture
+    Working                                   now and then on several machines, which report no steps
     Finished                                  at the end
 
 The events of neighbouring pictures overlap, because the results of one batch are written while the next one is sampled.
@@ -48,6 +49,7 @@ __all__ = [
     "Starting",
     "Step",
     "Tile",
+    "Working",
     "is_in_log",
 ]
 
@@ -339,6 +341,27 @@ class Tile(Event):
 @dataclass(frozen=True)
 class Sampled(Event):
     """The network has ended its work on a batch of pictures."""
+
+
+@dataclass(frozen=True)
+class Working(Event):
+    """Workers on several machines are at work.
+
+    Args:
+        done: Number of pictures that have been restored or have failed.
+        pictures: Number of pictures that will be restored at most.
+        nodes: Number of machines on which there are workers.
+        workers: Number of workers.
+        waiting: Number of further workers that start, or wait for room in the cluster.
+        rate: Pictures a second; None if it is not known yet.
+    """
+
+    done: int
+    pictures: int
+    nodes: int
+    workers: int
+    waiting: int
+    rate: float | None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from restorer.images.sizes import Region
 from restorer.limits import FORMAT_OF_SUFFIX, FORMATS, MAX_PIXELS, check
 
 __all__ = ["Options", "check_options"]
+
+_ADDRESS = re.compile(r"ray://(\[[0-9A-Fa-f:.]+\]|[^\s/:@\[\]]+):([1-9]\d{0,4})")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ class Options:
         shard: The part of the pictures that is restored; None for all of them.
         uncertainty: The file or folder for the maps of the uncertainty; None to make none.
         samples: Number of plausible results of each picture, the result itself included.
+        cluster: The Ray cluster whose machines restore the pictures: "ray://HOST:PORT", "auto" for the one that runs on
+            this machine, or "local" for one of this machine alone; None for this process.
+        workers: Maximum number of workers in the cluster; None for as many as it has room for.
     """
 
     command: str
@@ -97,6 +103,8 @@ class Options:
     start: str | None = None
     uncertainty: str | None = None
     samples: int = 1
+    cluster: str | None = None
+    workers: int | None = None
 
     @property
     def suffix(self) -> str:
@@ -141,6 +149,7 @@ def check_options(options: Options) -> None:
         raise UsageError(f"{' and '.join(chosen)} cannot be combined")
     _check_in_place(options, chosen)
     _check_format(options)
+    _check_cluster(options)
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit must be at least 1, not {options.limit}")
     if options.shard is not None and any(is_stream(Path(name)) for name in options.inputs):
@@ -170,6 +179,29 @@ def _check_in_place(options: Options, policies: list[str]) -> None:
         raise UsageError(f"--in-place and {policies[0]} cannot be combined", hint)
     if options.backup is not None:
         check_backup_suffix(options.backup)
+
+
+def _check_cluster(options: Options) -> None:
+    """Check the options about a cluster.
+
+    Raises:
+        UsageError: The address has another form, or an option cannot be combined with a cluster.
+    """
+    if options.cluster is None:
+        if options.workers is not None:
+            raise UsageError("--workers needs --cluster", "without it, this process restores the pictures")
+        return
+    if options.cluster not in ("auto", "local") and _ADDRESS.fullmatch(options.cluster) is None:
+        raise UsageError(f"a cluster is auto, local or ray://HOST:PORT, not {options.cluster!r}")
+    if options.workers is not None and options.workers < 1:
+        raise UsageError(f"--workers must be at least 1, not {options.workers}")
+    if options.output == "-" or any(is_stream(Path(name)) for name in options.inputs):
+        raise UsageError("--cluster needs files or folders, and a pipe is neither")
+    if options.show:
+        raise UsageError("--cluster and --show cannot be combined", "no pixels come back from the workers")
+    if options.device.strip().lower() not in ("auto", "cpu", "cuda"):
+        hint = "use auto, cpu or cuda: each worker is given a GPU"
+        raise UsageError(f"--device {options.device} and --cluster cannot be combined", hint)
 
 
 def _check_format(options: Options) -> None:

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from restorer.errors import UsageError
+from restorer.folders.cluster import make_run
 from restorer.folders.events import Event, Outcome
 from restorer.folders.extras import check_extras
 from restorer.folders.opening import open_log
 from restorer.folders.options import Options, check_options
 from restorer.folders.picture import Verb
-from restorer.folders.run import Run
 from restorer.folders.shard import Shard
 from restorer.folders.verbs import VERBS
 from restorer.images.find import search_all
@@ -51,6 +51,8 @@ DEFAULTS: dict[str, Any] = {
     "uncertainty": None,
     "samples": 1,
     "shard": None,
+    "cluster": None,
+    "workers": None,
     "steps": None,
     "detail": None,
     "method": "auto",
@@ -69,7 +71,7 @@ OWN_NAMES = {"grow": "grow_by"}
 NO_SUCH_OPTION = {"dejpeg": ("sigma",), "upscale": ("in_place", "backup")}
 """The shared options that a task does not have."""
 
-WHOLE = frozenset(["limit", "samples", "max_pixels", "quality", "steps", "seed", "width", "height", "grow"])
+WHOLE = frozenset(["limit", "workers", "samples", "max_pixels", "quality", "steps", "seed", "width", "height", "grow"])
 REAL = frozenset(["detail", "strength", "gaussian", "defocus", "scale"])
 FLAGS = frozenset(["overwrite", "skip_existing", "fail_fast", "in_place", "keep_times", "invert_mask"])
 PATHS = frozenset(["manifest", "mask", "kernel"])
@@ -125,7 +127,7 @@ def restore_folder(
 def _outcomes(options: Options, verb: Verb, on_event: Callable[[Event], None] | None) -> Generator[Outcome]:
     """Yield what becomes of each picture; see `restore_folder`."""
     found = search_all(options.inputs, recursive=options.recursive, include=options.include, exclude=options.exclude)
-    with open_log(options, found.pictures) as log, closing(Run(options, verb, log).events(found)) as events:
+    with open_log(options, found.pictures) as log, closing(make_run(options, verb, log).events(found)) as events:
         for event in events:
             if on_event is not None:
                 on_event(event)

@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from restorer.errors import OutputError
 from restorer.images.encoders import encode_png
 from restorer.images.metadata import RECORD
+from restorer.images.partials import partial_name
 
 __all__ = ["SCALE", "UncertaintyMap", "encode_map", "read_map", "write_map"]
 
@@ -86,7 +87,7 @@ def write_map(path: Path, data: bytes, *, overwrite: bool) -> None:
     """
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists", "add --overwrite, or name another file")
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(partial_name())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(data)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import secrets
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from restorer.errors import OutputError, UsageError
 from restorer.images.attributes import copy_attributes
 from restorer.images.encoders import encode_png, encode_tiff
 from restorer.images.metadata import add_dpi_to_exif, add_record_to_exif, match_profile, read_record
+from restorer.images.partials import partial_name
 from restorer.images.picture import COMMENT, RECORD, Picture, reduce_depth, to_pil
 from restorer.images.xmp import remove_claims
 
@@ -281,7 +281,7 @@ def _png_texts(picture: Picture) -> PngInfo:
 def _write(data: bytes, target: Path, overwrite: bool) -> None:
     if overwrite and target.is_symlink():
         target = target.resolve()  # replaces the file that the link points to, not the link
-    temporary = target.with_name(f".{secrets.token_hex(8)}.partial")
+    temporary = target.with_name(partial_name())
     try:
         if target.is_dir():
             raise OutputError(f"{target} is a folder", "name a file in it")

@@ -30,6 +30,7 @@ __all__ = [
     "estimate_memory",
     "human_bytes",
     "is_out_of_memory",
+    "share_memory",
     "total",
 ]
 
@@ -52,6 +53,7 @@ SAMPLE_BYTES = 12
 """Further bytes per pixel for every sample that is kept."""
 
 _UNLIMITED = 1 << 60
+_sharers = 1  # processes that share the free memory of the machine
 _RECLAIMABLE = ("inactive_file", "active_file", "slab_reclaimable")  # memory that the kernel frees on demand
 
 
@@ -59,7 +61,7 @@ def available(device: torch.device | str = "cpu") -> int | None:
     """Return the number of bytes that can still be allocated on a device; None if the system does not report it.
 
     On the CPU, the result is the least of what the system has, what a control group allows and what `ulimit -v` allows.
-    Apple's devices share the memory of the system.
+    Apple's devices share the memory of the system. If several processes share it (`share_memory`), each has its part.
     """
     if (kind := str(device).partition(":")[0]) in ("cuda", "xpu"):
         import torch
@@ -74,7 +76,17 @@ def available(device: torch.device | str = "cpu") -> int | None:
         return free + backend.memory_reserved(device) - backend.memory_allocated(device)
     limits = (_system_memory(), _control_group_memory(), _address_space())
     known = [limit for limit in limits if limit is not None]
-    return max(min(known), 0) if known else None
+    return max(min(known), 0) // _sharers if known else None
+
+
+def share_memory(processes: int) -> None:
+    """Make `available` count only the share of this process, if several like it work on the machine.
+
+    Args:
+        processes: Number of these processes, itself included.
+    """
+    global _sharers
+    _sharers = max(processes, 1)
 
 
 def estimate_memory(pixels: int) -> int:

@@ -10,6 +10,7 @@ import typer
 from restorer.cli.options import (
     SAMPLING,
     Backup,
+    Cluster,
     Detail,
     Device,
     DryRun,
@@ -45,6 +46,7 @@ from restorer.cli.options import (
     Tile,
     Uncertainty,
     Verbose,
+    Workers,
     parse,
 )
 from restorer.cli.restoring.run import restore_all
@@ -160,6 +162,8 @@ def _deblur(
     device: Device = "auto",
     precision: Precision = "auto",
     tile: Tile = "auto",
+    cluster: Cluster = None,
+    workers: Workers = None,
     show: Show = False,
     json: Json = False,
     quiet: Quiet = False,

@@ -27,6 +27,7 @@ from restorer.folders.events import (
     Starting,
     Step,
     Tile,
+    Working,
 )
 from restorer.folders.options import Options
 from restorer.folders.picture import PreparedPicture, effective_settings
@@ -101,6 +102,8 @@ class Listener:
             case Sampled():
                 self._progress.close()
                 self._bar = None
+            case Working():
+                self._show_workers(event)
             case Done():
                 self._say_done(event)
             case Planned():
@@ -154,6 +157,15 @@ class Listener:
         evaluations = longest.evaluations * runs(longest.asked, longest.doubt)
         self._bar.begin(evaluations, longest.tiles, on_timed, by_step=by_step)
 
+    def _show_workers(self, event: Working) -> None:
+        """Show how far the workers of a cluster are, which machines they are on, and how fast they are."""
+        if self._bar is None:
+            self._bar = self._progress.enter_context(self.reporter.progress("cluster"))
+        rate = "" if event.rate is None else f", {event.rate:.3g} a second"
+        position = f"{event.done}/{event.pictures} pictures{rate}, {_count(event.nodes, 'node')}, "
+        position += _count(event.workers, "worker") + (f" (+{event.waiting} waiting)" if event.waiting else "")
+        self._bar.count(event.done, event.pictures, position)
+
     def _say_done(self, event: Done) -> None:
         """Print the notes about a result, and one line about its file."""
         told = {"say": self.reporter.say, "note": self.reporter.warn, "detail": self.reporter.detail}
@@ -201,3 +213,8 @@ class Listener:
             others = f"; passed over: {describe_counts(event.passed_over)}" if event.passed_over else ""
             counts = f"{event.ok} {done}, {event.failed} failed, {event.skipped} skipped"
             self.reporter.say(f"{counts} in {event.seconds:.1f} s{others}")
+
+
+def _count(number: int, name: str) -> str:
+    """Return a number of things in words."""
+    return f"{number} {name}{'' if number == 1 else 's'}"

@@ -10,11 +10,11 @@ import typer
 from restorer.cli.restoring.listener import Listener
 from restorer.cli.terminal.downloads import ensure_downloaded, ensure_start_downloaded
 from restorer.cli.terminal.reporter import Reporter
+from restorer.folders.cluster import make_run
 from restorer.folders.events import Finished
 from restorer.folders.opening import open_log, open_model
 from restorer.folders.options import Options
 from restorer.folders.picture import Verb
-from restorer.folders.run import Run
 from restorer.images.find import search_all
 
 if TYPE_CHECKING:
@@ -32,6 +32,13 @@ def restore_all(options: Options, verb: Verb) -> None:
     """
     reporter = Reporter(quiet=options.quiet, verbose=options.verbose, as_json=options.json)
 
+    def look_up_visibly(options: Options) -> Model:
+        from restorer.models.load import look_up
+
+        ensure_downloaded(options.model, reporter, options.command)
+        ensure_start_downloaded(options.start, reporter)
+        return look_up(options.model)
+
     def open_visibly(options: Options) -> Model:
         ensure_downloaded(options.model, reporter, options.command)
         ensure_start_downloaded(options.start, reporter)
@@ -43,7 +50,8 @@ def restore_all(options: Options, verb: Verb) -> None:
     with ExitStack() as stack:
         log = stack.enter_context(open_log(options, found.pictures))
         listener = stack.enter_context(Listener(options, reporter))
-        for event in stack.enter_context(closing(Run(options, verb, log, open_visibly).events(found))):
+        run = make_run(options, verb, log, open_visibly, look_up_visibly)
+        for event in stack.enter_context(closing(run.events(found))):
             listener.show(event)
             code = event.exit_code if isinstance(event, Finished) else code
     if code:

@@ -205,8 +205,18 @@ class Bar:
         position = f"step {min(step, self._steps)}/{self._steps}"
         if self._tiles > 1:
             position += f", tile {min(self._tile + 1, self._tiles)}/{self._tiles}"
+        self.count(done, total, position)
+
+    def count(self, done: int, total: int, position: str) -> None:
+        """Report how much is done of whatever is counted.
+
+        Args:
+            done: The part that is done.
+            total: All of it.
+            position: The same in words.
+        """
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, total=total, position=position)
+            self._progress.update(self._task, completed=done, total=total, position=position, visible=True)
             return
         now, tenth = time.monotonic(), 10 * done // total
         is_due = tenth > self._last_tenth or now - self._last_printed > LINE_INTERVAL
