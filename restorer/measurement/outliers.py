@@ -1,0 +1,372 @@
+"""Values of single pixels that have nothing to do with the picture: hot and dead pixels, salt and pepper.
+
+1. Each value gets a score that says how far it stands apart from its neighbours (`isolation.py`). Photographs have few
+   scores above t, at most TEXTURE_SHARE (4 / t)^k, by the worst of a hundred. Values count as candidates from the
+   score at which these are at most a tenth of all that are found.
+2. The candidates are outliers only if where they lie is independent of the picture and of each other
+   (`outlier_evidence.py`), and if no light can have made them: a light, such as a star, spreads over more than a pixel
+   and shines in all channels. Bright points in the dark, or dark ones on white, that are alike in all channels, are no
+   outliers unless there are others on other grounds.
+3. Demosaicing spreads an outlier over its neighbours in one channel. The shape of this spot, the median of all, is the
+   same everywhere; its pixels belong to the outlier.
+4. Where more than a percent of the pixels stand apart, outliers have neighbours that are outliers. The scores are
+   computed again without them. If nearly all have the least or the largest value of the picture, which is salt and
+   pepper, nothing else is an outlier, and these values need a lower score: as low as the values beside them, which the
+   picture alone explains, are rarer.
+
+In doubt nothing is found. A missed outlier leaves a dot, a false one destroys a star or an eye's reflection.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from restorer.images.push_pull import push_pull
+from restorer.measurement.isolation import Isolation, isolation, neighbourhood_median
+from restorer.measurement.outlier_evidence import (
+    are_apart_by_chance,
+    are_in_all_tones,
+    are_in_flat_areas,
+    are_spread_evenly,
+    crowded_classes,
+)
+from restorer.measurement.white_noise import constant_areas
+
+__all__ = ["Outliers", "find_outliers"]
+
+LEAST_SIDE = 16
+"""Least side of a picture in which outliers are looked for."""
+
+LEAST_COUNT = 8
+"""Fewer points say nothing about where they lie."""
+
+LEAST_DIFFERENCE = 12.0
+"""Difference from the neighbours, in levels, from which an outlier can be seen."""
+
+LEAST_SCORE, TEXTURE_SHARE, REFERENCE = 3.0, 6e-4, 4.0
+"""Least score of a candidate, and the share of scores above 4 in the most textured photographs."""
+
+SPARSE_DECAY, DENSE_DECAY = 6.0, 4.0
+"""How fast this share falls with the score: k in (4 / t)^k, with all neighbours and without the extreme ones."""
+
+MOST_FALSE = 0.1
+"""Largest share of the candidates that texture may explain."""
+
+DENSE = 0.01
+"""Share of the pixels that stand apart from which outliers are taken to lie side by side."""
+
+MOST_DENSE = 0.6
+"""Largest share of outliers that is believed."""
+
+SPIKE = 0.9
+"""Share of the values that stand apart from which having the least or the largest value is what makes them outliers."""
+
+BESIDE = 4
+"""Number of values beside the extreme ones by which it is estimated how many of these are part of the picture."""
+
+ROUNDS = 3
+"""How often the scores of dense outliers are computed, each time without the outliers that were found."""
+
+ALIKE = 0.35
+"""Ratio of the differences in two channels from which they are alike, as those of lights are."""
+
+MINORITY = 0.1
+"""Share of dark points among bright ones, or the reverse, from which they are of both kinds."""
+
+VISIBLE = 64.0
+"""Distance in levels of a ground from white, or from black, at which white points, or black ones, are seen."""
+
+SPREAD, LEAST_SPREAD = 0.12, 0.05
+"""Share of an outlier's difference that a neighbour has if outliers are spread, and from which it belongs to them."""
+
+SPOT = 2
+"""Distance in pixels up to which an outlier is spread."""
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """The outliers of a picture.
+
+    Args:
+        values: The values that are outliers, bool (C, H, W). In a picture with equal channels, all channels are equal.
+        kind: "none", "pixels" (a few, as of a sensor), "salt and pepper", or "impulses" (dense, and of any value).
+        sureness: Share of them that are outliers by the estimate, 0..1. It is 0 if there are none.
+    """
+
+    values: Tensor
+    kind: str
+    sureness: float
+
+    @property
+    def pixels(self) -> Tensor:
+        """The pixels with an outlier in any channel, bool (H, W)."""
+        return self.values.any(0)
+
+    @property
+    def count(self) -> int:
+        """The number of these pixels."""
+        return int(self.pixels.sum())
+
+    @property
+    def share(self) -> float:
+        """Their share of the picture, 0..1."""
+        return self.count / self.pixels.numel()
+
+    def describe(self) -> str:
+        """Return the outliers in a few words, such as "312 outliers (0.1 %)"; an empty text if there are none."""
+        if self.kind == "none":
+            return ""
+        share = f"{100 * self.share:.2g}" if self.share < 0.1 else f"{100 * self.share:.0f}"
+        name = ", salt and pepper" if self.kind == "salt and pepper" else ""
+        return f"outliers: {self.count} pixel{'s' if self.count > 1 else ''} ({share} %){name}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the JSON output and the record of a result hold."""
+        return {
+            "kind": self.kind,
+            "pixels": self.count,
+            "share": round(self.share, 6),
+            "sureness": round(self.sureness, 3),
+        }
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What a picture shows beside its outliers.
+
+    Args:
+        area: The pixels that count, bool (H, W).
+        activity: How much their surroundings vary, float (H, W).
+        tone: How bright their surroundings are, float (H, W) in levels.
+    """
+
+    area: Tensor
+    activity: Tensor
+    tone: Tensor
+
+
+def find_outliers(image: Tensor, evidence: Tensor | None = None) -> Outliers:
+    """Find the outliers of a picture.
+
+    Args:
+        image: The picture, float (C, H, W) in [0, 1] with C = 1 or 3.
+        evidence: The pixels that count, bool (H, W); None for all of them.
+
+    Returns:
+        The outliers, of the kind "none" if nothing is sure enough.
+    """
+    nothing = Outliers(torch.zeros_like(image, dtype=torch.bool, device="cpu"), "none", 0.0)
+    if min(image.shape[-2:]) < LEAST_SIDE:
+        return nothing
+    x = image.detach().float().cpu() * 255
+    if bool((x == x[:1]).all()):
+        x = x[:1]
+    area = torch.ones(x.shape[-2:], dtype=torch.bool) if evidence is None else evidence.cpu().clone()
+    area &= ~constant_areas(x)
+    if not bool(area.any()):
+        return nothing
+    first = isolation(x, trim=1)
+    apart = _differs(x, first) & area
+    if not bool((apart & (first.score.abs() > REFERENCE)).any()):
+        return nothing
+    is_dense = float((apart & (first.score.abs() > 1.5 * REFERENCE)).any(0).float().mean()) > DENSE / 2
+    found = _find_dense(x, first, area) if is_dense else _find_sparse(x, area)
+    if found.kind == "none" or not 0 < found.share <= MOST_DENSE:
+        return nothing
+    return replace(found, values=found.values.expand(image.shape))
+
+
+def _differs(x: Tensor, found: Isolation) -> Tensor:
+    """Return which values, bool (C, H, W), differ visibly from their neighbours."""
+    return (x - found.median).abs() >= LEAST_DIFFERENCE
+
+
+def _least_score(scores: Tensor, size: int, decay: float) -> float:
+    """Return the score from which texture explains few of the points; infinity if there is none.
+
+    Args:
+        scores: The scores of the pixels that count and stand apart, (N,).
+        size: Number of pixels that count.
+        decay: As in `SPARSE_DECAY`.
+    """
+    ordered = scores[scores >= LEAST_SCORE].sort(descending=True).values
+    texture = TEXTURE_SHARE * size * (REFERENCE / ordered) ** decay
+    is_rare = texture <= MOST_FALSE * torch.arange(1, len(ordered) + 1)
+    return float(ordered[is_rare].min()) if bool(is_rare.any()) else math.inf
+
+
+def _ground(x: Tensor, outliers: Tensor, area: Tensor) -> _Ground:
+    """Return what a picture shows where suspected outliers, bool (C, H, W), are replaced."""
+    filled = torch.where(outliers, neighbourhood_median(x), x)
+    scale = isolation(filled, trim=1).scale.mean(0)
+    pooled = F.avg_pool2d(F.pad(torch.stack([scale, filled.mean(0)])[None], (4,) * 4, mode="reflect"), 9, 1)[0]
+    return _Ground(area, pooled[0], pooled[1])
+
+
+def _find_sparse(x: Tensor, area: Tensor) -> Outliers:
+    """Find outliers that lie apart from each other."""
+    found = isolation(x)
+    score = torch.where(_differs(x, found) & area, found.score, 0.0)
+    strongest = score.abs().amax(0)
+    least = _least_score(strongest[area], int(area.sum()), SPARSE_DECAY)
+    points = strongest >= least
+    if int(points.sum()) < LEAST_COUNT:
+        return Outliers(torch.zeros_like(score, dtype=torch.bool), "none", 0.0)
+    values = (score.abs() >= max(LEAST_SCORE, least / 2)) & points
+    ground = _ground(x, values, area)
+    difference = x - found.median
+    alike = _are_alike(difference)
+    kept = torch.zeros_like(points)
+    for group in (points & ~alike, points & alike):
+        group = group & ~crowded_classes(group, area, ground.activity)
+        is_light = bool(alike[group].any())
+        spots = _spot_shapes(x, difference, group)
+        if not _are_random(group, ground) or (is_light and (spots.any() or not _are_no_lights(group, difference, ground))):
+            continue
+        kept |= group
+    texture = TEXTURE_SHARE * int(area.sum()) * (REFERENCE / least) ** SPARSE_DECAY
+    spots = _spot_shapes(x, difference, kept)
+    count = int(kept.sum())
+    if not count:
+        return Outliers(torch.zeros_like(score, dtype=torch.bool), "none", 0.0)
+    values = _with_spots(values & kept, difference, kept, spots)
+    return Outliers(values, "pixels", 1 - min(1.0, texture / count))
+
+
+def _are_random(points: Tensor, ground: _Ground) -> bool:
+    """Return whether where points lie is independent of the picture and of each other."""
+    if int(points.sum()) < LEAST_COUNT:
+        return False
+    calm = ground.area & (ground.activity <= ground.activity[ground.area].median())
+    return (
+        are_in_flat_areas(points, ground.area, ground.activity)
+        and are_spread_evenly(points, calm)
+        and are_apart_by_chance(points, calm)
+        and are_apart_by_chance(points, ground.area)
+    )
+
+
+def _are_alike(difference: Tensor) -> Tensor:
+    """Return where the channels differ from their neighbours in the same way, as lights do, bool (H, W)."""
+    same_sign = (difference > 0).all(0) | (difference < 0).all(0)
+    size = difference.abs()
+    return same_sign & (size.amin(0) >= ALIKE * size.amax(0))
+
+
+def _are_no_lights(points: Tensor, difference: Tensor, ground: _Ground) -> bool:
+    """Return whether points that are alike in all channels are no lights, and no dots on white paper."""
+    is_bright = difference.mean(0)[points] > 0
+    bright, count = int(is_bright.sum()), len(is_bright)
+    if min(bright, count - bright) >= max(3, MINORITY * count):
+        return True
+    seen = ground.tone < 255 - VISIBLE if 2 * bright > count else ground.tone > VISIBLE
+    return are_in_all_tones(points, ground.area & seen, ground.tone)
+
+
+def _spot_shapes(x: Tensor, difference: Tensor, points: Tensor) -> Tensor:
+    """Return which values around an outlier belong to it, by the channel in which it is strongest.
+
+    Args:
+        x: The picture, (C, H, W) in levels.
+        difference: Its difference from the median of the neighbours.
+        points: The outliers, bool (H, W).
+
+    Returns:
+        bool (C, C, 5, 5): the channel in which the outlier is strongest, the channel of the value, and its place. The
+        centre is not part of it.
+    """
+    channels, side, reach = len(x), 2 * SPOT + 1, SPOT + 1
+    shapes = torch.zeros(channels, channels, side, side, dtype=torch.bool)
+    rows, columns = torch.nonzero(points, as_tuple=True)
+    inside = (rows >= reach) & (rows < x.shape[1] - reach) & (columns >= reach) & (columns < x.shape[2] - reach)
+    rows, columns = rows[inside], columns[inside]
+    if len(rows) < LEAST_COUNT:
+        return shapes
+    around = torch.arange(-reach, reach + 1)
+    patches = x[:, rows[:, None, None] + around[:, None], columns[:, None, None] + around].movedim(0, 1)
+    border = torch.ones(2 * reach + 1, 2 * reach + 1, dtype=torch.bool)
+    border[1:-1, 1:-1] = False
+    relative = patches[..., 1:-1, 1:-1] - patches[..., border].median(-1).values[..., None, None]
+    strongest = difference[:, rows, columns].abs().argmax(0)
+    for channel in range(channels):
+        own = relative[strongest == channel]
+        if len(own) < LEAST_COUNT:
+            continue
+        shares = (own / own[:, channel, SPOT, SPOT][:, None, None, None]).median(0).values
+        shares[:, SPOT, SPOT] = 0
+        if float(shares.abs().max()) > SPREAD:
+            shapes[channel] = shares.abs() > LEAST_SPREAD
+    return shapes
+
+
+def _with_spots(values: Tensor, difference: Tensor, points: Tensor, shapes: Tensor) -> Tensor:
+    """Return the outliers, bool (C, H, W), with the values around them over which they are spread."""
+    strongest = torch.where(points, difference.abs(), 0.0).argmax(0)
+    result = values
+    for channel, shape in enumerate(shapes):
+        if bool(shape.any()):
+            own = (points & (strongest == channel)).float()[None, None]
+            spread = F.conv_transpose2d(own, shape.float()[None], padding=SPOT)[0] > 0
+            result = result | spread
+    return result
+
+
+def _find_dense(x: Tensor, first: Isolation, area: Tensor) -> Outliers:
+    """Find outliers that are so many that they lie side by side."""
+    nothing = Outliers(torch.zeros_like(x, dtype=torch.bool), "none", 0.0)
+    is_extreme = (x == x.min()) | (x == x.max())
+    apart = _differs(x, first) & area & (first.score.abs() > 1.5 * REFERENCE)
+    is_spike = float(is_extreme[apart].float().mean()) >= SPIKE
+    suspects, found = apart, first
+    if is_spike:
+        same = F.avg_pool2d(F.pad(is_extreme[None].float(), (2,) * 4, mode="reflect"), 5, 1)[0]
+        suspects = is_extreme & (same < 0.75)
+    for _ in range(ROUNDS):
+        found = isolation(x, _replaced(x, suspects), trim=1)
+        suspects = _differs(x, found) & (found.score.abs() > REFERENCE)
+        if is_spike:
+            suspects = is_extreme & (found.score.abs() > REFERENCE / 2)
+    score = torch.where(_differs(x, found) & area, found.score.abs(), 0.0)
+    if is_spike:
+        least, false = _least_score_of_spike(x, score, is_extreme & area)
+        values = (score >= least) & is_extreme
+    else:
+        strongest = score.amax(0)
+        least = _least_score(strongest[area], int(area.sum()), DENSE_DECAY)
+        values = score >= least
+        false = TEXTURE_SHARE * int(area.sum()) * (REFERENCE / least) ** DENSE_DECAY / max(1, int(values.any(0).sum()))
+    points = values.any(0)
+    if float(points.float().mean()) < DENSE / 2 or not _are_random(points, _ground(x, values, area)):
+        return nothing
+    return Outliers(values, "salt and pepper" if is_spike else "impulses", 1 - min(1.0, false))
+
+
+def _replaced(x: Tensor, suspects: Tensor) -> Tensor:
+    """Return a picture (C, H, W) in which suspected values are replaced by means of the others around them."""
+    filled = [push_pull(p[None] * ~s, (~s).float()[None])[0] for p, s in zip(x, suspects, strict=True)]
+    return torch.stack(filled)
+
+
+def _least_score_of_spike(x: Tensor, score: Tensor, is_extreme: Tensor) -> tuple[float, float]:
+    """Return the score from which extreme values are outliers, and the share of them that are not.
+
+    Args:
+        x: The picture, (C, H, W) in levels.
+        score: The scores of the values that count, 0 for others.
+        is_extreme: The values that count and are the least or the largest of the picture.
+    """
+    low, high = float(x.min()), float(x.max())
+    beside = ((x > low) & (x <= low + BESIDE)) | ((x < high) & (x >= high - BESIDE))
+    for least in (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0):
+        band = (score >= least) & (score < 2 * least)
+        false = float((band & beside).sum()) / BESIDE / max(float((band & is_extreme).sum()), 1.0)
+        if false <= MOST_FALSE:
+            chosen = score >= least
+            return least, float((chosen & beside).sum()) / BESIDE / max(float((chosen & is_extreme).sum()), 1.0)
+    return math.inf, 1.0
