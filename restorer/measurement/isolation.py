@@ -58,33 +58,37 @@ class Isolation:
     scale: Tensor
 
 
-def isolation(x: Tensor, filled: Tensor | None = None, trim: int = 0) -> Isolation:
+def isolation(
+    x: Tensor, filled: Tensor | None = None, trim: int = 0, least: float = 0.0, distance: int = 1
+) -> Isolation:
     """Return how far each value of a picture stands apart from the values around it.
 
     Args:
         x: The picture, float (C, H, W) in levels, with sides of at least 4.
         filled: The picture from which the neighbours are taken, in which known outliers are replaced; None for `x`.
         trim: How many of the eight neighbours are left out at each end for the spread, 0..2.
+        least: The least scale, in levels.
+        distance: Distance of the eight neighbours in pixels, 1 or 2.
     """
     around = x if filled is None else filled
-    height, halo = x.shape[-2], REACH + 1
+    height, halo = x.shape[-2], REACH + distance
     if height <= BAND + halo:
-        return _isolation(x, around, trim)
+        return _isolation(x, around, trim, least, distance)
     parts = []
     for top in range(0, height, BAND):
         low, high = max(0, top - halo), min(height, top + BAND + halo)
         if high - low <= halo:  # a band must be higher than its halo
             low = high - halo - 1
-        found = _isolation(x[:, low:high], around[:, low:high], trim)
+        found = _isolation(x[:, low:high], around[:, low:high], trim, least, distance)
         rows = slice(top - low, min(top + BAND, height) - low)
         parts.append((found.score[:, rows], found.median[:, rows], found.scale[:, rows]))
     score, median, scale = (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True))
     return Isolation(score, median, scale)
 
 
-def _isolation(x: Tensor, around: Tensor, trim: int) -> Isolation:
+def _isolation(x: Tensor, around: Tensor, trim: int, least: float, distance: int) -> Isolation:
     """Return the scores of a part of a picture; see `isolation`."""
-    ordered = _sorted_neighbours(around)
+    ordered = _sorted_neighbours(around, distance)
     median = (ordered[3] + ordered[4]) / 2
     difference = x - median
     logs = F.pad((difference.abs() + 1).log()[None], (REACH,) * 4, mode="reflect")
@@ -96,7 +100,7 @@ def _isolation(x: Tensor, around: Tensor, trim: int) -> Isolation:
         logs /= 2 * REACH + 1
     scale = (logs[0].exp() - 1) * GEOMETRIC
     spread = (ordered[7 - trim] - ordered[trim]) / SPREADS[trim]
-    scale = torch.maximum(scale, spread) + ROUNDING
+    scale = (torch.maximum(scale, spread) + ROUNDING).clamp(min=least)
     return Isolation(difference / scale, median, scale)
 
 
@@ -106,11 +110,11 @@ def neighbourhood_median(x: Tensor) -> Tensor:
     return (ordered[3] + ordered[4]) / 2
 
 
-def _sorted_neighbours(x: Tensor) -> list[Tensor]:
-    """Return the eight neighbours of each value of (C, H, W), from the lowest to the highest."""
+def _sorted_neighbours(x: Tensor, distance: int = 1) -> list[Tensor]:
+    """Return the eight neighbours at a distance of each value of (C, H, W), from the lowest to the highest."""
     height, width = x.shape[-2:]
-    padded = F.pad(x[None], (1,) * 4, mode="reflect")[0]
-    places = [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]
+    padded = F.pad(x[None], (distance,) * 4, mode="reflect")[0]
+    places = [(distance * i, distance * j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]
     values = [padded[:, i : i + height, j : j + width] for i, j in places]
     for low, high in (*SORT, *MERGE):
         a, b = values[low], values[high]

@@ -7,8 +7,8 @@
    (`outlier_evidence.py`), and if no light can have made them: a light, such as a star, spreads over more than a pixel
    and shines in all channels. Bright points in the dark, or dark ones on white, that are alike in all channels, are no
    outliers unless there are others on other grounds.
-3. Demosaicing spreads an outlier over its neighbours in one channel. The shape of this spot, the median of all, is the
-   same everywhere; its pixels belong to the outlier.
+3. Demosaicing spreads an outlier over its neighbours in one channel. The shape of this spot is the same everywhere, and
+   its pixels belong to the outlier.
 4. Where more than a percent of the pixels stand apart, outliers have neighbours that are outliers. The scores are
    computed again without them. If nearly all have the least or the largest value of the picture, which is salt and
    pepper, nothing else is an outlier, and these values need a lower score: as low as the values beside them, which the
@@ -61,6 +61,13 @@ MOST_FALSE = 0.1
 DENSE = 0.01
 """Share of the pixels that stand apart from which outliers are taken to lie side by side."""
 
+CLIPPED, QUIETEST, SAMPLE = 32.0, 0.1, 100_000
+"""Distance from black and white in levels at which noise is hardly clipped, the share of the picture that may have a
+smaller scale than the least one, and the number of pixels by which that is found."""
+
+DOT = 4
+"""Distance in pixels up to which a dot may interrupt an area without variation."""
+
 MOST_DENSE = 0.6
 """Largest share of outliers that is believed."""
 
@@ -82,8 +89,9 @@ MINORITY = 0.1
 VISIBLE = 64.0
 """Distance in levels of a ground from white, or from black, at which white points, or black ones, are seen."""
 
-SPREAD, LEAST_SPREAD = 0.12, 0.05
-"""Share of an outlier's difference that a neighbour has if outliers are spread, and from which it belongs to them."""
+SPREAD, LEAST_SPREAD, MOST_OF_THEM = 0.12, 0.05, 0.75
+"""Share of an outlier's difference that a neighbour has if outliers are spread, the share from which it belongs to them,
+and the share of the outliers that must be so."""
 
 SPOT = 2
 """Distance in pixels up to which an outlier is spread."""
@@ -167,19 +175,52 @@ def find_outliers(image: Tensor, evidence: Tensor | None = None) -> Outliers:
     x = image.detach().float().cpu() * 255
     if bool((x == x[:1]).all()):
         x = x[:1]
-    area = torch.ones(x.shape[-2:], dtype=torch.bool) if evidence is None else evidence.cpu().clone()
-    area &= ~constant_areas(x)
+    area = _area_that_counts(x)
+    if evidence is not None:
+        area &= evidence.cpu()
     if not bool(area.any()):
         return nothing
     first = isolation(x, trim=1)
+    least = _noise_floor(x, first, area)
+    first = replace(first, score=(x - first.median) / first.scale.clamp(min=least))
     apart = _differs(x, first) & area
     if not bool((apart & (first.score.abs() > REFERENCE)).any()):
         return nothing
     is_dense = float((apart & (first.score.abs() > 1.5 * REFERENCE)).any(0).float().mean()) > DENSE / 2
-    found = _find_dense(x, first, area) if is_dense else _find_sparse(x, area)
+    found = _find_dense(x, first, area, least) if is_dense else _find_sparse(x, area, least)
     if found.kind == "none" or not 0 < found.share <= MOST_DENSE:
         return nothing
     return replace(found, values=found.values.expand(image.shape))
+
+
+def _area_that_counts(x: Tensor) -> Tensor:
+    """Return the pixels of a picture (C, H, W), bool (H, W), in which outliers are looked for.
+
+    A frame around the picture is left out, which may have been added later, and so are black and white areas without
+    any variation, in which few outliers are seen. A dot does not interrupt such an area.
+    """
+    plain = constant_areas(x)
+    area = torch.zeros_like(plain)
+    rows, columns = torch.nonzero(~plain, as_tuple=True)
+    if len(rows) == 0:
+        return area
+    area[int(rows.min()) : int(rows.max()) + 1, int(columns.min()) : int(columns.max()) + 1] = True
+    clipped = plain & ((x <= x.min()).all(0) | (x >= x.max()).all(0))
+    grown = F.max_pool2d(clipped[None].float(), 2 * DOT + 1, 1, DOT)
+    closed = -F.max_pool2d(-F.pad(grown, (DOT,) * 4, value=1.0), 2 * DOT + 1, 1)
+    return area & (closed[0] == 0)
+
+
+def _noise_floor(x: Tensor, found: Isolation, area: Tensor) -> float:
+    """Return a scale that hardly any part of the picture is below, in levels, without parts that are clipped.
+
+    Noise that is clipped leaves single values that stand apart from many equal ones.
+    """
+    tone = found.median.mean(0)
+    unclipped = area & (tone > CLIPPED) & (tone < 255 - CLIPPED)
+    values = found.scale.mean(0)[unclipped if float(unclipped.sum()) > LEAST_SIDE**2 else area]
+    step = max(1, len(values) // SAMPLE)
+    return float(values[::step].quantile(QUIETEST))
 
 
 def _differs(x: Tensor, found: Isolation) -> Tensor:
@@ -209,34 +250,76 @@ def _ground(x: Tensor, outliers: Tensor, area: Tensor) -> _Ground:
     return _Ground(area, pooled[0], pooled[1])
 
 
-def _find_sparse(x: Tensor, area: Tensor) -> Outliers:
-    """Find outliers that lie apart from each other."""
-    found = isolation(x)
+def _find_sparse(x: Tensor, area: Tensor, floor: float) -> Outliers:
+    """Find outliers that lie apart from each other: single values, and spots of one colour."""
+    found = isolation(x, least=floor)
     score = torch.where(_differs(x, found) & area, found.score, 0.0)
+    difference = x - found.median
+    least, points = _candidates(score, area)
+    values, false = torch.zeros_like(score, dtype=torch.bool), 0.0
+    if bool(points.any()):
+        outlying = (score.abs() >= max(LEAST_SCORE, least / 2)) & points
+        ground, alike = _ground(x, outlying, area), _are_alike(difference)
+        for group in (points & ~alike, points & alike):
+            group = group & ~crowded_classes(group, area, ground.activity)
+            spots = _spot_shapes(x, difference, group)
+            is_light = bool(alike[group].any())
+            if not _are_random(group, ground):
+                continue
+            if is_light and (bool(spots.any()) or not _are_no_lights(group, difference, ground)):
+                continue
+            values |= _with_spots(outlying & group, difference, group, spots)
+            false += _false_count(least, area)
+    if len(x) == 3:
+        spots, more = _find_spots(torch.where(values, found.median, x), area)
+        values, false = values | spots, false + more
+    count = int(values.any(0).sum())
+    return Outliers(values, "pixels" if count else "none", 1 - min(1.0, false / count) if count else 0.0)
+
+
+def _candidates(score: Tensor, area: Tensor) -> tuple[float, Tensor]:
+    """Return the least score of candidates, and the pixels, bool (H, W), that reach it in a channel."""
     strongest = score.abs().amax(0)
     least = _least_score(strongest[area], int(area.sum()), SPARSE_DECAY)
     points = strongest >= least
-    if int(points.sum()) < LEAST_COUNT:
-        return Outliers(torch.zeros_like(score, dtype=torch.bool), "none", 0.0)
-    values = (score.abs() >= max(LEAST_SCORE, least / 2)) & points
-    ground = _ground(x, values, area)
-    difference = x - found.median
-    alike = _are_alike(difference)
-    kept = torch.zeros_like(points)
-    for group in (points & ~alike, points & alike):
-        group = group & ~crowded_classes(group, area, ground.activity)
-        is_light = bool(alike[group].any())
-        spots = _spot_shapes(x, difference, group)
-        if not _are_random(group, ground) or (is_light and (spots.any() or not _are_no_lights(group, difference, ground))):
-            continue
-        kept |= group
-    texture = TEXTURE_SHARE * int(area.sum()) * (REFERENCE / least) ** SPARSE_DECAY
-    spots = _spot_shapes(x, difference, kept)
-    count = int(kept.sum())
-    if not count:
-        return Outliers(torch.zeros_like(score, dtype=torch.bool), "none", 0.0)
-    values = _with_spots(values & kept, difference, kept, spots)
-    return Outliers(values, "pixels", 1 - min(1.0, texture / count))
+    return least, points if int(points.sum()) >= LEAST_COUNT else torch.zeros_like(points)
+
+
+def _false_count(least: float, area: Tensor) -> float:
+    """Return how many values of an area texture brings to a score."""
+    return TEXTURE_SHARE * int(area.sum()) * (REFERENCE / least) ** SPARSE_DECAY
+
+
+def _find_spots(x: Tensor, area: Tensor) -> tuple[Tensor, float]:
+    """Find outliers that demosaicing has spread over a few pixels in one channel.
+
+    A spot stands apart from what is two pixels away, in the difference of its channel from the two others. What a
+    picture shows hardly varies over such a distance there.
+
+    Args:
+        x: The picture, (3, H, W) in levels.
+        area: The pixels that count.
+
+    Returns:
+        The values, bool (3, H, W), and how many of the spots may be none.
+    """
+    nothing = torch.zeros_like(x, dtype=torch.bool), 0.0
+    opponent = 1.5 * (x - x.mean(0))
+    found = isolation(opponent, distance=SPOT)
+    difference = opponent - found.median
+    size = difference.abs()
+    peak = (size == F.max_pool2d(size[None], 2 * SPOT + 1, 1, SPOT)[0]) & (size == size.amax(0))
+    score = torch.where(peak & (size >= 2 * LEAST_DIFFERENCE) & area, found.score, 0.0)
+    least, points = _candidates(score, area)
+    if not bool(points.any()):
+        return nothing
+    ground = _ground(x, F.max_pool2d(points[None].float(), 3, 1, 1) > 0, area)
+    points = points & ~crowded_classes(points, area, ground.activity)
+    shapes = _spot_shapes(x, difference, points)
+    if not bool(shapes.any()) or not _are_random(points, ground):
+        return nothing
+    centres = points & (size == size.amax(0))
+    return _with_spots(centres, difference, points, shapes), _false_count(least, area)
 
 
 def _are_random(points: Tensor, ground: _Ground) -> bool:
@@ -298,10 +381,12 @@ def _spot_shapes(x: Tensor, difference: Tensor, points: Tensor) -> Tensor:
         own = relative[strongest == channel]
         if len(own) < LEAST_COUNT:
             continue
-        shares = (own / own[:, channel, SPOT, SPOT][:, None, None, None]).median(0).values
+        shares = own / own[:, channel, SPOT, SPOT][:, None, None, None]
+        low, high = shares.quantile(torch.tensor([1 - MOST_OF_THEM, MOST_OF_THEM]), dim=0)
+        shares = torch.maximum(low, -high)  # what three quarters of them have, of either sign
         shares[:, SPOT, SPOT] = 0
-        if float(shares.abs().max()) > SPREAD:
-            shapes[channel] = shares.abs() > LEAST_SPREAD
+        if float(shares.max()) > SPREAD:
+            shapes[channel] = shares > LEAST_SPREAD
     return shapes
 
 
@@ -317,7 +402,7 @@ def _with_spots(values: Tensor, difference: Tensor, points: Tensor, shapes: Tens
     return result
 
 
-def _find_dense(x: Tensor, first: Isolation, area: Tensor) -> Outliers:
+def _find_dense(x: Tensor, first: Isolation, area: Tensor, floor: float) -> Outliers:
     """Find outliers that are so many that they lie side by side."""
     nothing = Outliers(torch.zeros_like(x, dtype=torch.bool), "none", 0.0)
     is_extreme = (x == x.min()) | (x == x.max())
@@ -328,13 +413,13 @@ def _find_dense(x: Tensor, first: Isolation, area: Tensor) -> Outliers:
         same = F.avg_pool2d(F.pad(is_extreme[None].float(), (2,) * 4, mode="reflect"), 5, 1)[0]
         suspects = is_extreme & (same < 0.75)
     for _ in range(ROUNDS):
-        found = isolation(x, _replaced(x, suspects), trim=1)
+        found = isolation(x, _replaced(x, suspects), trim=1, least=floor)
         suspects = _differs(x, found) & (found.score.abs() > REFERENCE)
         if is_spike:
             suspects = is_extreme & (found.score.abs() > REFERENCE / 2)
     score = torch.where(_differs(x, found) & area, found.score.abs(), 0.0)
     if is_spike:
-        least, false = _least_score_of_spike(x, score, is_extreme & area)
+        least, false = _least_score_of_spike(x, score, found.scale, is_extreme & area)
         values = (score >= least) & is_extreme
     else:
         strongest = score.amax(0)
@@ -353,20 +438,25 @@ def _replaced(x: Tensor, suspects: Tensor) -> Tensor:
     return torch.stack(filled)
 
 
-def _least_score_of_spike(x: Tensor, score: Tensor, is_extreme: Tensor) -> tuple[float, float]:
+def _least_score_of_spike(x: Tensor, score: Tensor, scale: Tensor, is_extreme: Tensor) -> tuple[float, float]:
     """Return the score from which extreme values are outliers, and the share of them that are not.
+
+    The values just beside the extreme ones show how often the picture reaches them. It would go on beyond, by about its
+    scale over the score, and is clipped.
 
     Args:
         x: The picture, (C, H, W) in levels.
         score: The scores of the values that count, 0 for others.
+        scale: The scales of the scores.
         is_extreme: The values that count and are the least or the largest of the picture.
     """
     low, high = float(x.min()), float(x.max())
     beside = ((x > low) & (x <= low + BESIDE)) | ((x < high) & (x >= high - BESIDE))
+    clipped = torch.where(beside, (scale / score.clamp(min=1)).clamp(min=1), 0.0) / BESIDE
     for least in (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0):
         band = (score >= least) & (score < 2 * least)
-        false = float((band & beside).sum()) / BESIDE / max(float((band & is_extreme).sum()), 1.0)
+        false = float(clipped[band].sum()) / max(float((band & is_extreme).sum()), 1.0)
         if false <= MOST_FALSE:
             chosen = score >= least
-            return least, float((chosen & beside).sum()) / BESIDE / max(float((chosen & is_extreme).sum()), 1.0)
+            return least, float(clipped[chosen].sum()) / max(float((chosen & is_extreme).sum()), 1.0)
     return math.inf, 1.0
