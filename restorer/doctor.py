@@ -109,7 +109,7 @@ def _gigabytes(count: int) -> float:
 
 
 def examine_picture(picture: Picture) -> tuple[Noise, Outliers | None, Jpeg | None]:
-    """Return the noise and the outliers of a picture, as `restore denoise` would find them, and its JPEG compression."""
+    """Return the noise and the outliers of a picture, as `restore denoise` would find them, and its compression."""
     image = to_tensor(picture)
     jpeg = find_jpeg(image, picture.original)
     job = prepare_denoise(image, evidence=visible_pixels(picture), jpeg=jpeg).measured()

@@ -274,7 +274,7 @@ def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, An
         "seed": options.seed,
         "sigma": round(job.sigma, 2),
         **({} if job.noise is None else {"noise": job.noise.to_dict()}),
-        **({} if job.outliers is None else {"outliers": job.outliers.to_dict()}),
+        **({"outliers": job.outliers and job.outliers.to_dict()} if options.command == "denoise" else {}),
         **({"jpeg": job.jpeg and job.jpeg.to_dict()} if options.command != "inpaint" else {}),
         **({} if options.start is None else {"start": start}),
         "tile": job.factor * min(prior.tile, max(job.largest)),

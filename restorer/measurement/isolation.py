@@ -65,7 +65,8 @@ def isolation(
 
     Args:
         x: The picture, float (C, H, W) in levels, with sides of at least 4.
-        filled: The picture from which the neighbours are taken, in which known outliers are replaced; None for `x`.
+        filled: The picture from which neighbours and scale are taken, in which known outliers are replaced; None for
+            `x`.
         trim: How many of the eight neighbours are left out at each end for the spread, 0..2.
         least: The least scale, in levels.
         distance: Distance of the eight neighbours in pixels, 1 or 2.
@@ -91,7 +92,7 @@ def _isolation(x: Tensor, around: Tensor, trim: int, least: float, distance: int
     ordered = _sorted_neighbours(around, distance)
     median = (ordered[3] + ordered[4]) / 2
     difference = x - median
-    logs = F.pad((difference.abs() + 1).log()[None], (REACH,) * 4, mode="reflect")
+    logs = F.pad(((around - median).abs() + 1).log()[None], (REACH,) * 4, mode="reflect")
     for axis in (-1, -2):  # the mean of a square, first along its rows, then along its columns
         size, parts = logs.shape[axis] - 2 * REACH, logs
         logs = parts.narrow(axis, 0, size).clone()

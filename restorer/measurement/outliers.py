@@ -36,15 +36,13 @@ from restorer.measurement.outlier_evidence import (
     are_spread_evenly,
     crowded_classes,
 )
+from restorer.measurement.outlier_spots import LEAST_COUNT, SPOT, spot_shapes, with_spots
 from restorer.measurement.white_noise import constant_areas
 
 __all__ = ["Outliers", "find_outliers"]
 
 LEAST_SIDE = 16
 """Least side of a picture in which outliers are looked for."""
-
-LEAST_COUNT = 8
-"""Fewer points say nothing about where they lie."""
 
 LEAST_DIFFERENCE = 12.0
 """Difference from the neighbours, in levels, from which an outlier can be seen."""
@@ -88,13 +86,6 @@ MINORITY = 0.1
 
 VISIBLE = 64.0
 """Distance in levels of a ground from white, or from black, at which white points, or black ones, are seen."""
-
-SPREAD, LEAST_SPREAD, MOST_OF_THEM = 0.12, 0.05, 0.75
-"""Share of an outlier's difference that a neighbour has if outliers are spread, the share from which it belongs to them,
-and the share of the outliers that must be so."""
-
-SPOT = 2
-"""Distance in pixels up to which an outlier is spread."""
 
 
 @dataclass(frozen=True)
@@ -262,13 +253,13 @@ def _find_sparse(x: Tensor, area: Tensor, floor: float) -> Outliers:
         ground, alike = _ground(x, outlying, area), _are_alike(difference)
         for group in (points & ~alike, points & alike):
             group = group & ~crowded_classes(group, area, ground.activity)
-            spots = _spot_shapes(x, difference, group)
+            spots = spot_shapes(x, difference, group)
             is_light = bool(alike[group].any())
             if not _are_random(group, ground):
                 continue
             if is_light and (bool(spots.any()) or not _are_no_lights(group, difference, ground)):
                 continue
-            values |= _with_spots(outlying & group, difference, group, spots)
+            values |= with_spots(outlying & group, difference, group, spots)
             false += _false_count(least, area)
     if len(x) == 3:
         spots, more = _find_spots(torch.where(values, found.median, x), area)
@@ -315,11 +306,11 @@ def _find_spots(x: Tensor, area: Tensor) -> tuple[Tensor, float]:
         return nothing
     ground = _ground(x, F.max_pool2d(points[None].float(), 3, 1, 1) > 0, area)
     points = points & ~crowded_classes(points, area, ground.activity)
-    shapes = _spot_shapes(x, difference, points)
+    shapes = spot_shapes(x, difference, points)
     if not bool(shapes.any()) or not _are_random(points, ground):
         return nothing
     centres = points & (size == size.amax(0))
-    return _with_spots(centres, difference, points, shapes), _false_count(least, area)
+    return with_spots(centres, difference, points, shapes), _false_count(least, area)
 
 
 def _are_random(points: Tensor, ground: _Ground) -> bool:
@@ -352,56 +343,6 @@ def _are_no_lights(points: Tensor, difference: Tensor, ground: _Ground) -> bool:
     return are_in_all_tones(points, ground.area & seen, ground.tone)
 
 
-def _spot_shapes(x: Tensor, difference: Tensor, points: Tensor) -> Tensor:
-    """Return which values around an outlier belong to it, by the channel in which it is strongest.
-
-    Args:
-        x: The picture, (C, H, W) in levels.
-        difference: Its difference from the median of the neighbours.
-        points: The outliers, bool (H, W).
-
-    Returns:
-        bool (C, C, 5, 5): the channel in which the outlier is strongest, the channel of the value, and its place. The
-        centre is not part of it.
-    """
-    channels, side, reach = len(x), 2 * SPOT + 1, SPOT + 1
-    shapes = torch.zeros(channels, channels, side, side, dtype=torch.bool)
-    rows, columns = torch.nonzero(points, as_tuple=True)
-    inside = (rows >= reach) & (rows < x.shape[1] - reach) & (columns >= reach) & (columns < x.shape[2] - reach)
-    rows, columns = rows[inside], columns[inside]
-    if len(rows) < LEAST_COUNT:
-        return shapes
-    around = torch.arange(-reach, reach + 1)
-    patches = x[:, rows[:, None, None] + around[:, None], columns[:, None, None] + around].movedim(0, 1)
-    border = torch.ones(2 * reach + 1, 2 * reach + 1, dtype=torch.bool)
-    border[1:-1, 1:-1] = False
-    relative = patches[..., 1:-1, 1:-1] - patches[..., border].median(-1).values[..., None, None]
-    strongest = difference[:, rows, columns].abs().argmax(0)
-    for channel in range(channels):
-        own = relative[strongest == channel]
-        if len(own) < LEAST_COUNT:
-            continue
-        shares = own / own[:, channel, SPOT, SPOT][:, None, None, None]
-        low, high = shares.quantile(torch.tensor([1 - MOST_OF_THEM, MOST_OF_THEM]), dim=0)
-        shares = torch.maximum(low, -high)  # what three quarters of them have, of either sign
-        shares[:, SPOT, SPOT] = 0
-        if float(shares.max()) > SPREAD:
-            shapes[channel] = shares > LEAST_SPREAD
-    return shapes
-
-
-def _with_spots(values: Tensor, difference: Tensor, points: Tensor, shapes: Tensor) -> Tensor:
-    """Return the outliers, bool (C, H, W), with the values around them over which they are spread."""
-    strongest = torch.where(points, difference.abs(), 0.0).argmax(0)
-    result = values
-    for channel, shape in enumerate(shapes):
-        if bool(shape.any()):
-            own = (points & (strongest == channel)).float()[None, None]
-            spread = F.conv_transpose2d(own, shape.float()[None], padding=SPOT)[0] > 0
-            result = result | spread
-    return result
-
-
 def _find_dense(x: Tensor, first: Isolation, area: Tensor, floor: float) -> Outliers:
     """Find outliers that are so many that they lie side by side."""
     nothing = Outliers(torch.zeros_like(x, dtype=torch.bool), "none", 0.0)
@@ -413,7 +354,9 @@ def _find_dense(x: Tensor, first: Isolation, area: Tensor, floor: float) -> Outl
         same = F.avg_pool2d(F.pad(is_extreme[None].float(), (2,) * 4, mode="reflect"), 5, 1)[0]
         suspects = is_extreme & (same < 0.75)
     for _ in range(ROUNDS):
-        found = isolation(x, _replaced(x, suspects), trim=1, least=floor)
+        filled = _replaced(x, suspects)
+        floor = min(floor, _noise_floor(filled, isolation(filled, trim=1), area))
+        found = isolation(x, filled, trim=1, least=floor)
         suspects = _differs(x, found) & (found.score.abs() > REFERENCE)
         if is_spike:
             suspects = is_extreme & (found.score.abs() > REFERENCE / 2)

@@ -24,7 +24,7 @@ from restorer.measurement.outliers import find_outliers
 
 # What is made, the kind that is found, the least share of it, and the largest share of the found that is none.
 MADE: dict[str, tuple[Callable[[], Made], str, float, float]] = {
-    "salt and pepper, 1 %": (lambda: salt_and_pepper(photograph(), 0.01), "pixels", 0.8, 0.05),
+    "salt and pepper, 1 %": (lambda: salt_and_pepper(photograph(), 0.01), "salt and pepper", 0.9, 0.05),
     "salt and pepper, 5 %": (lambda: salt_and_pepper(photograph(), 0.05), "salt and pepper", 0.95, 0.05),
     "salt and pepper, 30 %": (lambda: salt_and_pepper(photograph(), 0.3), "salt and pepper", 0.9, 0.05),
     "salt and pepper in each channel": (
@@ -36,7 +36,7 @@ MADE: dict[str, tuple[Callable[[], Made], str, float, float]] = {
     "salt and pepper in noise": (
         lambda: salt_and_pepper(noisy(photograph(), 15), 0.1),
         "salt and pepper",
-        0.8,
+        0.7,
         0.1,
     ),
     "salt and pepper in gray": (
@@ -62,7 +62,7 @@ def test_made_outliers_are_found(name: str):
     assert found.values.shape == picture.shape
     assert float((found.values & truth).sum()) >= least * float(truth.sum())
     assert float((found.pixels & ~truth.any(0)).sum()) <= most_false * found.count
-    assert found.sureness > 0.9
+    assert found.sureness > 0.85
 
 
 @pytest.mark.parametrize("name", DRAWN)

@@ -25,7 +25,7 @@ def _doctor(
         Path | None,
         typer.Argument(
             metavar="FILE",
-            help="Picture: how it was made if restore has written it, else what noise it has",
+            help="Picture: how it was made if restore has written it, else what noise and outliers it has",
             show_default=False,
         ),
     ] = None,
