@@ -177,7 +177,7 @@ def find_outliers(image: Tensor, evidence: Tensor | None = None) -> Outliers:
     apart = _differs(x, first) & area
     if not bool((apart & (first.score.abs() > REFERENCE)).any()):
         return nothing
-    is_dense = float((apart & (first.score.abs() > 1.5 * REFERENCE)).any(0).float().mean()) > DENSE / 2
+    is_dense = float((apart & (first.score.abs() > REFERENCE)).any(0).float().mean()) > DENSE / 2
     found = _find_dense(x, first, area, least) if is_dense else _find_sparse(x, area, least)
     if found.kind == "none" or not 0 < found.share <= MOST_DENSE:
         return nothing
@@ -254,10 +254,7 @@ def _find_sparse(x: Tensor, area: Tensor, floor: float) -> Outliers:
         for group in (points & ~alike, points & alike):
             group = group & ~crowded_classes(group, area, ground.activity)
             spots = spot_shapes(x, difference, group)
-            is_light = bool(alike[group].any())
-            if not _are_random(group, ground):
-                continue
-            if is_light and (bool(spots.any()) or not _are_no_lights(group, difference, ground)):
+            if not _are_random(group, ground) or _may_be_lights(group, spots, difference, ground):
                 continue
             values |= with_spots(outlying & group, difference, group, spots)
             false += _false_count(least, area)
@@ -333,21 +330,32 @@ def _are_alike(difference: Tensor) -> Tensor:
     return same_sign & (size.amin(0) >= ALIKE * size.amax(0))
 
 
-def _are_no_lights(points: Tensor, difference: Tensor, ground: _Ground) -> bool:
-    """Return whether points that are alike in all channels are no lights, and no dots on white paper."""
+def _may_be_lights(points: Tensor, spots: Tensor, difference: Tensor, ground: _Ground) -> bool:
+    """Return whether points may be lights, or dots on white paper, because most are alike in all channels.
+
+    Args:
+        points: The points, bool (H, W).
+        spots: The shapes of their spots.
+        difference: How the values differ from their neighbours, (C, H, W) in levels.
+        ground: What the picture shows beside them.
+    """
+    if 2 * int((points & _are_alike(difference)).sum()) <= int(points.sum()):
+        return False
+    if bool(spots.any()):
+        return True
     is_bright = difference.mean(0)[points] > 0
     bright, count = int(is_bright.sum()), len(is_bright)
     if min(bright, count - bright) >= max(3, MINORITY * count):
-        return True
+        return False
     seen = ground.tone < 255 - VISIBLE if 2 * bright > count else ground.tone > VISIBLE
-    return are_in_all_tones(points, ground.area & seen, ground.tone)
+    return not are_in_all_tones(points, ground.area & seen, ground.tone)
 
 
 def _find_dense(x: Tensor, first: Isolation, area: Tensor, floor: float) -> Outliers:
     """Find outliers that are so many that they lie side by side."""
     nothing = Outliers(torch.zeros_like(x, dtype=torch.bool), "none", 0.0)
     is_extreme = (x == x.min()) | (x == x.max())
-    apart = _differs(x, first) & area & (first.score.abs() > 1.5 * REFERENCE)
+    apart = _differs(x, first) & area & (first.score.abs() > REFERENCE)
     is_spike = float(is_extreme[apart].float().mean()) >= SPIKE
     suspects, found = apart, first
     if is_spike:
@@ -370,7 +378,10 @@ def _find_dense(x: Tensor, first: Isolation, area: Tensor, floor: float) -> Outl
         values = score >= least
         false = TEXTURE_SHARE * int(area.sum()) * (REFERENCE / least) ** DENSE_DECAY / max(1, int(values.any(0).sum()))
     points = values.any(0)
-    if float(points.float().mean()) < DENSE / 2 or not _are_random(points, _ground(x, values, area)):
+    ground, difference = _ground(x, values, area), x - found.median
+    if float(points.float().mean()) < DENSE / 2 or not _are_random(points, ground):
+        return nothing
+    if _may_be_lights(points, spot_shapes(x, difference, points), difference, ground):
         return nothing
     return Outliers(values, "salt and pepper" if is_spike else "impulses", 1 - min(1.0, false))
 
