@@ -12,6 +12,7 @@ from restorer.api import denoise
 from restorer.evaluation.metrics import psnr
 from restorer.images.sizes import Region
 from restorer.models.load import load_prior
+from restorer.tasks.defaults import INPAINT, OUTLIERS
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.outliers import SPARSE, filled_smoothly
 
@@ -42,7 +43,7 @@ def test_only_outliers_change_where_there_is_no_noise(share: float):
     restored = job.run().image
     found = job.outliers.values
     assert torch.equal(restored[~found], (damaged / 255)[~found])
-    assert len(spy.calls) == job.evaluations == (4 if share < SPARSE else 20)
+    assert len(spy.calls) == job.evaluations == (OUTLIERS.steps if share < SPARSE else INPAINT.steps)
     assert float((found & truth).sum()) > 0.7 * float(truth.sum())
 
 
