@@ -137,7 +137,7 @@ def prepare_denoise(
         job = prepare_denoise(image, sigma, **measured, method=method, seed=seed, region=region, prior=model)
         return repaired_from(job, start, image, place, steps=steps, detail=detail, method=method)
     check_denoising(sigma=sigma, noise=noise, strength=strength, outliers=outliers, steps=steps, detail=detail)
-    if outliers == "auto" and sigma != 0 and (found := find_outliers(image, evidence)).kind != "none":
+    if outliers == "auto" and sigma != 0 and (outlying := find_outliers(image, evidence)).kind != "none":
         options: dict[str, Any] = {"steps": steps, "detail": detail, "method": method, "seed": seed}
 
         def rest(picture: Tensor, tiles: Tiled, known: Noise | None) -> Job:
@@ -147,7 +147,7 @@ def prepare_denoise(
                 return prepare_denoise(picture, known.sigma, **others, **options)
             return prepare_denoise(picture, sigma, noise=noise, strength=strength, **others, **options)
 
-        return without_outliers(image, found, place, model, rest, **options)
+        return without_outliers(image, outlying, place, model, rest, **options)
     task = _Denoising(image, place, evidence, model, noise, strength, jpeg, steps, detail, method, seed)
     if sigma is not None:
         return task.remove_white(Noise("white", sigma, estimated=False))
