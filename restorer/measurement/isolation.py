@@ -51,11 +51,18 @@ class Isolation:
         score: The score t of each value, with its sign.
         median: The median of its eight neighbours, in levels.
         scale: What the difference from it is divided by, in levels.
+        widest: The same if none of the neighbours is left out.
     """
 
     score: Tensor
     median: Tensor
     scale: Tensor
+    widest: Tensor
+
+    def untrimmed(self, x: Tensor, least: float) -> Isolation:
+        """Return how far each value of the picture x stands apart if none of its neighbours is left out."""
+        scale = self.widest.clamp(min=least)
+        return Isolation((x - self.median) / scale, self.median, scale, scale)
 
 
 def isolation(
@@ -82,9 +89,8 @@ def isolation(
             low = high - halo - 1
         found = _isolation(x[:, low:high], around[:, low:high], trim, least, distance)
         rows = slice(top - low, min(top + BAND, height) - low)
-        parts.append((found.score[:, rows], found.median[:, rows], found.scale[:, rows]))
-    score, median, scale = (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True))
-    return Isolation(score, median, scale)
+        parts.append([tensor[:, rows] for tensor in (found.score, found.median, found.scale, found.widest)])
+    return Isolation(*(torch.cat(tensors, 1) for tensors in zip(*parts, strict=True)))
 
 
 def _isolation(x: Tensor, around: Tensor, trim: int, least: float, distance: int) -> Isolation:
@@ -100,9 +106,9 @@ def _isolation(x: Tensor, around: Tensor, trim: int, least: float, distance: int
             logs += parts.narrow(axis, i, size)
         logs /= 2 * REACH + 1
     scale = (logs[0].exp() - 1) * GEOMETRIC
-    spread = (ordered[7 - trim] - ordered[trim]) / SPREADS[trim]
-    scale = (torch.maximum(scale, spread) + ROUNDING).clamp(min=least)
-    return Isolation(difference / scale, median, scale)
+    spreads = [(ordered[7 - left_out] - ordered[left_out]) / SPREADS[left_out] for left_out in (trim, 0)]
+    scale, widest = ((torch.maximum(scale, spread) + ROUNDING).clamp(min=least) for spread in spreads)
+    return Isolation(difference / scale, median, scale, widest)
 
 
 def neighbourhood_median(x: Tensor) -> Tensor:

@@ -72,6 +72,9 @@ MOST_DENSE = 0.6
 SPIKE = 0.9
 """Share of the values that stand apart from which having the least or the largest value is what makes them outliers."""
 
+MOST_FALSE_OF_SPIKE = 0.3
+"""Largest share of extreme values of one score that the picture may explain. A hole that is none costs little here."""
+
 BESIDE = 4
 """Number of values beside the extreme ones by which it is estimated how many of these are part of the picture."""
 
@@ -178,7 +181,7 @@ def find_outliers(image: Tensor, evidence: Tensor | None = None) -> Outliers:
     if not bool((apart & (first.score.abs() > REFERENCE)).any()):
         return nothing
     is_dense = float((apart & (first.score.abs() > REFERENCE)).any(0).float().mean()) > DENSE / 2
-    found = _find_dense(x, first, area, least) if is_dense else _find_sparse(x, area, least)
+    found = _find_dense(x, first, area, least) if is_dense else _find_sparse(x, first.untrimmed(x, least), area)
     if found.kind == "none" or not 0 < found.share <= MOST_DENSE:
         return nothing
     return replace(found, values=found.values.expand(image.shape))
@@ -241,9 +244,8 @@ def _ground(x: Tensor, outliers: Tensor, area: Tensor) -> _Ground:
     return _Ground(area, pooled[0], pooled[1])
 
 
-def _find_sparse(x: Tensor, area: Tensor, floor: float) -> Outliers:
+def _find_sparse(x: Tensor, found: Isolation, area: Tensor) -> Outliers:
     """Find outliers that lie apart from each other: single values, and spots of one colour."""
-    found = isolation(x, least=floor)
     score = torch.where(_differs(x, found) & area, found.score, 0.0)
     difference = x - found.median
     least, points = _candidates(score, area)
@@ -408,9 +410,9 @@ def _least_score_of_spike(x: Tensor, score: Tensor, scale: Tensor, is_extreme: T
     beside = ((x > low) & (x <= low + BESIDE)) | ((x < high) & (x >= high - BESIDE))
     clipped = torch.where(beside, (scale / score.clamp(min=1)).clamp(min=1), 0.0) / BESIDE
     for least in (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0):
-        band = (score >= least) & (score < 2 * least)
+        band = (score >= least) & (score < least + 0.5)
         false = float(clipped[band].sum()) / max(float((band & is_extreme).sum()), 1.0)
-        if false <= MOST_FALSE:
+        if false <= MOST_FALSE_OF_SPIKE:
             chosen = score >= least
             return least, float(clipped[chosen].sum()) / max(float((chosen & is_extreme).sum()), 1.0)
     return math.inf, 1.0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from outlier_pictures import (
@@ -17,6 +19,7 @@ from outlier_pictures import (
     photograph,
     salt_and_pepper,
 )
+from PIL import Image
 
 from restorer.measurement.isolation import isolation
 from restorer.measurement.outlier_evidence import are_apart_by_chance, are_in_flat_areas, are_spread_evenly
@@ -136,3 +139,18 @@ def test_chance_is_told_from_clusters_lattices_and_texture():
     ramp = torch.arange(200.0).expand(200, 200)
     assert are_in_flat_areas(random, area, ramp)
     assert not are_in_flat_areas(random & (ramp > 110), area, ramp)
+
+
+@pytest.mark.parametrize("quality", [75, 90, 97])
+@pytest.mark.parametrize("kind", [hot_pixels, salt_and_pepper], ids=["hot pixels", "salt and pepper"])
+def test_what_compression_has_blurred_is_not_guessed(kind: Callable[[torch.Tensor, float], Made], quality: int):
+    picture, truth = kind(photograph("gates", 20, 20), 0.01)
+    file = io.BytesIO()
+    Image.fromarray(picture.byte().permute(1, 2, 0).numpy()).save(file, "JPEG", quality=quality)
+    with Image.open(file) as image:
+        decoded = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) / 255
+    near = torch.nn.functional.max_pool2d(truth.any(0)[None].float(), 5, 1, 2)[0] > 0
+    found = find_outliers(decoded)
+    assert int((found.pixels & ~near).sum()) <= 0.12 * found.count
+    without = find_outliers(photograph("gates", 20, 20) / 255)
+    assert without.kind == "none"
