@@ -24,7 +24,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["are_apart_by_chance", "are_in_all_tones", "are_in_flat_areas", "are_spread_evenly", "crowded_classes"]
+__all__ = [
+    "are_apart_by_chance",
+    "are_in_all_tones",
+    "are_in_flat_areas",
+    "are_spread_evenly",
+    "crowded_classes",
+    "touch_by_chance",
+]
 
 DEVIATIONS = 3.0
 """Standard deviations of chance that are allowed."""
@@ -34,6 +41,9 @@ CELLS = 6
 
 NEAR, NEAREST = 7, 1
 """Points are near each other if they are up to 7 pixels apart along both axes. Those that touch do not count."""
+
+TOUCHING = 1.25
+"""Ratio of the points that touch to their number by chance that is allowed beside its scatter."""
 
 OFFSETS, LARGEST = 24, 1024
 """Largest distance in pixels of a lattice of dots that is looked for, in a part of at most this side."""
@@ -139,6 +149,19 @@ def are_apart_by_chance(points: Tensor, area: Tensor) -> bool:
     if not expected / EXCESS - margin <= pairs <= EXCESS * expected + margin + 1:
         return False
     return not _is_lattice(inside, area)
+
+
+def touch_by_chance(points: Tensor, area: Tensor) -> bool:
+    """Return whether no more points touch each other than chance explains.
+
+    Compression blurs an outlier, and its surroundings then stand apart, too.
+    """
+    inside = points & area
+    count, size = int(inside.sum()), int(area.sum())
+    pairs = float((_pool(inside, 3) - inside.float())[inside].double().sum()) / 2
+    places = float((_pool(area, 3) - area.float())[inside].double().sum()) / 2
+    expected = places * max(count - 1, 0) / max(size, 1)
+    return pairs <= TOUCHING * expected + DEVIATIONS * math.sqrt(expected) + 1
 
 
 def _is_lattice(points: Tensor, area: Tensor) -> bool:

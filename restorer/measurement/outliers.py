@@ -35,6 +35,7 @@ from restorer.measurement.outlier_evidence import (
     are_in_flat_areas,
     are_spread_evenly,
     crowded_classes,
+    touch_by_chance,
 )
 from restorer.measurement.outlier_spots import LEAST_COUNT, SPOT, spot_shapes, with_spots
 from restorer.measurement.white_noise import constant_areas
@@ -382,6 +383,8 @@ def _find_dense(x: Tensor, first: Isolation, area: Tensor, floor: float) -> Outl
     points = values.any(0)
     ground, difference = _ground(x, values, area), x - found.median
     if float(points.float().mean()) < DENSE / 2 or not _are_random(points, ground):
+        return nothing
+    if not is_spike and not touch_by_chance(points, area):
         return nothing
     if _may_be_lights(points, spot_shapes(x, difference, points), difference, ground):
         return nothing

@@ -22,7 +22,12 @@ from outlier_pictures import (
 from PIL import Image
 
 from restorer.measurement.isolation import isolation
-from restorer.measurement.outlier_evidence import are_apart_by_chance, are_in_flat_areas, are_spread_evenly
+from restorer.measurement.outlier_evidence import (
+    are_apart_by_chance,
+    are_in_flat_areas,
+    are_spread_evenly,
+    touch_by_chance,
+)
 from restorer.measurement.outliers import find_outliers
 
 # What is made, the kind that is found, the least share of it, and the largest share of the found that is none.
@@ -128,7 +133,8 @@ def test_bands_of_a_high_picture_join_without_a_seam(distance: int, monkeypatch:
 def test_chance_is_told_from_clusters_lattices_and_texture():
     area = torch.ones(200, 200, dtype=torch.bool)
     random = torch.rand(200, 200, generator=torch.Generator().manual_seed(0)) < 0.01
-    assert are_apart_by_chance(random, area) and are_spread_evenly(random, area)
+    assert are_apart_by_chance(random, area) and are_spread_evenly(random, area) and touch_by_chance(random, area)
+    assert not touch_by_chance(random | random.roll(1, 0), area)
     clusters = torch.zeros_like(random)
     for i in range(0, 200, 40):
         clusters[i : i + 12, i : i + 12] = torch.rand(12, 12, generator=torch.Generator().manual_seed(i)) < 0.3
