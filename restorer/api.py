@@ -153,6 +153,7 @@ def denoise(
     *,
     noise: str = "auto",
     strength: float = 1.0,
+    outliers: str = "auto",
     jpeg: str = "auto",
     steps: int | None = None,
     detail: float | None = None,
@@ -175,6 +176,8 @@ def denoise(
         noise: The noise that may be found: "auto" looks for both kinds, "white" and "camera" for one of them, and "off"
             removes no noise.
         strength: Factor on the noise that is measured: more than 1 removes more.
+        outliers: "auto" fills hot pixels, dead pixels, and salt and pepper, unless `sigma` is 0 or there is a `start`;
+            "off" leaves them.
         jpeg: "auto" undoes JPEG compression that is stronger than the noise, as `dejpeg` does; "off" leaves it.
         steps: Number of network evaluations; None selects the default. `steps=1` alone, like `detail=0`, returns the
             posterior mean.
@@ -211,6 +214,7 @@ def denoise(
         sigma=level,
         noise=noise,
         strength=factor,
+        outliers=outliers,
         jpeg=jpeg,
         steps=options["steps"] if start is None else None,
         detail=options["detail"],
@@ -220,7 +224,7 @@ def denoise(
         check_values(given, level)
         found = find_jpeg(given.image, given.file) if jpeg == "auto" and level is None else None
         measuring: dict[str, Any] = {"noise": noise, "strength": factor, "evidence": given.visible, "jpeg": found}
-        return prepare_denoise(given.image, level, region=part, **measuring, **options), None
+        return prepare_denoise(given.image, level, outliers=outliers, region=part, **measuring, **options), None
 
     return _restore(picture, prepare, on_step, part, uncertainty)
 

@@ -18,6 +18,7 @@ from restorer.machine.torchvision import import_torchvision
 from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.noise import Noise
+from restorer.measurement.outliers import Outliers
 from restorer.models.hub.download import free_bytes
 from restorer.models.load import PRECISIONS, resolve_device, resolve_dtype, weights_folder, weights_sha256
 from restorer.tasks.denoise import prepare_denoise
@@ -107,10 +108,10 @@ def _gigabytes(count: int) -> float:
     return round(count / 1e9, 2)
 
 
-def examine_picture(picture: Picture) -> tuple[Noise, Jpeg | None]:
-    """Return the noise of a picture, as `restore denoise` would find it, and what is known of its JPEG compression."""
+def examine_picture(picture: Picture) -> tuple[Noise, Outliers | None, Jpeg | None]:
+    """Return the noise and the outliers of a picture, as `restore denoise` would find them, and its compression."""
     image = to_tensor(picture)
     jpeg = find_jpeg(image, picture.original)
-    noise = prepare_denoise(image, evidence=visible_pixels(picture), jpeg=jpeg).measured().noise
-    assert noise is not None, "denoise always looks for noise"
-    return noise, jpeg
+    job = prepare_denoise(image, evidence=visible_pixels(picture), jpeg=jpeg).measured()
+    assert job.noise is not None, "denoise always looks for noise"
+    return job.noise, job.outliers, jpeg

@@ -18,6 +18,7 @@ __all__ = [
     "MAX_PIXELS",
     "METHODS",
     "NOISES",
+    "OUTLIERS",
     "SAMPLERS",
     "SAMPLING_STEPS",
     "SCALES",
@@ -34,6 +35,7 @@ METHODS = ("auto", "ddpm", "ddim", "repaint", "ddnm", "diffpir", "langevin")
 SAMPLERS = ("ddpm", "ddim", "langevin")  # the methods that can generate images without any data
 NOISES = ("auto", "white", "camera", "off")  # which noise may be found in a picture
 JPEGS = ("auto", "off")  # whether JPEG compression may be found in a picture
+OUTLIERS = ("auto", "off")  # whether outliers may be found in a picture
 VARIANCES = ("small", "large", "learned")
 SCALES = (2, 3, 4, 8)
 MAX_PIXELS = 178_956_970  # default limit of an input image; Pillow refuses larger images by default
@@ -114,6 +116,7 @@ def check_denoising(
     noise: str = "auto",
     strength: float = 1.0,
     jpeg: str = "auto",
+    outliers: str = "auto",
     steps: int | None = None,
     detail: float | None = None,
 ) -> None:
@@ -124,6 +127,7 @@ def check_denoising(
         noise: One of NOISES.
         strength: Factor on the measured noise, above 0 and at most MAX_STRENGTH.
         jpeg: One of JPEGS.
+        outliers: One of OUTLIERS.
         steps: As in `check`.
         detail: As in `check`.
 
@@ -134,6 +138,8 @@ def check_denoising(
         raise UsageError(f"unknown noise {noise!r}", f"use one of {', '.join(NOISES)}")
     if not isinstance(jpeg, str) or jpeg not in JPEGS:
         raise UsageError(f"jpeg must be {' or '.join(JPEGS)}, not {jpeg!r}")
+    if not isinstance(outliers, str) or outliers not in OUTLIERS:
+        raise UsageError(f"outliers must be {' or '.join(OUTLIERS)}, not {outliers!r}")
     if not 0 < strength <= MAX_STRENGTH:
         raise UsageError(
             f"strength must be above 0 and at most {MAX_STRENGTH:g}, not {strength:g}",

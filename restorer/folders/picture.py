@@ -274,6 +274,7 @@ def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, An
         "seed": options.seed,
         "sigma": round(job.sigma, 2),
         **({} if job.noise is None else {"noise": job.noise.to_dict()}),
+        **({"outliers": job.outliers and job.outliers.to_dict()} if options.command == "denoise" else {}),
         **({"jpeg": job.jpeg and job.jpeg.to_dict()} if options.command != "inpaint" else {}),
         **({} if options.start is None else {"start": start}),
         "tile": job.factor * min(prior.tile, max(job.largest)),
@@ -314,7 +315,7 @@ def build_record(
     if "jpeg" in used and job.jpeg is None:  # nothing was undone, whether it was looked for or not
         used["jpeg"] = "off"
     if job.starter is not None and job.plan is None:  # a network by itself, for which nothing is measured
-        for name in ("sigma", "detail", "noise", "strength", "jpeg", "method", "seed"):
+        for name in ("sigma", "detail", "noise", "strength", "outliers", "jpeg", "method", "seed"):
             used.pop(name, None)
     if options.start is not None:
         used["start"] = options.start
@@ -334,7 +335,7 @@ def build_record(
         precision_name(prior),  # from which that of a start follows
         torch.get_num_threads(),
         batch,
-        "; ".join(found.describe() for found in (job.noise, job.jpeg) if found is not None),
+        "; ".join(found.describe() for found in (job.noise, job.outliers, job.jpeg) if found is not None),
         prepared.in_place,
         "" if job.starter is None else job.starter.sha256,
     )

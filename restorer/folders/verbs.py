@@ -36,7 +36,9 @@ OWN_TRANSPARENCY = "alpha"
 MAX_GAUSSIAN, MAX_DEFOCUS, MAX_MOTION = 20.0, 60.0, 200.0  # pixels
 
 
-def denoising(options: Options, *, noise: str = "auto", strength: float = 1.0, jpeg: str = "auto") -> Verb:
+def denoising(
+    options: Options, *, noise: str = "auto", strength: float = 1.0, outliers: str = "auto", jpeg: str = "auto"
+) -> Verb:
     """Return the verb `denoise`. The arguments are its options, of which `options` are those of all verbs.
 
     Raises:
@@ -46,6 +48,7 @@ def denoising(options: Options, *, noise: str = "auto", strength: float = 1.0, j
         sigma=options.sigma,
         noise=noise,
         strength=strength,
+        outliers=outliers,
         jpeg=jpeg,
         steps=options.steps if options.start is None else None,  # a start has detail in a single step too
         detail=options.detail,
@@ -60,6 +63,7 @@ def denoising(options: Options, *, noise: str = "auto", strength: float = 1.0, j
             image,
             noise=noise,
             strength=strength,
+            outliers=outliers,
             evidence=visible_pixels(picture),
             jpeg=find_jpeg(image, picture.original) if jpeg == "auto" and options.sigma is None else None,
             start=load_requested_start(options),
@@ -69,7 +73,7 @@ def denoising(options: Options, *, noise: str = "auto", strength: float = 1.0, j
         return job, None
 
     whole = Geometry(region=options.region)
-    measured = (("noise", noise), ("strength", strength), ("jpeg", jpeg))
+    measured = (("noise", noise), ("strength", strength), ("outliers", outliers), ("jpeg", jpeg))
     return Verb(f"denoised{whole.tag}", prepare, extra_options=measured, geometry=whole)
 
 

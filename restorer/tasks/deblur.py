@@ -128,7 +128,15 @@ def prepare_deblur(
         direct = sharpen(image, sigma=sigma, prior=model)
         return direct if start is None else replace(direct, measure=lambda: begin(direct), starter=start)
     first = prepare_denoise(
-        image, None, noise=noise, strength=strength, jpeg=jpeg, evidence=evidence, seed=seed, prior=model
+        image,
+        None,
+        noise=noise,
+        strength=strength,
+        outliers="off",
+        jpeg=jpeg,
+        evidence=evidence,
+        seed=seed,
+        prior=model,
     )
 
     def measure() -> Job:

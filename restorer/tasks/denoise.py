@@ -35,6 +35,7 @@ from restorer.limits import check, check_denoising
 from restorer.measurement.camera_noise import CameraNoise, mean_variance, measure_camera_noise
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.noise import Noise
+from restorer.measurement.outliers import find_outliers
 from restorer.measurement.white_noise import constant_areas, estimate_sigma, is_white, undo_clipping
 from restorer.models.feed_forward import FeedForward
 from restorer.models.load import load_noise_estimator, measuring_prior
@@ -43,6 +44,7 @@ from restorer.tasks.common import LOWEST_LEVEL, as_colour, check_picture, select
 from restorer.tasks.defaults import CAMERA, DENOISE
 from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
 from restorer.tasks.job import Job
+from restorer.tasks.outliers import without_outliers
 from restorer.tasks.region import Place
 from restorer.tasks.started import alone, check_start, repaired_from
 from restorer.tasks.tiles import with_default_tiles
@@ -88,6 +90,7 @@ def prepare_denoise(
     *,
     noise: str = "auto",
     strength: float = 1.0,
+    outliers: str = "auto",
     evidence: Tensor | None = None,
     jpeg: Jpeg | None = None,
     steps: int | None = None,
@@ -105,6 +108,7 @@ def prepare_denoise(
         sigma: As in `restorer.denoise`.
         noise: As in `restorer.denoise`.
         strength: As in `restorer.denoise`.
+        outliers: As in `restorer.denoise`.
         evidence: bool (H, W), the pixels that the noise is estimated from; None for all of them.
         jpeg: What is known of the file if it is a JPEG; None if it is not, or if its compression is to stay.
         steps: As in `restorer.denoise`.
@@ -129,9 +133,21 @@ def prepare_denoise(
         if steps == 0:
             return alone(start, image, place, model)
         measured: dict[str, Any] = {"noise": noise, "strength": strength, "evidence": evidence, "jpeg": jpeg}
+        measured["outliers"] = "off"
         job = prepare_denoise(image, sigma, **measured, method=method, seed=seed, region=region, prior=model)
         return repaired_from(job, start, image, place, steps=steps, detail=detail, method=method)
-    check_denoising(sigma=sigma, noise=noise, strength=strength, steps=steps, detail=detail)
+    check_denoising(sigma=sigma, noise=noise, strength=strength, outliers=outliers, steps=steps, detail=detail)
+    if outliers == "auto" and sigma != 0 and (outlying := find_outliers(image, evidence)).kind != "none":
+        options: dict[str, Any] = {"steps": steps, "detail": detail, "method": method, "seed": seed}
+
+        def rest(picture: Tensor, tiles: Tiled, known: Noise | None) -> Job:
+            """Prepare the removal of the noise that is left once the outliers are filled."""
+            others: dict[str, Any] = {"outliers": "off", "evidence": evidence, "region": region, "prior": tiles}
+            if known is not None and known.kind == "white":
+                return prepare_denoise(picture, known.sigma, **others, **options)
+            return prepare_denoise(picture, sigma, noise=noise, strength=strength, **others, **options)
+
+        return without_outliers(image, outlying, place, model, rest, **options)
     task = _Denoising(image, place, evidence, model, noise, strength, jpeg, steps, detail, method, seed)
     if sigma is not None:
         return task.remove_white(Noise("white", sigma, estimated=False))

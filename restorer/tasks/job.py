@@ -28,6 +28,7 @@ from restorer.machine.memory import (
 )
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.noise import Noise
+from restorer.measurement.outliers import Outliers
 from restorer.models.feed_forward import FeedForward
 from restorer.priors.latent import Conditioned, LatentPrior, latent_of
 from restorer.priors.tiled import Tiled
@@ -89,6 +90,7 @@ class Job:
         notes: What the user should know before the job runs.
         noise: What was found out about the noise; None if the task does not look for noise.
         jpeg: What is known of the JPEG file; None if the picture is not a JPEG, or the task does not look for it.
+        outliers: The outliers that are filled; None if none were found, or if the task does not look for them.
         measure: Measures the picture with the prior, and returns the job that follows from what it finds; None if there
             is nothing left to measure.
         second_pass: Maps (restored picture, prior as it was used) to a job that continues from the result of this one;
@@ -120,6 +122,7 @@ class Job:
     notes: tuple[str, ...] = ()
     noise: Noise | None = None
     jpeg: Jpeg | None = None
+    outliers: Outliers | None = None
     measure: Callable[[], Job] | None = None
     second_pass: Callable[[Tensor, Tiled], Job] | None = None
     second_pass_evaluations: int = 0

@@ -37,6 +37,7 @@ from restorer.measurement.windows import windows_of
 from restorer.models.load import load_noise_estimator, load_prior
 from restorer.tasks import denoise
 from restorer.tasks.job import Job
+from restorer.tasks.region import Place
 from restorer.tasks.tiles import with_default_tiles
 from restorer.training.datasets import find_sources
 from restorer.training.noise_estimator import LEAST_SIDE, crop_of
@@ -78,7 +79,7 @@ def true_noise(pair: Pair, found: CameraNoise) -> CameraNoise:
 def remove(image: Tensor, found: CameraNoise, detail: float | None) -> Tensor:
     """Return a picture without the given noise, whether it is sure or not."""
     model = with_default_tiles(load_prior(), *image.shape[-2:])
-    task = denoise._Denoising(image, None, model, "camera", 1.0, None, None, detail, "auto", 0)
+    task = denoise._Denoising(image, Place.of(image, None), None, model, "camera", 1.0, None, None, detail, "auto", 0)
     return task.remove_camera(replace(found, probability=1.0)).run().image
 
 

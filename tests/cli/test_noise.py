@@ -121,3 +121,38 @@ def test_a_folder_of_noisy_and_clean_pictures_keeps_its_order(capsys: pytest.Cap
     pair = (np.asarray(Image.open(results[1][name])).astype(float) for name in ("input", "output"))
     assert np.abs(np.subtract(*pair)).mean() > 3
     assert Path(results[2]["output"]).read_bytes() == Path("in/2.png").read_bytes()
+
+
+def test_outliers_are_told_everywhere_and_filled(capsys: pytest.CaptureFixture[str]):
+    with Image.open("gates.png") as image:
+        clean = np.asarray(image.convert("RGB"))
+    u = np.random.default_rng(0).random(clean.shape[:2])
+    damaged = clean.copy()
+    damaged[u < 0.02], damaged[u > 0.98] = 0, 255
+    Image.fromarray(damaged).save("salt.png")
+    code, out, err = restore(capsys, "denoise", "salt.png", "--json", "--steps", 4, "--noise", "off")
+    assert code == 0
+    event = json.loads(out.splitlines()[0])
+    assert event["outliers"]["kind"] == "salt and pepper"
+    said = f"outliers: {event['outliers']['pixels']} pixels (3.9 %), salt and pepper"
+    assert event["outliers"]["share"] == pytest.approx(0.039, abs=0.0005)
+    assert said in err.splitlines()[0]
+    result = np.asarray(Image.open("salt_denoised.png").convert("RGB"))
+    kept = (u >= 0.02) & (u <= 0.98)
+    assert np.mean(np.any(result != clean, axis=2)[kept]) < 0.002, "all other values are those of the input"
+    assert np.abs(result[~kept].astype(float) - clean[~kept]).mean() < 12
+    code, out, err = restore(capsys, "doctor", "salt_denoised.png")
+    assert said in err and "--outliers auto" in out
+    assert said in restore(capsys, "doctor", "salt.png")[1]
+
+
+def test_outliers_are_left_where_the_user_says_so(capsys: pytest.CaptureFixture[str]):
+    pixels = np.asarray(Image.open("gates.png").convert("RGB")).copy()
+    u = np.random.default_rng(0).random(pixels.shape[:2])
+    pixels[u < 0.03], pixels[u > 0.97] = 0, 255
+    Image.fromarray(pixels).save("salt.png")
+    for arguments in (("--outliers", "off", "--noise", "off"), ("--sigma", 0)):
+        code, out, _ = restore(capsys, "denoise", "salt.png", "--json", "--overwrite", *arguments)
+        assert code == 0 and json.loads(out.splitlines()[0])["outliers"] is None
+        assert Path("salt_denoised.png").read_bytes() == Path("salt.png").read_bytes()
+    assert restore(capsys, "denoise", "salt.png", "--outliers", "all")[0] == 2

@@ -60,7 +60,7 @@ def engine_events(output: str = "out", **options: Any) -> Iterator[events.Event]
     def prepare(image: Any, item: Any, picture: Any, prior: Any) -> Any:
         return prepare_denoise(image, prior=prior, **chosen.sampling), None
 
-    extra = (("noise", "auto"), ("strength", 1.0), ("jpeg", "auto"))
+    extra = (("noise", "auto"), ("strength", 1.0), ("outliers", "auto"), ("jpeg", "auto"))
     verb = Verb("denoised", prepare, extra_options=extra)
     with open_log(chosen, found.pictures) as log, closing(Run(chosen, verb, log).events(found)) as happening:
         yield from happening

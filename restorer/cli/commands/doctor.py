@@ -25,7 +25,7 @@ def _doctor(
         Path | None,
         typer.Argument(
             metavar="FILE",
-            help="Picture: how it was made if restore has written it, else what noise it has",
+            help="Picture: how it was made if restore has written it, else what noise and outliers it has",
             show_default=False,
         ),
     ] = None,
@@ -78,14 +78,15 @@ def _report_picture(file: Path, reporter: Reporter) -> None:
         return
     from restorer.doctor import examine_picture
 
-    noise, jpeg = examine_picture(picture)
+    noise, outliers, jpeg = examine_picture(picture)
     if reporter.as_json:
         size = {"width": picture.width, "height": picture.height}
-        found = {"noise": noise.to_dict(), **({} if jpeg is None else {"jpeg": jpeg.to_dict()})}
+        seen = {"noise": noise, "outliers": outliers, "jpeg": jpeg}
+        found = {name: value.to_dict() for name, value in seen.items() if value is not None}
         reporter.emit({"event": "doctor", "file": str(file), **size, **found})
         return
     reporter.say(f"{file} has no record of restore; this is what can be seen in it:")
-    print("; ".join(found.describe() for found in (noise, jpeg) if found is not None))
+    print("; ".join(found.describe() for found in (noise, outliers, jpeg) if found is not None))
 
 
 def _report_record(file: Path, record: Record, reporter: Reporter) -> None:

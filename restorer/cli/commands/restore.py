@@ -52,7 +52,7 @@ from restorer.cli.options import (
 from restorer.cli.restoring.run import restore_all
 from restorer.cli.restoring.starting import prepare_start
 from restorer.folders.verbs import dejpegging, denoising, inpainting, upscaling
-from restorer.limits import JPEGS, MAX_PIXELS, NOISES, SCALES
+from restorer.limits import JPEGS, MAX_PIXELS, NOISES, OUTLIERS, SCALES
 
 __all__ = ["register"]
 
@@ -81,6 +81,15 @@ def _denoise(
             rich_help_panel=SAMPLING,
         ),
     ] = 1.0,
+    outliers: Annotated[
+        str,
+        typer.Option(
+            "--outliers",
+            metavar="KIND",
+            help=f"Whether to fill hot pixels, dead pixels, and salt and pepper: {', '.join(OUTLIERS)}",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = "auto",
     jpeg: Annotated[
         str,
         typer.Option(
@@ -133,9 +142,9 @@ def _denoise(
 
     restore denoise img.png  ·  restore denoise scan.jpg --sigma 30  ·  restore denoise photos/ -r -o clean/
     """
-    shared = {name: value for name, value in locals().items() if name not in ("noise", "strength", "jpeg")}
+    shared = {name: value for name, value in locals().items() if name not in ("noise", "strength", "outliers", "jpeg")}
     options = parse("denoise", **shared)
-    restore_all(options, denoising(options, noise=noise, strength=strength, jpeg=jpeg))
+    restore_all(options, denoising(options, noise=noise, strength=strength, outliers=outliers, jpeg=jpeg))
 
 
 def _dejpeg(

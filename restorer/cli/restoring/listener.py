@@ -129,6 +129,8 @@ class Listener:
         if job.jpeg is not None:
             has_noise = job.noise is not None and job.noise.sigma > 0
             strength = f"{strength} · {job.jpeg.describe()}" if has_noise else job.jpeg.describe()
+        if job.outliers is not None:
+            strength = f"{strength} · {job.outliers.describe()}"
         detail = "by hole size" if settings["detail"] is None else f"{settings['detail']:g}"
         model = options.model
         if job.starter is not None:
