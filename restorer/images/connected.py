@@ -13,7 +13,7 @@ CELL = 4
 
 
 def connected(mask: Tensor) -> Tensor:
-    """Number the connected parts of a mask.
+    """Return the connected parts of a mask, numbered.
 
     Args:
         mask: bool (H, W).

@@ -119,7 +119,7 @@ def patch_fill(image: Tensor, hole: Tensor, *, seed: int = 0, variety: float = 0
         coarser = field
     assert coarser is not None
     known = torch.where(hole, 0.0, image)
-    source = _best_sources(coarser, match, distance)
+    source = torch.where(hole.flatten(), _best_sources(coarser, match, distance), torch.arange(hole.numel()))
     copied = known.flatten(1)[:, source].view_as(image) + _shading(known, hole, coarser, match, distance)
     return Patched(torch.where(hole, copied, image), source.view_as(hole), coarser, match)
 
@@ -185,7 +185,7 @@ def _enlarged(match: Tensor, coarse: Field, fine: Field) -> Tensor:
 
 
 def _rebuilt(colour: Tensor, hole: Tensor, field: Field, guess: Tensor, coarse: Tensor) -> Tensor:
-    """Return a level whose unknown pixels are voted by guesses or, where there are none, are those of the coarser one."""
+    """Return a level whose unknown pixels are voted by guesses or, without guesses, taken from the coarser level."""
     pixels = colour.flatten(1).T.contiguous()
     voted, weight = _vote(pixels, field, guess, torch.ones(len(guess)))
     enlarged = F.interpolate(coarse[None], size=tuple(hole.shape), mode="bilinear", align_corners=False)[0]

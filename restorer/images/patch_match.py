@@ -1,8 +1,8 @@
 """Nearest patches: for every patch of a picture that touches a hole, the most similar one without unknown pixels.
 
 Few patches are compared with all others. Many are matched by PatchMatch (Barnes et al. 2009,
-https://doi.org/10.1145/1531326.1531330): the match of a patch, moved by a few pixels, is tried for the neighbours of the
-patch, and random places around the best match so far are tried as well. All patches take each of these turns at once.
+https://doi.org/10.1145/1531326.1531330): the match of a patch, moved by a few pixels, is tried for its neighbours, and
+random places around the best match so far are tried as well. All patches take each of these turns at once.
 
 Patches are named by the places of their centres in a picture that is stored row by row.
 """

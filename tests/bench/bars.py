@@ -2,8 +2,8 @@
 
     python tests/bench/bars.py PICTURE@X,Y ... [--widths 8 12 ...] [--noise SD] [--candidates N]
 
-Each picture is a square of 192 pixels whose upper left corner is (X, Y). A bar of 128 pixels lies across its middle. The
-texture is the energy of the bar beyond half the Nyquist frequency. It is divided by the mean of that of two bars of the
+Each picture is a square of 192 pixels whose upper left corner is (X, Y). A bar of 128 pixels lies across its middle.
+The texture is the energy of the bar beyond half the Nyquist frequency, divided by the mean of that of two bars of the
 same size in the picture, above and below.
 """
 
