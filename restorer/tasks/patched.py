@@ -121,8 +121,10 @@ def _filled(image: Tensor, fill: Tensor, places: Sequence[Region], seed: int, va
     result, parts = image.clone(), []
     for at in places:
         hole = fill[at.rows, at.columns]
+        if int(hole.sum()) > MOST_PIXELS:
+            return None
         patched = patch_fill(image[:, at.rows, at.columns], hole, seed=seed, variety=variety)
-        if int(hole.sum()) > MOST_PIXELS or patched is None:
+        if patched is None:
             return None
         result[:, at.rows, at.columns] = patched.image.clamp(0, 1)
         parts.append((at, patched))
