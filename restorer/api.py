@@ -28,7 +28,7 @@ from restorer.images.files import alpha_tensor, fit_mask, from_pil, load_mask
 from restorer.images.kernel_files import load_kernel
 from restorer.images.masks import grow as grow_mask
 from restorer.images.sizes import Enlargement, Region, parse_region
-from restorer.limits import check, check_denoising, real_number, whole_number
+from restorer.limits import CANDIDATES, check, check_denoising, real_number, whole_number
 from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.models.feed_forward import FeedForward
 from restorer.models.starts import as_start
@@ -357,6 +357,7 @@ def inpaint(
     detail: float | None = None,
     method: str = "auto",
     seed: int = 0,
+    candidates: int = CANDIDATES,
     region: Sequence[int] | str | None = None,
     start: AnyStart = None,
     prior: AnyPrior = None,
@@ -380,6 +381,7 @@ def inpaint(
             None selects the default.
         method: As in `denoise`.
         seed: As in `denoise`.
+        candidates: Number of fillings of wide holes, of which the one that fits best is kept.
         region: As in `denoise`.
         start: As in `denoise`.
         prior: As in `denoise`.
@@ -397,7 +399,8 @@ def inpaint(
         DeviceError: The device has too little memory.
     """
     margin = None if grow is None else whole_number("grow", grow)
-    check(grow=margin)
+    number = whole_number("candidates", candidates)
+    check(grow=margin, candidates=number)
     level, part, options = _sigma(sigma), _region(region), _sampling(steps, detail, method, seed, start, prior)
     masks = _masks_of(picture, mask)
 
@@ -405,7 +408,9 @@ def inpaint(
         fill = _holes(given, mask if masks is None else masks[index], margin)
         if fill.shape == given.size:
             check_values(given, level, fill)
-        job = prepare_inpaint(given.image, torch.from_numpy(fill), sigma=level, region=part, **options)
+        job = prepare_inpaint(
+            given.image, torch.from_numpy(fill), sigma=level, candidates=number, region=part, **options
+        )
         return job, ~fill if job.sigma == 0 else None
 
     return _restore(picture, prepare, on_step, part, uncertainty)

@@ -58,6 +58,8 @@ FORMAT_OF_SUFFIX = {
     **dict.fromkeys((".jpeg", ".jpe", ".jfif"), ".jpg"),
     ".tiff": ".tif",
 }
+CANDIDATES = 4  # fillings of wide holes, of which the one that fits best is kept
+MAX_CANDIDATES = 64  # largest number of fillings of a hole
 MAX_GROWTH = 1000  # largest number of pixels by which a mask is grown
 MAX_SIDE = 8192  # in pixels, of a generated image
 
@@ -71,6 +73,7 @@ def check(
     seed: int = 0,
     scale: int = 4,
     grow: int | None = None,
+    candidates: int | None = None,
     started: bool = False,
 ) -> None:
     """Check that the options of a restoration are in range.
@@ -83,6 +86,7 @@ def check(
         seed: Seed of the noise field, 0 .. 2^63 - 1.
         scale: One of SCALES.
         grow: Pixels by which a mask is grown, 0 .. MAX_GROWTH; None stands for the default.
+        candidates: Number of fillings of a wide hole, 1 .. MAX_CANDIDATES; None stands for the default.
         started: Whether there is another network to start from, which may do without any steps.
 
     Raises:
@@ -108,6 +112,8 @@ def check(
         raise UsageError(f"the scale must be one of {', '.join(map(str, SCALES))}, not {scale}")
     if grow is not None and not 0 <= grow <= MAX_GROWTH:
         raise UsageError(f"grow must lie between 0 and {MAX_GROWTH} pixels, not {grow}")
+    if candidates is not None and not 1 <= candidates <= MAX_CANDIDATES:
+        raise UsageError(f"candidates must lie between 1 and {MAX_CANDIDATES}, not {candidates}")
 
 
 def check_denoising(

@@ -28,7 +28,17 @@ from restorer.folders.provenance import Record
 from restorer.images.find import SUFFIXES
 from restorer.models import load as models_load
 from restorer.models.catalogue import cards
-from restorer.tasks.defaults import DEBLUR, DENOISE, EXPERT, INPAINT, INPAINT_WIDE, JPEG, LATENT_STEPS, UPSCALE
+from restorer.tasks.defaults import (
+    DEBLUR,
+    DENOISE,
+    EXPERT,
+    INPAINT,
+    INPAINT_PATCHED,
+    INPAINT_WIDE,
+    JPEG,
+    LATENT_STEPS,
+    UPSCALE,
+)
 from restorer.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -192,7 +202,8 @@ def test_defaults_by_task_are_documented() -> None:
         "`dejpeg`": JPEG,
         "`deblur`": DEBLUR,
         "`inpaint`, narrow holes": INPAINT,
-        "`inpaint`, wide holes": INPAINT_WIDE,
+        "`inpaint`, wide holes": INPAINT_PATCHED,
+        "`inpaint`, wide holes without patches": INPAINT_WIDE,
     }
     tasks |= {f"`upscale --scale {scale}`, other models": found for scale, found in UPSCALE.items()}
     expected = {name: (str(found.steps), f"{found.detail:g}") for name, found in tasks.items()}

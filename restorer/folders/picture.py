@@ -272,6 +272,7 @@ def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, An
         # Narrow and wide holes differ.
         "detail": options.detail if job.second_pass is not None and options.command == "inpaint" else job.detail,
         "seed": options.seed,
+        **({"candidates": job.candidates} if options.command == "inpaint" else {}),
         "sigma": round(job.sigma, 2),
         **({} if job.noise is None else {"noise": job.noise.to_dict()}),
         **({"outliers": job.outliers and job.outliers.to_dict()} if options.command == "denoise" else {}),

@@ -72,6 +72,7 @@ NO_SUCH_OPTION = {"dejpeg": ("sigma",), "upscale": ("in_place", "backup")}
 """The shared options that a task does not have."""
 
 WHOLE = frozenset(["limit", "workers", "samples", "max_pixels", "quality", "steps", "seed", "width", "height", "grow"])
+WHOLE |= {"candidates"}
 REAL = frozenset(["detail", "strength", "gaussian", "defocus", "scale"])
 FLAGS = frozenset(["overwrite", "skip_existing", "fail_fast", "in_place", "keep_times", "invert_mask"])
 PATHS = frozenset(["manifest", "mask", "kernel"])

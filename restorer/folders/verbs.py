@@ -16,7 +16,7 @@ from restorer.folders.starting import load_requested_start, scale_of_start
 from restorer.images.find import STDIO, is_stream
 from restorer.images.sizes import Enlargement, Geometry
 from restorer.images.streams import stream_bytes
-from restorer.limits import check, check_denoising
+from restorer.limits import CANDIDATES, check, check_denoising
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,15 +137,22 @@ def deblurring(
     return Verb(f"deblurred{part.tag}", prepare, extra_options=(*given, *measured), geometry=part)
 
 
-def inpainting(options: Options, *, mask: Path, invert_mask: bool = False, grow_by: int | None = None) -> Verb:
+def inpainting(
+    options: Options,
+    *,
+    mask: Path,
+    invert_mask: bool = False,
+    grow_by: int | None = None,
+    candidates: int = CANDIDATES,
+) -> Verb:
     """Return the verb `inpaint`; see `denoising`. `grow_by` is the option `--grow`.
 
     Raises:
         UsageError: A value is out of range.
         PictureError: The mask does not exist.
     """
-    own = {"mask": str(mask), "invert_mask": invert_mask, "grow": grow_by}
-    check(grow=grow_by)
+    own = {"mask": str(mask), "invert_mask": invert_mask, "grow": grow_by, "candidates": candidates}
+    check(grow=grow_by, candidates=candidates)
     is_alpha = str(mask) == OWN_TRANSPARENCY and not mask.exists()
     if not is_alpha and not mask.exists():
         raise PictureError(f"the mask {mask} does not exist", "check the path")
@@ -165,7 +172,7 @@ def inpainting(options: Options, *, mask: Path, invert_mask: bool = False, grow_
             loaded = load_mask(source, size, invert_mask, limit, margin=grow_by, picture=picture)
             reveals = False
         hole, start = torch.from_numpy(loaded.fill), load_requested_start(options)
-        job = prepare_inpaint(image, hole, start=start, prior=prior, **options.sampling)
+        job = prepare_inpaint(image, hole, candidates=candidates, start=start, prior=prior, **options.sampling)
         known = ~loaded.fill
         if options.region is not None:
             known = known[options.region.rows, options.region.columns]

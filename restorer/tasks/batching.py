@@ -44,7 +44,7 @@ def batch_share(job: Job) -> float:
     """
     if (job.plan is None and job.measure is None) or job.latent is not None or job.tiles > 1:
         return 1.0
-    if job.starter is not None or job.alpha is not None or job.asked != NOTHING:
+    if job.candidates > 1 or job.starter is not None or job.alpha is not None or job.asked != NOTHING:
         return 1.0
     if job.second_pass is not None and job.jpeg is not None:  # the second pass enlarges
         return 1.0

@@ -12,10 +12,12 @@ __all__ = [
     "DENOISE",
     "EXPERT",
     "INPAINT",
+    "INPAINT_PATCHED",
     "INPAINT_WIDE",
     "JPEG",
     "LATENT_STEPS",
     "OUTLIERS",
+    "PATCHED_SIDE",
     "UPSCALE",
     "WIDE_SIDE",
     "Defaults",
@@ -158,15 +160,20 @@ class DeblurDefaults:
 DEBLUR = DeblurDefaults(steps=10, detail=0.4, first=49.0, trust=4.37, caution=1.05, least=0.7, most_carried=0.7)
 
 # Narrow holes are almost determined by their rims: a low starting level and little noise, drawn anew at every step, are
-# best. The inside of a wide hole must be invented: the deterministic process from a high level keeps texture there.
+# best. The inside of a wide hole must be invented: the deterministic process from a high level keeps texture there. If
+# it starts from patches of the picture, a low level merges them, and a higher one engraves lines on smooth places.
 INPAINT = Defaults(steps=20, detail=0.4, zeta=1.0, start=0.4, extrapolation=0.5)
 INPAINT_WIDE = Defaults(steps=20, detail=1.0, zeta=0.0, start=3.0, extrapolation=1.0, inflation=0.02)
+INPAINT_PATCHED = Defaults(steps=6, detail=1.0, zeta=0.0, start=0.3, extrapolation=1.0)
 
 # Single values that are missing are all but determined by those around them: more evaluations gain .04 dB.
 OUTLIERS = Defaults(steps=2, detail=0.4, zeta=1.0, start=0.2)
 
 WIDE_SIDE = 25
 """Side in pixels of the smallest square that makes a hole wide if it fits into the hole."""
+
+PATCHED_SIDE = 8
+"""The same for holes that are filled with patches. The strokes of text and most scratches are narrower."""
 
 # The more is missing, the more the second order gains. At a scale of 2 it costs PSNR.
 UPSCALE = {

@@ -8,25 +8,28 @@ with noise n, if any. The correction of each step replaces the known pixels by y
 The next noise is then added to the whole picture (RePaint, Lugmayr et al. 2022, https://arxiv.org/abs/2201.09865).
 `detail` is the factor on the noise that is carried from step to step.
 
-Wide and narrow holes have different settings (`tasks/defaults.py`). If a picture has both, a first pass fills all holes
-with the settings for narrow holes, and a second pass fills the wide holes again with their own settings. The second
-pass then knows the pixels of the narrow holes, for which the settings of the wide ones are far worse.
+Narrow holes are almost determined by their rims. Wide holes are filled with patches of the picture itself, from which
+the reverse process starts (`tasks/patched.py`); without patches, it starts from a smooth filling at a high level. If a
+picture has both kinds of holes, a first pass fills all holes with the settings for narrow ones (`tasks/defaults.py`),
+and a second pass fills the wide holes again. The second pass then knows the pixels of the narrow holes.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from restorer.diffusion.degradations.pointwise import Mask
+from restorer.diffusion.plan import Plan
 from restorer.diffusion.prior import Prior
 from restorer.errors import UsageError
 from restorer.images.files import push_pull
 from restorer.images.sizes import Region
-from restorer.limits import check
+from restorer.limits import CANDIDATES, check
 from restorer.measurement.white_noise import estimate_sigma
 from restorer.models.feed_forward import FeedForward
 from restorer.priors.tiled import Tiled
@@ -38,8 +41,16 @@ from restorer.tasks.common import (
     to_unit,
     without_equal_channels,
 )
-from restorer.tasks.defaults import INPAINT, INPAINT_WIDE, WIDE_SIDE
+from restorer.tasks.defaults import (
+    INPAINT,
+    INPAINT_PATCHED,
+    INPAINT_WIDE,
+    PATCHED_SIDE,
+    WIDE_SIDE,
+    Defaults,
+)
 from restorer.tasks.job import Job
+from restorer.tasks.patched import begun_from_patches, without_small
 from restorer.tasks.region import ALIGNMENT, Place
 from restorer.tasks.started import INPAINT_STARTED, begun_from, check_start
 from restorer.tasks.tiles import MAX_UNTILED_PIXELS, with_default_tiles
@@ -72,6 +83,7 @@ def prepare_inpaint(
     detail: float | None = None,
     method: str = "auto",
     seed: int = 0,
+    candidates: int | None = None,
     region: Region | None = None,
     start: FeedForward | None = None,
     prior: Prior | None = None,
@@ -86,6 +98,7 @@ def prepare_inpaint(
         detail: As in `restorer.inpaint`.
         method: As in `restorer.inpaint`.
         seed: As in `restorer.inpaint`.
+        candidates: As in `restorer.inpaint`.
         region: The part of the picture that is filled and returned; None for all of it.
         start: The network that fills the holes, and from whose result the reverse process starts; None for none.
         prior: As in `restorer.inpaint`.
@@ -95,7 +108,15 @@ def prepare_inpaint(
             outside the picture.
         ModelError: The prior or the network of the start cannot inpaint.
     """
-    check(sigma=sigma, steps=steps, detail=detail, method=method, seed=seed, started=start is not None)
+    check(
+        sigma=sigma,
+        steps=steps,
+        detail=detail,
+        method=method,
+        seed=seed,
+        candidates=candidates,
+        started=start is not None,
+    )
     if fill.shape != image.shape[-2:]:
         raise UsageError(f"the mask is {tuple(fill.shape)}, but the picture is {tuple(image.shape[-2:])}")
     check_picture(torch.where(fill, 0.5, image))  # under the mask the picture may hold anything
@@ -105,8 +126,8 @@ def prepare_inpaint(
     whole = Place.of(image, region)
     # Noisy known pixels are restored as well, and they are everywhere.
     base = _window(fill) if sigma == 0 else Region(0, 0, fill.shape[1], fill.shape[0])
-    wide = wide_part(fill[base.rows, base.columns])
     is_plain = method == "auto" and sigma == 0 and start is None
+    wide = _wide_holes(fill[base.rows, base.columns], is_plain)
     has_both = is_plain and _has_narrow_part(fill[base.rows, base.columns], wide)
     wide_fill = torch.zeros_like(fill)
     wide_fill[base.rows, base.columns] = wide
@@ -117,10 +138,16 @@ def prepare_inpaint(
     model = with_default_tiles(select_prior("inpaint", prior), *hole.shape)
     known = ~hole
     colour = torch.where(known, part, 0.5)
-    defaults = INPAINT_WIDE if wide.any() and not has_both else INPAINT
+    is_patched = is_plain and bool(wide.any()) and not has_both
+    is_wide = bool(wide.any()) and not has_both and (not is_plain or bool(wide_part(hole).any()))
     plan, used_detail = None, 0.0
+    count = CANDIDATES if candidates is None else candidates
+
+    def planned(defaults: Defaults) -> tuple[Plan, float]:
+        return conditioned_plan(model, defaults, steps or None, detail, method, seed, holes=True)
+
     if share and (sigma > 0 or bool(whole.exact(fill).any())):
-        plan, used_detail = conditioned_plan(model, defaults, steps or None, detail, method, seed, holes=True)
+        plan, used_detail = planned(INPAINT_WIDE if is_wide else INPAINT)
 
     def finish(x: Tensor, first: Tensor) -> Tensor:
         result = image.clone()
@@ -130,7 +157,16 @@ def prepare_inpaint(
 
     def fill_wide(filled: Tensor, tiles: Tiled) -> Job:
         """Return the job that fills the wide holes again, with the narrow ones known."""
-        return prepare_inpaint(filled, wide_fill, steps=steps, detail=detail, seed=seed, region=region, prior=tiles)
+        return prepare_inpaint(
+            filled,
+            wide_fill,
+            steps=steps,
+            detail=detail,
+            seed=seed,
+            candidates=candidates,
+            region=region,
+            prior=tiles,
+        )
 
     job = Job(
         model,
@@ -146,10 +182,21 @@ def prepare_inpaint(
         noise_variance=(2 * sigma / 255) ** 2,
         notes=_coverage_notes(share),
         second_pass=fill_wide if needs_wide_pass else None,
-        second_pass_evaluations=(steps or INPAINT_WIDE.steps) if needs_wide_pass else 0,
+        second_pass_evaluations=(steps or INPAINT_PATCHED.steps) if needs_wide_pass else 0,
+        candidates=count if needs_wide_pass else 1,
         canvas=place.canvas,
         doubt=_doubt(whole.exact(fill), wide=bool(wide.any()), known=sigma == 0),
     )
+    if is_patched and plan is not None:
+        patched_plan, used_detail = planned(INPAINT_PATCHED)
+
+        def reseeded(other: int) -> Job:
+            """Return the job of another seed, which draws one filling instead of choosing one."""
+            options: dict[str, Any] = {"steps": steps, "detail": detail, "candidates": 1, "region": region}
+            return prepare_inpaint(image, fill, seed=other, prior=model, **options)
+
+        begun = replace(job, plan=patched_plan, detail=used_detail, reseed=reseeded)
+        return begun_from_patches(begun, image, fill, window, candidates=count, instead=job)
     if start is None:
         return job
     check_start(start, "inpaint", model)
@@ -245,28 +292,40 @@ def _place_in(base: Region, whole: Place, margin: int) -> Place:
     return Place.of(torch.empty(0, base.height, base.width), inside, margin)
 
 
-def wide_part(hole: Tensor) -> Tensor:
+def wide_part(hole: Tensor, side: int = WIDE_SIDE) -> Tensor:
     """Return the wide part of a hole.
 
-    The wide part is the morphological opening of the hole by squares of WIDE_SIDE pixels, extended by half that width
-    within the hole. The extension compensates for the corners of the squares, so that a round hole is wide as a whole.
+    The wide part is the morphological opening of the hole by squares, extended by half their width within the hole. The
+    extension compensates for the corners of the squares, so that a round hole is wide as a whole.
 
     Args:
         hole: bool (H, W).
+        side: Side of the squares in pixels.
 
     Returns:
         bool (H, W), True only where `hole` is.
     """
+    before, after = (side - 1) // 2, side // 2
 
-    def spread(x: Tensor, pad: float) -> Tensor:
-        """Return the largest value within WIDE_SIDE / 2 pixels, first down, then across."""
-        reach = WIDE_SIDE // 2
-        for padding, size in (((0, 0, reach, reach), (WIDE_SIDE, 1)), ((reach, reach, 0, 0), (1, WIDE_SIDE))):
+    def spread(x: Tensor, pad: float, low: int, high: int) -> Tensor:
+        """Return the largest value from `low` pixels before to `high` pixels after, first down, then across."""
+        for padding, size in (((0, 0, low, high), (side, 1)), ((low, high, 0, 0), (1, side))):
             x = F.max_pool2d(F.pad(x, padding, value=pad), size, stride=1)
         return x
 
-    centres = 1 - spread((~hole).float()[None, None], 1.0)
-    return (spread(spread(centres, 0.0), 0.0)[0, 0] > 0) & hole
+    fits = 1 - spread((~hole).float()[None, None], 1.0, before, after)
+    opened = spread(fits, 0.0, after, before)
+    return (spread(opened, 0.0, before, after)[0, 0] > 0) & hole
+
+
+def _wide_holes(hole: Tensor, is_plain: bool) -> Tensor:
+    """Return the holes that are filled as wide ones, bool (H, W).
+
+    Args:
+        hole: All holes, bool (H, W).
+        is_plain: Whether wide holes may be filled with patches, which are good for less wide ones too.
+    """
+    return without_small(wide_part(hole, PATCHED_SIDE)) if is_plain else wide_part(hole)
 
 
 def _has_narrow_part(hole: Tensor, wide: Tensor) -> bool:

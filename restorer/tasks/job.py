@@ -104,6 +104,8 @@ class Job:
         doubt: How the uncertainty of the result is estimated; None if it cannot be.
         asked: What the run returns beside the result.
         reseed: Returns the job of another seed; None if only the plan and the second pass depend on the seed.
+        candidates: Number of fillings of wide holes, which are computed in one batch, and of which `finish` or that of
+            the second pass keeps the best.
         again: Degrades the result, (C, H, W) in [0, 1], again; None if the degradation does not change pictures.
     """
 
@@ -133,6 +135,7 @@ class Job:
     doubt: Doubt | None = None
     asked: Asked = NOTHING
     reseed: Callable[[int], Job] | None = None
+    candidates: int = 1
     again: Callable[[Tensor], Tensor] | None = None
 
     @property
@@ -317,7 +320,8 @@ class Job:
             prior: The prior with other tiles; None for the job's own.
             low: Whether to count for low precision.
         """
-        positions = self.start.shape[-2] * self.start.shape[-1]
+        batch = len(self.start) if self.measure is None else self.candidates
+        positions = batch * self.start.shape[-2] * self.start.shape[-1]
         pixels = positions * self.factor**2
         per_pixel = SAMPLING_BYTES if self.second_pass is None else SAMPLING_BYTES + SECOND_PASS_BYTES
         per_pixel += (SPREAD_BYTES if self.asked.spread else 0) + SAMPLE_BYTES * (self.asked.samples - 1)

@@ -52,7 +52,7 @@ from restorer.cli.options import (
 from restorer.cli.restoring.run import restore_all
 from restorer.cli.restoring.starting import prepare_start
 from restorer.folders.verbs import dejpegging, denoising, inpainting, upscaling
-from restorer.limits import JPEGS, MAX_PIXELS, NOISES, OUTLIERS, SCALES
+from restorer.limits import CANDIDATES, JPEGS, MAX_PIXELS, NOISES, OUTLIERS, SCALES
 
 __all__ = ["register"]
 
@@ -218,6 +218,15 @@ def _inpaint(
             show_default=False,
         ),
     ] = None,
+    candidates: Annotated[
+        int,
+        typer.Option(
+            "--candidates",
+            metavar="N",
+            help="Number of fillings of wide holes, of which the one that fits best is kept",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = CANDIDATES,
     sigma: Sigma = "0",
     output: Output = None,
     overwrite: Overwrite = False,
@@ -262,9 +271,11 @@ def _inpaint(
 
     restore inpaint img.png --mask m.png  ·  restore inpaint photos/ -r --mask masks/ -o filled/
     """
-    own = ("mask", "invert_mask", "grow_by")
+    own = ("mask", "invert_mask", "grow_by", "candidates")
     options = parse("inpaint", **{name: value for name, value in locals().items() if name not in (*own, "own")})
-    restore_all(options, inpainting(options, mask=mask, invert_mask=invert_mask, grow_by=grow_by))
+    restore_all(
+        options, inpainting(options, mask=mask, invert_mask=invert_mask, grow_by=grow_by, candidates=candidates)
+    )
 
 
 def _upscale(

@@ -23,6 +23,7 @@ from restorer.folders.paths import Item
 from restorer.folders.picture import Kept, PreparedPicture, build_record
 from restorer.images.files import to_tensor, with_record, with_result
 from restorer.images.picture import Picture
+from restorer.limits import CANDIDATES
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import UNetPrior
 from restorer.tasks.consistency import consistency_of
@@ -102,7 +103,8 @@ class Filler:
         session = self.session
         item = Item(session.item.source, session.result_target)
         # The mask is saved with the result.
-        own = (("mask", str(session.item.target)), ("invert_mask", False), ("grow", 0))
+        mask = (("mask", str(session.item.target)), ("invert_mask", False), ("grow", 0))
+        own = (*mask, ("candidates", CANDIDATES))
         return PreparedPicture(item, session.picture, job, Kept(~fill), item.target, "", own, "", 0.0, 1.0)
 
 
