@@ -119,7 +119,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         if device.type == "cpu":
             return faster_dtype()
-        is_faster = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        is_faster = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if is_faster else torch.float32
     if name not in PRECISIONS:
         raise UsageError(f"unknown precision {name!r}", f"use auto, {', '.join(PRECISIONS)}")

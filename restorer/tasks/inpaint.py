@@ -129,8 +129,9 @@ def prepare_inpaint(
         return result if needs_wide_pass else whole.exact(result)
 
     def fill_wide(filled: Tensor, tiles: Tiled) -> Job:
-        """Return the job that fills the wide holes again, with the narrow ones known."""
-        return prepare_inpaint(filled, wide_fill, steps=steps, detail=detail, seed=seed, region=region, prior=tiles)
+        """Return the job that fills the wide holes again, with the narrow ones known, without notes on its mask."""
+        again = prepare_inpaint(filled, wide_fill, steps=steps, detail=detail, seed=seed, region=region, prior=tiles)
+        return replace(again, notes=())
 
     job = Job(
         model,
