@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import Step
 from restorer.errors import RestorerError, UsageError
 from restorer.images.conversion import Given, check_values, is_batch, join, split, take
-from restorer.images.files import alpha_tensor, fit_mask, from_pil, load_mask
+from restorer.images.files import alpha_mask, alpha_tensor, fit_mask, from_pil, load_mask
 from restorer.images.kernel_files import load_kernel
 from restorer.images.masks import grow as grow_mask
 from restorer.images.sizes import Enlargement, Region, parse_region
@@ -44,6 +44,27 @@ from restorer.tasks.upscale import prepare_upscale
 
 __all__ = ["deblur", "dejpeg", "denoise", "inpaint", "upscale"]
 
+OWN_TRANSPARENCY = "alpha"
+"""The mask that stands for the transparency of the picture itself."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """The pixels of a picture that its result takes over.
+
+    Args:
+        pixels: bool (H, W), True where the values of the input are copied.
+        reveals: Whether all other pixels become opaque, because it was their transparency that marked them.
+    """
+
+    pixels: np.ndarray
+    reveals: bool = False
+
+    def part(self, region: Region | None) -> np.ndarray:
+        """Return those of a region; all of them if there is none."""
+        return self.pixels if region is None else self.pixels[region.rows, region.columns]
+
+
 OnStep = Callable[[Step], None] | None
 AnyPrior = Prior | str | os.PathLike[str] | None
 AnyStart = FeedForward | str | os.PathLike[str] | None
@@ -51,7 +72,7 @@ AnyStart = FeedForward | str | os.PathLike[str] | None
 
 def _restore(
     picture: Any,
-    prepare: Callable[[Given, int], tuple[Job, np.ndarray | None]],
+    prepare: Callable[[Given, int], tuple[Job, Known | None]],
     on_step: OnStep,
     region: Region | None,
     uncertainty: bool,
@@ -60,7 +81,7 @@ def _restore(
 
     Args:
         picture: As in `denoise`.
-        prepare: Returns the job of a picture, and the pixels that are copied from the input, bool (H, W), or None. Its
+        prepare: Returns the job of a picture, and the pixels that are copied from the input, or None. Its
             arguments are the picture and its place in the batch.
         on_step: As in `denoise`.
         region: The part that is returned; None for all of it.
@@ -89,7 +110,7 @@ def _restore(
 def _restore_one(
     given: Given,
     index: int,
-    prepare: Callable[[Given, int], tuple[Job, np.ndarray | None]],
+    prepare: Callable[[Given, int], tuple[Job, Known | None]],
     on_step: OnStep,
     region: Region | None,
     uncertainty: bool,
@@ -106,15 +127,12 @@ def _restore_one(
     if restored is None:
         result = part.unchanged()
     else:
-        result = part.result(restored.image, None if keep is None else _cut(keep, region), restored.alpha)
+        known, reveals = (None, False) if keep is None else (keep.part(region), keep.reveals)
+        result = part.result(restored.image, known, restored.alpha, reveal=reveals)
     if not uncertainty:
         return result
     half = certainty_of(job, restored).half
     return result, half.to(given.value.device) if isinstance(given.value, Tensor) else half.numpy()
-
-
-def _cut(mask: np.ndarray, region: Region | None) -> np.ndarray:
-    return mask if region is None else mask[region.rows, region.columns]
 
 
 def _sampling(steps: Any, detail: Any, method: Any, seed: Any, start: Any, prior: Any) -> dict[str, Any]:
@@ -370,7 +388,8 @@ def inpaint(
         picture: As in `denoise`. The values under the mask are ignored.
         mask: What to fill. Of an array or a tensor (H, W) of the size of the picture, the non-zero values. A PIL image
             or the path of a file is understood as the command understands it (`restorer.images.mask_meaning`): white on
-            black, strokes of any colour on transparency, or a copy of the picture with its holes erased. One mask
+            black, strokes of any colour on transparency, or a copy of the picture with its holes erased. "alpha" is the
+            transparency of the picture itself, and what is filled becomes opaque. One mask
             serves all pictures of a batch; a list of masks, or an array or tensor (N, H, W), has one for each.
         grow: Pixels by which the holes are grown. None selects 1 for a mask image with soft edges and a picture that
             was opened from a JPEG file, and 0 otherwise.
@@ -404,14 +423,16 @@ def inpaint(
     level, part, options = _sigma(sigma), _region(region), _sampling(steps, detail, method, seed, start, prior)
     masks = _masks_of(picture, mask)
 
-    def prepare(given: Given, index: int) -> tuple[Job, np.ndarray | None]:
-        fill = _holes(given, mask if masks is None else masks[index], margin)
+    def prepare(given: Given, index: int) -> tuple[Job, Known | None]:
+        own = mask if masks is None else masks[index]
+        is_alpha = _is_own_transparency(own)
+        fill = _transparent(given, margin) if is_alpha else _holes(given, own, margin)
         if fill.shape == given.size:
             check_values(given, level, fill)
         job = prepare_inpaint(
             given.image, torch.from_numpy(fill), sigma=level, candidates=number, region=part, **options
         )
-        return job, ~fill if job.sigma == 0 else None
+        return job, Known(~fill, is_alpha) if job.sigma == 0 else None
 
     return _restore(picture, prepare, on_step, part, uncertainty)
 
@@ -428,6 +449,16 @@ def _masks_of(picture: Any, mask: Any) -> Sequence[Any] | None:
     if len(mask) != len(picture):
         raise UsageError(f"there are {len(mask)} masks, but {len(picture)} pictures", "use one mask, or one for each")
     return list(mask)
+
+
+def _is_own_transparency(mask: Any) -> bool:
+    """Return whether a mask is "alpha". A file or a folder of that name is the mask instead."""
+    return isinstance(mask, str) and mask == OWN_TRANSPARENCY and not Path(mask).exists()
+
+
+def _transparent(given: Given, margin: int | None) -> np.ndarray:
+    """Return the pixels of a picture that are not opaque, bool (H, W)."""
+    return np.zeros(given.size, bool) if given.source is None else alpha_mask(given.source, margin=margin).fill
 
 
 def _holes(given: Given, mask: Any, margin: int | None) -> np.ndarray:

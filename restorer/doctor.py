@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import torch
 
 from restorer import __version__
 from restorer.errors import ModelError
+from restorer.evaluation.map_figures import MapFigures, find_map, map_figures
 from restorer.images.files import Picture, to_tensor, visible_pixels
+from restorer.images.metadata import RECORD
+from restorer.images.uncertainty_map import UncertaintyMap, read_map
 from restorer.machine.memory import available, total
 from restorer.machine.torchvision import import_torchvision
 from restorer.measurement.earlier_jpeg import find_jpeg
@@ -23,7 +27,7 @@ from restorer.models.hub.download import free_bytes
 from restorer.models.load import PRECISIONS, resolve_device, resolve_dtype, weights_folder, weights_sha256
 from restorer.tasks.denoise import prepare_denoise
 
-__all__ = ["examine", "examine_picture"]
+__all__ = ["MapBeside", "examine", "examine_map", "examine_picture", "map_beside"]
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "huggingface-hub", "typer", "rich")
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
@@ -115,3 +119,46 @@ def examine_picture(picture: Picture) -> tuple[Noise, Outliers | None, Jpeg | No
     job = prepare_denoise(image, evidence=visible_pixels(picture), jpeg=jpeg).measured()
     assert job.noise is not None, "denoise always looks for noise"
     return job.noise, job.outliers, jpeg
+
+
+def examine_map(path: Path) -> tuple[UncertaintyMap, MapFigures] | None:
+    """Return a map of the uncertainty and what it says; None for any other file."""
+    found = read_map(path)
+    return None if found is None else (found, map_figures(found))
+
+
+@dataclass(frozen=True)
+class MapBeside:
+    """The map that belongs to a result.
+
+    Args:
+        name: The name under which it was written.
+        path: Where it lies; None if no map with the record of the result lies beside it.
+    """
+
+    name: str
+    path: Path | None
+
+    def describe(self) -> str:
+        """Return in words where the map lies."""
+        if self.path is not None:
+            return str(self.path)
+        return f"it was written as {self.name}, and no map of this result lies beside it"
+
+
+def map_beside(result: Path, name: Any, text: str) -> MapBeside | None:
+    """Return the map of a result; None if none was made with it.
+
+    Args:
+        result: The file of the result.
+        name: The name of the map in the record of the result, as far as there is one.
+        text: The record as the file of the result holds it. The map holds it too.
+    """
+    if not isinstance(name, str) or not name:
+        return None
+    named = result.parent / Path(name).name  # a record may come from anywhere
+    for path in (named, find_map(result.parent, Path(), [result.stem])):
+        found = None if path is None or not path.is_file() else read_map(path)
+        if found is not None and found.text.get(RECORD, "") == text:
+            return MapBeside(name, path)
+    return MapBeside(name, None)

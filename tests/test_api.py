@@ -293,6 +293,53 @@ def test_an_empty_mask_gives_the_picture_back(mode: str) -> None:
     assert inpaint(image, np.zeros((12, 10)), prior=Smooth()).tobytes() == image.tobytes()
 
 
+def erased(mode: str = "RGBA") -> Image.Image:
+    """A picture of which a corner is transparent, and a line beside it half transparent."""
+    alpha = np.full((12, 10), 255, np.uint8)
+    alpha[:4, :5], alpha[4, :5] = 0, 100
+    image = pil("L" if mode == "LA" else "RGB")
+    image.putalpha(Image.fromarray(alpha))
+    return image
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_the_mask_alpha_is_that_of_the_command(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is transparent is filled and becomes opaque, and all else stays as it is."""
+    from restorer.cli.app import run
+    from restorer.models import load as models_load
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models_load, "load_prior", lambda *arguments: Smooth())
+    image = erased(mode)
+    image.save("a.png")
+    assert run(["inpaint", "a.png", "--mask", "alpha", "--steps", "2", "-o", "made.png", "-q"]) == 0
+    expected = np.asarray(Image.open("made.png"))
+    result = inpaint(image, "alpha", steps=2, prior=Smooth())
+    assert np.array_equal(np.asarray(result), expected)
+    assert result.mode == mode[:-1]  # nothing is transparent any more
+    known = np.asarray(image)[..., -1] == 255
+    assert np.array_equal(np.asarray(result)[known], np.asarray(image.convert(mode[:-1]))[known])
+    assert np.array_equal(np.asarray(inpaint("a.png", "alpha", steps=2, prior=Smooth())), expected)
+    part = inpaint(image, "alpha", steps=2, region=(2, 1, 7, 8), prior=Smooth())
+    assert part.size == (7, 8) and part.mode == mode[:-1]
+
+
+def test_the_mask_alpha_of_an_opaque_picture_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert inpaint(pil(), "alpha", prior=Smooth()).tobytes() == pil().tobytes()
+    assert torch.equal(inpaint(tensor(), "alpha", prior=Smooth()), tensor())
+    Image.fromarray(corner()).save("alpha", "PNG")  # a file of that name is a mask like others
+    assert np.array_equal(
+        np.asarray(inpaint(pil(), "alpha", steps=2, prior=Smooth())),
+        np.asarray(inpaint(pil(), corner(), steps=2, prior=Smooth())),
+    )
+
+
+def test_a_batch_of_erased_pictures() -> None:
+    first, second = inpaint([erased(), erased("LA")], "alpha", steps=2, prior=Smooth())
+    assert (first.mode, second.mode) == ("RGB", "L")
+
+
 def test_noisy_known_pixels_change() -> None:
     image, fill = pil(), corner()
     result = np.asarray(inpaint(image, fill, sigma=25, steps=3, prior=Smooth()))

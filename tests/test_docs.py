@@ -26,6 +26,7 @@ from restorer.folders import events
 from restorer.folders.manifest import MANIFEST
 from restorer.folders.provenance import Record
 from restorer.images.find import SUFFIXES
+from restorer.images.uncertainty_map import encode_map
 from restorer.models import load as models_load
 from restorer.models.catalogue import cards
 from restorer.tasks.defaults import (
@@ -340,6 +341,14 @@ def test_compare_prints_the_fields_that_are_written_down(printed: Callable[..., 
     photograph(Path("in/a.png"))
     photograph(Path("out/a.png"))
     result, summary = printed("compare", "in", "out")
+    Path("maps").mkdir()
+    Path("maps/a.png").write_bytes(encode_map(np.ones((9, 9)), 0.9, calibrated=True))
+    with_map, of_maps = printed("compare", "in", "out", "in", "--uncertainty", "maps")
+    of_result = documented(JSON, "Uncertainty of a result")
+    assert set(with_map) - set(result) == set(of_maps) - set(summary) == {"uncertainty"}
+    assert set(with_map["uncertainty"]) == of_result | documented(JSON, "Uncertainty of a comparison")
+    (said,) = printed("doctor", "maps/a.png")
+    assert set(said) == ALWAYS | documented(JSON, "`doctor` of a map") | (of_result - {"path", "note"}) | {"bands"}
     assert set(result) == ALWAYS | documented(JSON, "`result` of compare")
     assert set(summary) == ALWAYS | documented(JSON, "`summary` of compare")
 

@@ -8,6 +8,7 @@ diff     the absolute differences, amplified five times
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +37,13 @@ __all__ = [
     "match_sizes",
     "pair_files",
     "read_colour",
+    "sheet_row",
 ]
 
 AMPLIFICATION = 5  # factor by which `diff` multiplies the differences
 CELL = 240  # largest side of a picture on a contact sheet, in pixels
 LINE = 2  # width of the line between the two halves of `split`, in pixels
+BESIDE = re.compile(r"(.+)_(?:uncertainty|mean|sample\d+)")  # the names of what lies beside a result
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,8 @@ def comparison_image(mode: str, pictures: Mapping[str, Tensor], figures: Sequenc
 def pair_files(a: Path, b: Path, reference: Path | None = None) -> list[tuple[Path, ...]]:
     """Pair the pictures of two or three folders by their relative folder and their stem.
 
-    `photo.jpg` is paired with `photo.png`, or with `photo_denoised.jpg` if no other stem starts with `photo_`.
+    `photo.jpg` is paired with `photo.png`, or with `photo_denoised.jpg` if no other stem starts with `photo_`. What
+    `--uncertainty` and `--samples` have written beside a result does not count.
 
     Args:
         a: A folder of pictures, which is searched at all depths.
@@ -242,7 +246,18 @@ def _find_counterpart(place: Path, folder: Path, files: Sequence[Path]) -> Path 
     siblings = [f for f in files if f.relative_to(folder).parent == place.parent]
     same_stem = [f for f in siblings if f.stem == place.name]
     tagged = [f for f in siblings if f.stem.startswith(f"{place.name}_")]
+    stems = {f.stem for f in tagged}
+    tagged = [f for f in tagged if not ((beside := BESIDE.fullmatch(f.stem)) and beside[1] in stems)]
     return same_stem[0] if same_stem else tagged[0] if len(tagged) == 1 else None
+
+
+def sheet_row(pictures: Sequence[Tensor]) -> list[Tensor]:
+    """Return what a contact sheet shows of pictures: their middle, at most CELL pixels per side.
+
+    Raises:
+        UsageError: The sizes do not fit each other.
+    """
+    return [_middle(x).clone() for x in match_sizes(pictures)]
 
 
 def comparison_sheet(headings: Sequence[str], rows: Sequence[tuple[str, Sequence[Tensor]]]) -> Image.Image:
@@ -255,7 +270,7 @@ def comparison_sheet(headings: Sequence[str], rows: Sequence[tuple[str, Sequence
     Raises:
         UsageError: The sizes within a row do not fit each other.
     """
-    return contact_sheet(headings, [(text, [_middle(x) for x in match_sizes(pictures)]) for text, pictures in rows])
+    return contact_sheet(headings, [(text, sheet_row(pictures)) for text, pictures in rows])
 
 
 def _middle(x: Tensor) -> Tensor:

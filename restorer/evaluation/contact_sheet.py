@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-__all__ = ["contact_sheet", "to_image"]
+__all__ = ["BACKGROUND", "GAP", "INK", "TEXT", "contact_sheet", "to_image"]
 
 GAP, TEXT = 8, 14  # space around pictures, and size of the text, in pixels
 BACKGROUND, INK = "white", "black"

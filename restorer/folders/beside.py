@@ -72,7 +72,8 @@ def prepare_extras(prepared: PreparedPicture, restored: Restored, options: Optio
     consistency = consistency_of(prepared.job, restored.image)
     record = replace(record, consistency=consistency.describe())
     if options.samples > 1:
-        record = replace(record, sample=f"1 of {options.samples}")
+        with_others = {**record.options, "samples": options.samples}
+        record = replace(record, options=with_others, sample=f"1 of {options.samples}")
     if prepared.map_target is None:
         return Extras(record, None, consistency)
     certainty = certainty_of(prepared.job, restored)
@@ -133,7 +134,7 @@ def _write_map(
         found = Certainty(torch.zeros(result.height, result.width), False, note=COPIED)
     record = "" if extras is None else extras.record.to_json()
     half, words = found.half.numpy(), found.describe()
-    data = encode_map(half, LEVEL, calibrated=found.calibrated, words=words, record=record)
+    data = encode_map(half, LEVEL, calibrated=found.calibrated, kind=found.kind, words=words, record=record)
     write_map(prepared.map_target, data, overwrite=overwrite)
     if found.note:
         messages.warn(found.note)
@@ -164,14 +165,14 @@ def _write_samples(
         )
     paths, kept = sample_paths(prepared.item, options), prepared.kept or Kept(None)
     mean = torch.stack(images).mean(0)
-    plain = {name: value for name, value in extras.record.options.items() if name != "uncertainty"}
+    plain = {name: value for name, value in extras.record.options.items() if name not in ("uncertainty", "samples")}
     for number, (path, image) in enumerate(zip(paths, (*restored.samples, mean), strict=True), 2):
         is_mean = number > options.samples
         seed = options.seed + number - 1
         other = prepared.job if is_mean else prepared.job.with_seed(seed)
         used = {**plain, **({"samples": options.samples} if is_mean else {"seed": seed})}
         if "detail" in used and other.detail != prepared.job.detail:  # results without noise have samples with it
-            used["detail"] = other.detail
+            used |= {"detail": other.detail, "steps": other.evaluations if other.second_pass is None else None}
         which = f"mean of {options.samples}" if is_mean else f"{number} of {options.samples}"
         record = replace(extras.record, options=used, sample=which, uncertainty="", consistency="")
         result = files.with_result(

@@ -261,9 +261,10 @@ def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, An
         prior: The prior as it was used in the end, which may have smaller tiles or another precision than the job's.
         options: The options of the run.
     """
-    from restorer.models.load import precision_name
+    from restorer.models.load import first_expert_identity, precision_name
 
     start = start_record(job.starter)
+    enlarger = None if start is not None and job.plan is None else first_expert_identity(prior)
     return {
         "device": str(prior.device),
         "precision": precision_name(prior) if start is None or job.plan is not None else start["precision"],
@@ -278,6 +279,8 @@ def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, An
         **({"outliers": job.outliers and job.outliers.to_dict()} if options.command == "denoise" else {}),
         **({"jpeg": job.jpeg and job.jpeg.to_dict()} if options.command != "inpaint" else {}),
         **({} if options.start is None else {"start": start}),
+        **({"enlarger": enlarger} if options.command == "upscale" else {}),
+        "region": None if options.region is None else list(options.region),
         "tile": job.factor * min(prior.tile, max(job.largest)),
         "overlap": job.factor * prior.overlap,
     }
@@ -339,4 +342,5 @@ def build_record(
         "; ".join(found.describe() for found in (job.noise, job.outliers, job.jpeg) if found is not None),
         prepared.in_place,
         "" if job.starter is None else job.starter.sha256,
+        enlarger_sha256=(settings.get("enlarger") or {"sha256": ""})["sha256"],
     )

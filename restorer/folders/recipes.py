@@ -22,7 +22,7 @@ __all__ = ["recipe_of", "sha256_of_file"]
 
 
 def recipe_of(item: Item, options: Options, verb: Verb, model: Model, *hashes: str) -> str:
-    """Return the fingerprint of the command, its options, its model, its start and the mask of a picture.
+    """Return the fingerprint of the command, its options, its models, its start and the mask of a picture.
 
     Args:
         item: The picture.
@@ -36,11 +36,14 @@ def recipe_of(item: Item, options: Options, verb: Verb, model: Model, *hashes: s
         ModelError: The network of the start cannot be found.
     """
     from restorer.models.calibration import calibration_file
+    from restorer.models.load import ENLARGING, weights_folder, weights_sha256
 
     chosen = {**options.sampling, **dict(verb.extra_options), **options.encoding, **options.asked}
     chosen |= start_hashes(options)
     if options.uncertainty is not None and (constants := calibration_file(model.path)).is_file():
         hashes = (*hashes, sha256_of_file(constants))
+    if options.command == "upscale" and model.path == weights_folder():  # it stands beside this model alone
+        hashes = (*hashes, weights_sha256(weights_folder(ENLARGING)))
     if verb.find_mask is not None:
         hashes = (*hashes, sha256_of_file(verb.find_mask(item)))
     return compute_fingerprint(options.command, chosen, model.sha256, *hashes)

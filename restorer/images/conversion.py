@@ -104,16 +104,24 @@ class Given:
             return self._of_kind(self.source)
         return self.value.clone() if isinstance(self.value, Tensor) else self.value.copy()
 
-    def result(self, restored: Tensor, keep: np.ndarray | None = None, alpha: Tensor | None = None) -> Any:
+    def result(
+        self,
+        restored: Tensor,
+        keep: np.ndarray | None = None,
+        alpha: Tensor | None = None,
+        *,
+        reveal: bool = False,
+    ) -> Any:
         """Return a result of the kind that was passed.
 
         Args:
             restored: The restored picture, float (C, H', W') in [0, 1].
             keep: bool (H, W), True at the pixels that are copied from the input; None copies none.
             alpha: The transparency of a result of another size, float (H', W') in [0, 1]; None to resample it.
+            reveal: Whether all pixels that are not copied become opaque.
         """
         if self.source is not None:
-            return self._of_kind(with_result(self.source, restored, keep, alpha=alpha))
+            return self._of_kind(with_result(self.source, restored, keep, reveal=reveal, alpha=alpha))
         if isinstance(self.value, Tensor):
             result = restored.to(self.value.device, self.value.dtype)
             return result if keep is None else torch.where(torch.from_numpy(keep).to(result.device), self.value, result)

@@ -16,6 +16,7 @@ __all__ = [
     "adapt_exif",
     "add_dpi_to_exif",
     "add_record_to_exif",
+    "describe_cut_profile",
     "keep_standard_tags",
     "match_profile",
     "read_record",
@@ -164,6 +165,13 @@ def match_profile(icc: bytes | None, channels: int) -> tuple[bytes | None, str]:
     kind = space.decode("ascii", "replace").strip()
     kind = kind if kind.isalnum() else "damaged"
     return None, f"the {kind} colour profile does not match {'gray' if channels == 1 else 'RGB'} and is dropped"
+
+
+def describe_cut_profile(icc: bytes | None) -> str:
+    """Return a note on a colour profile that is shorter than its header says (ICC.1:2022, 7.2.2); '' if it is not."""
+    if not icc or (size := int.from_bytes(icc[:4], "big")) <= len(icc):
+        return ""
+    return f"the colour profile is cut short, {len(icc)} of {size} bytes, and is kept as it is"
 
 
 def read_resolution(value: Any, exif: bytes | None) -> tuple[float, float] | None:

@@ -11,7 +11,7 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +23,14 @@ from restorer.images.attachments import read_attachments
 from restorer.images.foreign import check_kind, develop, is_raw, load_plugins, raw_size
 from restorer.images.high_depth import TIFF_MAGIC, check_strips, read_tiff
 from restorer.images.jpeg_damage import NO_END, completed, describe_damage
-from restorer.images.metadata import adapt_exif, keep_standard_tags, match_profile, read_record, read_resolution
+from restorer.images.metadata import (
+    adapt_exif,
+    describe_cut_profile,
+    keep_standard_tags,
+    match_profile,
+    read_record,
+    read_resolution,
+)
 from restorer.images.picture import COMMENT, RECORD, Picture
 from restorer.images.pillow_modes import Bands, assign_levels, read_bands, split_alpha, turn_upright
 from restorer.images.xmp import remove_claims, remove_orientation
@@ -43,6 +50,8 @@ _STDERR_LOCK = threading.Lock()  # held by the thread that redirects standard er
 # Tags of TIFF 6.0 and its supplements, and their values
 _BITS = 258
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_SAMPLES = 277
+_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # bands of colour by the tag _PHOTOMETRIC
 _PLANAR, _SEPARATE = 284, 2
 _SAMPLE_FORMAT, _SIGNED = 339, 2
 _XMP, _ICC = 700, 34675
@@ -268,6 +277,8 @@ def _read_image(image: Image.Image, data: bytes, name: str, max_pixels: int) -> 
     bands = read_bands(image, data, white_is_zero=tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
     info, avif_bits = image.info, _avif_bits(data) if kind == "AVIF" else 0
     notes = [f"{avif_bits} bits per channel are read as 8 bits"] if avif_bits > 8 else []
+    dropped = _dropped_bands(tags, has_alpha=bands.alpha is not None)
+    notes += [f"{dropped} bands besides the colour are left out"] if dropped else []
     attachments, lost = read_attachments(data, {**info, **getattr(image, "text", {})}, tags)
     packet = remove_orientation(info.get("xmp") or info.get("XML:com.adobe.xmp"))
     base = Picture(
@@ -338,6 +349,7 @@ def _assemble(
     except Exception:  # metadata come from any camera of any age, and no error in them is a reason to lose the picture
         colour, exif_note = turn_upright(bands.colour, orientation), "the EXIF data are damaged and are dropped"
     icc, icc_note = match_profile(base.icc, 1 if colour.ndim == 2 else 3)
+    icc_note = icc_note or describe_cut_profile(icc)
     frames_note = f"only the first of {frames} pictures in the file is used" if frames > 1 else ""
     return replace(
         base,
@@ -351,6 +363,14 @@ def _assemble(
         text={**base.text, **({RECORD: record} if (record := read_record(exif)) else {})},
         notes=tuple(n for n in (frames_note, *bands.notes, *base.notes, exif_note, icc_note) if n),
     )
+
+
+def _dropped_bands(tags: Mapping[int, Any], *, has_alpha: bool) -> int:
+    """Return the number of bands of a TIFF file, by its tags, that are neither colour nor transparency."""
+    samples, photometric = tags.get(_SAMPLES), tags.get(_PHOTOMETRIC)
+    if not isinstance(samples, int) or photometric not in _COLOURS:
+        return 0
+    return max(0, samples - _COLOURS[photometric] - has_alpha)
 
 
 def _count_frames(image: Image.Image) -> int:

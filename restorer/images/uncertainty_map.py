@@ -42,22 +42,34 @@ class UncertaintyMap:
         half: Half widths in levels of 0..255, float32 (H, W).
         level: Share of the values within the intervals.
         calibrated: Whether the intervals were calibrated.
+        kind: The constants that calibrated them, such as "wide holes"; empty where the file does not say.
+        scale: Value of the file that stands for one level.
         text: All texts of the file by their keys; the record of the result is under RECORD.
     """
 
     half: np.ndarray
     level: float
     calibrated: bool
+    kind: str = ""
+    scale: float = SCALE
     text: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def unit(self) -> str:
+        """What a value of the file means."""
+        return f"a value of {self.scale:g} is a half width of one level of 0..255"
 
-def encode_map(half: np.ndarray, level: float, *, calibrated: bool, words: str = "", record: str = "") -> bytes:
+
+def encode_map(
+    half: np.ndarray, level: float, *, calibrated: bool, kind: str = "", words: str = "", record: str = ""
+) -> bytes:
     """Return a map as a PNG file.
 
     Args:
         half: Half widths in levels of 0..255, (H, W). Those of more than 255.996 levels are stored as that.
         level: Share of the values within the intervals.
         calibrated: Whether the intervals are calibrated.
+        kind: The constants of the calibration; empty if the picture was copied.
         words: The map in a line of words.
         record: The provenance record of the result.
     """
@@ -65,7 +77,9 @@ def encode_map(half: np.ndarray, level: float, *, calibrated: bool, words: str =
     # What is uncertain at all is not 0, which stands for the pixels of the input.
     values = np.maximum(values, (half > 0).astype(np.uint16))
     info = PngInfo()
-    info.add_text(KEY, f"1 level={level:g} scale={SCALE} unit=levels/255 {CALIBRATED if calibrated else PLAIN}")
+    of_kind = f" kind={kind.replace(' ', '-')}" if kind else ""
+    state = CALIBRATED if calibrated else PLAIN
+    info.add_text(KEY, f"1 level={level:g} scale={SCALE} unit=levels/255{of_kind} {state}")
     info.add_text("Description", MEANING.format(scale=SCALE, level=100 * level))
     if words:
         info.add_text("Comment", words)
@@ -111,6 +125,7 @@ def read_map(path: Path) -> UncertaintyMap | None:
                 return None
             half = np.asarray(image).astype(np.float32) / scale
             text = {str(key): str(value) for key, value in image.text.items()}
-            return UncertaintyMap(half, level, PLAIN not in str(image.text[KEY]), text)
+            kind = values.get("kind", "").replace("-", " ")
+            return UncertaintyMap(half, level, PLAIN not in str(image.text[KEY]), kind, scale, text)
     except (OSError, UnidentifiedImageError, ValueError, KeyError, IndexError, Image.DecompressionBombError):
         return None

@@ -31,10 +31,12 @@ from restorer.priors.unet_prior import UNetPrior
 
 __all__ = [
     "EMBEDDED",
+    "ENLARGING",
     "PRECISIONS",
     "Model",
     "calibration_of",
     "find_calibration",
+    "first_expert_identity",
     "identity",
     "load_noise_estimator",
     "load_prior",
@@ -117,7 +119,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         if device.type == "cpu":
             return faster_dtype()
-        is_faster = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        is_faster = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if is_faster else torch.float32
     if name not in PRECISIONS:
         raise UsageError(f"unknown precision {name!r}", f"use auto, {', '.join(PRECISIONS)}")
@@ -299,6 +301,19 @@ def with_first_expert(prior: Prior) -> Prior | None:
     if isinstance(prior, Experts):
         return prior
     return _experts(prior) if isinstance(prior, UNetPrior) and measuring_prior(prior) is prior else None
+
+
+def first_expert_identity(prior: Prior) -> dict[str, Any] | None:
+    """Return the identity of the network that gives the first answer, as results record it; None if there is none.
+
+    Args:
+        prior: The prior that was used, tiled or not.
+    """
+    while isinstance(prior, PriorWrapper):
+        if isinstance(prior, Experts):
+            return {"id": ENLARGING, "sha256": weights_sha256(weights_folder(ENLARGING))}
+        prior = prior.prior
+    return None
 
 
 @lru_cache(maxsize=2)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from restorer.diffusion.calibration import GAUSSIAN, LEVEL, half_width
+from restorer.diffusion.calibration import LEVEL, half_width
 from restorer.diffusion.uncertainty import local_variance
 from restorer.models.load import calibration_of
 from restorer.tasks.job import Job, Restored
@@ -31,17 +32,19 @@ class Certainty:
     """How certain the pixels of a result are.
 
     Args:
-        half: Half widths of the intervals in levels of 0..255, float32 (H, W): LEVEL of the values of the channels lie
-            at most this far from the truth. They are 0 where the pixels are those of the input.
+        half: Half widths of the intervals in levels of 0..255, float32 (H, W): the share `level` of the values of the
+            channels lies at most this far from the truth. They are 0 where the pixels are those of the input.
         calibrated: Whether they are calibrated.
         kind: What was done to the picture, a key of the constants; empty if nothing was restored.
         note: What the user should know; empty if there is nothing to say.
+        level: Share of the values within the intervals, between 0 and 1.
     """
 
     half: Tensor
     calibrated: bool
     kind: str = ""
     note: str = ""
+    level: float = LEVEL
 
     @property
     def restored(self) -> Tensor:
@@ -50,17 +53,18 @@ class Certainty:
 
     @property
     def within(self) -> float:
-        """Levels within which LEVEL of the restored values lie, if errors are Gaussian in every pixel; 0 for none.
+        """Levels within which the share `level` of the restored values lies, if errors are Gaussian; 0 for none.
 
-        It is the solution L of mean(erf(L / (s sqrt 2))) = LEVEL over the pixels, with s = half / GAUSSIAN.
+        It is the solution L of mean(erf(L / (s sqrt 2))) = level over the pixels, with s = half / z and z the half
+        width of the interval of a Gaussian of standard deviation 1.
         """
-        scale = self.restored.double() * (math.sqrt(2) / GAUSSIAN)
+        scale = self.restored.double() * (math.sqrt(2) / NormalDist().inv_cdf((1 + self.level) / 2))
         if not len(scale):
             return 0.0
         low, high = 0.0, float(self.restored.max())
         for _ in range(ROUNDS):
             middle = (low + high) / 2
-            is_enough = float(torch.erf(middle / scale).mean()) >= math.erf(GAUSSIAN / math.sqrt(2))
+            is_enough = float(torch.erf(middle / scale).mean()) >= self.level
             low, high = (low, middle) if is_enough else (middle, high)
         return high
 
@@ -75,7 +79,7 @@ class Certainty:
             return "every pixel is that of the input"
         are_all = len(self.restored) == self.half.numel()
         subject = "the pixels" if are_all else "the filled pixels"
-        text = f"{100 * LEVEL:.0f} % of {subject} are within {_in_words(self.within)}"
+        text = f"{100 * self.level:g} % of {subject} are within {_in_words(self.within)}"
         if self.far_share >= 0.005:
             text += f"; {100 * self.far_share:.0f} % may be off by {FAR:.0f}"
         return text if self.calibrated else f"{text} (not calibrated)"
@@ -84,7 +88,7 @@ class Certainty:
         """Return what the JSON output holds."""
         restored = self.restored
         return {
-            "level": LEVEL,
+            "level": self.level,
             "calibrated": self.calibrated,
             "kind": self.kind or None,
             "within": round(self.within, 2),

@@ -22,14 +22,25 @@ from restorer.priors.experts import State
 from restorer.priors.tiled import Tiled
 from restorer.tasks.common import as_colour, to_unit
 from restorer.tasks.defaults import EXPERT
-from restorer.tasks.enlarging_plan import course_of, stages_of
+from restorer.tasks.enlarging_plan import Course, course_of, stages_of
 from restorer.tasks.job import Job
 from restorer.tasks.region import MARGIN, Place
 from restorer.tasks.started import UPSCALE_STARTED, Begin, begun_from
 from restorer.tasks.tiles import with_default_tiles
 from restorer.tasks.uncertain import Doubt
 
-__all__ = ["MOST_SIGMA", "EnlargeOptions", "Found", "enlarge", "evaluations_of", "margin_of", "of_size", "shrinker"]
+__all__ = [
+    "MOST_SIGMA",
+    "EnlargeOptions",
+    "Found",
+    "enlarge",
+    "evaluations_of",
+    "first_course",
+    "margin_of",
+    "needs_detail_to_vary",
+    "of_size",
+    "shrinker",
+]
 
 QUANTIZATION = (2 / 255) ** 2 / 12
 """Variance of the rounding to 8 bits, on the [-1, 1] scale."""
@@ -79,6 +90,13 @@ class EnlargeOptions:
             return None, 0.0, self.method, self.seed
         return self.steps, self.detail, self.method, self.seed
 
+    def sampled(self, seed: int) -> EnlargeOptions:
+        """Return the options of a sample beside a result that draws little noise: all detail, in the default steps.
+
+        The steps of the result, which may be one, do not suit it.
+        """
+        return replace(self, detail=1.0, steps=None, seed=seed)
+
 
 @dataclass(frozen=True)
 class Found:
@@ -114,6 +132,13 @@ def evaluations_of(options: EnlargeOptions) -> int:
     )
 
 
+def first_course(options: EnlargeOptions) -> Course:
+    """Return the course of the first pass, for a picture without noise; the detail is that of all passes."""
+    steps, detail, method, seed = options.settings
+    factor, own = stages_of(options.prior, options.factor, steps, detail, method)[0]
+    return course_of(options.prior, factor, own, detail, method, seed, state="clean")
+
+
 def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found, mean: Tensor | None = None) -> Job:
     """Return the job that enlarges a part of a picture, in two passes where the factor is a large one.
 
@@ -139,14 +164,17 @@ def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found, m
         known = Found(0.0, found.is_gray, was_enlarged=True)
         return _enlarge_once(enlarged, place.scaled(first), again, known, origin=place).measured()
 
-    sampled = replace(options, detail=1.0) if (detail or EXPERT.detail) <= EXPERT.detail else options
+    def sampled(seed: int) -> Job:
+        is_quiet = needs_detail_to_vary(first_course(options))
+        return enlarge(part, place, options.sampled(seed) if is_quiet else replace(options, seed=seed), found)
+
     return replace(
         job,
         second_pass=enlarge_again,
         second_pass_evaluations=evaluations_of(options)
         - evaluations_of(replace(options, factor=first, steps=first_steps)),
         second_pass_size=(options.factor * place.window.height, options.factor * place.window.width),
-        reseed=lambda seed: enlarge(part, place, replace(sampled, seed=seed), found),
+        reseed=sampled,
         again=shrinker(place),
         doubt=Doubt("upscale", float(options.factor)),
     )
@@ -214,11 +242,15 @@ def _enlarge_once(
     )
     if options.begin is not None:
         return job if mean is not None else _begun(job, part, place, options, found)
-    if course.is_expert and course.detail <= EXPERT.detail:  # which draws little noise or none
-        sampled = replace(options, detail=1.0)
-        job = replace(job, reseed=lambda seed: _enlarge_once(part, place, replace(sampled, seed=seed), found))
+    if needs_detail_to_vary(course):
+        job = replace(job, reseed=lambda seed: _enlarge_once(part, place, options.sampled(seed), found))
     job = job if credible is None else job.with_note(DOUBTED)
     return job.with_note(SOFT_NOTE) if is_sharpened else job
+
+
+def needs_detail_to_vary(course: Course) -> bool:
+    """Return whether results of a course draw little noise or none, so that samples beside them need more detail."""
+    return course.is_expert and course.detail <= EXPERT.detail
 
 
 def _state(found: Found, *, is_doubted: bool) -> State:

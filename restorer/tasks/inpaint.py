@@ -156,8 +156,8 @@ def prepare_inpaint(
         return result if needs_wide_pass else whole.exact(result)
 
     def fill_wide(filled: Tensor, tiles: Tiled) -> Job:
-        """Return the job that fills the wide holes again, with the narrow ones known."""
-        return prepare_inpaint(
+        """Return the job that fills the wide holes again, with the narrow ones known, without notes on its mask."""
+        again = prepare_inpaint(
             filled,
             wide_fill,
             steps=steps,
@@ -167,6 +167,7 @@ def prepare_inpaint(
             region=region,
             prior=tiles,
         )
+        return replace(again, notes=())
 
     job = Job(
         model,

@@ -203,7 +203,7 @@ class Job:
                 raise
             raise DeviceError(
                 f"not enough memory on {self.prior.device} to measure the noise",
-                "close other programs, name the noise with --sigma, or use --device cpu",
+                _hint("name the noise with --sigma", self.prior.device),
             ) from error
 
     def run(
@@ -309,7 +309,7 @@ class Job:
                 else:
                     raise DeviceError(
                         f"not enough memory on {prior.device}, even with {self.factor * prior.tile}-pixel tiles",
-                        "close other programs, or use --device cpu",
+                        _hint("restore a part of the picture with --region", prior.device),
                     ) from error
                 prior = smaller
 
@@ -395,6 +395,12 @@ class Job:
         if not bool(torch.isfinite(picture).all()):
             raise NotFiniteError("the autoencoder returned values that are not finite")
         return picture
+
+
+def _hint(remedy: str, device: torch.device) -> str:
+    """Return what to do if memory does not suffice; on a CPU there is no other device to name."""
+    last = remedy if device.type == "cpu" else f"{remedy}, or use --device cpu"
+    return f"close other programs, {'or ' if device.type == 'cpu' else ''}{last}"
 
 
 def _in_tiles(prior: Prior | None) -> Tiled | None:

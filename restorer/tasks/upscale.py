@@ -45,8 +45,17 @@ from restorer.tasks.common import (
 )
 from restorer.tasks.defaults import LATENT_STEPS
 from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
-from restorer.tasks.enlarge import EnlargeOptions, Found, enlarge, evaluations_of, margin_of, of_size, shrinker
-from restorer.tasks.enlarging_plan import course_of
+from restorer.tasks.enlarge import (
+    EnlargeOptions,
+    Found,
+    enlarge,
+    evaluations_of,
+    first_course,
+    margin_of,
+    needs_detail_to_vary,
+    of_size,
+    shrinker,
+)
 from restorer.tasks.job import Job
 from restorer.tasks.region import Place
 from restorer.tasks.started import Begin, alone, check_start
@@ -173,8 +182,14 @@ def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Re
         found = Found(LEFT_OVER * jpeg.sigma, is_gray, was_compressed=True)
         return enlarge(restored, place, again, found).measured()
 
-    course, begin = course_of(options.prior, options.factor, *options.settings, state="clean"), options.begin
+    course, begin = first_course(options), options.begin
     seen = None if place.canvas is None else place.window
+    reseed: Callable[[int], Job] | None = None
+    if begin is None and needs_detail_to_vary(course):
+
+        def reseed(seed: int) -> Job:
+            return _prepare_jpeg(image, jpeg, options.sampled(seed), region, is_gray=is_gray)
+
     return replace(
         prepare_dejpeg(image, jpeg, seed=options.seed, region=seen, prior=options.prior),
         sigma=0.0,
@@ -186,6 +201,7 @@ def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Re
         second_pass_size=(options.factor * place.window.height, options.factor * place.window.width),
         again=shrinker(place),
         doubt=Doubt("upscale", float(options.factor)),
+        reseed=reseed,
     )
 
 

@@ -97,6 +97,7 @@ def test_a_picture_that_cannot_be_measured_fails_alone(
     code, _, err = restore(capsys, "denoise", "high_iso.png", "gates.png")
     assert code == 6
     assert err.count("not enough memory on cpu to measure the noise") == 2
+    assert "--device cpu" not in err  # which it is already
 
 
 def test_a_network_that_fails_in_low_precision_measures_in_full():

@@ -16,8 +16,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from restorer.cli.app import run
+from restorer.evaluation.map_overlay import COLOURS, OPACITY
 from restorer.folders.provenance import Record
 from restorer.images.picture import RECORD
+from restorer.images.uncertainty_map import encode_map
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium with its chromedriver is installed")
 
@@ -218,3 +220,70 @@ def test_a_gallery(browser: Browser) -> None:
     assert browser.run("return document.activeElement.id") == "card-3"
     browser.run("history.back()")
     browser.wait("document.body.dataset.ready == '3' && gallery.hidden")
+
+
+def test_the_map_of_the_uncertainty(browser: Browser) -> None:
+    """The map lies over its result in the colours of its bands, more or less opaque; what is known stays bare."""
+    a, b = colours(0), colours(1)
+    half = np.repeat([[0, 0.5, 3, 90]], HEIGHT, 0).repeat(WIDTH // 4, 1)
+    Path("m.png").write_bytes(encode_map(half, 0.9, calibrated=True, kind="denoise"))
+    open_page(browser, write("a.png", a), write("b.png", b), write("r.png", b), "--uncertainty", "m.png")
+    browser.wait("document.body.dataset.ready")
+    assert browser.run("return legend.hidden")
+    browser.press("u")
+    assert not browser.run("return legend.hidden || document.getElementById('opacity-field').hidden")
+    assert browser.run("return document.getElementById('choice').hidden")
+
+    def expected(x: int, band: int, opacity: float) -> np.ndarray:
+        colour = np.array([int(COLOURS[band][i : i + 2], 16) for i in (1, 3, 5)])
+        return (1 - opacity) * b[20, x].astype(float) + opacity * colour
+
+    assert drawn(browser, 10, 20) == b[20, 10].tolist()
+    for x, band in ((30, 0), (60, 2), (90, 6)):
+        assert np.abs(np.array(drawn(browser, x, 20)) - expected(x, band, OPACITY)).max() < 2
+    script = "const e = document.getElementById('opacity'); e.value = 100; e.dispatchEvent(new Event('input'))"
+    browser.run(script)
+    assert drawn(browser, 60, 20) == [int(COLOURS[2][i : i + 2], 16) for i in (1, 3, 5)]
+
+    # the legend and the pixel under the pointer
+    bands = browser.run("return [...document.querySelectorAll('#bands li')].map((e) => e.textContent)")
+    assert bands == [
+        "up to 133 %",
+        "1 to 20 %",
+        "2 to 533 %",
+        *(f"{x}0 %" for x in ("5 to 10", "10 to 20", "20 to 50")),
+    ] + ["over 5033 %"]
+    now = state(browser)
+    for x, text in ((60, "here: ± 3.0 levels"), (90, "here: ± 90 levels"), (10, "here: the input itself")):
+        left, top = place(browser, x, 20)
+        browser.drag((now["left"] + left, now["top"] + top))
+        assert browser.text("#here").replace("89", "90").replace("91", "90") == text
+    assert "90 % intervals · calibrated for denoise" in browser.text("#details")
+    browser.press("s")
+    assert browser.run("return legend.hidden") and drawn(browser, 20, 30) == a[30, 20].tolist()
+
+
+def test_maps_in_a_gallery(browser: Browser) -> None:
+    """Pairs are sorted by their uncertainty, and a pair without a map leaves the view of maps."""
+    for name, levels in (("x", 2), ("y", 30), ("z", None)):
+        write(f"a/{name}.png", colours(0))
+        write(f"b/{name}.png", colours(1))
+        if levels is not None:
+            Path("maps").mkdir(exist_ok=True)
+            Path(f"maps/{name}.png").write_bytes(encode_map(np.full((HEIGHT, WIDTH), levels), 0.9, calibrated=True))
+    open_page(browser, "a", "b", "--uncertainty", "maps")
+    browser.run("const e = document.getElementById('sort'); e.value = 'doubt'; e.dispatchEvent(new Event('change'))")
+    names = browser.run("return [...document.querySelectorAll('.card h2')].map((e) => e.textContent)")
+    assert names == ["y.png", "x.png", "z.png"]
+    browser.click("#card-1")
+    browser.wait("document.body.dataset.ready == '1'")
+    browser.press("u")
+    assert browser.run("return view.mode") == "uncertainty"
+    browser.press("n")
+    browser.wait("document.body.dataset.ready == '0'")
+    assert browser.run("return view.mode") == "uncertainty"
+    browser.press("n")
+    browser.wait("document.body.dataset.ready == '2'")
+    assert browser.run("return view.mode") == "slider"
+    browser.press("u")
+    assert browser.run("return view.mode") == "slider"

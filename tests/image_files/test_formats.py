@@ -509,3 +509,25 @@ def test_pillow_images_come_back_in_their_depth() -> None:
     reduced_by_pillow = from_pil(lazy)
     assert reduced_by_pillow.depth == 16 and reduced_by_pillow.bits == 8
     assert any("16 bits per channel" in note for note in reduced_by_pillow.notes)
+
+
+def test_bands_beside_the_colour_are_named() -> None:
+    """A decoder that knows only colour leaves them out, and the note says how many."""
+    rng = np.random.default_rng(0)
+    for bands, extra, dropped in ((5, ["unspecified"] * 2, 2), (4, ["unspecified"], 1), (4, ["unassalpha"], 0)):
+        buffer = io.BytesIO()
+        tifffile.imwrite(
+            buffer, rng.integers(0, 256, (9, 8, bands), dtype=np.uint8), photometric="rgb", extrasamples=extra
+        )
+        notes = [note for note in decode(buffer.getvalue()).notes if "bands besides the colour" in note]
+        assert notes == ([f"{dropped} bands besides the colour are left out"] if dropped else [])
+
+
+def test_a_profile_that_is_cut_short_is_named_and_kept() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for length in (200, len(profile)):
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 9)).save(buffer, "PNG", icc_profile=profile[:length])
+        picture = decode(buffer.getvalue())
+        assert picture.icc == profile[:length]
+        assert any("cut short" in note for note in picture.notes) is (length < len(profile))

@@ -121,3 +121,18 @@ def test_the_parts_of_a_file() -> None:
 def test_rows_between_restart_markers_are_runs_of_their_own() -> None:
     parts = parse_jpeg(jpeg("restarts"))
     assert parts is not None and len(parts.intervals) == -(-163 // 16)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("quality", [50, 75, 90, 100])
+def test_the_detail_of_the_last_block_is_not_taken_for_damage(mode: str, quality: int) -> None:
+    """A block of noise takes more bytes than are changed, of which an eighth of the size shows nothing."""
+    for seed, (height, width) in enumerate([(24, 32), (64, 80), (37, 53)]):
+        rng = np.random.default_rng(seed)
+        noise = rng.normal(0, 30, (height, width, 3)) + np.mgrid[:height, :width].sum(0)[..., None] + 60
+        for options in ({}, {"subsampling": 0}) if mode == "RGB" else ({},):
+            buffer = io.BytesIO()
+            Image.fromarray(noise.clip(0, 255).astype(np.uint8)).convert(mode).save(
+                buffer, "JPEG", quality=quality, **options
+            )
+            assert describe_damage(buffer.getvalue()) == ""

@@ -121,10 +121,15 @@ def test_a_pytorch_without_xpu_has_none(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("kind", ["mps", "xpu"])
 def test_precision_is_fp32_where_bf16_is_not_tested(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     assert resolve_dtype("auto", torch.device(kind)) == torch.float32
     assert resolve_dtype("bf16", torch.device(kind)) == torch.bfloat16
     assert resolve_dtype("auto", torch.device("cuda")) == torch.bfloat16
+
+
+def test_bf16_that_is_emulated_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert resolve_dtype("auto", torch.device("cuda")) == torch.float32
 
 
 # --------------------------------------------------------------------------------------------------------------- memory

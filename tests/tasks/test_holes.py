@@ -69,6 +69,7 @@ def test_wide_and_narrow_holes_are_filled_in_turn() -> None:
     assert spy.calls[0].sigma == pytest.approx(INPAINT.start)
     assert spy.calls[4].sigma == pytest.approx(INPAINT_PATCHED.start)
     assert torch.equal(result.image[:, ~fill], image[:, ~fill])
+    assert "the mask covers" in job.notes[0] and not any("the mask" in note for note in result.notes)
     narrow = prepare_inpaint(image, holes(SCRATCH), steps=4, prior=spy)
     assert narrow.second_pass is None and narrow.evaluations == 4
     # The wide hole is filled last, when the narrow one is known.

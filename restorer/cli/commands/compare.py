@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from restorer.cli.commands.comparing_maps import (
+    check_map_path,
+    find_map_of,
+    line_of_maps,
+    mean_of_maps,
+    read_map_of,
+)
 from restorer.cli.options import INTERFACE, OUTPUT, JsonReport, Overwrite, Quiet
 from restorer.cli.terminal.reporter import Reporter, exit_code_for, human_bytes
 from restorer.errors import OutputError, PictureError, RestorerError, UsageError
@@ -19,12 +26,15 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from restorer.cli.commands.comparing_maps import MapOf
     from restorer.cli.report_page.content import Report
     from restorer.evaluation.compare import Difference
+    from restorer.evaluation.map_figures import MapFigures
 
 __all__ = ["register"]
 
-MODES = ("side", "split", "diff")
+MAP_MODE = "uncertainty"
+MODES = ("side", "split", "diff", MAP_MODE)
 MAX_SHEET_ROWS = 40
 PAGE_SUFFIXES = (".html", ".htm")
 
@@ -69,8 +79,8 @@ def _compare(
         typer.Option(
             "--mode",
             metavar="NAME",
-            help="What to draw: side (all pictures in a row), split (the left half of A beside the right half of B) or "
-            "diff (the difference of A and B, five times amplified)",
+            help="What to draw: side (all pictures in a row), split (the left half of A beside the right half of B), "
+            "diff (the difference of A and B, five times amplified) or uncertainty (the map over the result)",
             rich_help_panel=OUTPUT,
         ),
     ] = "side",
@@ -82,6 +92,16 @@ def _compare(
             help="Write one page for browsers with the pictures, a slider, their difference, figures and records",
             show_default=False,
             rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    uncertainty: Annotated[
+        Path | None,
+        typer.Option(
+            "--uncertainty",
+            metavar="PATH",
+            help="Also show this map of the uncertainty of the result, and how right it is against REF; for folders, a "
+            "folder of maps",
+            show_default=False,
         ),
     ] = None,
     overwrite: Overwrite = False,
@@ -103,6 +123,8 @@ def _compare(
     Two folders are compared picture by picture, paired by file name: a contact sheet, or a gallery on the page.
 
     restore compare noisy.png clean.png -o both.png  ·  restore compare a.png b.png truth.png --html report.html
+
+    restore compare noisy.png result.png --uncertainty map.png --html report.html
     """
     reporter = Reporter(quiet=quiet, as_json=json)
     if mode not in MODES:
@@ -114,7 +136,11 @@ def _compare(
     are_folders = {path.is_dir() for path in paths}
     if len(are_folders) > 1:
         raise UsageError("a picture and a folder cannot be compared", "name only pictures, or only folders")
-    targets = _check_targets(output, html, paths, overwrite)
+    if uncertainty is not None:
+        check_map_path(uncertainty, for_folders=True in are_folders)
+    if mode == MAP_MODE and uncertainty is None:
+        raise UsageError(f"--mode {MAP_MODE} draws a map, and none is named", "name it with --uncertainty")
+    targets = _check_targets(output, html, [*paths, *([] if uncertainty is None else [uncertainty])], overwrite)
     if perception:
         from restorer.evaluation.perception import check_extra
 
@@ -122,9 +148,9 @@ def _compare(
     if are_folders == {True}:
         if mode != "side":
             raise UsageError(f"--mode {mode} does not apply to folders", "leave --mode out to draw a contact sheet")
-        _compare_folders(a, b, reference, targets, reporter, show=show, perception=perception)
+        _compare_folders(a, b, reference, targets, reporter, maps=uncertainty, show=show, perception=perception)
     else:
-        _compare_pictures(paths, targets, mode, reporter, show=show, perception=perception)
+        _compare_pictures(paths, targets, mode, reporter, map_path=uncertainty, show=show, perception=perception)
 
 
 def _check_targets(output: Path | None, html: Path | None, paths: list[Path], overwrite: bool) -> _Targets:
@@ -152,7 +178,14 @@ def _check_targets(output: Path | None, html: Path | None, paths: list[Path], ov
 
 
 def _compare_pictures(
-    paths: list[Path], targets: _Targets, mode: str, reporter: Reporter, *, show: bool, perception: bool
+    paths: list[Path],
+    targets: _Targets,
+    mode: str,
+    reporter: Reporter,
+    *,
+    map_path: Path | None,
+    show: bool,
+    perception: bool,
 ) -> None:
     """Compare A with B, or both with a reference; `paths` holds two or three pictures in this order."""
     from restorer.evaluation.compare import colour_of, comparison_image, differences, match_sizes
@@ -161,12 +194,16 @@ def _compare_pictures(
     files = [load(path) for path in paths]
     pictures = [colour_of(file) for file in files]
     measured = differences(pictures[0], pictures[1], *pictures[2:], perception=perception)
-    _report_figures(paths, measured, reporter)
+    map_of = None if map_path is None else read_map_of(map_path, paths, files, pictures)
+    _report_figures(paths, measured, reporter, map_of=map_of)
     names = [f"{'ABR'[i]} {path.name}" for i, path in enumerate(paths)]
     if targets.html is not None:
         match_sizes(pictures)
     if targets.output is not None or show:
-        image = comparison_image(mode, dict(zip(names, pictures, strict=True)), measured)
+        if mode == MAP_MODE and map_of is not None:
+            image = map_of.draw(pictures)
+        else:
+            image = comparison_image(mode, dict(zip(names, pictures, strict=True)), measured)
         if targets.output is not None:
             _save(image, targets.output, targets.overwrite, reporter)
         if show:
@@ -177,12 +214,20 @@ def _compare_pictures(
         title = " and ".join(display_names(paths)[:2])
         report = Report(title)
         with reporter.working("writing the page"):
-            report.add(title, paths, files, measured)
+            report.add(title, paths, files, measured, map_of)
         _save_page(report, targets, reporter)
 
 
 def _compare_folders(
-    a: Path, b: Path, reference: Path | None, targets: _Targets, reporter: Reporter, *, show: bool, perception: bool
+    a: Path,
+    b: Path,
+    reference: Path | None,
+    targets: _Targets,
+    reporter: Reporter,
+    *,
+    maps: Path | None,
+    show: bool,
+    perception: bool,
 ) -> None:
     """Compare two folders picture by picture; a pair that cannot be compared is reported and left out.
 
@@ -197,6 +242,7 @@ def _compare_folders(
         differences,
         match_sizes,
         pair_files,
+        sheet_row,
     )
     from restorer.images.files import load
 
@@ -204,6 +250,7 @@ def _compare_folders(
     rows: list[tuple[str, list[Tensor]]] = []
     codes: list[int] = []
     all_measured: list[tuple[Difference | None, Difference | None]] = []
+    map_figures: list[MapFigures] = []
     pairs = pair_files(a, b, reference)
     title = " and ".join(display_names([folder.absolute() for folder in folders[:2]]))
     report = Report(title, len(pairs), is_gallery=True)
@@ -213,20 +260,23 @@ def _compare_folders(
             files = [load(path) for path in paths]
             pictures = [colour_of(file) for file in files]
             measured = differences(pictures[0], pictures[1], *pictures[2:], perception=perception)
-            if targets.html is not None:
+            if targets.html is not None or targets.output is not None or show:
                 match_sizes(pictures)
-                report.add(name, paths, files, measured)
+            map_of = None if maps is None else find_map_of(maps, a, b, paths, files, pictures)
+            if targets.html is not None:
+                report.add(name, paths, files, measured, map_of)
         except RestorerError as error:
             codes.append(exit_code_for(error))
             reporter.fail(error, str(paths[0]))
             report.skip(f"{name} is left out: {_without_folders(str(error), paths)}")
             continue
-        _report_figures(list(paths), measured, reporter, brief=True)
+        _report_figures(list(paths), measured, reporter, brief=True, map_of=map_of)
         all_measured.append(measured)
+        map_figures += [] if map_of is None else [map_of.figures]
         if len(rows) < MAX_SHEET_ROWS and (targets.output is not None or show):
             figures = "   ".join(f"{'AB'[i]} {difference}" for i, difference in enumerate(measured) if difference)
-            rows.append((f"{name}   {figures}", pictures))
-    report.summary = _report_means(all_measured, reporter)
+            rows.append((f"{name}   {figures}", sheet_row(pictures)))
+    report.summary = _report_means(all_measured, None if maps is None else map_figures, reporter)
     if rows:
         image = comparison_sheet([str(folder) for folder in folders], rows)
         if targets.output is not None:
@@ -252,6 +302,7 @@ def _report_figures(
     reporter: Reporter,
     *,
     brief: bool = False,
+    map_of: MapOf | None = None,
 ) -> None:
     """Report the figures of one pair of pictures.
 
@@ -260,6 +311,7 @@ def _report_figures(
         measured: Differences as `restorer.evaluation.compare.differences` returns them.
         reporter: Receives the lines and the JSON record.
         brief: Leave out the mean and the largest difference.
+        map_of: The map of the uncertainty; None if there is none.
     """
     from restorer.evaluation.compare import figure_lines
 
@@ -271,16 +323,24 @@ def _report_figures(
             "command": "compare",
             **{name: str(path) if path else None for name, path in named.items()},
             "figures": figures,
+            **({} if map_of is None else {"uncertainty": map_of.to_dict()}),
         }
     )
-    for line in figure_lines(paths, measured, brief=brief):
+    for line in (*figure_lines(paths, measured, brief=brief), *([] if map_of is None else map_of.lines)):
         reporter.say(line)
+    if map_of is not None and map_of.note:
+        reporter.warn(map_of.note)
 
 
-def _report_means(measured: list[tuple[Difference | None, Difference | None]], reporter: Reporter) -> list[str]:
-    """Report the mean PSNR over all pairs, and the means of what people see, and return the lines that say it.
+def _report_means(
+    measured: list[tuple[Difference | None, Difference | None]],
+    map_figures: list[MapFigures] | None,
+    reporter: Reporter,
+) -> list[str]:
+    """Report the means over all pairs, and return the lines that say them.
 
-    Pairs of equal pictures, whose PSNR is infinite, do not count for it.
+    They are those of the PSNR, of what people see, and of the maps. Pairs of equal pictures, whose PSNR is infinite, do
+    not count for it. `map_figures` is None if there are no maps.
     """
     from restorer.evaluation.perception import mean_perception
 
@@ -296,9 +356,13 @@ def _report_means(measured: list[tuple[Difference | None, Difference | None]], r
             mean = mean_perception(seen)
             means[name] = {**means.get(name, {"pictures": len(seen)}), **mean.to_dict()}
             lines.append(f"{name.upper()}: {mean}, the mean of {len(seen)}")
+    of_maps: dict[str, Any] = {}
+    if map_figures is not None:
+        of_maps["uncertainty"] = mean_of_maps(map_figures)
+        lines.append(line_of_maps(map_figures, len(measured)))
     for line in lines:
         reporter.say(line)
-    reporter.emit({"event": "summary", "command": "compare", "ok": len(measured), "means": means})
+    reporter.emit({"event": "summary", "command": "compare", "ok": len(measured), "means": means, **of_maps})
     return lines
 
 

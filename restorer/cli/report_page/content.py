@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from restorer.cli.commands.comparing_maps import MapOf
+from restorer.cli.report_page.map_layer import map_layer
 from restorer.cli.report_page.pictures import Embedded, browser_image, embed, embed_thumbnails
 from restorer.cli.terminal.printable import printable
 from restorer.evaluation.compare import Difference, figure_lines
@@ -24,6 +26,7 @@ PICTURE_BYTES = 50_000_000
 """Largest number of bytes of all pictures in a page, as data URLs."""
 
 THUMBNAIL_SHARE = 4  # thumbnails take at most this part of the bytes of a pair
+MAP_SHARE = 4  # and a map this part of the others
 ROLES = ("A", "B", "Reference")
 
 
@@ -65,6 +68,7 @@ class Report:
         paths: Sequence[Path],
         pictures: Sequence[Picture],
         measured: tuple[Difference | None, Difference | None],
+        map_of: MapOf | None = None,
     ) -> None:
         """Add a pair of pictures.
 
@@ -73,14 +77,17 @@ class Report:
             paths: Pictures A and B, and the reference if there is one.
             pictures: What these files hold, in sizes that `restorer.evaluation.compare.match_sizes` accepts.
             measured: The result of `restorer.evaluation.compare.differences`.
+            map_of: The map of the uncertainty of one of them; None if there is none.
         """
         budget = self._bytes_left // self._pairs_left
         images = [browser_image(picture) for picture in pictures]
         thumbnails = embed_thumbnails(images[:2], budget // THUMBNAIL_SHARE) if self.is_gallery else Embedded()
-        shown = embed(images, budget - thumbnails.size)
-        self._bytes_left -= thumbnails.size + shown.size
+        layer = None if map_of is None else map_layer(map_of, (budget - thumbnails.size) // MAP_SHARE)
+        taken = thumbnails.size + (0 if layer is None else layer.size)
+        shown = embed(images, budget - taken)
+        self._bytes_left -= taken + shown.size
         self._pairs_left = max(self._pairs_left - 1, 1)
-        self.lines += map(printable, figure_lines(paths, measured))
+        self.lines += map(printable, [*figure_lines(paths, measured), *([] if map_of is None else map_of.lines)])
         urls = shown.urls or [None] * len(paths)
         described = zip(ROLES, display_names(paths), paths, pictures, urls, strict=False)
         self.pairs.append(
@@ -94,7 +101,11 @@ class Report:
                 ],
                 "thumbnails": list(thumbnails.urls),
                 "figures": _figures(measured, "the reference" if len(paths) > 2 else "A"),
-                "notes": _notes(pictures, shown, self._max_bytes),
+                "notes": [
+                    *_notes(pictures, shown, self._max_bytes),
+                    *([layer.note] if layer is not None and layer.note else []),
+                ],
+                "uncertainty": None if layer is None else layer.content,
             }
         )
 

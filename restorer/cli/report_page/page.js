@@ -3,7 +3,7 @@
 
 const element = (id) => document.getElementById(id);
 const content = JSON.parse(element("content").textContent);
-const MODES = ["slider", "side", "difference"];
+const MODES = ["slider", "side", "difference", "uncertainty"];
 const STEP = 1.25; // magnification for a press of a button or key
 const ARROW = 48; // pixels of the screen for a press of an arrow key
 const KEYS = [
@@ -14,6 +14,7 @@ const KEYS = [
   ["Move the pictures", "arrows", "drag"],
   ["Details", "I"],
 ];
+const MAP_KEYS = [["Map of the uncertainty", "U"]];
 const GALLERY_KEYS = [
   ["Previous, next pair", "P", "N"],
   ["All pictures", "Esc"],
@@ -24,9 +25,11 @@ const SORTS = {
   high: ["PSNR, highest first", (pair) => -psnrOf(pair)],
   worse: ["Gain of B over A, lowest first", (pair) => gainOf(pair)],
   better: ["Gain of B over A, highest first", (pair) => -gainOf(pair)],
+  doubt: ["Uncertainty, highest first", (pair) => -(pair.uncertainty?.value ?? NaN)],
 };
 
 const hasReference = content.pairs.some((pair) => pair.pictures.length > 2);
+const hasMaps = content.pairs.some((pair) => pair.uncertainty);
 let order = content.pairs.map((_, index) => index);
 let current = null; // the index of the pair that is shown
 
@@ -80,7 +83,8 @@ function fillGallery() {
   element("summary").textContent = [count, ...content.summary].join(" · ");
   element("skipped").append(...content.notes.map((note) => make("li", note)));
   element("skipped").hidden = !content.notes.length;
-  const sorts = Object.entries(SORTS).slice(0, hasReference ? 5 : 3);
+  const isOffered = (name) => (name === "doubt" ? hasMaps : hasReference || !["worse", "better"].includes(name));
+  const sorts = Object.entries(SORTS).filter(([name]) => isOffered(name));
   element("sort").append(...sorts.map(([value, [label]]) => make("option", label, { value })));
   element("sort").addEventListener("change", sort);
   element("cards").append(...content.pairs.map(makeCard));
@@ -119,15 +123,34 @@ function makePicture({ role, name, facts, record }) {
   return [...parts, make("dl", rows), ...command];
 }
 
+function makeUncertainty({ name, facts, lines }) {
+  const parts = [make("h2", `Uncertainty · ${name}`), make("p", facts, { className: "facts" })];
+  return [...parts, make("ul", lines.map((line) => make("li", line)), { className: "notes" })];
+}
+
+function fillLegend({ bands, hasKnown }) {
+  element("bands").replaceChildren(
+    ...bands.map(({ label, share, colour }) => {
+      const swatch = make("span", "", { className: "swatch" });
+      swatch.style.background = colour;
+      return make("li", [swatch, make("span", label), make("span", share, { className: "share" })]);
+    }),
+  );
+  element("known").hidden = !hasKnown;
+  element("here").textContent = "";
+}
+
 function fillDetails(pair) {
   const notes = pair.notes.map((note) => make("li", note));
-  const keys = [...KEYS, ...(content.isGallery ? GALLERY_KEYS : [])].flatMap(([label, ...names]) => [
+  const more = [...(pair.uncertainty ? MAP_KEYS : []), ...(content.isGallery ? GALLERY_KEYS : [])];
+  const keys = [...KEYS, ...more].flatMap(([label, ...names]) => [
     make("dt", label),
     make("dd", names.map((name) => make("kbd", name))),
   ]);
   element("details").replaceChildren(
     ...(pair.figures.length ? makeFigures(pair.figures) : [make("h2", "No figures")]),
     ...(notes.length ? [make("ul", notes, { className: "notes" })] : []),
+    ...(pair.uncertainty ? makeUncertainty(pair.uncertainty) : []),
     ...pair.pictures.flatMap(makePicture),
     make("h2", "Keys and gestures"),
     make("dl", keys, { className: "keys" }),
@@ -144,7 +167,16 @@ function toggleDetails(isShown = element("details").hidden) {
 const view = new View(element("canvas"), {
   onMove: () => (element("scale").textContent = formatScale(view.scale * view.ratio)),
   onDivider: () => (element("divider").value = 100 * view.divider),
+  onPoint: (x, y) => tellHere(x, y),
 });
+
+// Says how uncertain the pixel under the pointer is.
+function tellHere(x, y) {
+  if (view.mode !== "uncertainty" || !view.overlay) return;
+  const levels = view.overlay.map.levels(x / view.width, y / view.height);
+  const text = levels ? `± ${levels < 10 ? levels.toFixed(1) : Math.round(levels)} levels` : "the input itself";
+  element("here").textContent = levels === null ? "" : `here: ${text}`;
+}
 
 function formatScale(scale) {
   return `${scale < 0.1 ? (100 * scale).toFixed(1) : Math.round(100 * scale)} %`;
@@ -154,6 +186,8 @@ function setMode(mode, chosen = view.chosen) {
   for (const name of MODES) element(name).setAttribute("aria-pressed", name === mode);
   element("divider-field").hidden = mode !== "slider";
   element("factor-field").hidden = mode !== "difference";
+  element("opacity-field").hidden = element("legend").hidden = mode !== "uncertainty";
+  element("choice").hidden = !hasReference || mode === "uncertainty";
   [...element("choice").children].forEach((button) =>
     button.setAttribute("aria-pressed", button.dataset.chosen === chosen.join()),
   );
@@ -164,6 +198,12 @@ function setFactor(factor) {
   view.factor = factor;
   element("amplification").textContent = `x ${formatFactor(factor)}`;
   element("factor").setAttribute("aria-valuetext", `times ${formatFactor(factor)}`);
+  view.draw();
+}
+
+function setOpacity(opacity) {
+  if (!view.overlay) return;
+  view.overlay.opacity = opacity;
   view.draw();
 }
 
@@ -184,6 +224,10 @@ async function show(index) {
   element("previous").disabled = order[0] === index;
   element("next").disabled = order[order.length - 1] === index;
   fillDetails(pair);
+  const map = pair.uncertainty?.url ? pair.uncertainty : null;
+  element("uncertainty").hidden = !map;
+  if (map) fillLegend(map);
+  else if (view.mode === "uncertainty") setMode("slider");
   view.setPair(pair.width, pair.height, []);
   delete document.body.dataset.ready;
   const isShown = pair.pictures.every(({ url }) => url);
@@ -191,12 +235,14 @@ async function show(index) {
   if (!isShown) return;
   try {
     const images = await Promise.all(pair.pictures.map(({ url }) => decode(url)));
+    const layer = map && (await decode(map.url));
     if (current !== index) return;
     const labelled = images.map((image, i) => {
       const { role, name } = pair.pictures[i];
       return { image, role, label: `${role} · ${name}` };
     });
-    view.setPair(pair.width, pair.height, labelled);
+    const overlay = map && { map: new Overlay(layer, map), index: map.of, opacity: element("opacity").value / 100 };
+    view.setPair(pair.width, pair.height, labelled, overlay);
     element("status").textContent = "";
     document.body.dataset.ready = index;
   } catch {
@@ -231,6 +277,7 @@ const actions = {
   s: () => setMode("slider"),
   b: () => setMode("side"),
   d: () => setMode("difference"),
+  u: () => !element("uncertainty").hidden && setMode("uncertainty"),
   i: () => toggleDetails(),
   "[": () => view.setDivider(view.divider - 0.05),
   "]": () => view.setDivider(view.divider + 0.05),
@@ -272,12 +319,13 @@ function start() {
       element("choice").append(button);
     }
   }
-  element("choice").hidden = !hasReference;
   element("back").hidden = element("pager").hidden = !content.isGallery;
   element("info").addEventListener("click", () => toggleDetails());
   element("divider").addEventListener("input", () => view.setDivider(element("divider").value / 100));
   element("factor").value = Math.log2(view.factor);
   element("factor").addEventListener("input", () => setFactor(2 ** element("factor").value));
+  element("opacity").value = 100 * (content.pairs.find((pair) => pair.uncertainty)?.uncertainty.opacity ?? 0);
+  element("opacity").addEventListener("input", () => setOpacity(element("opacity").value / 100));
   element("smaller").addEventListener("click", () => view.zoom(1 / STEP));
   element("larger").addEventListener("click", () => view.zoom(STEP));
   element("original").addEventListener("click", () => view.original());

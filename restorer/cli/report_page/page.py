@@ -23,7 +23,7 @@ from restorer.errors import OutputError
 
 __all__ = ["POLICY", "page", "save_page"]
 
-STYLE, SCRIPTS = "page.css", ("difference.js", "view.js", "page.js")
+STYLE, SCRIPTS = "page.css", ("difference.js", "overlay.js", "view.js", "page.js")
 POLICY = (
     "default-src 'none'; script-src '{script}'; style-src '{style}'; img-src data:; base-uri 'none'; form-action 'none'"
 )

@@ -7,12 +7,13 @@ class View {
   static WHEEL = 0.0016; // magnification, as a logarithm, for a pixel of scrolling
   static GAP = 4; // pixels between panels
 
-  // hooks: onMove() after a change of the magnification, onDivider() after the line has been moved.
+  // hooks: onMove() after a change of the magnification, onDivider() after the line has been moved, onPoint(x, y) when
+  // the pointer is over a point of the picture, in its pixels.
   constructor(canvas, hooks) {
     this.canvas = canvas;
     this.context = canvas.getContext("2d");
     this.hooks = hooks;
-    this.mode = "slider"; // or "side" or "difference"
+    this.mode = "slider"; // or "side", "difference" or "uncertainty"
     this.images = []; // [{image, label}]
     this.chosen = [0, 1]; // the two that the slider and the difference compare
     this.width = this.height = 1; // of the largest picture
@@ -21,6 +22,7 @@ class View {
     this.divider = 0.5; // where the line is, as a part of the width of the canvas
     this.factor = 5;
     this.difference = null;
+    this.overlay = null; // {map, index of the result, opacity}
     this.isFitted = true;
     this.isDue = false;
     this.pointers = new Map(); // those that are down: id -> [x, y]
@@ -39,8 +41,8 @@ class View {
     return window.devicePixelRatio || 1;
   }
 
-  setPair(width, height, images) {
-    [this.width, this.height, this.images] = [width, height, images];
+  setPair(width, height, images, overlay = null) {
+    [this.width, this.height, this.images, this.overlay] = [width, height, images, overlay];
     this.difference = null;
     this.fit();
   }
@@ -162,6 +164,8 @@ class View {
 
   move(event) {
     const [x, y] = this.place(event);
+    const [dx, dy] = this.fromMiddle(x, y);
+    this.hooks.onPoint(this.x + dx / this.scale, this.y + dy / this.scale);
     const before = this.pointers.get(event.pointerId);
     if (!before) {
       this.canvas.style.cursor = this.isOnDivider(x) ? "ew-resize" : "grab";
@@ -213,6 +217,7 @@ class View {
     for (const panel of this.panels()) {
       if (this.mode === "side") this.drawPanel(panel, images[panel.index]);
       else if (this.mode === "difference") this.drawPanel(panel, this.differenceImage());
+      else if (this.mode === "uncertainty") this.drawOverlay(panel);
       else {
         const line = Math.round(this.divider * panel.width * ratio) / ratio;
         this.drawPanel(panel, images[chosen[0]], 0, line);
@@ -222,6 +227,13 @@ class View {
     }
   }
 
+  drawOverlay(panel) {
+    const { map, index, opacity } = this.overlay;
+    const { image, label } = this.images[index];
+    const over = { image: map.canvas, opacity };
+    this.drawPanel(panel, { image, label: `${label} · uncertainty` }, 0, panel.width, over);
+  }
+
   differenceImage() {
     const [a, b] = this.chosen.map((index) => this.images[index]);
     this.difference ??= new Difference([a.image, b.image]);
@@ -229,8 +241,8 @@ class View {
     return { image: this.difference.amplified(this.factor), label };
   }
 
-  // Draws an image in the part of a panel between two columns.
-  drawPanel(panel, { image, label }, left = 0, right = panel.width) {
+  // Draws an image in the part of a panel between two columns, and over it another one {image, opacity}.
+  drawPanel(panel, { image, label }, left = 0, right = panel.width, over = null) {
     const { context, ratio } = this;
     context.save();
     context.beginPath();
@@ -248,6 +260,12 @@ class View {
     context.imageSmoothingEnabled = width < (image.naturalWidth ?? image.width);
     context.imageSmoothingQuality = "high";
     context.drawImage(image, x, y, width, height);
+    if (over) {
+      context.imageSmoothingEnabled = width < over.image.width;
+      context.globalAlpha = over.opacity;
+      context.drawImage(over.image, x, y, width, height);
+      context.globalAlpha = 1;
+    }
     this.drawLabel(label, x0, y0, x1 - x0, left > 0);
     context.restore();
   }

@@ -18,7 +18,7 @@ NAMES_AS_BYTES = "restorer-names"
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _CONTROLS = frozenset(["Cc", "Zl", "Zp", "Cs"])  # controls, line and paragraph separators, and halves of characters
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_REPLACED = {"·": "|", "→": "->", "×": "x", "–": "-", "…": "..."}
+_REPLACED = {"·": "|", "±": "+-", "→": "->", "×": "x", "–": "-", "…": "..."}
 
 
 def printable(text: str) -> str:
