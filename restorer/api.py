@@ -39,6 +39,7 @@ from restorer.tasks.dejpeg import prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.inpaint import prepare_inpaint
 from restorer.tasks.job import Job
+from restorer.tasks.scratches import SCRATCHES, scratch_mask
 from restorer.tasks.uncertain import Asked
 from restorer.tasks.upscale import prepare_upscale
 
@@ -365,10 +366,11 @@ def inpaint(
         picture: As in `denoise`. The values under the mask are ignored.
         mask: What to fill. Of an array or a tensor (H, W) of the size of the picture, the non-zero values. A PIL image
             or the path of a file is understood as the command understands it (`restorer.images.mask_meaning`): white on
-            black, strokes of any colour on transparency, or a copy of the picture with its holes erased. One mask
-            serves all pictures of a batch; a list of masks, or an array or tensor (N, H, W), has one for each.
-        grow: Pixels by which the holes are grown. None selects 1 for a mask image with soft edges and a picture that
-            was opened from a JPEG file, and 0 otherwise.
+            black, strokes of any colour on transparency, or a copy of the picture with its holes erased. "scratches"
+            stands for the scratches, dust and hairs that are found in the picture, unless a file has that name. One
+            mask serves all pictures of a batch; a list of masks, or an array or tensor (N, H, W), has one for each.
+        grow: Pixels by which the holes are grown. None selects 1 for scratches, and for a mask image with soft edges
+            and a picture that was opened from a JPEG file, and 0 otherwise.
         sigma: Standard deviation of the noise of the known pixels on the 0..255 scale. If it is above 0, the known
             pixels are restored too.
         steps: Number of network evaluations; None selects the default.
@@ -425,6 +427,8 @@ def _holes(given: Given, mask: Any, margin: int | None) -> np.ndarray:
     """Return the pixels to fill, bool (H, W); `inpaint` says what a mask may be."""
     if isinstance(mask, Image.Image):
         return fit_mask(from_pil(mask), given.size, margin=margin, picture=given.source).fill
+    if isinstance(mask, str) and mask == SCRATCHES and not Path(mask).exists():
+        return scratch_mask(given.image, given.visible, margin=margin).fill
     if isinstance(mask, (str, os.PathLike)):
         return load_mask(Path(os.fsdecode(mask)), given.size, margin=margin, picture=given.source).fill
     try:

@@ -1,0 +1,107 @@
+"""Scratches, dust, hairs and creases: which pixels of a picture are damaged.
+
+A small network (`networks/scratch_finder.py`) gives the log odds that a pixel is damaged, in tiles whose borders are
+discarded. Then a place is damaged where the odds are fair and where they are high somewhere in the same connected place
+(hysteresis; Canny 1986, "A Computational Approach to Edge Detection"), so that a scratch is followed to its faint ends,
+and a doubtful twig is left alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from restorer.measurement.components import components_of
+from restorer.networks.scratch_finder import REACH, ScratchFinder
+
+__all__ = ["Scratches", "find_scratches", "log_odds"]
+
+TILE = 512  # side in pixels of what a tile contributes
+
+FAIR, HIGH = -1.5, 0.5  # log odds of a damaged pixel, and of at least one in the same place
+LEAST_EVIDENCE = 20.0  # sum of the log odds of a place
+
+
+@dataclass(frozen=True)
+class Scratches:
+    """The damage that was found in a picture.
+
+    Args:
+        fill: The damaged pixels, bool (H, W).
+        places: Number of connected places.
+    """
+
+    fill: np.ndarray
+    places: int
+
+    @property
+    def share(self) -> float:
+        """The share of the picture that is damaged, 0..1."""
+        return float(self.fill.mean())
+
+    def describe(self) -> str:
+        """Return what was found in one line, such as "found 41 scratches or specks, 1.3 % of the picture"."""
+        if not self.places:
+            return "no scratches or dust that can be told from the scene"
+        what = "1 scratch or speck" if self.places == 1 else f"{self.places} scratches or specks"
+        percent = 100 * self.share
+        digits = ".1f" if percent >= 0.1 else ".2g"
+        return f"found {what}, {percent:{digits}} % of the picture"
+
+
+def log_odds(image: Tensor, network: ScratchFinder) -> Tensor:
+    """Return the log odds that each pixel is damaged, float32 (H, W).
+
+    Args:
+        image: float (C, H, W) in [0, 1] with C = 1 or 3.
+        network: The network, on any device.
+    """
+    device = next(network.parameters()).device
+    height, width = image.shape[-2:]
+    odds = torch.empty(height, width)
+    for top in range(0, height, TILE):
+        for left in range(0, width, TILE):
+            rows = slice(max(0, top - REACH), top + TILE + REACH)
+            columns = slice(max(0, left - REACH), left + TILE + REACH)
+            tile = image[None, :, rows, columns].expand(-1, 3, -1, -1).float().clamp(0, 1).to(device)
+            found = network(tile)[0].cpu()
+            inner = found[top - rows.start :, left - columns.start :][:TILE, :TILE]
+            odds[top : top + TILE, left : left + TILE] = inner
+    return odds
+
+
+def find_scratches(image: Tensor, network: ScratchFinder, evidence: Tensor | None = None) -> Scratches:
+    """Find the damage of a picture. The result is deterministic.
+
+    Args:
+        image: float (C, H, W) in [0, 1] with C = 1 or 3.
+        network: The network that was trained for it.
+        evidence: bool (H, W), the pixels that count; None for all of them. No other is marked.
+    """
+    with torch.inference_mode():
+        odds = log_odds(image, network)
+    if evidence is not None:
+        odds = torch.where(evidence.cpu(), odds, -torch.inf)
+    return followed(odds.numpy())
+
+
+def followed(odds: np.ndarray) -> Scratches:
+    """Return the places of fair odds that are likely as a whole.
+
+    Args:
+        odds: Log odds of damage, float (H, W).
+    """
+    fair = odds > FAIR
+    components = components_of(fair)
+    count, numbers = components.count, components.numbers
+    values = odds[fair]
+    highest = np.full(count, -np.inf)
+    np.maximum.at(highest, numbers, values)
+    sums = np.bincount(numbers, values, count)
+    kept = (highest > HIGH) & (sums > LEAST_EVIDENCE)
+    fill = np.zeros_like(fair)
+    fill[fair] = kept[numbers]
+    return Scratches(fill, int(kept.sum()))
