@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from restorer.diffusion.prior import pad_to_multiple
 from restorer.measurement.components import components_of
-from restorer.networks.scratch_finder import REACH, ScratchFinder
+from restorer.networks.scratch_finder import MULTIPLE, ScratchFinder
 
 __all__ = ["Scratches", "find_scratches", "log_odds"]
 
 TILE = 512  # side in pixels of what a tile contributes
+CONTEXT = 96  # pixels around it that the network sees, too
 
 FAIR, HIGH = -1.5, 0.5  # log odds of a damaged pixel, and of at least one in the same place
 LEAST_EVIDENCE = 20.0  # sum of the log odds of a place
@@ -61,16 +63,17 @@ def log_odds(image: Tensor, network: ScratchFinder) -> Tensor:
     """
     device = next(network.parameters()).device
     height, width = image.shape[-2:]
-    odds = torch.empty(height, width)
-    for top in range(0, height, TILE):
-        for left in range(0, width, TILE):
-            rows = slice(max(0, top - REACH), top + TILE + REACH)
-            columns = slice(max(0, left - REACH), left + TILE + REACH)
-            tile = image[None, :, rows, columns].expand(-1, 3, -1, -1).float().clamp(0, 1).to(device)
+    padded = pad_to_multiple(image[None], MULTIPLE)
+    odds = torch.empty(padded.shape[-2:])
+    for top in range(0, padded.shape[-2], TILE):
+        for left in range(0, padded.shape[-1], TILE):
+            rows = slice(max(0, top - CONTEXT), top + TILE + CONTEXT)
+            columns = slice(max(0, left - CONTEXT), left + TILE + CONTEXT)
+            tile = padded[:, :, rows, columns].expand(-1, 3, -1, -1).float().clamp(0, 1).to(device)
             found = network(tile)[0].cpu()
             inner = found[top - rows.start :, left - columns.start :][:TILE, :TILE]
             odds[top : top + TILE, left : left + TILE] = inner
-    return odds
+    return odds[:height, :width]
 
 
 def find_scratches(image: Tensor, network: ScratchFinder, evidence: Tensor | None = None) -> Scratches:

@@ -3,18 +3,16 @@
     python -m restorer.training.scratch_finder shard-*.tar --hold-out 10 -o weights/scratches/model.safetensors
 
 Every example is a part of a photograph: resized, gray, toned or faded at times, with grain and with thin structures
-that are no damage (`thin_structures`), then with or without damage (`simulated_scratches`), and compressed at times. Of
-each example some pixels are taken: as many damaged ones as others, of which half are those with the strongest lines.
-
-The loss is the binary cross entropy, in which a pixel counts as often as there are others that it stands for. A damaged
-pixel counts as much as its damage can be seen, and the rim of a stroke, which nobody can assign, does not count.
+that are no damage (`thin_structures`), then with or without damage (`simulated_scratches`), and compressed at times.
+The loss is the binary cross entropy of every pixel. A damaged pixel counts as much as its damage can be seen, and the
+rim of a stroke, which nobody can assign, does not count. The weights that are kept are a running mean.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,23 +21,26 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from restorer.networks.scratch_finder import ScratchFinder, describe
+from restorer.networks.scratch_finder import ScratchFinder
 from restorer.training.datasets import Source, find_sources
 from restorer.training.edits import as_stored, blur, from_pil, jpeg
 from restorer.training.simulated_scratches import damage
 from restorer.training.thin_structures import draw_structure
 
-__all__ = ["Example", "Pixels", "example_of", "fit", "gather", "loss_of", "pixels_of"]
+__all__ = ["Example", "Examples", "example_of", "fit", "loss_of"]
 
 SIDE = 160  # pixels of an example
+BATCH = 12
 PARTS = 4  # examples of a photograph, one after the other
+ECHOES = 2  # times that each batch is used, the second time turned: drawing takes as long as learning
 LEAST_SIDE = 192  # pixels of a photograph; smaller ones are left out
-TAKEN = 400  # damaged pixels of an example that are taken at most, and as many others
-STRONG_SHARE = 0.05  # of the other pixels, those with the strongest lines
-BEST_LINES = [6, 7, 12, 13]  # positions of the strengths of lines in a description
-BATCH, EPOCHS, RATE = 4096, 6, 4e-3
+RATE = 1.5e-3  # the highest learning rate
+KEPT = 0.998  # decay of the running mean of the weights
+SAVE_EVERY = 100  # steps
+WARM_UP, COOL_DOWN = 100, 0.3  # steps until the highest rate is reached; share of the steps in which it falls to 0
 DAMAGED_SHARE, STRUCTURE_SHARE = 0.65, 0.3
 VISIBLE = 20.0  # levels from which damage counts in full
 LEAST_WEIGHT = 0.1  # of damage that cannot be seen at all
@@ -113,91 +114,76 @@ def example_of(photo: Image.Image, rng: np.random.Generator) -> Example:
     return Example(y / 255, target, weight)
 
 
-class Pixels(NamedTuple):
-    """Pixels of examples.
-
-    Args:
-        described: Their descriptions, (N, FEATURES).
-        target: 1 for damaged ones, (N,).
-        weight: How many pixels each of them stands for, (N,).
-    """
-
-    described: Tensor
-    target: Tensor
-    weight: Tensor
-
-
-def pixels_of(example: Example, rng: np.random.Generator) -> Pixels:
-    """Return some pixels of an example."""
-    described = describe(example.picture[None])[0].flatten(1).T
-    target, weight = example.target.flatten(), example.weight.flatten()
-    damaged = (target > 0).nonzero().flatten()
-    others = ((target == 0) & (weight > 0)).nonzero().flatten()
-    strength = described[others][:, BEST_LINES].amax(1)
-    strong = strength >= strength.quantile(1 - STRONG_SHARE)
-    parts = []
-    for group, most in ((damaged, TAKEN), (others[strong], TAKEN // 2), (others[~strong], TAKEN // 2)):
-        if len(group):
-            chosen = group[torch.from_numpy(rng.permutation(len(group))[:most])]
-            parts.append((chosen, len(group) / len(chosen)))
-    at = torch.cat([chosen for chosen, _ in parts])
-    stands_for = torch.cat([torch.full((len(chosen),), factor) for chosen, factor in parts])
-    return Pixels(described[at], target[at], weight[at] * stands_for)
-
-
-def gather(sources: Sequence[Source], count: int, seed: int) -> Pixels:
-    """Return pixels of `count` examples.
+class Examples(IterableDataset[Example]):
+    """An endless stream of examples.
 
     Args:
         sources: The photographs.
-        count: Number of examples.
         seed: Seed of all that is drawn.
     """
-    rng = np.random.default_rng(seed)
-    parts = []
-    for number in range(-(-count // PARTS)):
-        photo = Image.fromarray(sources[int(rng.integers(len(sources)))].read())
-        parts += [pixels_of(example_of(photo, rng), rng) for _ in range(PARTS)]
-        if number % 50 == 0:
-            print(f"{len(parts)} of {count} examples", flush=True)
-    return Pixels(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def __init__(self, sources: Sequence[Source], seed: int) -> None:
+        self.sources, self.seed = sources, seed
+
+    def __iter__(self) -> Iterator[Example]:
+        worker = get_worker_info()
+        rng = np.random.default_rng([self.seed, 0 if worker is None else worker.id])
+        photos: dict[int, Image.Image] = {}  # decoding takes longer than drawing
+        while True:
+            number = int(rng.integers(len(self.sources)))
+            if number not in photos:
+                photos[number] = Image.fromarray(self.sources[number].read())
+            for _ in range(PARTS):
+                yield example_of(photos[number], rng)
 
 
 def loss_of(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Return the loss of pixels; all arguments are of one shape."""
+    """Return the loss of a batch; all arguments are (B, H, W)."""
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return (weight * entropy).sum() / weight.sum()
 
 
-def fit(pixels: Pixels, *, epochs: int = EPOCHS, seed: int = 0) -> ScratchFinder:
-    """Return a network that was trained on pixels.
+def fit(sources: Sequence[Source], steps: int, output: Path, *, workers: int, seed: int = 0) -> ScratchFinder:
+    """Train a network, and return the running mean of its weights.
 
     Args:
-        pixels: The pixels.
-        epochs: Number of passes over them.
-        seed: Seed of the weights, and of the order of the pixels.
+        sources: The photographs.
+        steps: Number of steps.
+        output: The file to which the weights are saved from time to time.
+        workers: Number of processes that make examples.
+        seed: Seed of the weights and of the examples.
     """
     torch.manual_seed(seed)
-    network = ScratchFinder()
-    network.mean.copy_(pixels.described.mean(0))
-    network.std.copy_(pixels.described.std(0) + 1e-3)
-    share = float((pixels.weight * pixels.target).sum() / pixels.weight.sum())
-    nn.init.constant_(network.last.bias, math.log(share / (1 - share)))  # so that it begins at the mean
-    steps = epochs * (len(pixels.target) // BATCH)
-    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
-    for epoch in range(epochs):
-        order, total = torch.randperm(len(pixels.target)), 0.0
-        for batch in order.split(BATCH)[: len(order) // BATCH]:
-            described, target, weight = (part[batch] for part in pixels)
-            loss = loss_of(network.decide(described), target, weight)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += loss.item()
-        print(f"epoch {epoch + 1} of {epochs}: loss {total * BATCH / len(order):.4f}", flush=True)
-    return network.eval()
+    network = ScratchFinder().to(memory_format=torch.channels_last)
+    mean = copy.deepcopy(network).eval()
+    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / WARM_UP, 1.0, (1 - step / steps) / COOL_DOWN)
+    )
+    loader = iter(DataLoader(Examples(sources, seed), BATCH, num_workers=workers))
+    total, batch = 0.0, next(loader)
+    for step in range(1, steps + 1):
+        if step % ECHOES == 1:
+            batch = next(loader)
+        picture, target, weight = batch if step % ECHOES == 1 else (part.mT.flip(-1) for part in batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network(picture.contiguous(memory_format=torch.channels_last))
+        loss = loss_of(logits.float(), target, weight)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        decay = min(KEPT, step / (step + 10))
+        with torch.no_grad():
+            for kept, new in zip(mean.parameters(), network.parameters(), strict=True):
+                kept.lerp_(new, 1 - decay)
+        total += loss.item()
+        if step % SAVE_EVERY == 0 or step == steps:
+            print(f"step {step} of {steps}: loss {total / (step % SAVE_EVERY or SAVE_EVERY):.4f}", flush=True)
+            total = 0.0
+            save_file({name: value.half().contiguous() for name, value in mean.state_dict().items()}, output)
+    return mean
 
 
 def main() -> None:
@@ -205,17 +191,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the network that finds scratches.")
     parser.add_argument("shards", type=Path, nargs="+")
     parser.add_argument("--hold-out", type=int, default=0, help="leave out every Nth photograph")
-    parser.add_argument("--examples", type=int, default=1000, help="examples of each seed")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--workers", type=int, default=1, help="processes that make examples")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
-    sources: Sequence[Source] = find_sources(options.shards, LEAST_SIDE).sources
+    sources = find_sources(options.shards, LEAST_SIDE).sources
     if options.hold_out:
         sources = [source for number, source in enumerate(sources) if number % options.hold_out]
-    with torch.inference_mode():
-        gathered = [gather(sources, options.examples, seed) for seed in options.seeds]
-    network = fit(Pixels(*(torch.cat(part) for part in zip(*gathered, strict=True))))
-    save_file({name: weight.contiguous() for name, weight in network.state_dict().items()}, options.output)
+    fit(sources, options.steps, options.output, workers=options.workers)
 
 
 if __name__ == "__main__":
