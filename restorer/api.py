@@ -400,7 +400,7 @@ def inpaint(
     masks = _masks_of(picture, mask)
 
     def prepare(given: Given, index: int) -> tuple[Job, np.ndarray | None]:
-        fill = _holes(given, mask if masks is None else masks[index], margin)
+        fill = _holes(given, mask if masks is None else masks[index], margin, options["prior"])
         if fill.shape == given.size:
             check_values(given, level, fill)
         job = prepare_inpaint(given.image, torch.from_numpy(fill), sigma=level, region=part, **options)
@@ -423,12 +423,12 @@ def _masks_of(picture: Any, mask: Any) -> Sequence[Any] | None:
     return list(mask)
 
 
-def _holes(given: Given, mask: Any, margin: int | None) -> np.ndarray:
+def _holes(given: Given, mask: Any, margin: int | None, prior: Prior | None) -> np.ndarray:
     """Return the pixels to fill, bool (H, W); `inpaint` says what a mask may be."""
     if isinstance(mask, Image.Image):
         return fit_mask(from_pil(mask), given.size, margin=margin, picture=given.source).fill
     if isinstance(mask, str) and mask == SCRATCHES and not Path(mask).exists():
-        return scratch_mask(given.image, given.visible, margin=margin).fill
+        return scratch_mask(given.image, given.visible, margin=margin, prior=prior).fill
     if isinstance(mask, (str, os.PathLike)):
         return load_mask(Path(os.fsdecode(mask)), given.size, margin=margin, picture=given.source).fill
     try:

@@ -158,7 +158,7 @@ def inpainting(options: Options, *, mask: Path, invert_mask: bool = False, grow_
 
         path = None if is_own else find_mask(mask, item)
         if is_own and str(mask) == OWN_SCRATCHES:
-            loaded = scratch_mask(image, visible_pixels(picture), invert=invert_mask, margin=grow_by)
+            loaded = scratch_mask(image, visible_pixels(picture), invert=invert_mask, margin=grow_by, prior=prior)
             reveals = False
         elif path is None or (picture.alpha is not None and item.source != STDIO and path.samefile(item.source)):
             loaded, reveals = alpha_mask(picture, invert=invert_mask, margin=grow_by), True

@@ -8,6 +8,7 @@ and a doubtful twig is left alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +19,16 @@ from restorer.diffusion.prior import pad_to_multiple
 from restorer.measurement.components import components_of
 from restorer.networks.scratch_finder import MULTIPLE, ScratchFinder
 
-__all__ = ["Scratches", "find_scratches", "log_odds"]
+__all__ = ["LEVEL", "Features", "Scratches", "find_scratches", "log_odds"]
 
 TILE = 512  # side in pixels of what a tile contributes
 CONTEXT = 96  # pixels around it that the network sees, too
+
+LEVEL = 8.0
+"""The noise level that the encoder of the prior is told, on the 0..255 scale."""
+
+Features = Callable[[Tensor], Sequence[Tensor]]
+"""A function of pictures, float (B, 3, H, W) in [0, 1], that returns what the encoder of the prior makes of them."""
 
 FAIR, HIGH = -1.5, 0.5  # log odds of a damaged pixel, and of at least one in the same place
 LEAST_EVIDENCE = 20.0  # sum of the log odds of a place
@@ -34,10 +41,13 @@ class Scratches:
     Args:
         fill: The damaged pixels, bool (H, W).
         places: Number of connected places.
+        sure: The mean probability that the marked pixels are damaged, as the network judges each of them alone, 0..1;
+            0 if there are none.
     """
 
     fill: np.ndarray
     places: int
+    sure: float = 0.0
 
     @property
     def share(self) -> float:
@@ -54,15 +64,15 @@ class Scratches:
         return f"found {what}, {percent:{digits}} % of the picture"
 
 
-def log_odds(image: Tensor, network: ScratchFinder) -> Tensor:
+def log_odds(image: Tensor, network: ScratchFinder, features_of: Features) -> Tensor:
     """Return the log odds that each pixel is damaged, float32 (H, W).
 
     Args:
         image: float (C, H, W) in [0, 1] with C = 1 or 3.
         network: The network, on any device.
+        features_of: The encoder of the embedded prior, on the same device, at LEVEL.
     """
-    device = next(network.parameters()).device
-    height, width = image.shape[-2:]
+    device, (height, width) = next(network.parameters()).device, image.shape[-2:]
     padded = pad_to_multiple(image[None], MULTIPLE)
     odds = torch.empty(padded.shape[-2:])
     for top in range(0, padded.shape[-2], TILE):
@@ -70,22 +80,25 @@ def log_odds(image: Tensor, network: ScratchFinder) -> Tensor:
             rows = slice(max(0, top - CONTEXT), top + TILE + CONTEXT)
             columns = slice(max(0, left - CONTEXT), left + TILE + CONTEXT)
             tile = padded[:, :, rows, columns].expand(-1, 3, -1, -1).float().clamp(0, 1).to(device)
-            found = network(tile)[0].cpu()
+            found = network(tile, features_of(tile))[0].cpu()
             inner = found[top - rows.start :, left - columns.start :][:TILE, :TILE]
             odds[top : top + TILE, left : left + TILE] = inner
     return odds[:height, :width]
 
 
-def find_scratches(image: Tensor, network: ScratchFinder, evidence: Tensor | None = None) -> Scratches:
+def find_scratches(
+    image: Tensor, network: ScratchFinder, features_of: Features, evidence: Tensor | None = None
+) -> Scratches:
     """Find the damage of a picture. The result is deterministic.
 
     Args:
         image: float (C, H, W) in [0, 1] with C = 1 or 3.
         network: The network that was trained for it.
+        features_of: The encoder of the embedded prior, on the same device, at LEVEL.
         evidence: bool (H, W), the pixels that count; None for all of them. No other is marked.
     """
     with torch.inference_mode():
-        odds = log_odds(image, network)
+        odds = log_odds(image, network, features_of)
     if evidence is not None:
         odds = torch.where(evidence.cpu(), odds, -torch.inf)
     return followed(odds.numpy())
@@ -107,4 +120,6 @@ def followed(odds: np.ndarray) -> Scratches:
     kept = (highest > HIGH) & (sums > LEAST_EVIDENCE)
     fill = np.zeros_like(fair)
     fill[fair] = kept[numbers]
-    return Scratches(fill, int(kept.sum()))
+    marked = values[kept[numbers]]
+    sure = float((1 / (1 + np.exp(-marked.astype(np.float64)))).mean()) if len(marked) else 0.0
+    return Scratches(fill, int(kept.sum()), sure)

@@ -322,8 +322,11 @@ def load_noise_estimator() -> NoiseEstimator:
 
 
 @cache
-def load_scratch_finder() -> ScratchFinder:
+def load_scratch_finder(device: torch.device | str = "cpu") -> ScratchFinder:
     """Return the network that finds scratches (`restorer.networks.scratch_finder`), ready to use.
+
+    Args:
+        device: Device to run on.
 
     Raises:
         ModelError: The installation lacks its weights.
@@ -331,7 +334,7 @@ def load_scratch_finder() -> ScratchFinder:
     finder = ScratchFinder()
     weights = load_file(weights_folder("scratches") / "model.safetensors")
     finder.load_state_dict({name: weight.float() for name, weight in weights.items()})
-    return finder.eval()
+    return finder.eval().requires_grad_(False).to(device)
 
 
 def find_model(

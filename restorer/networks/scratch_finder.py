@@ -1,31 +1,38 @@
 """The network that tells scratches, dust and hairs from the thin structures of a scene.
 
-It is a U-Net on the pixel-unshuffled picture. A scratch is recognized by what lies around it: that it crosses objects,
-that it is sharper or softer than they are, that it has one colour, and that no texture continues it. There are four
-levels, and each has half the resolution of the one above.
+It is the way up of a U-Net whose way down is the encoder of the embedded prior, which has learned what photographs look
+like and is not changed. A scratch is recognized by what lies around it: that it crosses objects, that it is sharper or
+softer than they are, that it has one colour, and that no texture continues it.
 
-    h_0 = stem(unshuffle(x))               half the resolution of the picture
-    h_k = blocks(down(h_{k-1}))            k = 1, 2, 3
-    u_k = blocks(h_k + up(u_{k+1}))        from the coarsest level back
-    logits = shuffle(head(u_0))            one number a pixel
+    f_k = features of the prior's level k, k = 0..3      half the resolution of the picture, and down to a sixteenth
+    h_3 = blocks(lateral f_3)
+    h_k = blocks(lateral f_k + up(h_{k+1}))              k = 2, 1
+    h_0 = blocks(lateral f_0 + stem(unshuffle(x)) + up(h_1))
+    logits = shuffle(head(h_0))                          one number a pixel
 
 The blocks are residual (He et al. 2016, https://arxiv.org/abs/1512.03385) and without normalization, so that what the
-network says about a pixel does not depend on the tile that it is computed in.
+network says about a pixel does not depend on the tile that it is computed in. That the features of a denoiser serve to
+label pixels from few examples was shown by Baranchuk et al. 2022, https://arxiv.org/abs/2112.03126.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["MULTIPLE", "WIDTHS", "ScratchFinder"]
+__all__ = ["MULTIPLE", "PRIOR_WIDTHS", "WIDTHS", "ScratchFinder"]
+
+PRIOR_WIDTHS = (64, 128, 192, 256)
+"""Features of the levels of the embedded prior, the finest first."""
 
 WIDTHS = (32, 48, 64, 96)
-"""Channels of the levels, from half the resolution to a sixteenth."""
+"""Channels of the levels of this network."""
 
-BLOCKS = (1, 1, 2, 2)  # residual blocks of each level, on the way down and again on the way up
+BLOCKS = (1, 1, 1, 1)  # residual blocks of each level
 
 MULTIPLE = 2 ** len(WIDTHS)
 """The number of whose multiples the sides of its input must be."""
@@ -42,39 +49,45 @@ class _Block(nn.Module):
         nn.init.zeros_(self.second.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.silu(self.first(F.silu(x))))
+        return x + self.second(F.relu(self.first(F.relu(x))))
 
 
 class ScratchFinder(nn.Module):
     """The network of the module docstring."""
 
+    scales: Tensor
+
     def __init__(self) -> None:
         super().__init__()
-        pairs = list(pairwise(WIDTHS))
         self.stem = nn.Conv2d(12, WIDTHS[0], 3, padding=1)
-        self.down = nn.ModuleList(nn.Conv2d(above, below, 2, stride=2) for above, below in pairs)
-        self.up = nn.ModuleList(nn.ConvTranspose2d(below, above, 2, stride=2) for above, below in pairs)
-        self.encoder = nn.ModuleList(_blocks(width, count) for width, count in zip(WIDTHS, BLOCKS, strict=True))
-        self.decoder = nn.ModuleList(_blocks(width, count) for width, count in zip(WIDTHS, BLOCKS, strict=True))
+        self.lateral = nn.ModuleList(nn.Conv2d(n, width, 1) for n, width in zip(PRIOR_WIDTHS, WIDTHS, strict=True))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(below, above, 2, stride=2) for above, below in pairwise(WIDTHS))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(_Block(width) for _ in range(count))) for width, count in zip(WIDTHS, BLOCKS, strict=True)
+        )
         self.head = nn.Conv2d(WIDTHS[0], 4, 3, padding=1)
-        nn.init.constant_(self.head.bias, -4.0)  # so that it begins at about the share of damaged pixels
+        nn.init.constant_(self.head.bias, -3.0)  # so that it begins at about the share of damaged pixels
+        self.register_buffer("scales", torch.ones(len(WIDTHS), max(PRIOR_WIDTHS)))
 
-    def forward(self, x: Tensor) -> Tensor:
+    @torch.no_grad()
+    def calibrate(self, features: Sequence[Tensor]) -> None:
+        """Set the scales by which features are multiplied so that these have a mean square of 1."""
+        for scale, feature in zip(self.scales, features, strict=True):
+            scale[: feature.shape[1]] = feature.float().square().mean((0, 2, 3)).add(1e-4).rsqrt()
+
+    def forward(self, x: Tensor, features: Sequence[Tensor]) -> Tensor:
         """Return the log odds that each pixel is damaged, (B, H, W).
 
         Args:
             x: Pictures, float (B, 3, H, W) in [0, 1], whose sides are multiples of MULTIPLE.
+            features: What the encoder of the prior makes of them, (B, PRIOR_WIDTHS[k], H / 2**(k+1), W / 2**(k+1)).
         """
-        h = self.encoder[0](self.stem(F.pixel_unshuffle(4 * x - 2, 2)))
-        skips = [h]
-        for down, blocks in zip(self.down, list(self.encoder)[1:], strict=True):
-            h = blocks(down(h))
-            skips.append(h)
-        h = self.decoder[-1](skips.pop())
-        for up, blocks in zip(reversed(self.up), reversed(list(self.decoder)[:-1]), strict=True):
-            h = blocks(skips.pop() + up(h))
-        return F.pixel_shuffle(self.head(F.silu(h)), 2)[:, 0]
-
-
-def _blocks(width: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(_Block(width) for _ in range(count)))
+        sides = [
+            lateral(feature.to(x.dtype) * scale[: feature.shape[1], None, None])
+            for lateral, feature, scale in zip(self.lateral, features, self.scales, strict=True)
+        ]
+        sides[0] = sides[0] + self.stem(F.pixel_unshuffle(4 * x - 2, 2))
+        h = self.blocks[-1](sides.pop())
+        for up, blocks in zip(reversed(self.up), reversed(self.blocks[:-1]), strict=True):
+            h = blocks(sides.pop() + up(h))
+        return F.pixel_shuffle(self.head(F.relu(h)), 2)[:, 0]

@@ -12,9 +12,15 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
+import os
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from queue import Empty
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,28 +28,31 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from restorer.models.load import load_prior
 from restorer.networks.scratch_finder import ScratchFinder
+from restorer.priors.unet_prior import UNetPrior
+from restorer.tasks.scratches import features_of
 from restorer.training.datasets import Source, find_sources
 from restorer.training.edits import as_stored, blur, from_pil, jpeg
+from restorer.training.optimizer import MuonAndAdamW
 from restorer.training.simulated_scratches import damage
 from restorer.training.thin_structures import draw_structure
 
 __all__ = ["Example", "Examples", "example_of", "fit", "loss_of"]
 
-SIDE = 160  # pixels of an example
+SIDE = 128  # pixels of an example
 BATCH = 12
-PARTS = 4  # examples of a photograph, one after the other
-ECHOES = 2  # times that each batch is used, the second time turned: drawing takes as long as learning
+PARTS = 2  # examples of a photograph, one after the other
+KEPT_BATCHES, USES = 60, 4  # batches that are kept, and uses of each
+AHEAD = 4  # batches that are drawn ahead
 LEAST_SIDE = 192  # pixels of a photograph; smaller ones are left out
-RATE = 1.5e-3  # the highest learning rate
-KEPT = 0.998  # decay of the running mean of the weights
-SAVE_EVERY = 100  # steps
-WARM_UP, COOL_DOWN = 100, 0.3  # steps until the highest rate is reached; share of the steps in which it falls to 0
-DAMAGED_SHARE, STRUCTURE_SHARE = 0.65, 0.3
-VISIBLE = 20.0  # levels from which damage counts in full
-LEAST_WEIGHT = 0.1  # of damage that cannot be seen at all
+RATE = 2e-3  # the highest learning rate
+KEPT = 0.995  # decay of the running mean of the weights
+SAVE_EVERY = 3.0  # minutes
+WARM_UP, COOL_DOWN = 60, 0.4  # steps until the highest rate is reached; share of the training in which it falls to 0
+DAMAGED_SHARE, STRUCTURE_SHARE = 0.6, 0.3
+INVISIBLE, VISIBLE = 4.0, 24.0  # levels up to which damage does not count, and from which it counts in full
 
 
 class Example(NamedTuple):
@@ -58,6 +67,10 @@ class Example(NamedTuple):
     picture: Tensor
     target: Tensor
     weight: Tensor
+
+
+Batch = tuple[Example, list[Tensor]]
+"""Examples whose tensors have a first axis, and the features of their pictures."""
 
 
 def part_of(photo: Image.Image, rng: np.random.Generator) -> Tensor:
@@ -94,15 +107,17 @@ def grained(x: Tensor, rng: np.random.Generator, most: float) -> Tensor:
 def example_of(photo: Image.Image, rng: np.random.Generator) -> Example:
     """Return a part of a photograph with or without damage."""
     x = toned(part_of(photo, rng), rng)
+    if rng.random() < 0.15:  # an old lens, or a print that was scanned coarsely
+        x = blur(x, rng.uniform(0.5, 2.0))
     if rng.random() < STRUCTURE_SHARE:
         x = draw_structure(x, rng)
     if rng.random() < 0.3:
         x = grained(x, rng, 18).clamp(0, 255)
     target, weight, y = torch.zeros(SIDE, SIDE), torch.ones(SIDE, SIDE), x
     if rng.random() < DAMAGED_SHARE:
-        damaged = damage(x, rng)
+        damaged = damage(x, rng, objects=1 + rng.poisson(rng.uniform(0, 6)))
         y, target = damaged.picture, damaged.core.float()
-        seen = ((y - x).abs().amax(0) / VISIBLE).clamp(LEAST_WEIGHT, 1)
+        seen = (((y - x).abs().amax(0) - INVISIBLE) / (VISIBLE - INVISIBLE)).clamp(0, 1)
         weight = torch.where(damaged.core, seen, torch.where(damaged.rim, 0.0, 1.0))
     if rng.random() < 0.15:
         y = blur(y, rng.uniform(0.3, 0.7))
@@ -114,27 +129,64 @@ def example_of(photo: Image.Image, rng: np.random.Generator) -> Example:
     return Example(y / 255, target, weight)
 
 
-class Examples(IterableDataset[Example]):
-    """An endless stream of examples.
+class Examples:
+    """An endless stream of batches of examples, with the features of the prior.
+
+    Drawing an example and evaluating the prior takes longer than learning from it, so that the newest batches are kept,
+    and each of them is used about USES times.
 
     Args:
         sources: The photographs.
+        prior: The embedded prior.
         seed: Seed of all that is drawn.
     """
 
-    def __init__(self, sources: Sequence[Source], seed: int) -> None:
-        self.sources, self.seed = sources, seed
+    def __init__(self, sources: Sequence[Source], prior: UNetPrior, seed: int) -> None:
+        self.sources, self.features_of, self.rng = sources, features_of(prior), np.random.default_rng(seed)
+        self.photos: dict[int, Image.Image] = {}  # decoding takes longer than drawing
 
-    def __iter__(self) -> Iterator[Example]:
-        worker = get_worker_info()
-        rng = np.random.default_rng([self.seed, 0 if worker is None else worker.id])
-        photos: dict[int, Image.Image] = {}  # decoding takes longer than drawing
+    def _photo(self) -> Image.Image:
+        number = int(self.rng.integers(len(self.sources)))
+        if number not in self.photos:
+            self.photos[number] = Image.fromarray(self.sources[number].read())
+        return self.photos[number]
+
+    def batch(self) -> Batch:
+        """Return a new batch."""
+        photos = [self._photo() for _ in range(BATCH // PARTS)]
+        made = [example_of(photo, self.rng) for photo in photos for _ in range(PARTS)]
+        stacked = Example(*(torch.stack(parts) for parts in zip(*made, strict=True)))
+        return stacked, self.features_of(stacked.picture)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield batches, each of which was drawn anew or is one of the newest."""
+        kept: deque[Batch] = deque(maxlen=KEPT_BATCHES)
         while True:
-            number = int(rng.integers(len(self.sources)))
-            if number not in photos:
-                photos[number] = Image.fromarray(self.sources[number].read())
-            for _ in range(PARTS):
-                yield example_of(photos[number], rng)
+            kept.append(self.batch())
+            for _ in range(USES):
+                yield kept[int(self.rng.integers(len(kept)))]
+
+
+class DrawnBeside(Examples):
+    """The same stream, of which another process draws the batches; how often each is used depends on its pace."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        queue: Any = torch.multiprocessing.get_context("fork").Queue(AHEAD)
+        process = torch.multiprocessing.get_context("fork").Process(target=draw, args=(self, queue), daemon=True)
+        process.start()
+        kept: deque[Batch] = deque([queue.get()], maxlen=KEPT_BATCHES)
+        while process.is_alive():
+            with suppress(Empty):
+                kept.append(queue.get_nowait())
+            yield kept[int(self.rng.integers(len(kept)))]
+
+
+def draw(examples: Examples, queue: Any) -> None:
+    """Put new batches into a queue for ever, at a low priority."""
+    os.nice(10)
+    while True:
+        example, features = examples.batch()
+        queue.put((example, features))
 
 
 def loss_of(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -143,46 +195,46 @@ def loss_of(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return (weight * entropy).sum() / weight.sum()
 
 
-def fit(sources: Sequence[Source], steps: int, output: Path, *, workers: int, seed: int = 0) -> ScratchFinder:
+def fit(examples: Examples, steps: int, output: Path, *, minutes: float = math.inf, seed: int = 0) -> ScratchFinder:
     """Train a network, and return the running mean of its weights.
 
     Args:
-        sources: The photographs.
+        examples: The examples.
         steps: Number of steps.
         output: The file to which the weights are saved from time to time.
-        workers: Number of processes that make examples.
-        seed: Seed of the weights and of the examples.
+        minutes: The time after which the training ends before all steps are made; the learning rate follows it.
+        seed: Seed of the weights.
     """
     torch.manual_seed(seed)
     network = ScratchFinder().to(memory_format=torch.channels_last)
+    optimizer = MuonAndAdamW(network, RATE)
+    network.calibrate(examples.batch()[1])
     mean = copy.deepcopy(network).eval()
-    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / WARM_UP, 1.0, (1 - step / steps) / COOL_DOWN)
-    )
-    loader = iter(DataLoader(Examples(sources, seed), BATCH, num_workers=workers))
-    total, batch = 0.0, next(loader)
-    for step in range(1, steps + 1):
-        if step % ECHOES == 1:
-            batch = next(loader)
-        picture, target, weight = batch if step % ECHOES == 1 else (part.mT.flip(-1) for part in batch)
+    start, saved, total, count = time.monotonic(), 0.0, 0.0, 0
+    for step, ((picture, target, weight), features) in enumerate(examples, 1):
+        elapsed = (time.monotonic() - start) / 60
+        left = 1 - max((step - 1) / steps, elapsed / minutes)
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * min(step / WARM_UP, 1.0, max(left, 0.0) / COOL_DOWN)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = network(picture.contiguous(memory_format=torch.channels_last))
+            logits = network(picture.contiguous(memory_format=torch.channels_last), features)
         loss = loss_of(logits.float(), target, weight)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
         decay = min(KEPT, step / (step + 10))
         with torch.no_grad():
             for kept, new in zip(mean.parameters(), network.parameters(), strict=True):
                 kept.lerp_(new, 1 - decay)
-        total += loss.item()
-        if step % SAVE_EVERY == 0 or step == steps:
-            print(f"step {step} of {steps}: loss {total / (step % SAVE_EVERY or SAVE_EVERY):.4f}", flush=True)
-            total = 0.0
+        total, count = total + loss.item(), count + 1
+        is_last = step == steps or left <= 0
+        if is_last or elapsed - saved >= SAVE_EVERY:
+            print(f"step {step}, {elapsed:.0f} minutes: loss {total / count:.4f}", flush=True)
+            saved, total, count = elapsed, 0.0, 0
             save_file({name: value.half().contiguous() for name, value in mean.state_dict().items()}, output)
+        if is_last:
+            break
     return mean
 
 
@@ -192,13 +244,15 @@ def main() -> None:
     parser.add_argument("shards", type=Path, nargs="+")
     parser.add_argument("--hold-out", type=int, default=0, help="leave out every Nth photograph")
     parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--workers", type=int, default=1, help="processes that make examples")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end after this time")
+    parser.add_argument("--beside", action="store_true", help="draw the examples in another process")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     sources = find_sources(options.shards, LEAST_SIDE).sources
     if options.hold_out:
         sources = [source for number, source in enumerate(sources) if number % options.hold_out]
-    fit(sources, options.steps, options.output, workers=options.workers)
+    examples = (DrawnBeside if options.beside else Examples)(sources, load_prior(device="cpu"), seed=0)
+    fit(examples, options.steps, options.output, minutes=options.minutes)
 
 
 if __name__ == "__main__":

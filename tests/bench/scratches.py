@@ -1,8 +1,8 @@
 """Measure the finder of scratches on photographs that took no part in its training.
 
-    python tests/bench/scratches.py found FOLDER... [--every N] [--drawn here|training]
-    python tests/bench/scratches.py clean FOLDER... [--every N]
-    python tests/bench/scratches.py filled FOLDER... [--every N] [--drawn here|training]
+    python tests/bench/scratches.py found SOURCE... [--every N] [--first N] [--count N] [--drawn here|training]
+    python tests/bench/scratches.py clean SOURCE... [--every N] [--first N] [--count N]
+    python tests/bench/scratches.py filled SOURCE... [--every N] [--first N] [--count N] [--drawn here|training]
 
 `found` draws damage onto the photographs, and prints the share of the damaged pixels that is found and the share of
 the others that is marked. `clean` prints the share that is marked of photographs without damage. `filled` prints the
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,11 +30,13 @@ from torch import Tensor
 import restorer
 from restorer.evaluation.metrics import psnr
 from restorer.tasks.scratches import scratches_of
-from restorer.training.edits import as_stored, from_pil, jpeg
+from restorer.training.datasets import find_sources
+from restorer.training.edits import as_stored, jpeg
 from restorer.training.simulated_scratches import damage
 
 FINE = 4  # subpixels a pixel of antialiased strokes
 TOUCHED = 0.5  # coverage from which a pixel is damaged
+LEAST_SIDE = 192  # pixels of a photograph; as in the training, whose every tenth photograph is held out
 SEEN = 4.0  # levels by which a pixel must differ to count as damaged
 
 
@@ -108,14 +111,11 @@ def drawn_in_training(x: Tensor, rng: np.random.Generator) -> Sample:
 DRAWERS = {"here": drawn_here, "training": drawn_in_training}
 
 
-def photographs(options: argparse.Namespace) -> list[tuple[str, Tensor]]:
-    """Return the photographs of the folders by their names."""
-    paths = [p for folder in options.folders for p in sorted(folder.iterdir()) if p.suffix in (".png", ".jpg", ".bmp")]
-    found = []
-    for path in paths[options.first :: options.every]:
-        with Image.open(path) as image:
-            found.append((path.name, from_pil(image)))
-    return found
+def photographs(options: argparse.Namespace) -> Iterator[tuple[str, Tensor]]:
+    """Yield the photographs of the folders and shards with their names, which are their places in the list."""
+    sources = find_sources(options.sources, LEAST_SIDE).sources
+    for number, source in list(enumerate(sources))[options.first :: options.every][: options.count]:
+        yield f"{source.path.name} {number}", torch.from_numpy(source.read()).permute(2, 0, 1).float()
 
 
 def sample(photo: Tensor, index: int, drawn: str) -> Sample:
@@ -195,9 +195,10 @@ def main() -> None:
     """Run one of the commands of the module docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("sources", type=Path, nargs="+", help="folders, pictures and .tar shards")
     parser.add_argument("--every", type=int, default=1, help="take every N-th photograph")
     parser.add_argument("--first", type=int, default=0, help="begin with the N-th photograph, from 0")
+    parser.add_argument("--count", type=int, help="take at most that many photographs")
     parser.add_argument("--drawn", choices=DRAWERS, default="here")
     options = parser.parse_args()
     COMMANDS[options.command](options)

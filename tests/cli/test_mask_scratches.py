@@ -6,6 +6,7 @@ A stub stands for the network: it takes everything that is nearly white for dama
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ class White(nn.Module):
         super().__init__()
         self.unused = nn.Parameter(torch.zeros(1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, features: Sequence[Tensor]) -> Tensor:
         return torch.where(x.amin(1) > 0.95, 9.0, -9.0)
 
 
@@ -48,7 +49,7 @@ def damaged() -> tuple[np.ndarray, np.ndarray]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in a folder with the picture, cheap priors and the stub."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(scratches, "load_scratch_finder", White)
+    monkeypatch.setattr(scratches, "load_scratch_finder", lambda device: White())
     monkeypatch.setattr(models_load, "load_prior", lambda *arguments: Smooth())
     Image.fromarray(damaged()[0]).save("img.png")
 

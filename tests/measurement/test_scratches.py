@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from restorer.measurement import scratches
 from restorer.measurement.scratches import FAIR, HIGH, LEAST_EVIDENCE, Scratches, find_scratches, followed, log_odds
-from restorer.models.load import load_scratch_finder
+from restorer.models.load import load_prior, load_scratch_finder
 from restorer.networks.scratch_finder import ScratchFinder
+from restorer.tasks.scratches import features_of
 
 IMAGES = Path(__file__).resolve().parents[1] / "images"
 PHOTOS = ("gates.jpg", "grapes.jpg", "eagles.jpg")
@@ -27,6 +29,21 @@ def photo(name: str, gray: bool = False) -> Image.Image:
 def as_tensor(image: Image.Image) -> Tensor:
     pixels = torch.from_numpy(np.array(image)).float() / 255
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+
+def no_features(x: Tensor) -> list[Tensor]:
+    return []
+
+
+def search(x: Tensor) -> Scratches:
+    """Return what the weights of the package find."""
+    return find_scratches(x, load_scratch_finder(), features_of(load_prior(device="cpu")))
+
+
+def odds_of(x: Tensor) -> Tensor:
+    """Return the log odds that the weights of the package give."""
+    with torch.inference_mode():
+        return log_odds(x, load_scratch_finder(), features_of(load_prior(device="cpu")))
 
 
 def scratched(image: Image.Image, seed: int) -> tuple[Image.Image, np.ndarray]:
@@ -48,10 +65,10 @@ def test_clear_strokes_are_found() -> None:
     for seed in range(6):
         image = Image.fromarray((20 + 30 * (seed % 3) + 0.2 * columns + 0.1 * rows).astype(np.uint8))
         damaged, mask = scratched(image, seed)
-        found = find_scratches(as_tensor(damaged), load_scratch_finder())
+        found = search(as_tensor(damaged))
         assert found.fill.shape == mask.shape
         assert found.fill[~mask].mean() <= 0.001
-        assert not find_scratches(as_tensor(image), load_scratch_finder()).places
+        assert not search(as_tensor(image)).places
         shares.append(found.fill[mask].mean())
     assert np.mean(shares) >= 0.2
 
@@ -62,7 +79,7 @@ def test_little_but_strokes_is_marked_in_photographs(name: str, gray: bool) -> N
     image = photo(name, gray)
     image.thumbnail((320, 320))
     damaged, mask = scratched(image, 3)
-    found, clean = (find_scratches(as_tensor(x), load_scratch_finder()) for x in (damaged, image))
+    found, clean = (search(as_tensor(x)) for x in (damaged, image))
     assert found.fill[~mask].mean() <= 0.005
     assert clean.share <= 0.003
 
@@ -70,33 +87,32 @@ def test_little_but_strokes_is_marked_in_photographs(name: str, gray: bool) -> N
 @pytest.mark.parametrize("size", [(1, 1), (3, 40), (17, 16), (40, 5)])
 def test_every_size_is_searched(size: tuple[int, int]) -> None:
     for channels in (1, 3):
-        found = find_scratches(torch.full((channels, *size), 0.4), load_scratch_finder())
+        found = search(torch.full((channels, *size), 0.4))
         assert found.fill.shape == size and not found.fill.any()
 
 
 def test_gray_and_colour_files_of_one_picture_agree() -> None:
     gray = as_tensor(scratched(photo("gates.jpg", gray=True), 1)[0])
-    one, three = (log_odds(x, load_scratch_finder()) for x in (gray, gray.expand(3, -1, -1)))
+    one, three = (odds_of(x) for x in (gray, gray.expand(3, -1, -1)))
     assert torch.equal(one, three)
 
 
 def test_tiles_leave_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
     image = as_tensor(scratched(photo("gates.jpg"), 2)[0])
-    with torch.inference_mode():
-        whole = log_odds(image, load_scratch_finder())
-        monkeypatch.setattr(scratches, "TILE", 128)
-        tiled = log_odds(image, load_scratch_finder())
+    whole = odds_of(image)
+    monkeypatch.setattr(scratches, "TILE", 128)
+    tiled = odds_of(image)
     torch.testing.assert_close(whole, tiled, atol=1e-2, rtol=0)
 
 
 def test_tiles_cover_each_pixel_once(monkeypatch: pytest.MonkeyPatch) -> None:
     class Red(ScratchFinder):
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x: Tensor, features: Sequence[Tensor]) -> Tensor:
             return x[:, 0]
 
     image = torch.rand(3, 77, 130)
     monkeypatch.setattr(scratches, "TILE", 32)
-    assert torch.equal(log_odds(image, Red()), image[0])
+    assert torch.equal(log_odds(image, Red(), no_features), image[0])
 
 
 def test_evidence_limits_what_is_marked() -> None:
@@ -105,12 +121,12 @@ def test_evidence_limits_what_is_marked() -> None:
             super().__init__()
             self.unused = nn.Parameter(torch.zeros(1))
 
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x: Tensor, features: Sequence[Tensor]) -> Tensor:
             return torch.full_like(x[:, 0], 9.0)
 
     evidence = torch.zeros(20, 30, dtype=torch.bool)
     evidence[5:9, 10:20] = True
-    found = find_scratches(torch.rand(3, 20, 30), Everything(), evidence)  # type: ignore[arg-type]
+    found = find_scratches(torch.rand(3, 20, 30), Everything(), no_features, evidence)  # type: ignore[arg-type]
     assert (found.fill == evidence.numpy()).all() and found.places == 1
 
 

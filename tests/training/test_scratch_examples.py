@@ -9,11 +9,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import Tensor
 
+from restorer.models.load import load_prior
 from restorer.networks.scratch_finder import ScratchFinder
+from restorer.priors.unet_prior import UNetPrior
 from restorer.training import scratch_finder
 from restorer.training.datasets import find_sources
-from restorer.training.scratch_finder import SIDE, Examples, example_of, fit, loss_of
+from restorer.training.scratch_finder import SIDE, USES, DrawnBeside, Examples, example_of, fit, loss_of
+from restorer.training.simulated_scratches import Damage
 
 IMAGES = Path(__file__).resolve().parents[1] / "images"
 
@@ -26,7 +30,6 @@ def test_examples_state_their_damage() -> None:
         assert example.picture.min() >= 0 and example.picture.max() <= 1
         assert set(example.target.unique().tolist()) <= {0.0, 1.0}
         assert example.weight.min() >= 0 and example.weight.max() <= 1
-        assert (example.weight[example.target == 1] > 0).all()
     damaged = sum(bool(example.target.any()) for example in made)
     assert 10 < damaged < 40
     assert any(torch.equal(example.picture[0], example.picture[1]) for example in made)
@@ -40,15 +43,61 @@ def test_the_loss_leaves_out_what_nobody_can_assign() -> None:
     assert float(loss_of(logits, target, weight)) == pytest.approx(np.log(2))
 
 
-def test_fitting_lowers_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_that_cannot_be_seen_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage of less than 4 levels has no weight, and damage of 24 levels has all of it."""
+
+    def painted(x: Tensor, rng: np.random.Generator, objects: int) -> Damage:
+        core = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+        core[10:14], core[40:44], core[70:74] = True, True, True
+        y = x.clone()
+        y[:, 10:14], y[:, 40:44], y[:, 70:74] = x[:, 10:14] + 3, x[:, 40:44] + 14, x[:, 70:74] + 24
+        return Damage(y, core.float(), core, torch.zeros_like(core))
+
+    monkeypatch.setattr(scratch_finder, "damage", painted)
+    monkeypatch.setattr(scratch_finder, "DAMAGED_SHARE", 1.0)
+    example = example_of(Image.new("RGB", (200, 200), (90, 90, 90)), np.random.default_rng(0))
+    assert example.weight[10:14].max() == 0
+    torch.testing.assert_close(example.weight[40:44], torch.full((4, SIDE), 0.5), atol=1e-4, rtol=0)
+    assert example.weight[70:74].min() > 0.999
+
+
+@pytest.fixture
+def prior() -> UNetPrior:
+    return load_prior(device="cpu")
+
+
+@pytest.mark.parametrize("kind", [Examples, DrawnBeside])
+def test_fitting_lowers_the_loss(
+    kind: type[Examples], prior: UNetPrior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scratch_finder, "BATCH", 4)
+    monkeypatch.setattr(scratch_finder, "SIDE", 64)
     sources = find_sources([IMAGES / "gates.jpg", IMAGES / "grapes.jpg"], 192).sources
-    network = fit(sources, 24, tmp_path / "w.safetensors", workers=0)
-    fresh = [example for example, _ in zip(Examples(sources, 9), range(8), strict=False)]
-    picture, target, weight = (torch.stack(part) for part in zip(*fresh, strict=True))
+    network = fit(kind(sources, prior, 0), 40, tmp_path / "w.safetensors")
+    (picture, target, weight), features = Examples(sources, prior, 9).batch()
+    fresh = ScratchFinder()
+    fresh.calibrate(features)
     with torch.no_grad():
-        after, before = (float(loss_of(n(picture), target, weight)) for n in (network, ScratchFinder()))
+        after, before = (float(loss_of(n(picture, features), target, weight)) for n in (network, fresh))
     assert after < before
     saved = load_file(tmp_path / "w.safetensors")
     for name, value in network.state_dict().items():
         torch.testing.assert_close(saved[name].float(), value, atol=1e-3, rtol=1e-3)
+
+
+def test_training_ends_when_its_time_is_over(prior: UNetPrior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch_finder, "BATCH", 2)
+    monkeypatch.setattr(scratch_finder, "SIDE", 32)
+    sources = find_sources([IMAGES / "gates.jpg"], 192).sources
+    network = fit(Examples(sources, prior, 0), 10**9, tmp_path / "w.safetensors", minutes=0.01)
+    assert all(bool(weight.isfinite().all()) for weight in network.parameters())
+    assert (tmp_path / "w.safetensors").is_file()
+
+
+def test_each_batch_is_used_several_times(prior: UNetPrior, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch_finder, "BATCH", 2)
+    monkeypatch.setattr(scratch_finder, "SIDE", 32)
+    examples = Examples(find_sources([IMAGES / "gates.jpg"], 192).sources, prior, 0)
+    seen = [batch[0].picture for batch, _ in zip(examples, range(12), strict=False)]
+    different = len({id(picture) for picture in seen})
+    assert 2 <= different <= 12 // USES
