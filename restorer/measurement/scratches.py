@@ -19,7 +19,7 @@ from restorer.diffusion.prior import pad_to_multiple
 from restorer.measurement.components import components_of
 from restorer.networks.scratch_finder import MULTIPLE, ScratchFinder
 
-__all__ = ["LEVEL", "Features", "Scratches", "find_scratches", "log_odds"]
+__all__ = ["LEVEL", "RULE", "Features", "Rule", "Scratches", "find_scratches", "log_odds"]
 
 TILE = 512  # side in pixels of what a tile contributes
 CONTEXT = 96  # pixels around it that the network sees, too
@@ -30,8 +30,24 @@ LEVEL = 8.0
 Features = Callable[[Tensor], Sequence[Tensor]]
 """A function of pictures, float (B, 3, H, W) in [0, 1], that returns what the encoder of the prior makes of them."""
 
-FAIR, HIGH = -1.5, 0.5  # log odds of a damaged pixel, and of at least one in the same place
-LEAST_EVIDENCE = 20.0  # sum of the log odds of a place
+
+@dataclass(frozen=True)
+class Rule:
+    """Which places count as damaged.
+
+    Args:
+        fair: Log odds from which a pixel may belong to a place.
+        high: Log odds that at least one pixel of a place exceeds.
+        evidence: What the log odds above `fair` of all its pixels must add up to.
+    """
+
+    fair: float
+    high: float
+    evidence: float
+
+
+RULE = Rule(fair=-1.5, high=0.5, evidence=20.0)
+"""The rule that `tests/bench/scratches.py rules` selected on training photographs that were held out."""
 
 
 @dataclass(frozen=True)
@@ -104,22 +120,23 @@ def find_scratches(
     return followed(odds.numpy())
 
 
-def followed(odds: np.ndarray) -> Scratches:
+def followed(odds: np.ndarray, rule: Rule = RULE) -> Scratches:
     """Return the places of fair odds that are likely as a whole.
 
     Args:
         odds: Log odds of damage, float (H, W).
+        rule: Which places are.
     """
-    fair = odds > FAIR
+    fair = odds > rule.fair
     components = components_of(fair)
     count, numbers = components.count, components.numbers
-    values = odds[fair]
+    values = odds[fair].astype(np.float64)
     highest = np.full(count, -np.inf)
     np.maximum.at(highest, numbers, values)
-    sums = np.bincount(numbers, values, count)
-    kept = (highest > HIGH) & (sums > LEAST_EVIDENCE)
+    sums = np.bincount(numbers, values - rule.fair, count)
+    kept = (highest > rule.high) & (sums > rule.evidence)
     fill = np.zeros_like(fair)
     fill[fair] = kept[numbers]
     marked = values[kept[numbers]]
-    sure = float((1 / (1 + np.exp(-marked.astype(np.float64)))).mean()) if len(marked) else 0.0
+    sure = float((1 / (1 + np.exp(-marked))).mean()) if len(marked) else 0.0
     return Scratches(fill, int(kept.sum()), sure)

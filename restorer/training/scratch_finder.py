@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from restorer.models.load import load_prior
@@ -195,7 +195,15 @@ def loss_of(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return (weight * entropy).sum() / weight.sum()
 
 
-def fit(examples: Examples, steps: int, output: Path, *, minutes: float = math.inf, seed: int = 0) -> ScratchFinder:
+def fit(
+    examples: Examples,
+    steps: int,
+    output: Path,
+    *,
+    minutes: float = math.inf,
+    seed: int = 0,
+    start: Path | None = None,
+) -> ScratchFinder:
     """Train a network, and return the running mean of its weights.
 
     Args:
@@ -204,15 +212,19 @@ def fit(examples: Examples, steps: int, output: Path, *, minutes: float = math.i
         output: The file to which the weights are saved from time to time.
         minutes: The time after which the training ends before all steps are made; the learning rate follows it.
         seed: Seed of the weights.
+        start: A file of weights from which the training goes on; None for fresh ones.
     """
     torch.manual_seed(seed)
     network = ScratchFinder().to(memory_format=torch.channels_last)
     optimizer = MuonAndAdamW(network, RATE)
-    network.calibrate(examples.batch()[1])
+    if start is None:
+        network.calibrate(examples.batch()[1])
+    else:
+        network.load_state_dict({name: value.float() for name, value in load_file(start).items()})
     mean = copy.deepcopy(network).eval()
-    start, saved, total, count = time.monotonic(), 0.0, 0.0, 0
+    begun, saved, total, count = time.monotonic(), 0.0, 0.0, 0
     for step, ((picture, target, weight), features) in enumerate(examples, 1):
-        elapsed = (time.monotonic() - start) / 60
+        elapsed = (time.monotonic() - begun) / 60
         left = 1 - max((step - 1) / steps, elapsed / minutes)
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(step / WARM_UP, 1.0, max(left, 0.0) / COOL_DOWN)
@@ -245,14 +257,16 @@ def main() -> None:
     parser.add_argument("--hold-out", type=int, default=0, help="leave out every Nth photograph")
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--minutes", type=float, default=math.inf, help="end after this time")
+    parser.add_argument("--start", type=Path, help="go on from these weights")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--beside", action="store_true", help="draw the examples in another process")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     sources = find_sources(options.shards, LEAST_SIDE).sources
     if options.hold_out:
         sources = [source for number, source in enumerate(sources) if number % options.hold_out]
-    examples = (DrawnBeside if options.beside else Examples)(sources, load_prior(device="cpu"), seed=0)
-    fit(examples, options.steps, options.output, minutes=options.minutes)
+    examples = (DrawnBeside if options.beside else Examples)(sources, load_prior(device="cpu"), options.seed)
+    fit(examples, options.steps, options.output, minutes=options.minutes, seed=options.seed, start=options.start)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from restorer.measurement import scratches
-from restorer.measurement.scratches import FAIR, HIGH, LEAST_EVIDENCE, Scratches, find_scratches, followed, log_odds
+from restorer.measurement.scratches import Rule, Scratches, find_scratches, followed, log_odds
 from restorer.models.load import load_prior, load_scratch_finder
 from restorer.networks.scratch_finder import ScratchFinder
 from restorer.tasks.scratches import features_of
@@ -130,17 +130,36 @@ def test_evidence_limits_what_is_marked() -> None:
     assert (found.fill == evidence.numpy()).all() and found.places == 1
 
 
+RULE = Rule(fair=-1.5, high=0.5, evidence=20.0)
+
+
 def test_places_are_followed_from_where_they_are_sure() -> None:
     odds = np.full((12, 40), -9.0)
-    odds[2, 3:30] = FAIR + 0.5  # a faint line
-    odds[2, 15:22] = HIGH + LEAST_EVIDENCE  # with a sure part
-    odds[6, 3:30] = HIGH - 0.1  # a line that is nowhere sure
-    odds[10, 5] = HIGH + 0.5  # a sure pixel that is too little evidence
-    assert odds[10, 5] < LEAST_EVIDENCE
-    found = followed(odds)
+    odds[2, 3:30] = -1.0  # a faint line
+    odds[2, 15:22] = 4.0  # with a sure part
+    odds[6, 3:30] = 0.4  # a line of much evidence that is nowhere sure
+    odds[10, 5] = 8.0  # a sure pixel that is too little evidence
+    found = followed(odds, RULE)
     expected = np.zeros((12, 40), dtype=bool)
     expected[2, 3:30] = True
     assert (found.fill == expected).all() and found.places == 1
+
+
+def test_evidence_counts_from_the_fair_odds() -> None:
+    """Seven pixels of 1.5 above the fair odds of -1.5 are evidence of 21, and six are evidence of 18."""
+    odds = np.full((6, 40), -9.0)
+    odds[1, :7] = odds[4, 20:26] = 1.5
+    found = followed(odds, RULE)
+    assert found.fill[1, :7].all() and found.fill.sum() == 7
+
+
+def test_how_sure_it_is_is_the_mean_probability_of_what_is_marked() -> None:
+    odds = np.full((8, 60), -9.0)
+    odds[2, :30], odds[2, 30:] = 3.0, 1.0
+    expected = np.mean([1 / (1 + np.exp(-3.0)), 1 / (1 + np.exp(-1.0))])
+    assert followed(odds, RULE).sure == pytest.approx(expected)
+    nothing = followed(np.full((8, 60), -9.0), RULE)
+    assert nothing.sure == 0 and not nothing.places
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from restorer.models.load import load_prior
@@ -92,6 +92,21 @@ def test_training_ends_when_its_time_is_over(prior: UNetPrior, tmp_path: Path, m
     network = fit(Examples(sources, prior, 0), 10**9, tmp_path / "w.safetensors", minutes=0.01)
     assert all(bool(weight.isfinite().all()) for weight in network.parameters())
     assert (tmp_path / "w.safetensors").is_file()
+
+
+def test_training_goes_on_from_weights(prior: UNetPrior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch_finder, "BATCH", 2)
+    monkeypatch.setattr(scratch_finder, "SIDE", 32)
+    torch.manual_seed(3)
+    trained = ScratchFinder()
+    torch.nn.init.normal_(trained.head.weight)
+    trained.scales.uniform_(0.5, 2)
+    save_file({name: value.half() for name, value in trained.state_dict().items()}, tmp_path / "old.safetensors")
+    examples = Examples(find_sources([IMAGES / "gates.jpg"], 192).sources, prior, 0)
+    network = fit(examples, 1, tmp_path / "w.safetensors", start=tmp_path / "old.safetensors")
+    assert torch.equal(network.scales, trained.scales.half().float())
+    torch.testing.assert_close(network.head.weight, trained.head.weight, atol=5e-3, rtol=1e-3)
+    assert not torch.equal(network.head.weight, trained.head.weight.half().float())
 
 
 def test_each_batch_is_used_several_times(prior: UNetPrior, monkeypatch: pytest.MonkeyPatch) -> None:
