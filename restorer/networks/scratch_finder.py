@@ -45,8 +45,9 @@ class _Block(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        for zero in (self.second.weight, self.second.bias):
+            if zero is not None:
+                nn.init.zeros_(zero)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(F.relu(self.first(F.relu(x))))
@@ -66,7 +67,8 @@ class ScratchFinder(nn.Module):
             nn.Sequential(*(_Block(width) for _ in range(count))) for width, count in zip(WIDTHS, BLOCKS, strict=True)
         )
         self.head = nn.Conv2d(WIDTHS[0], 4, 3, padding=1)
-        nn.init.constant_(self.head.bias, -3.0)  # so that it begins at about the share of damaged pixels
+        if self.head.bias is not None:
+            nn.init.constant_(self.head.bias, -3.0)  # so that it begins at about the share of damaged pixels
         self.register_buffer("scales", torch.ones(len(WIDTHS), max(PRIOR_WIDTHS)))
 
     @torch.no_grad()

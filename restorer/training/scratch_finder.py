@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from restorer.models.load import load_prior
+from restorer.networks.fast.replacement import to_channels_last
 from restorer.networks.scratch_finder import ScratchFinder
 from restorer.priors.unet_prior import UNetPrior
 from restorer.tasks.scratches import features_of
@@ -69,7 +70,7 @@ class Example(NamedTuple):
     weight: Tensor
 
 
-Batch = tuple[Example, list[Tensor]]
+Batch = tuple[Example, Sequence[Tensor]]
 """Examples whose tensors have a first axis, and the features of their pictures."""
 
 
@@ -215,7 +216,7 @@ def fit(
         start: A file of weights from which the training goes on; None for fresh ones.
     """
     torch.manual_seed(seed)
-    network = ScratchFinder().to(memory_format=torch.channels_last)
+    network = to_channels_last(ScratchFinder())
     optimizer = MuonAndAdamW(network, RATE)
     if start is None:
         network.calibrate(examples.batch()[1])
@@ -262,9 +263,8 @@ def main() -> None:
     parser.add_argument("--beside", action="store_true", help="draw the examples in another process")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
-    sources = find_sources(options.shards, LEAST_SIDE).sources
-    if options.hold_out:
-        sources = [source for number, source in enumerate(sources) if number % options.hold_out]
+    found = find_sources(options.shards, LEAST_SIDE).sources
+    sources = [source for number, source in enumerate(found) if not options.hold_out or number % options.hold_out]
     examples = (DrawnBeside if options.beside else Examples)(sources, load_prior(device="cpu"), options.seed)
     fit(examples, options.steps, options.output, minutes=options.minutes, seed=options.seed, start=options.start)
 

@@ -42,7 +42,8 @@ from restorer.training.simulated_scratches import damage
 FINE = 4  # subpixels a pixel of antialiased strokes
 TOUCHED = 0.5  # coverage from which a pixel is damaged
 LEAST_SIDE = 192  # pixels of a photograph; as in the training, whose every tenth photograph is held out
-EVIDENCES, BEST = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0), 12  # of the rules that are tried; rules that are printed
+FAIRS, HIGHS, EVIDENCES = (-2.5, -1.5, -0.5), (-0.5, 0.0, 0.5, 1.0, 2.0), (5.0, 20.0, 50.0, 100.0, 200.0)
+BEST = 12  # rules that are printed
 SEEN = 4.0  # levels by which a pixel must differ to count as damaged
 
 
@@ -190,7 +191,7 @@ def rules(options: argparse.Namespace) -> None:
         drawn.append((odds_of(made.damaged / 255), made.core.numpy(), ~(made.core | made.rim).numpy()))
         untouched.append(odds_of(photo / 255))
     rows = []
-    for fair, high, evidence in product((-3.0, -2.5, -2.0, -1.5, -1.0, -0.5), (-0.5, 0, 0.5, 1, 2, 3), EVIDENCES):
+    for fair, high, evidence in product(FAIRS, HIGHS, EVIDENCES):
         rule = Rule(fair, high, evidence)
         marked = [followed(odds, rule).share for odds in untouched]
         if high <= fair or max(marked) > 0.003:
