@@ -3,7 +3,7 @@
 A small network (`networks/scratch_finder.py`) gives the log odds that a pixel is damaged, in tiles whose borders are
 discarded. Then a place is damaged where the odds are fair and where they are high somewhere in the same connected place
 (hysteresis; Canny 1986, "A Computational Approach to Edge Detection"), so that a scratch is followed to its faint ends,
-and a doubtful twig is left alone.
+and a doubtful twig is left alone. How high they must be depends on how much of the picture is doubtful.
 """
 
 from __future__ import annotations
@@ -38,15 +38,18 @@ class Rule:
     Args:
         fair: Log odds from which a pixel may belong to a place.
         high: Log odds that at least one pixel of a place exceeds.
+        doubt: By how much `high` is raised for each percent of the picture that lies in places that do not reach it: a
+            picture full of what resembles scratches, such as hair or facets, is judged more carefully.
         evidence: What the log odds above `fair` of all its pixels must add up to.
     """
 
     fair: float
     high: float
+    doubt: float
     evidence: float
 
 
-RULE = Rule(fair=-1.5, high=0.5, evidence=20.0)
+RULE = Rule(fair=-2.0, high=4.0, doubt=2.0, evidence=20.0)
 """The rule that `tests/bench/scratches.py rules` selected on training photographs that were held out."""
 
 
@@ -134,7 +137,8 @@ def followed(odds: np.ndarray, rule: Rule = RULE) -> Scratches:
     highest = np.full(count, -np.inf)
     np.maximum.at(highest, numbers, values)
     sums = np.bincount(numbers, values - rule.fair, count)
-    kept = (highest > rule.high) & (sums > rule.evidence)
+    doubtful = np.bincount(numbers, minlength=count)[highest <= rule.high].sum() / max(1, np.isfinite(odds).sum())
+    kept = (highest > rule.high + 100 * rule.doubt * doubtful) & (sums > rule.evidence)
     fill = np.zeros_like(fair)
     fill[fair] = kept[numbers]
     marked = values[kept[numbers]]

@@ -8,7 +8,7 @@
 `found` draws damage onto the photographs, and prints the share of the damaged pixels that is found and the share of
 the others that is marked. `clean` prints the share that is marked of photographs without damage. `filled` prints the
 PSNR in the damaged pixels before and after `inpaint(picture, "scratches")`. `rules` prints what other rules of
-`restorer.measurement.scratches` would find and mark, of which at most .3 % of any undamaged photograph is marked.
+`restorer.measurement.scratches` would find, and what they would mark of the photographs without damage.
 
 The damage is drawn by the code of this script, which shares nothing with the simulation of the training: scratches,
 hairs and dust of 1 to 6 pixels as an editor draws them, hard or antialiased, white, black or gray, opaque or not. With
@@ -32,7 +32,7 @@ from torch import Tensor
 
 import restorer
 from restorer.evaluation.metrics import psnr
-from restorer.measurement.scratches import Rule, followed, log_odds
+from restorer.measurement.scratches import RULE, Rule, followed, log_odds
 from restorer.models.load import load_prior, load_scratch_finder
 from restorer.tasks.scratches import features_of, scratches_of
 from restorer.training.datasets import find_sources
@@ -42,8 +42,7 @@ from restorer.training.simulated_scratches import damage
 FINE = 4  # subpixels a pixel of antialiased strokes
 TOUCHED = 0.5  # coverage from which a pixel is damaged
 LEAST_SIDE = 192  # pixels of a photograph; as in the training, whose every tenth photograph is held out
-FAIRS, HIGHS, EVIDENCES = (-2.5, -1.5, -0.5), (-0.5, 0.0, 0.5, 1.0, 2.0), (5.0, 20.0, 50.0, 100.0, 200.0)
-BEST = 12  # rules that are printed
+FAIRS, HIGHS, DOUBTS = (-2.0, -1.5), (4.0, 5.0, 6.0, 7.0), (0.0, 1.0, 2.0)  # of the rules that are tried
 SEEN = 4.0  # levels by which a pixel must differ to count as damaged
 
 
@@ -184,28 +183,23 @@ def clean(options: argparse.Namespace) -> None:
 
 
 def rules(options: argparse.Namespace) -> None:
-    """Print the rules that find most of those that mark at most .3 % of each undamaged photograph."""
+    """Print what other rules would find, and what they would mark of undamaged photographs."""
     drawn, untouched = [], []
     for index, (_, photo) in enumerate(photographs(options)):
         made = sample(photo, index, options.drawn)
         drawn.append((odds_of(made.damaged / 255), made.core.numpy(), ~(made.core | made.rim).numpy()))
         untouched.append(odds_of(photo / 255))
-    rows = []
-    for fair, high, evidence in product(FAIRS, HIGHS, EVIDENCES):
-        rule = Rule(fair, high, evidence)
-        marked = [followed(odds, rule).share for odds in untouched]
-        if high <= fair or max(marked) > 0.003:
-            continue
+    for fair, high, doubt in product(FAIRS, HIGHS, DOUBTS):
+        rule = Rule(fair, high, doubt, RULE.evidence)
+        marked = np.array([followed(odds, rule).share for odds in untouched])
         fills = [followed(odds, rule).fill for odds, _, _ in drawn]
         right = sum((fill & core).sum() for fill, (_, core, _) in zip(fills, drawn, strict=True))
-        wrong = np.mean(
-            [(fill & others).sum() / others.sum() for fill, (_, _, others) in zip(fills, drawn, strict=True)]
-        )
-        rows.append((right / sum(core.sum() for _, core, _ in drawn), wrong, np.mean(marked), max(marked), rule))
-    for right, wrong, mean, most, rule in sorted(rows, key=lambda row: row[0])[-BEST:]:
+        wrong = np.mean([fill[others].mean() for fill, (_, _, others) in zip(fills, drawn, strict=True)])
         print(
-            f"{rule}: {100 * right:.1f} % found, {100 * wrong:.3f} % of the others; "
-            f"clean {100 * mean:.3f} %, at most {100 * most:.3f} %"
+            f"{rule}: {100 * right / sum(core.sum() for _, core, _ in drawn):.1f} % found, {100 * wrong:.3f} % of the "
+            f"others; clean {100 * marked.mean():.3f} %, at most {100 * marked.max():.2f} %, more than .3 % in "
+            f"{(marked > 0.003).sum()} of {len(marked)}",
+            flush=True,
         )
 
 

@@ -130,7 +130,7 @@ def test_evidence_limits_what_is_marked() -> None:
     assert (found.fill == evidence.numpy()).all() and found.places == 1
 
 
-RULE = Rule(fair=-1.5, high=0.5, evidence=20.0)
+RULE = Rule(fair=-1.5, high=0.5, doubt=0.0, evidence=20.0)
 
 
 def test_places_are_followed_from_where_they_are_sure() -> None:
@@ -151,6 +151,18 @@ def test_evidence_counts_from_the_fair_odds() -> None:
     odds[1, :7] = odds[4, 20:26] = 1.5
     found = followed(odds, RULE)
     assert found.fill[1, :7].all() and found.fill.sum() == 7
+
+
+def test_a_doubtful_picture_is_judged_more_carefully() -> None:
+    """Of 1000 pixels, 40 are doubtful: 4 percent raise the least log odds from 0.5 to 4.5."""
+    rule = Rule(fair=-1.5, high=0.5, doubt=1.0, evidence=20.0)
+    odds = np.full((20, 50), -9.0)
+    odds[2, 5:45] = 0.0
+    odds[8, 5:25], odds[14, 5:25] = 4.4, 4.6
+    found = followed(odds, rule)
+    assert found.places == 1 and found.fill[14, 5:25].all()
+    odds[2, 5:45] = -9.0
+    assert followed(odds, rule).places == 2
 
 
 def test_how_sure_it_is_is_the_mean_probability_of_what_is_marked() -> None:
