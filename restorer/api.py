@@ -39,6 +39,7 @@ from restorer.tasks.dejpeg import prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.inpaint import prepare_inpaint
 from restorer.tasks.job import Job
+from restorer.tasks.scratches import SCRATCHES, scratch_mask
 from restorer.tasks.uncertain import Asked
 from restorer.tasks.upscale import prepare_upscale
 
@@ -389,10 +390,11 @@ def inpaint(
         mask: What to fill. Of an array or a tensor (H, W) of the size of the picture, the non-zero values. A PIL image
             or the path of a file is understood as the command understands it (`restorer.images.mask_meaning`): white on
             black, strokes of any colour on transparency, or a copy of the picture with its holes erased. "alpha" is the
-            transparency of the picture itself, and what is filled becomes opaque. One mask
-            serves all pictures of a batch; a list of masks, or an array or tensor (N, H, W), has one for each.
-        grow: Pixels by which the holes are grown. None selects 1 for a mask image with soft edges and a picture that
-            was opened from a JPEG file, and 0 otherwise.
+            transparency of the picture itself, and what is filled becomes opaque. "scratches" stands for the scratches,
+            dust and hairs that are found in the picture. A file of such a name is the mask instead. One mask serves all
+            pictures of a batch; a list of masks, or an array or tensor (N, H, W), has one for each.
+        grow: Pixels by which the holes are grown. None selects 1 for scratches, and for a mask image with soft edges
+            and a picture that was opened from a JPEG file, and 0 otherwise.
         sigma: Standard deviation of the noise of the known pixels on the 0..255 scale. If it is above 0, the known
             pixels are restored too.
         steps: Number of network evaluations; None selects the default.
@@ -426,7 +428,7 @@ def inpaint(
     def prepare(given: Given, index: int) -> tuple[Job, Known | None]:
         own = mask if masks is None else masks[index]
         is_alpha = _is_own_transparency(own)
-        fill = _transparent(given, margin) if is_alpha else _holes(given, own, margin)
+        fill = _transparent(given, margin) if is_alpha else _holes(given, own, margin, options["prior"])
         if fill.shape == given.size:
             check_values(given, level, fill)
         job = prepare_inpaint(
@@ -461,10 +463,12 @@ def _transparent(given: Given, margin: int | None) -> np.ndarray:
     return np.zeros(given.size, bool) if given.source is None else alpha_mask(given.source, margin=margin).fill
 
 
-def _holes(given: Given, mask: Any, margin: int | None) -> np.ndarray:
+def _holes(given: Given, mask: Any, margin: int | None, prior: Prior | None) -> np.ndarray:
     """Return the pixels to fill, bool (H, W); `inpaint` says what a mask may be."""
     if isinstance(mask, Image.Image):
         return fit_mask(from_pil(mask), given.size, margin=margin, picture=given.source).fill
+    if isinstance(mask, str) and mask == SCRATCHES and not Path(mask).exists():
+        return scratch_mask(given.image, given.visible, margin=margin, prior=prior).fill
     if isinstance(mask, (str, os.PathLike)):
         return load_mask(Path(os.fsdecode(mask)), given.size, margin=margin, picture=given.source).fill
     try:

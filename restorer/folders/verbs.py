@@ -33,6 +33,9 @@ __all__ = ["VERBS", "deblurring", "dejpegging", "denoising", "inpainting", "upsc
 OWN_TRANSPARENCY = "alpha"
 """The mask that stands for the picture's own transparency."""
 
+OWN_SCRATCHES = "scratches"
+"""The mask that stands for the scratches that are found in the picture itself."""
+
 MAX_GAUSSIAN, MAX_DEFOCUS, MAX_MOTION = 20.0, 60.0, 200.0  # pixels
 
 
@@ -153,18 +156,22 @@ def inpainting(
     """
     own = {"mask": str(mask), "invert_mask": invert_mask, "grow": grow_by, "candidates": candidates}
     check(grow=grow_by, candidates=candidates)
-    is_alpha = str(mask) == OWN_TRANSPARENCY and not mask.exists()
-    if not is_alpha and not mask.exists():
+    is_own = str(mask) in (OWN_TRANSPARENCY, OWN_SCRATCHES) and not mask.exists()
+    if not is_own and not mask.exists():
         raise PictureError(f"the mask {mask} does not exist", "check the path")
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
         import torch
 
-        from restorer.images.files import alpha_mask, load_mask
+        from restorer.images.files import alpha_mask, load_mask, visible_pixels
         from restorer.tasks.inpaint import prepare_inpaint
+        from restorer.tasks.scratches import scratch_mask
 
-        path = None if is_alpha else find_mask(mask, item)
-        if path is None or (picture.alpha is not None and item.source != STDIO and path.samefile(item.source)):
+        path = None if is_own else find_mask(mask, item)
+        if is_own and str(mask) == OWN_SCRATCHES:
+            loaded = scratch_mask(image, visible_pixels(picture), invert=invert_mask, margin=grow_by, prior=prior)
+            reveals = False
+        elif path is None or (picture.alpha is not None and item.source != STDIO and path.samefile(item.source)):
             loaded, reveals = alpha_mask(picture, invert=invert_mask, margin=grow_by), True
         else:
             size, limit = (picture.height, picture.width), options.max_pixels
@@ -178,7 +185,7 @@ def inpainting(
             known = known[options.region.rows, options.region.columns]
         return job.with_note(loaded.note), None if job.sigma else Kept(known, reveals)
 
-    finder = None if is_alpha else lambda item: find_mask(mask, item)
+    finder = None if is_own else lambda item: find_mask(mask, item)
     whole = Geometry(region=options.region)
     tag, extra = f"inpainted{whole.tag}", tuple(own.items())
     return Verb(tag, prepare, extra_options=extra, find_mask=finder, geometry=whole)

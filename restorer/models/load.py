@@ -24,6 +24,7 @@ from restorer.models.hub.references import Snapshot, find_revision, model_files,
 from restorer.models.latent_pipelines import is_latent, load_latent
 from restorer.networks.fast.precision import faster_dtype
 from restorer.networks.noise_estimator import NoiseEstimator
+from restorer.networks.scratch_finder import ScratchFinder
 from restorer.priors.experts import Experts
 from restorer.priors.latent import LatentPrior
 from restorer.priors.tiled import Tiled
@@ -40,6 +41,7 @@ __all__ = [
     "identity",
     "load_noise_estimator",
     "load_prior",
+    "load_scratch_finder",
     "look_up",
     "measuring_prior",
     "precision_name",
@@ -332,6 +334,22 @@ def load_noise_estimator() -> NoiseEstimator:
     weights = load_file(weights_folder("noise") / "model.safetensors")
     estimator.load_state_dict({name: weight.float() for name, weight in weights.items()})
     return estimator.eval()
+
+
+@cache
+def load_scratch_finder(device: torch.device | str = "cpu") -> ScratchFinder:
+    """Return the network that finds scratches (`restorer.networks.scratch_finder`), ready to use.
+
+    Args:
+        device: Device to run on.
+
+    Raises:
+        ModelError: The installation lacks its weights.
+    """
+    finder = ScratchFinder()
+    weights = load_file(weights_folder("scratches") / "model.safetensors")
+    finder.load_state_dict({name: weight.float() for name, weight in weights.items()})
+    return finder.eval().requires_grad_(False).to(device)
 
 
 def find_model(

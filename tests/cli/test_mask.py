@@ -141,7 +141,7 @@ def test_json_holds_the_share(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 3 and "error: none.png does not exist" in err
     assert result == {
         **{"schema": 1, "event": "result", "command": "mask", "input": "img.png", "output": "img_mask.png"},
-        **{"status": "ok", "width": WIDTH, "height": HEIGHT, "share": 0.25},
+        **{"status": "ok", "width": WIDTH, "height": HEIGHT, "share": 0.25, "places": None},
     }
     assert failed == {
         **{"schema": 1, "event": "result", "command": "mask", "input": "none.png", "output": None},
@@ -160,8 +160,8 @@ def test_json_holds_the_share(capsys: pytest.CaptureFixture[str]) -> None:
         (("--color", "#ff00f"), 2, "is no colour"),
         (("--color", "red", "--tolerance", "256"), 2, "between 0 and 255"),
         (("--color", "red", "--tolerance", "nan"), 2, "between 0 and 255"),
-        (("--grow", "3"), 2, "add --box or --color"),
-        (("--invert-mask",), 2, "add --box or --color"),
+        (("--grow", "3"), 2, "add --scratches, --box or --color"),
+        (("--invert-mask",), 2, "add --scratches, --box or --color"),
         (("--box", "1,2,3,4", "--grow", "-1"), 2, "grow must lie between 0"),
         (("--box", "1,2,3,4", "-o", "m.jpg"), 2, "JPEG would blur the edges"),
         (("--box", "1,2,3,4", "-o", "m.xyz"), 2, "cannot write"),

@@ -1,4 +1,4 @@
-"""The verb `mask`: a mask drawn on a page in the browser, or made of boxes and colours."""
+"""The verb `mask`: a mask drawn on a page in the browser, or made of boxes, colours and what is found."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from restorer.images.picture import Picture
+    from restorer.measurement.scratches import Scratches
 
 __all__ = ["register"]
 
@@ -60,17 +61,31 @@ class _Search:
         finders: The finders, whose holes are put together.
         grow_by: Pixels by which the holes are grown.
         invert: Whether everything else is marked instead.
+        scratches: Whether scratches, dust, hairs and creases are looked for.
     """
 
     finders: tuple[Finder, ...]
     grow_by: int
     invert: bool
+    scratches: bool
 
-    def run(self, picture: Picture) -> np.ndarray:
-        """Return the holes of a picture, bool (H, W)."""
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to look for."""
+        return not self.finders and not self.scratches
+
+    def run(self, picture: Picture) -> tuple[np.ndarray, Scratches | None]:
+        """Return the holes of a picture, bool (H, W), and the scratches in it if they are looked for."""
         from restorer.images.masks import grow
 
-        return grow(find_holes(picture, self.finders), self.grow_by) != self.invert
+        fill, found = find_holes(picture, self.finders), None
+        if self.scratches:
+            from restorer.images.picture import to_tensor, visible_pixels
+            from restorer.tasks.scratches import scratches_of
+
+            found = scratches_of(to_tensor(picture), visible_pixels(picture))
+            fill = fill | found.fill
+        return grow(fill, self.grow_by) != self.invert, found
 
 
 def _mask(
@@ -82,6 +97,14 @@ def _mask(
             "input",
         ),
     ],
+    scratches: Annotated[
+        bool,
+        typer.Option(
+            "--scratches",
+            help="Mark the clearest scratches, dust and hairs that are found in the picture",
+            rich_help_panel=FINDING,
+        ),
+    ] = False,
     box: Annotated[
         list[str],
         typer.Option(
@@ -156,13 +179,13 @@ def _mask(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a mask of what inpaint fills: draw it on a page in the browser, or mark boxes and colours.
+    """Make a mask of what inpaint fills: draw it on a page in the browser, or mark scratches, boxes and colours.
 
     The page is served to this machine alone. It can fill the picture, too.
 
     Each mask is written beside its picture as INPUT_mask.png.
 
-    restore mask img.png  ·  restore mask scan.png --box 120,40,64,32  ·  restore mask *.png --color '#ff00ff'
+    restore mask img.png  ·  restore mask scan.png --scratches  ·  restore mask *.png --color '#ff00ff'
     """
     check(grow=grow_by, steps=steps, seed=seed)
     if not 0 <= tolerance <= 255:
@@ -170,11 +193,11 @@ def _mask(
     if not 0 <= port <= MAX_PORT:
         raise UsageError(f"the port must lie between 0 and {MAX_PORT}, not {port}")
     finders = (*(find_box(parse_box(b)) for b in box), *(find_colour(parse_colour(c), tolerance) for c in color))
-    if (grow_by or invert_mask) and not finders:
-        raise UsageError("--grow and --invert-mask change what is found", "add --box or --color")
-    search = _Search(finders, grow_by, invert_mask)
+    search = _Search(finders, grow_by, invert_mask, scratches)
+    if (grow_by or invert_mask) and search.is_empty:
+        raise UsageError("--grow and --invert-mask change what is found", "add --scratches, --box or --color")
     reporter = Reporter(quiet=quiet, as_json=json)
-    if finders and not edit:
+    if not search.is_empty and not edit:
         _find_all(inputs, recursive, search, output, overwrite, max_pixels, reporter)
         return
     item = _only_item(collect(inputs, recursive=recursive), output, replaces=overwrite or edit)
@@ -251,9 +274,16 @@ def _find_one(item: Item, search: _Search, overwrite: bool, max_pixels: int, rep
     picture = load(sys.stdin.buffer if item.source == STDIO else item.source, max_pixels)
     for note in picture.notes:
         reporter.warn(note)
-    fill = search.run(picture)
+    fill, scratches = search.run(picture)
+    _say(scratches, reporter)
     save_mask(fill, target, overwrite=overwrite)
-    _report(item, fill, reporter)
+    _report(item, fill, reporter, places=None if scratches is None else scratches.places)
+
+
+def _say(scratches: Scratches | None, reporter: Reporter) -> None:
+    """Print which scratches were found, if they were looked for."""
+    if scratches is not None:
+        reporter.say(scratches.describe())
 
 
 def _report(item: Item, fill: np.ndarray, reporter: Reporter, **fields: Any) -> None:
@@ -290,7 +320,8 @@ def _only_item(pictures: Sequence[tuple[Path, Path | None]], output: str | None,
     """
     if len(pictures) > 1:
         raise UsageError(
-            f"the page shows one picture, not {len(pictures)}", "mark several with --box or --color, without --edit"
+            f"the page shows one picture, not {len(pictures)}",
+            "mark several with --scratches, --box or --color, without --edit",
         )
     to_do, _, failed = resolve_targets(
         list(pictures), output, TAG, overwrite=replaces, skip_existing=False, suffix=".png"
@@ -331,7 +362,8 @@ def _draw(
     picture = load(sys.stdin.buffer if item.source == STDIO else item.source, options.max_pixels)
     for note in picture.notes:
         reporter.warn(note)
-    fill = search.run(picture)
+    fill, scratches = search.run(picture)
+    _say(scratches, reporter)
     if edit and item.target.is_file():
         size = (picture.height, picture.width)
         loaded = load_mask(item.target, size, max_pixels=options.max_pixels, margin=0, picture=picture)
@@ -344,7 +376,8 @@ def _draw(
         reporter.warn("the page was closed before a mask was saved")
         raise typer.Exit(130)
     filled = None if session.saved_result is None else str(session.saved_result)
-    _report(item, session.fill, reporter, filled=filled)
+    places = None if scratches is None else scratches.places
+    _report(item, session.fill, reporter, places=places, filled=filled)
 
 
 def register(app: typer.Typer) -> None:

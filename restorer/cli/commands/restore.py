@@ -204,7 +204,8 @@ def _inpaint(
             "--mask",
             metavar="FILE|FOLDER",
             help="Mask of the holes: white on black, strokes on transparency, or a copy of the picture with its holes "
-            "erased; a folder of masks named like the pictures; or alpha, the picture's own transparency",
+            "erased; a folder of masks named like the pictures; alpha, the picture's own transparency; or scratches, "
+            "the scratches, dust and hairs that are found in it",
             show_default=False,
         ),
     ],
@@ -214,7 +215,8 @@ def _inpaint(
         typer.Option(
             "--grow",
             metavar="PX",
-            help="Pixels by which the holes are grown (default 1 for soft edges in a JPEG, 0 otherwise)",
+            help="Pixels by which the holes are grown (default 1 for scratches and for soft edges in a JPEG, 0 "
+            "otherwise)",
             show_default=False,
         ),
     ] = None,
@@ -269,7 +271,7 @@ def _inpaint(
 
     Each result is written beside its input as INPUT_inpainted.
 
-    restore inpaint img.png --mask m.png  ·  restore inpaint photos/ -r --mask masks/ -o filled/
+    restore inpaint img.png --mask m.png  ·  restore inpaint scan.png --mask scratches
     """
     own = ("mask", "invert_mask", "grow_by", "candidates")
     options = parse("inpaint", **{name: value for name, value in locals().items() if name not in (*own, "own")})
