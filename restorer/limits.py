@@ -21,6 +21,7 @@ __all__ = [
     "SAMPLERS",
     "SAMPLING_STEPS",
     "SCALES",
+    "STEPS_OF_AUTO",
     "VARIANCES",
     "check",
     "check_denoising",
@@ -34,6 +35,7 @@ METHODS = ("auto", "ddpm", "ddim", "repaint", "ddnm", "diffpir", "langevin")
 SAMPLERS = ("ddpm", "ddim", "langevin")  # the methods that can generate images without any data
 NOISES = ("auto", "white", "camera", "off")  # which noise may be found in a picture
 JPEGS = ("auto", "off")  # whether JPEG compression may be found in a picture
+STEPS_OF_AUTO = ("noise", "jpeg", "blur")  # what `auto` may be told to leave
 VARIANCES = ("small", "large", "learned")
 SCALES = (2, 3, 4, 8)
 MAX_PIXELS = 178_956_970  # default limit of an input image; Pillow refuses larger images by default

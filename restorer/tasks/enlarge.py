@@ -28,7 +28,7 @@ from restorer.tasks.started import UPSCALE_STARTED, Begin, begun_from
 from restorer.tasks.tiles import with_default_tiles
 from restorer.tasks.uncertain import Doubt
 
-__all__ = ["MOST_SIGMA", "EnlargeOptions", "Found", "enlarge", "margin_of", "of_size", "shrinker"]
+__all__ = ["MOST_SIGMA", "EnlargeOptions", "Found", "enlarge", "margin_of", "of_size", "shrinker", "state_of"]
 
 QUANTIZATION = (2 / 255) ** 2 / 12
 """Variance of the rounding to 8 bits, on the [-1, 1] scale."""
@@ -120,7 +120,7 @@ def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found, m
     if credible is not None:
         # What shrinking cannot have made is left as the network has made it, if there is one.
         y = credible.data if mean is None else torch.lerp(y, degradation.measure(mean), credible.doubt)
-    state = _state(found, is_doubted=credible is not None)
+    state = state_of(found, is_doubted=credible is not None)
     course = course_of(options.prior, scale, *options.settings, state=state)
     # The network of the first answer was trained on interpolated pictures, as they are.
     is_sharpened = course.is_expert and state == "soft" and course.share == 0
@@ -161,7 +161,7 @@ def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found, m
     return job.with_note(SOFT_NOTE) if is_sharpened else job
 
 
-def _state(found: Found, *, is_doubted: bool) -> State:
+def state_of(found: Found, *, is_doubted: bool) -> State:
     """Return what the network of the first answer is told of a picture."""
     if found.was_compressed or is_doubted:
         return "damaged"
