@@ -1,6 +1,6 @@
-"""Repair photographs with a denoising diffusion model: denoise, dejpeg, deblur, inpaint, upscale.
+"""Repair photographs with a denoising diffusion model: denoise, dejpeg, deblur, inpaint, upscale, auto.
 
-    from restorer import load_prior, denoise, dejpeg, deblur, inpaint, upscale, generate, restore_folder
+    from restorer import load_prior, auto, denoise, dejpeg, deblur, inpaint, upscale, generate, restore_folder
 
 The names are imported on first use, so that `import restorer` does not import PyTorch.
 """
@@ -12,13 +12,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from restorer.api import deblur, dejpeg, denoise, inpaint, upscale
+    from restorer.api import auto, deblur, dejpeg, denoise, inpaint, upscale
     from restorer.folders.restore_folder import restore_folder
     from restorer.models.load import load_prior
     from restorer.models.starts import load_start
     from restorer.tasks.generate import generate
 
 __all__ = [
+    "auto",
     "deblur",
     "dejpeg",
     "denoise",

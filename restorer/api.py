@@ -1,4 +1,4 @@
-"""The Python API: denoise, dejpeg, deblur, inpaint and upscale pictures of many kinds.
+"""The Python API: denoise, dejpeg, deblur, inpaint and upscale pictures of many kinds, or repair what is found in them.
 
 Example:
     from PIL import Image
@@ -32,6 +32,7 @@ from restorer.limits import CANDIDATES, check, check_denoising, real_number, who
 from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.models.feed_forward import FeedForward
 from restorer.models.starts import as_start
+from restorer.tasks.auto import prepare_auto
 from restorer.tasks.certainty import certainty_of
 from restorer.tasks.common import as_prior
 from restorer.tasks.deblur import prepare_deblur
@@ -39,11 +40,12 @@ from restorer.tasks.dejpeg import prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.inpaint import prepare_inpaint
 from restorer.tasks.job import Job
+from restorer.tasks.repair import Repair
 from restorer.tasks.scratches import SCRATCHES, scratch_mask
 from restorer.tasks.uncertain import Asked
 from restorer.tasks.upscale import prepare_upscale
 
-__all__ = ["deblur", "dejpeg", "denoise", "inpaint", "upscale"]
+__all__ = ["auto", "deblur", "dejpeg", "denoise", "inpaint", "upscale"]
 
 OWN_TRANSPARENCY = "alpha"
 """The mask that stands for the transparency of the picture itself."""
@@ -556,3 +558,70 @@ def upscale(
         return prepare_upscale(given.image, size, sigma=level, jpeg=found, alpha=alpha, region=part, **options), None
 
     return _restore(picture, prepare, on_step, part, uncertainty)
+
+
+def auto(
+    picture: Any,
+    scale: float | None = None,
+    *,
+    no_noise: bool = False,
+    no_jpeg: bool = False,
+    no_blur: bool = False,
+    detail: float | None = None,
+    seed: int = 0,
+    region: Sequence[int] | str | None = None,
+    prior: AnyPrior = None,
+    on_found: Callable[[tuple[Repair, ...]], None] | None = None,
+    on_step: OnStep = None,
+) -> Any:
+    """Repair what is surely wrong with a picture: noise, JPEG compression and, if a scale is given, its size.
+
+    The picture is measured once, and nothing is rounded between the repairs.
+
+    Args:
+        picture: As in `denoise`.
+        scale: Factor by which the picture is enlarged, too, as in `upscale`; None keeps its size.
+        no_noise: Whether noise is left.
+        no_jpeg: Whether JPEG compression is left.
+        no_blur: Whether a picture that is softer than shrinking makes pictures is enlarged as it is.
+        detail: As in `denoise`, for the last repair. Those before it are as faithful as possible. None selects the
+            default of the last repair.
+        seed: As in `denoise`.
+        region: As in `denoise`.
+        prior: As in `denoise`.
+        on_found: Called before the work with what was found, a `restorer.tasks.repair.Repair` for each repair.
+        on_step: As in `denoise`.
+
+    Returns:
+        As in `denoise`; the input itself if nothing is found.
+
+    Raises:
+        UsageError: As in `denoise`, or the scale is out of range.
+        PictureError: A file cannot be read.
+        ModelError: The prior works on latents, or its network returns values that are not finite.
+        DeviceError: The device has too little memory.
+    """
+    if on_found is not None and not callable(on_found):
+        raise UsageError(f"on_found must be a function, not {type(on_found).__name__}")
+    size, part = None if scale is None else Enlargement.of(scale), _region(region)
+    options = _sampling(None, detail, "auto", seed, None, prior)
+    chosen = {name: options[name] for name in ("detail", "seed", "prior")}
+    without = [name for name, left in (("noise", no_noise), ("jpeg", no_jpeg), ("blur", no_blur)) if left]
+
+    def prepare(given: Given, index: int) -> tuple[Job, None]:
+        check_values(given)
+        job = prepare_auto(
+            given.image,
+            scale=size,
+            without=without,
+            evidence=given.visible,
+            jpeg=None if no_jpeg else find_jpeg(given.image, given.file),
+            alpha=None if size is None or given.source is None else alpha_tensor(given.source),
+            region=part,
+            **chosen,
+        ).measured()
+        if on_found is not None:
+            on_found(job.repairs or ())
+        return job, None
+
+    return _restore(picture, prepare, on_step, part, uncertainty=False)

@@ -22,6 +22,7 @@ __all__ = [
     "SAMPLERS",
     "SAMPLING_STEPS",
     "SCALES",
+    "STEPS_OF_AUTO",
     "VARIANCES",
     "check",
     "check_denoising",
@@ -36,6 +37,7 @@ SAMPLERS = ("ddpm", "ddim", "langevin")  # the methods that can generate images 
 NOISES = ("auto", "white", "camera", "off")  # which noise may be found in a picture
 JPEGS = ("auto", "off")  # whether JPEG compression may be found in a picture
 OUTLIERS = ("auto", "off")  # whether outliers may be found in a picture
+STEPS_OF_AUTO = ("noise", "jpeg", "blur")  # what `auto` may be told to leave
 VARIANCES = ("small", "large", "learned")
 SCALES = (2, 3, 4, 8)
 MAX_PIXELS = 178_956_970  # default limit of an input image; Pillow refuses larger images by default

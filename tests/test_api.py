@@ -67,6 +67,7 @@ def restore(task: str, picture: Any, **options: Any) -> Any:
 def test_the_names_of_the_package() -> None:
     assert restorer.denoise is denoise and callable(restorer.load_prior)
     assert set(restorer.__all__) == {
+        "auto",
         "deblur",
         "dejpeg",
         "denoise",
@@ -689,3 +690,27 @@ def test_a_region_is_a_part_of_the_kind_that_was_passed(kind: Callable[[], Any])
         assert np.asarray(result).size == 3 * 5 * 4 * factor**2
     left = restore("inpaint", whole, mask=np.zeros((12, 10)), region="2,3,5,4")
     assert np.array_equal(np.asarray(left), np.asarray(restore("denoise", whole, sigma=0, region=(2, 3, 5, 4))))
+
+
+@pytest.mark.parametrize("kind", ["image", "array", "tensor", "batch"])
+def test_auto_returns_the_same_kind_and_tells_what_it_found(kind: str) -> None:
+    picture: Any = {
+        "image": pil(),
+        "array": np.asarray(pil()),
+        "tensor": tensor(),
+        "batch": [pil("L"), pil("RGBA", seed=1)],
+    }[kind]
+    told: list[tuple[Any, ...]] = []
+    result = restorer.auto(picture, 2, no_noise=True, prior=Smooth(), on_found=told.append)
+    results, pictures = (result, picture) if kind == "batch" else ([result], [picture])
+    assert [type(one) for one in results] == [type(one) for one in pictures]
+    assert [size_of(one) for one in results] == [(24, 20)] * len(pictures)
+    assert [[repair.action for repair in found] for found in told] == [["upscale by 2"]] * len(pictures)
+
+
+def test_auto_returns_a_picture_in_which_nothing_is_repaired_as_it_is() -> None:
+    picture = np.asarray(pil())
+    assert (restorer.auto(picture, no_noise=True, no_jpeg=True, prior=Smooth()) == picture).all()
+    for wrong in ({"scale": 1}, {"detail": 2}, {"on_found": 3}, {"region": (0, 0, 50, 2)}):
+        with pytest.raises(UsageError):
+            restorer.auto(picture, prior=Smooth(), **wrong)  # type: ignore[arg-type]

@@ -48,7 +48,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS, JSON, FILES, PYTHON = (DOCS / "reference" / f"{name}.md" for name in ("commands", "json", "files", "python"))
 ALWAYS = {"schema", "event"}
-RESTORING = ("denoise", "dejpeg", "deblur", "inpaint", "upscale")
+RESTORING = ("auto", "denoise", "dejpeg", "deblur", "inpaint", "upscale")
+NOT_OF_AUTO = ("--steps", "--method", "--start", "--samples")
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 
 
@@ -149,11 +150,16 @@ def documented_options(command: str) -> dict[tuple[str, ...], list[str]]:
     if command.removeprefix("restore ") in RESTORING:
         headings.append("Options of `denoise`, `dejpeg`, `deblur`, `inpaint` and `upscale`")
     found = [row for heading in headings for row in rows(section(COMMANDS, heading))]
-    return {
+    options = {
         tuple(sorted(OPTION.findall(" ".join(re.findall(r"`([^`]+)`", row[0]))))): row
         for row in found
         if "--" in row[0]
     }
+    if command == "restore auto":
+        text = section(COMMANDS, "`restore auto`")
+        assert all(f"`{name}`" in text for name in NOT_OF_AUTO)
+        return {names: row for names, row in options.items() if not {*names} & {*NOT_OF_AUTO}}
+    return options
 
 
 @pytest.mark.parametrize("name", every_command())
@@ -279,6 +285,17 @@ def test_results_have_the_fields_that_are_written_down(lines: list[dict[str, Any
     assert set(ok["model"]) == documented(JSON, "Identity of a model") == {"id", "sha256", "revision"}
     assert set(failed) == common | documented(JSON, "`result` with status `failed`")
     assert set(of(lines, "result", "skipped")) == common
+
+
+def test_repairs_have_the_fields_that_are_written_down(printed: Callable[..., list[dict[str, Any]]]) -> None:
+    photograph(Path("in/a.png"))
+    command = ("auto", "in/a.png", "--scale", "2")
+    (plan, _), (done, _) = printed(*command, "--dry-run"), printed(*command)
+    assert set(done) == ALWAYS | documented(JSON, "`result`") | documented(JSON, "`result` with status `ok`") - {
+        "recipe"
+    } | {"repairs"}
+    assert set(plan) == ALWAYS | documented(JSON, "`plan`") | {"repairs"}
+    assert set(plan["repairs"][0]) == set(done["repairs"][0]) == documented(JSON, "Repairs of a result")
 
 
 @pytest.mark.parametrize("event", ["plan", "summary"])

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from restorer.cli.commands import (
+    auto,
     bench,
     compare,
     deblur,
@@ -47,6 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+auto.register(app)
 restore.register(app)
 deblur.register(app)
 mask.register(app)

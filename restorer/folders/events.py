@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from restorer.folders.picture import PreparedPicture
     from restorer.images.picture import Picture
     from restorer.tasks.job import Job
+    from restorer.tasks.repair import Repair
 
 __all__ = [
     "Begun",
@@ -192,21 +193,25 @@ class Planned(Event):
         item: The files of the picture and its result.
         original: The width and height of the picture.
         size: The width and height of the result.
-        steps: Number of network evaluations.
+        steps: Number of network evaluations; None if it is not known.
         seconds: The estimated time; None if the model is not here, or with a start.
         memory: The estimated memory in bytes.
         file_bytes: The estimated size of the result; None if the header of the picture does not tell.
         is_plain: Whether every result of the run has the size of its picture.
+        repairs: What was found and what will be done about it; None for other commands than `auto`.
+        notes: What else was found out about the picture.
     """
 
     item: Item
     original: tuple[int, int]
     size: tuple[int, int]
-    steps: int
+    steps: int | None
     seconds: float | None
     memory: int
     file_bytes: int | None
     is_plain: bool
+    repairs: tuple[Repair, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the event `plan`."""
@@ -220,6 +225,7 @@ class Planned(Event):
             "seconds": self.seconds,
             "peak_mem_mb": round(self.memory / 1e6),
             "bytes": self.file_bytes,
+            **({} if self.repairs is None else {"repairs": [repair.to_dict() for repair in self.repairs]}),
         }
 
 

@@ -28,6 +28,10 @@ STARTED = (
 """Why there is no map for a result that starts from that of another network."""
 
 
+SEVERAL = "how far the errors of several repairs add up is not known, so auto takes no --uncertainty"
+"""Why there is no map for a result of several repairs."""
+
+
 def check_extras(options: Options) -> None:
     """Check the options about what is written beside the results.
 
@@ -42,6 +46,8 @@ def check_extras(options: Options) -> None:
         raise UsageError("samples cannot go to standard output", "name a file with -o")
     if options.samples > 1 and options.start is not None and options.steps == 0:
         raise UsageError("a network by itself draws no samples", "leave out --samples or --steps 0")
+    if options.uncertainty is not None and options.command == "auto":
+        raise UsageError(SEVERAL, "leave out --uncertainty, or use the commands of the repairs")
     if options.uncertainty is not None and options.start is not None:
         raise UsageError(STARTED, "leave out --uncertainty or --start")
     if options.uncertainty in ("-", ""):

@@ -74,6 +74,7 @@ class Verb:
         extra_options: The options of this verb alone that its results depend on.
         find_mask: Returns the mask of a picture; None for a verb without masks.
         geometry: How the size of a result follows from that of its picture.
+        is_planned: Whether what is done to a picture follows from what is found in it, so that a dry run looks at it.
     """
 
     tag: str
@@ -82,6 +83,7 @@ class Verb:
     extra_options: tuple[tuple[str, Any], ...] = ()
     find_mask: Callable[[Item], Path] | None = None
     geometry: Geometry = UNCHANGED
+    is_planned: bool = False
 
 
 @dataclass(frozen=True)
@@ -278,8 +280,9 @@ def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, An
         **({} if job.noise is None else {"noise": job.noise.to_dict()}),
         **({"outliers": job.outliers and job.outliers.to_dict()} if options.command == "denoise" else {}),
         **({"jpeg": job.jpeg and job.jpeg.to_dict()} if options.command != "inpaint" else {}),
+        **({} if job.repairs is None else {"repairs": [repair.to_dict() for repair in job.repairs]}),
         **({} if options.start is None else {"start": start}),
-        **({"enlarger": enlarger} if options.command == "upscale" else {}),
+        **({"enlarger": enlarger} if options.command in ("upscale", "auto") else {}),
         "region": None if options.region is None else list(options.region),
         "tile": job.factor * min(prior.tile, max(job.largest)),
         "overlap": job.factor * prior.overlap,
@@ -313,9 +316,13 @@ def build_record(
         used |= {"sigma": job.sigma, "detail": settings["detail"]}
     if job.noise is not None:  # what was measured is measured again, and a given sigma leaves nothing to measure
         for name in ("noise", "strength") if job.noise.kind == "white" and not job.noise.estimated else ("sigma",):
-            del used[name]
+            used.pop(name, None)
     elif options.command == "dejpeg":  # it has no such option
         del used["sigma"]
+    if job.repairs is not None:  # it has no option about a single repair, and what was found is found again
+        for name in ("method", "sigma", "noise", "strength"):
+            used.pop(name, None)
+        used["detail"] = options.detail
     if "jpeg" in used and job.jpeg is None:  # nothing was undone, whether it was looked for or not
         used["jpeg"] = "off"
     if job.starter is not None and job.plan is None:  # a network by itself, for which nothing is measured
@@ -323,7 +330,8 @@ def build_record(
             used.pop(name, None)
     if options.start is not None:
         used["start"] = options.start
-    used["steps"] = settings["steps"] if job.second_pass is None and job.alpha is None else options.steps
+    if job.repairs is None:
+        used["steps"] = settings["steps"] if job.second_pass is None and job.alpha is None else options.steps
     used |= options.encoding
     if options.region is not None:
         used["region"] = options.region.option
@@ -343,4 +351,5 @@ def build_record(
         prepared.in_place,
         "" if job.starter is None else job.starter.sha256,
         enlarger_sha256=(settings.get("enlarger") or {"sha256": ""})["sha256"],
+        repairs=tuple(repair.describe() for repair in job.repairs or ()),
     )

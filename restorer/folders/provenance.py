@@ -14,7 +14,7 @@ from typing import Any
 
 __all__ = ["Record", "parse_record"]
 
-FLAGS = frozenset({"invert_mask"})  # options that take no value
+FLAGS = frozenset({"invert_mask", "no_noise", "no_jpeg", "no_blur"})  # options that take no value
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Record:
         uncertainty: How uncertain the result is, in words; empty if that was not estimated.
         consistency: How far the result, degraded again, is from the input, in words; empty if that is not known.
         sample: Which of several samples the result is, in words; empty for a result of which no others were drawn.
+        repairs: What `auto` has done and why, in words and in order; empty for other commands.
     """
 
     version: str
@@ -62,6 +63,7 @@ class Record:
     uncertainty: str = ""
     consistency: str = ""
     sample: str = ""
+    repairs: Sequence[str] = ()
 
     def to_json(self) -> str:
         """Return the record as it is stored in a file: JSON in ASCII, identical for equal records."""
@@ -111,6 +113,7 @@ def parse_record(text: str) -> Record | None:
         value is None or isinstance(value, (str, int, float)) for value in record.options.values()
     )
     has_counts = isinstance(record.threads, int) and isinstance(record.batch, int)
-    has_recipes = isinstance(record.in_place, (list, tuple)) and all(isinstance(r, str) for r in record.in_place)
-    is_whole = has_texts and has_options and has_counts and has_recipes
-    return replace(record, in_place=tuple(record.in_place)) if is_whole else None
+    lists = (record.in_place, record.repairs)
+    has_lists = all(isinstance(each, (list, tuple)) and all(isinstance(text, str) for text in each) for each in lists)
+    is_whole = has_texts and has_options and has_counts and has_lists
+    return replace(record, in_place=tuple(record.in_place), repairs=tuple(record.repairs)) if is_whole else None

@@ -68,13 +68,18 @@ DEFAULTS: dict[str, Any] = {
 OWN_NAMES = {"grow": "grow_by"}
 """The options of a task that have another name in its function."""
 
-NO_SUCH_OPTION = {"dejpeg": ("sigma",), "upscale": ("in_place", "backup")}
+NO_SUCH_OPTION = {
+    "auto": ("sigma", "steps", "method", "start", "samples"),
+    "dejpeg": ("sigma",),
+    "upscale": ("in_place", "backup"),
+}
 """The shared options that a task does not have."""
 
 WHOLE = frozenset(["limit", "workers", "samples", "max_pixels", "quality", "steps", "seed", "width", "height", "grow"])
 WHOLE |= {"candidates"}
 REAL = frozenset(["detail", "strength", "gaussian", "defocus", "scale"])
 FLAGS = frozenset(["overwrite", "skip_existing", "fail_fast", "in_place", "keep_times", "invert_mask"])
+FLAGS |= {"no_noise", "no_jpeg", "no_blur"}
 PATHS = frozenset(["manifest", "mask", "kernel"])
 
 
@@ -95,7 +100,7 @@ def restore_folder(
 
     Args:
         paths: Files, folders and glob patterns.
-        task: "denoise", "dejpeg", "deblur", "inpaint" or "upscale".
+        task: "auto", "denoise", "dejpeg", "deblur", "inpaint" or "upscale".
         output: A file, or a folder for the results; None to write each beside its picture.
         recursive: Whether folders are allowed among the paths.
         resume: Whether an earlier run is continued, by this function or by the command.

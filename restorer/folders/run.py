@@ -62,7 +62,7 @@ from restorer.images.find import STDIO, Search, is_stream
 
 if TYPE_CHECKING:
     from restorer.models.load import Model
-    from restorer.tasks.job import Restored
+    from restorer.tasks.job import Job, Restored
 
 __all__ = ["Run"]
 
@@ -423,11 +423,16 @@ class Run:
         # Without the model there are no fingerprints, so no picture is known to be done.
         items = (self._select_unfinished(to_do) if prior is not None else to_do)[: self.options.limit]
         yield from pending(self._events)
-        for event in preview(self.options, items, needs, prior, self.verb.geometry):  # type: ignore[arg-type]
+        look = self._look if self.verb.is_planned else None
+        for event in preview(self.options, items, needs, prior, self.verb.geometry, look):  # type: ignore[arg-type]
             if isinstance(event, Failed):
                 self.codes.append(exit_code_for(event.error))
             self.done += isinstance(event, Planned)
             yield event
+
+    def _look(self, item: Item) -> Job:
+        """Return the measured job of a picture."""
+        return measure_picture(self._prepare(item)).job
 
     def _skip(self, item: Item, reason: str) -> None:
         """Report that a picture is skipped; `reason` is a phrase about its target, for instance "exists"."""

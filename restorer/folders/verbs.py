@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Prepared = tuple[Job, Kept | None]
 
-__all__ = ["VERBS", "deblurring", "dejpegging", "denoising", "inpainting", "upscaling"]
+__all__ = ["VERBS", "deblurring", "dejpegging", "denoising", "inpainting", "repairing", "upscaling"]
 
 OWN_TRANSPARENCY = "alpha"
 """The mask that stands for the picture's own transparency."""
@@ -235,6 +235,49 @@ def upscaling(
     return Verb(f"{size.tag}{whole.tag}", prepare, check_model, extra_options=own, geometry=whole)
 
 
+def repairing(
+    options: Options,
+    *,
+    scale: float | None = None,
+    no_noise: bool = False,
+    no_jpeg: bool = False,
+    no_blur: bool = False,
+) -> Verb:
+    """Return the verb `auto`, which does several repairs in one pass; see `denoising`.
+
+    Raises:
+        UsageError: A value is out of range, or two options cannot be combined.
+    """
+    if options.in_place and scale is not None:
+        raise UsageError("--in-place and --scale cannot be combined", "name a folder with -o")
+    left_alone = {"noise": no_noise, "jpeg": no_jpeg, "blur": no_blur}
+    size = None if scale is None else Enlargement.of(scale)
+
+    def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
+        from restorer.images.files import alpha_tensor, visible_pixels
+        from restorer.measurement.earlier_jpeg import find_jpeg
+        from restorer.tasks.auto import prepare_auto
+
+        job = prepare_auto(
+            image,
+            scale=size,
+            without=[name for name, is_left in left_alone.items() if is_left],
+            evidence=visible_pixels(picture),
+            jpeg=None if no_jpeg else find_jpeg(image, picture.original),
+            alpha=None if size is None else alpha_tensor(picture),
+            detail=options.detail,
+            seed=options.seed,
+            region=options.region,
+            prior=prior,
+        )
+        return job, None
+
+    whole = Geometry(size, options.region)
+    given = (("scale", None),) if size is None else size.options()
+    own = (*given, *((f"no_{name}", is_left) for name, is_left in left_alone.items()))
+    return Verb(f"restored{whole.tag}", prepare, extra_options=own, geometry=whole, is_planned=True)
+
+
 def _check_kernel(
     gaussian: float | None, defocus: float | None, motion: str | None, kernel: Path | None
 ) -> tuple[float, float] | None:
@@ -286,5 +329,6 @@ VERBS: dict[str, Callable[..., Verb]] = {
     "deblur": deblurring,
     "inpaint": inpainting,
     "upscale": upscaling,
+    "auto": repairing,
 }
 """The functions that return the verbs, by their names."""

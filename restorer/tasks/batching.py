@@ -46,7 +46,8 @@ def batch_share(job: Job) -> float:
         return 1.0
     if job.candidates > 1 or job.starter is not None or job.alpha is not None or job.asked != NOTHING:
         return 1.0
-    if job.second_pass is not None and job.jpeg is not None:  # the second pass enlarges
+    is_enlarged = job.second_pass_size is not None
+    if is_enlarged or (job.second_pass is not None and job.jpeg is not None):
         return 1.0
     pixels = max(x.shape[-2] * x.shape[-1] for x in (job.start, job.image))
     return max(1 / MAX_BATCH, min(1.0, pixels / MAX_PIXELS.get(job.prior.device.type, 1)))

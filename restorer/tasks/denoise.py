@@ -196,6 +196,12 @@ class _Denoising:
         """What a `Doubt` says about the picture itself."""
         return {"cut": self.place.inner, "is_gray": len(self.reduced) == 1, "canvas": self.place.canvas}
 
+    def of(self, image: Tensor, region: Region | None, prior: Prior, detail: float | None) -> _Denoising:
+        """Return the same restoration of another state of the picture, of another part of it, or in another detail."""
+        place = Place.of(image, region)
+        model = with_default_tiles(prior, place.window.height, place.window.width)
+        return replace(self, image=image, place=place, model=model, detail=detail)
+
     def unmeasured(self) -> Job:
         """Return a job without a plan."""
         start, part = as_colour(self.place.seen(self.image)), self.place.exact(self.image)
@@ -229,7 +235,7 @@ class _Denoising:
             prior=self.model,
         )
         nothing = Noise("none", 0.0, job.noise.estimated, probability=job.noise.probability)
-        return replace(restored, noise=nothing)
+        return replace(restored, noise=nothing, redo=lambda *state: self.of(*state).or_compression(job))
 
     def measure(self, white_sigma: float) -> Job:
         """Measure camera noise, and return the job that removes what was found.
@@ -293,6 +299,7 @@ class _Denoising:
             finish=finish,
             doubt=doubt,
             reseed=lambda other: replace(self, seed=other).remove_white(noise),
+            redo=lambda *state: self.of(*state).remove_white(noise),
         )
 
     def remove_camera(self, found: CameraNoise) -> Job:
@@ -332,6 +339,7 @@ class _Denoising:
             y=picture,
             noise_variance=s_y**2 / CAMERA.trust,
             doubt=Doubt("camera", sigma, at=1.0, **self.doubted),
+            redo=lambda *state: self.of(*state).remove_camera(found),
         )
 
     def finish(

@@ -40,6 +40,7 @@ __all__ = [
     "needs_detail_to_vary",
     "of_size",
     "shrinker",
+    "state_of",
 ]
 
 QUANTIZATION = (2 / 255) ** 2 / 12
@@ -208,7 +209,7 @@ def _enlarge_once(
     if credible is not None:
         # What shrinking cannot have made is left as the network has made it, if there is one.
         y = credible.data if mean is None else torch.lerp(y, degradation.measure(mean), credible.doubt)
-    state = _state(found, is_doubted=credible is not None)
+    state = state_of(found, is_doubted=credible is not None)
     course = course_of(options.prior, scale, *options.settings, state=state)
     # The network of the first answer was trained on interpolated pictures, as they are.
     is_sharpened = course.is_expert and state == "soft" and course.share == 0
@@ -253,7 +254,7 @@ def needs_detail_to_vary(course: Course) -> bool:
     return course.is_expert and course.detail <= EXPERT.detail
 
 
-def _state(found: Found, *, is_doubted: bool) -> State:
+def state_of(found: Found, *, is_doubted: bool) -> State:
     """Return what the network of the first answer is told of a picture."""
     if found.was_compressed or is_doubted:
         return "damaged"

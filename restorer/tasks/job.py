@@ -15,6 +15,7 @@ from restorer.diffusion.plan import Plan
 from restorer.diffusion.prior import Asking, Prior, answered
 from restorer.diffusion.reverse import Canvas, NotFiniteError, Step, reversing
 from restorer.errors import DeviceError, ModelError
+from restorer.images.sizes import Region
 from restorer.machine.memory import (
     FIXED_BYTES,
     SAMPLE_BYTES,
@@ -32,6 +33,7 @@ from restorer.measurement.outliers import Outliers
 from restorer.models.feed_forward import FeedForward
 from restorer.priors.latent import Conditioned, LatentPrior, latent_of
 from restorer.priors.tiled import Tiled
+from restorer.tasks.repair import Repair
 from restorer.tasks.tiles import MIN_TILE
 from restorer.tasks.uncertain import (
     NOTHING,
@@ -107,6 +109,10 @@ class Job:
         candidates: Number of fillings of wide holes, which are computed in one batch, and of which `finish` or that of
             the second pass keeps the best.
         again: Degrades the result, (C, H, W) in [0, 1], again; None if the degradation does not change pictures.
+        redo: Returns the job that removes what was found from another state of the picture, (C, H, W), without
+            measuring again. Its other arguments are the region, the prior and the detail. None if nothing was found, or
+            if the task does not offer it.
+        repairs: What was found and what is done about it, in the order of the work; None for a task of one kind.
     """
 
     prior: Tiled
@@ -137,6 +143,8 @@ class Job:
     reseed: Callable[[int], Job] | None = None
     candidates: int = 1
     again: Callable[[Tensor], Tensor] | None = None
+    redo: Callable[[Tensor, Region | None, Prior, float | None], Job] | None = None
+    repairs: tuple[Repair, ...] | None = None
 
     @property
     def is_copy(self) -> bool:

@@ -275,3 +275,21 @@ def test_the_defaults_are_those_of_the_command() -> None:
     stated = {parameter.name: parameter.default for parameter in command.params if parameter.name in DEFAULTS}
     assert stated.keys() == DEFAULTS.keys()
     assert {name: value or None for name, value in stated.items()} == {n: v or None for n, v in DEFAULTS.items()}
+
+
+def test_several_repairs_are_a_task() -> None:
+    pictures(3)
+    done = list(restore_folder("in", "auto", output="out", scale=2, no_noise=True))
+    assert [result.status for result in done] == ["ok"] * 3
+    assert [result.to_json()["repairs"][-1]["action"] for result in done] == ["upscale by 2"] * 3
+    assert sorted(results()) == ["00_restored.png", "02_restored.png", "deep/01_restored.png"]
+    assert [r.status for r in restore_folder("in", "auto", output="out", scale=2, no_noise=True, resume=True)] == [
+        "skipped"
+    ] * 3
+    for option in ("sigma", "steps", "method", "start", "samples"):
+        with pytest.raises(UsageError, match=f"auto has no option '{option}'"):
+            restore_folder("in", "auto", **{option: 1})
+    with pytest.raises(UsageError, match="several repairs"):
+        restore_folder("in", "auto", uncertainty="maps/")
+    with pytest.raises(UsageError, match="no_noise must be True or False"):
+        restore_folder("in", "auto", no_noise="yes")

@@ -33,6 +33,7 @@ from restorer.folders.options import Options
 from restorer.folders.picture import PreparedPicture, effective_settings
 from restorer.images.kinds import KINDS, describe_counts
 from restorer.machine.memory import human_bytes
+from restorer.tasks.repair import describe_repairs
 
 if TYPE_CHECKING:
     from restorer.images.files import Picture
@@ -137,6 +138,8 @@ class Listener:
             model = job.starter.name if job.plan is None else f"{model} from {job.starter.name}"
         is_unmeasured = job.latent is not None or (job.plan is None and job.starter is not None)
         noise = "" if is_unmeasured else f"{strength} · detail {detail} · "
+        if job.repairs is not None:
+            noise = describe_repairs(job.repairs) + (f" · detail {detail} · " if job.repairs else " · ")
         reporter.say(
             f"{options.command} {prepared.item.source.name} · {model} · {device} · {settings['precision']} · "
             f"{steps} · {tiles} · {noise}seed {options.seed}"
@@ -195,10 +198,14 @@ class Listener:
         size = "x".join(map(str, event.original))
         size += "" if event.is_plain else f" -> {event.size[0]}x{event.size[1]}"
         seconds = event.seconds
-        duration = "" if seconds is None else f" · {event.steps} steps · about {format_duration(seconds)}"
+        steps = f"{event.steps} step{'' if event.steps == 1 else 's'}"
+        duration = "" if seconds is None else f" · {steps} · about {format_duration(seconds)}"
+        plan = "" if event.repairs is None else f" · {describe_repairs(event.repairs)}"
         space = "" if event.file_bytes is None else f" · about {human_bytes(event.file_bytes)} on the disk"
         memory = f"{human_bytes(event.memory)} of memory"
-        self.reporter.say(f"{event.item.source} -> {event.item.target} · {size}{duration} · {memory}{space}")
+        self.reporter.say(f"{event.item.source} -> {event.item.target} · {size}{plan}{duration} · {memory}{space}")
+        for note in event.notes:
+            self.reporter.warn(note)
 
     def _say_expected(self, event: Expected) -> None:
         """Print what the pictures of a dry run take together."""

@@ -43,7 +43,7 @@ class Workload:
 
     Args:
         steps: Number of network evaluations of the whole picture.
-        default_steps: Number of network evaluations by default.
+        default_steps: Number of network evaluations by default; None if the number is not an option.
         allows_single_step: Whether `--detail 0` would take a single evaluation instead.
         tile_auto_share: The time with `--tile auto`, as a share of the time of this run.
         partial_option: An option that does part of the work, and its time as a share of the time of this run.
@@ -54,7 +54,7 @@ class Workload:
     """
 
     steps: int
-    default_steps: int
+    default_steps: int | None
     allows_single_step: bool = False
     tile_auto_share: float = 1.0
     partial_option: tuple[str, float] = ("", 1.0)
@@ -87,7 +87,7 @@ def picture_workload(options: Options, job: Job, steps: int) -> Workload:
         tile_auto_share = evaluated_area(with_default_tiles(job.prior.prior, height, width)) / evaluated_area(job.prior)
     return Workload(
         steps,
-        LATENT_STEPS if job.latent else DEFAULT_STEPS[options.command],
+        LATENT_STEPS if job.latent else DEFAULT_STEPS.get(options.command),
         allows_single_step=options.command == "denoise" and steps > 1,
         tile_auto_share=tile_auto_share,
         is_embedded=options.model == "photo",
@@ -108,7 +108,9 @@ def faster_options(workload: Workload, seconds: float) -> list[str]:
     steps, default = workload.steps, workload.default_steps
     if workload.allows_single_step:
         candidates.append(("--detail 0", seconds / steps))
-    if steps > default:
+    if default is None:
+        pass
+    elif steps > default:
         candidates.append((f"--steps {default}", default / steps * seconds))
     elif steps == default and not workload.allows_single_step:
         candidates.append((f"--steps {default // 2}", default // 2 / steps * seconds))

@@ -1,0 +1,223 @@
+"""Several repairs in one pass: what is sure of a picture is repaired in the right order, and the rest is left.
+
+The steps of STEPS look at the picture as it is, in the order in which the repairs are done. Each says what it has found
+and how sure that is. What is sure becomes a pass (`restorer.tasks.passes`); what is not is left alone, and a note says
+so. If nothing is found, the picture is copied.
+
+The order is that of the camera and of the file, backwards: the file was compressed last and the sensor made the noise,
+so both are removed first, and are looked for together, because they hide each other; a small picture is enlarged at the
+end, when nothing is left in it that would be enlarged with it.
+
+Only the last repair draws texture. Those before it return their most faithful picture, because texture that one of them
+has drawn would be data to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from functools import partial
+from itertools import zip_longest
+
+from torch import Tensor
+
+from restorer.diffusion.prior import Prior
+from restorer.errors import UsageError
+from restorer.images.sizes import Enlargement, Region
+from restorer.limits import STEPS_OF_AUTO, check
+from restorer.measurement.jpeg import Jpeg
+from restorer.measurement.softness import SOFT, estimate_softness
+from restorer.tasks.alpha import prepare_alpha
+from restorer.tasks.common import as_colour, check_picture, select_prior, without_equal_channels
+from restorer.tasks.enlarge import EnlargeOptions, Found, enlarge, margin_of, shrinker, state_of
+from restorer.tasks.enlarging_plan import course_of
+from restorer.tasks.finding import Finding, Left, Seen, Step
+from restorer.tasks.finding_noise import find_noise
+from restorer.tasks.job import Job
+from restorer.tasks.passes import Pass, chained
+from restorer.tasks.region import Place
+from restorer.tasks.repair import Repair
+from restorer.tasks.tiles import with_default_tiles
+from restorer.tasks.upscale import ALPHA_NOTE
+
+__all__ = ["NOTHING_FOUND", "STEPS", "prepare_auto"]
+
+NOTHING_FOUND = "nothing was found that can be told from the picture itself: the picture is copied"
+
+
+def prepare_auto(
+    image: Tensor,
+    *,
+    scale: Enlargement | float | None = None,
+    without: Collection[str] = (),
+    evidence: Tensor | None = None,
+    jpeg: Jpeg | None = None,
+    alpha: Tensor | None = None,
+    detail: float | None = None,
+    seed: int = 0,
+    region: Region | None = None,
+    prior: Prior | None = None,
+) -> Job:
+    """Prepare a job that does all repairs of which the measurement of the picture is sure.
+
+    Args:
+        image: The picture, float (C, H, W) in [0, 1] with C = 1 or 3.
+        scale: The factor by which it is enlarged, above 1 and at most 8, or the size of the result; None for no
+            enlargement.
+        without: What is not repaired even if it is found, of STEPS_OF_AUTO.
+        evidence: As in `prepare_denoise`.
+        jpeg: What is known of the file of the picture if it is a JPEG or was one; None if it is not.
+        alpha: As in `prepare_upscale`. It is enlarged with the picture.
+        detail: The detail of the last repair, 0..1; None for its default. The repairs before it have detail 0.
+        seed: Seed of the noise field.
+        region: The part of the picture that is restored and returned; None for all of it. All of it is measured.
+        prior: As in `restorer.denoise`.
+
+    Returns:
+        A job that is measured when `Job.measured` is called. `Job.repairs` then says what was found.
+
+    Raises:
+        UsageError: A value is out of range, the tensor is not a picture, or the region lies outside of it.
+        ModelError: The prior works on latents.
+    """
+    check_picture(image)
+    check(detail=detail, seed=seed)
+    if unknown := sorted({*without} - {*STEPS_OF_AUTO}):
+        raise UsageError(f"there is no step {unknown[0]!r}", f"the steps are {', '.join(STEPS_OF_AUTO)}")
+    model, place = select_prior("auto", prior), Place.of(image, region)
+    size = scale if scale is None or isinstance(scale, Enlargement) else Enlargement(scale)
+    seen = Seen(image, model, size, frozenset(without), evidence, jpeg, detail, seed)
+    part, start = place.exact(image), as_colour(place.seen(image))
+    large = None if size is None else _large(size, place)
+    tiles = with_default_tiles(model, *start.shape[-2:])
+    copy = Job(
+        tiles,
+        None,
+        part,
+        0.0,
+        True,
+        0.0,
+        start,
+        lambda x, first: part,
+        second_pass_size=large,  # so that it does not share evaluations
+        repairs=(),
+    )
+    return replace(copy, measure=lambda: _measured(seen, copy, region, alpha))
+
+
+def _large(size: Enlargement, place: Place) -> tuple[int, int]:
+    """Return the height and width of what the model computes for an enlargement of a place."""
+    factor = size.factor(place.width, place.height)
+    return factor * place.window.height, factor * place.window.width
+
+
+def _measured(seen: Seen, copy: Job, region: Region | None, alpha: Tensor | None) -> Job:
+    """Measure the picture, and return the job that follows from what is found."""
+    repairs, sure, told = list[Repair](), list[Finding](), list[Finding]()
+    for step in STEPS:
+        finding = step.find(replace(seen, found=tuple(sure)))
+        if finding is None:
+            continue
+        told.append(finding)
+        if finding.prepare is None:
+            continue
+        if finding.takes_noise and sure and sure[-1].white:
+            repairs[-1] = replace(repairs[-1], action=finding.action)
+        sure.append(finding)
+        repairs.append(Repair(step.name, finding.found, finding.action))
+        if finding.hides is not None:
+            seen = replace(seen, evidence=~finding.hides if seen.evidence is None else seen.evidence & ~finding.hides)
+    notes = [finding.note for finding in told if finding.note]
+    if sure:
+        job = chained(_passes(sure, seen.detail), seen.image, seen.prior, region)
+    else:
+        job = replace(copy, second_pass_size=None)
+        notes.append(NOTHING_FOUND)
+    job = replace(
+        job,
+        measure=None,
+        estimated=True,
+        doubt=None,
+        noise=next((finding.noise for finding in told if finding.noise is not None), None),
+        jpeg=next((finding.jpeg for finding in told if finding.jpeg is not None), None),
+        repairs=tuple(repairs),
+        notes=(*job.notes, *notes),
+    )
+    return job if alpha is None or seen.scale is None else _with_alpha(job, alpha, seen, region)
+
+
+def _passes(findings: list[Finding], detail: float | None) -> list[Pass]:
+    """Return the passes that follow from what is sure."""
+    passes, left = list[Pass](), Left()
+    for finding, following in zip_longest(findings, findings[1:]):
+        assert finding.prepare is not None
+        if following is not None and following.takes_noise and finding.white:
+            left = Left(finding.white)
+            continue
+        passes.append(finding.prepare(0.0 if following is not None else detail, left))
+        left = finding.left
+    return passes
+
+
+def _with_alpha(job: Job, alpha: Tensor, seen: Seen, region: Region | None) -> Job:
+    """Return the job that enlarges the transparency, too, if it varies."""
+    options = _enlarge_options(seen, seen.detail, seen.prior)
+    return replace(job, alpha=prepare_alpha(alpha, options, region)).with_note(ALPHA_NOTE)
+
+
+# ------------------------------------------------------------------------------------------------------------ the steps
+
+
+def _find_size(seen: Seen) -> Finding | None:
+    """Enlarge the picture if that is asked for. A picture that is softer than shrinking makes pictures is sharpened."""
+    if seen.scale is None:
+        return None
+    size, (height, width) = seen.scale, seen.image.shape[-2:]
+    factor, is_gray = size.factor(width, height), len(without_equal_channels(seen.image)) == 1
+    softness = 0.0 if seen.found or "blur" in seen.without else estimate_softness(seen.image)
+    is_soft, by = softness >= SOFT, size.scale or size.size(width, height)[0] / width
+    sharpened = course_of(seen.prior, factor, None, seen.detail, "auto", seen.seed, state="soft")
+    is_sharpened = is_soft and sharpened.is_expert and sharpened.share == 0
+
+    def prepare(detail: float | None, left: Left) -> Pass:
+        found = Found(left.sigma, is_gray, is_soft, left.was_compressed)
+        state = state_of(found, is_doubted=False)
+        course = course_of(seen.prior, factor, None, detail, "auto", seen.seed, state=state)
+
+        def begin(image: Tensor, prior: Prior, region: Region | None) -> Job:
+            place = Place.of(seen.image, region, margin_of(factor))
+            part = place.seen(image) if image.shape == seen.image.shape else image
+            options = _enlarge_options(seen, detail, prior)
+            return replace(enlarge(part, place, options, found), image=place.exact(seen.image))
+
+        whole = Place.of(seen.image, None)
+        return Pass(
+            begin,
+            course.plan.evaluations,
+            course.detail,
+            partial(_window, seen.image, factor),
+            _large(size, whole),
+            shrinker(whole),
+        )
+
+    words = f"a blur of about {softness:.1f} pixels" if is_sharpened else ""
+    return Finding(words, f"upscale by {by:.3g}", prepare)
+
+
+def _enlarge_options(seen: Seen, detail: float | None, prior: Prior) -> EnlargeOptions:
+    assert seen.scale is not None
+    factor = seen.scale.factor(seen.image.shape[-1], seen.image.shape[-2])
+    return EnlargeOptions(seen.scale, factor, None, detail, "auto", seen.seed, prior)
+
+
+def _window(image: Tensor, factor: int, region: Region | None) -> Region | None:
+    """Return the part of a picture from which a region is enlarged; None for all of it."""
+    place = Place.of(image, region, margin_of(factor))
+    return None if place.canvas is None else place.window
+
+
+STEPS = (
+    Step("noise", find_noise),
+    Step("enlarging", _find_size),
+)
+"""What is looked for, in the order in which it is repaired."""

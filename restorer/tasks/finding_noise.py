@@ -1,0 +1,139 @@
+"""The step of `auto` that looks for noise and compression, which hide each other.
+
+Compression takes the finest noise away and makes what is left of it coarse; its own traces look like such noise, too.
+Where the compression is strong beside the noise, it is therefore undone first, within what the file says, and noise is
+looked for again in the result. Strong noise is removed from the picture as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from restorer.diffusion.prior import Prior
+from restorer.images.sizes import Region
+from restorer.measurement.jpeg import Jpeg
+from restorer.measurement.noise import Noise
+from restorer.tasks.common import without_equal_channels
+from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
+from restorer.tasks.denoise import prepare_denoise
+from restorer.tasks.finding import Finding, Left, Seen
+from restorer.tasks.job import Job
+from restorer.tasks.passes import Pass, chained, everything
+
+__all__ = ["NOTHING_LEFT", "POSSIBLE_NOISE", "find_noise"]
+
+POSSIBLE_NOISE = (
+    "what may be noise may be texture as well, and is left; restore denoise --noise camera takes it for noise"
+)
+
+POSSIBLE = 0.5
+"""Probability from which noise that is not sure is told of."""
+
+NOTHING_LEFT = "once the compression is undone, no noise is left that can be told from texture"
+
+HIDDEN = {"camera": 3.0, "white": 1.3}
+"""Strength of the noise, as a multiple of the error that is expected of the compression, above which the noise is
+removed from the picture as it is. Weaker noise was changed by the compression, or is nothing else than its traces: the
+compression is undone first, and the noise is looked for again."""
+
+LEAST_CHROMA = 0.03
+"""Share of colour from which noise of a colour picture is sure. That of a sensor has more, and the fine texture of
+stone or grass has less."""
+
+LEFT_BY_COMPRESSION = 0.25
+"""Standard deviation of the error that is left when compression has been undone, as a share of what it was."""
+
+
+def find_noise(seen: Seen) -> Finding | None:
+    """Look for noise and compression, which hide each other."""
+    jpeg = None if "jpeg" in seen.without else seen.jpeg
+    if "noise" in seen.without:
+        return None if jpeg is None else _compression(seen, jpeg, Noise("none", 0.0, False))
+    job = prepare_denoise(
+        seen.image, evidence=seen.evidence, detail=seen.detail, seed=seen.seed, prior=seen.prior
+    ).measured()
+    noise, redo = job.noise or Noise("none", 0.0, True), job.redo
+    if redo is None or _may_be_texture(noise, seen.image):
+        nothing = Noise("none", 0.0, True, probability=noise.probability)
+        if can_be_restored(jpeg):
+            return _compression(seen, jpeg, nothing)
+        is_possible = (noise.probability or 0.0) >= POSSIBLE
+        return Finding(noise=nothing, jpeg=jpeg, note=POSSIBLE_NOISE if is_possible else "")
+
+    def prepare(detail: float | None, left: Left) -> Pass:
+        planned = job if detail == seen.detail else redo(seen.image, None, seen.prior, detail)
+
+        def begin(image: Tensor, prior: Prior, region: Region | None) -> Job:
+            return planned if image is seen.image and region is None else redo(image, region, prior, detail)
+
+        return Pass(begin, planned.evaluations, planned.detail, everything)
+
+    if jpeg is None or not can_be_restored(jpeg):
+        white = noise.sigma if noise.kind == "white" else 0.0
+        return Finding(noise.describe(), "denoise", prepare, noise=noise, jpeg=jpeg, white=white)
+    if noise.sigma > HIDDEN[noise.kind] * jpeg.sigma:
+        return Finding(f"{noise.describe()}; {jpeg.describe()}", "denoise", prepare, noise=noise, jpeg=jpeg)
+    words = f"{jpeg.describe()}; {noise.describe()}, part or all of it from the compression"
+    both = partial(_undone_first, seen, jpeg, prepare)
+    return Finding(words, "dejpeg, then denoise", both, _left_by(jpeg), noise, jpeg)
+
+
+def _compression(seen: Seen, jpeg: Jpeg | None, noise: Noise) -> Finding:
+    """Return what is found if there is no noise, or none that is looked for."""
+    if jpeg is None or not can_be_restored(jpeg):
+        return Finding(noise=noise, jpeg=jpeg)
+
+    def prepare(detail: float | None, left: Left) -> Pass:
+        begin = partial(_undo, seen, jpeg, detail)
+        planned = begin(seen.image, seen.prior, None)
+        return Pass(begin, planned.evaluations, planned.detail, everything)
+
+    return Finding(jpeg.describe(), "dejpeg", prepare, _left_by(jpeg), noise, jpeg)
+
+
+def _left_by(jpeg: Jpeg) -> Left:
+    """Return what is left when a compression has been undone."""
+    return Left(LEFT_BY_COMPRESSION * jpeg.sigma, was_compressed=True)
+
+
+def _undo(seen: Seen, jpeg: Jpeg, detail: float | None, image: Tensor, prior: Prior, region: Region | None) -> Job:
+    """Return the job that undoes the compression of a picture."""
+    return prepare_dejpeg(image, jpeg, detail=detail, seed=seen.seed, region=region, prior=prior)
+
+
+def _undone_first(
+    seen: Seen, jpeg: Jpeg, removing: Callable[[float | None, Left], Pass], detail: float | None, left: Left
+) -> Pass:
+    """Return the pass that undoes compression, and then removes what noise is left.
+
+    Args:
+        seen: The picture.
+        jpeg: Its compression.
+        removing: Returns the pass that removes noise from the picture as it is.
+        detail: The detail of the second one.
+        left: What the passes before have left.
+    """
+
+    def denoise(image: Tensor, prior: Prior, region: Region | None) -> Job:
+        # Without the compression, the noise is another: it is measured again, and on the whole picture.
+        options: dict[str, Any] = {"evidence": seen.evidence, "seed": seen.seed, "detail": detail}
+        job = prepare_denoise(image, region=region, prior=prior, **options).measured()
+        is_sure = job.noise is not None and not _may_be_texture(job.noise, image)
+        job = job if is_sure else prepare_denoise(image, 0.0, region=region, prior=prior)
+        return replace(job, notes=(NOTHING_LEFT,)) if job.is_copy else job
+
+    undo, second = partial(_undo, seen, jpeg, 0.0), removing(detail, left)
+    count = undo(seen.image, seen.prior, None).evaluations
+    passes = (Pass(undo, count, 0.0), replace(second, begin=denoise))
+    return Pass(partial(chained, passes), count + second.evaluations, second.detail, everything)
+
+
+def _may_be_texture(noise: Noise, image: Tensor) -> bool:
+    """Return whether camera noise without colour was found in a colour picture, whose texture may be taken for it."""
+    is_colour = len(without_equal_channels(image)) == 3
+    return noise.kind == "camera" and is_colour and noise.chroma < LEAST_CHROMA

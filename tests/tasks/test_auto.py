@@ -1,0 +1,376 @@
+"""Several repairs in one pass: what is sure is repaired as the single tasks do it, in order, and the rest is left."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from stubs import Smooth, Spy
+from torch import Tensor
+
+from restorer.diffusion.degradations.blur import Blur
+from restorer.diffusion.degradations.kernels import gaussian_kernel
+from restorer.diffusion.prior import Prior
+from restorer.diffusion.reverse import Step as Evaluation
+from restorer.errors import UsageError
+from restorer.evaluation.metrics import psnr
+from restorer.images.files import from_pil, visible_pixels
+from restorer.images.sizes import Region
+from restorer.measurement.camera_noise import CameraNoise, measure_camera_noise
+from restorer.measurement.earlier_jpeg import find_jpeg
+from restorer.measurement.jpeg import Jpeg
+from restorer.tasks import auto, denoise
+from restorer.tasks.auto import prepare_auto
+from restorer.tasks.batching import batch_share
+from restorer.tasks.consistency import consistency_of
+from restorer.tasks.deblur import prepare_deblur
+from restorer.tasks.defaults import CAMERA, JPEG
+from restorer.tasks.dejpeg import prepare_dejpeg
+from restorer.tasks.denoise import prepare_denoise
+from restorer.tasks.finding import Finding, Left, Seen, Step
+from restorer.tasks.finding_noise import POSSIBLE_NOISE
+from restorer.tasks.inpaint import prepare_inpaint
+from restorer.tasks.job import Job
+from restorer.tasks.passes import Pass, everything
+from restorer.tasks.upscale import prepare_upscale
+from restorer.training.simulated_camera import Camera, photograph
+
+IMAGES = Path(__file__).resolve().parents[1] / "images"
+
+
+@cache
+def scene(name: str = "gates.jpg", side: int = 128) -> Tensor:
+    """Return the middle of a photograph at half its size, (3, H, W) in [0, 1]."""
+    with Image.open(IMAGES / name) as image:
+        small = image.convert("RGB").resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    left, top = (small.width - side) // 2, (small.height - side) // 2
+    pixels = np.asarray(small.crop((left, top, left + side, top + side))).copy()
+    return torch.from_numpy(pixels).permute(2, 0, 1) / 255
+
+
+def rounded(x: Tensor) -> Tensor:
+    return (x * 255).round().clamp(0, 255) / 255
+
+
+def noisy(true: Tensor, sigma: float = 15.0) -> Tensor:
+    return rounded(true + sigma / 255 * torch.randn(true.shape, generator=torch.Generator().manual_seed(0)))
+
+
+def compressed(x: Tensor, quality: int) -> tuple[Tensor, Jpeg]:
+    """Return a picture as a JPEG file holds it, and what is known of the file."""
+    file = io.BytesIO()
+    Image.fromarray((x * 255).round().byte().permute(1, 2, 0).numpy()).save(file, "JPEG", quality=quality)
+    decoded = torch.from_numpy(np.asarray(Image.open(file)).copy()).permute(2, 0, 1) / 255
+    jpeg = find_jpeg(decoded, file.getvalue())
+    assert jpeg is not None
+    return decoded, jpeg
+
+
+def shrunk(x: Tensor) -> Tensor:
+    image = Image.fromarray((x * 255).round().byte().permute(1, 2, 0).numpy())
+    small = image.resize((image.width // 2, image.height // 2), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1) / 255
+
+
+def steps_of(job: Job) -> list[str]:
+    assert job.repairs is not None
+    return [f"{repair.step}: {repair.action}" for repair in job.repairs]
+
+
+def test_noise_alone_is_removed_as_by_denoise() -> None:
+    y = noisy(scene())
+    job = prepare_auto(y).measured()
+    assert steps_of(job) == ["noise: denoise"] and "white noise of 1" in job.repairs[0].found  # type: ignore[index]
+    assert torch.equal(job.run().image, prepare_denoise(y).run().image)
+
+
+def test_camera_noise_alone_is_removed_as_by_denoise() -> None:
+    y = photograph(255 * scene("grapes.jpg"), Camera(gain=0.006, read=1.5, chroma=1.5, chroma_share=0.8), 1) / 255
+    job = prepare_auto(y, detail=0.1).measured()
+    assert steps_of(job) == ["noise: denoise"] and "camera noise" in job.repairs[0].found  # type: ignore[index]
+    assert torch.equal(job.run().image, prepare_denoise(y, detail=0.1).run().image)
+
+
+def test_compression_alone_is_undone_as_by_dejpeg() -> None:
+    y, jpeg = compressed(scene(), 30)
+    job = prepare_auto(y, jpeg=jpeg).measured()
+    assert steps_of(job)[0].startswith("noise: dejpeg") and job.jpeg is jpeg
+    torch.testing.assert_close(job.run().image, prepare_dejpeg(y, jpeg).run().image)
+
+
+def test_weak_noise_changes_little() -> None:
+    x = scene("eagles.jpg")
+    job = prepare_auto(x, jpeg=find_jpeg(x, None)).measured()
+    assert steps_of(job) in ([], ["noise: denoise"])
+    assert psnr(job.run().image, x) > 44
+
+
+def test_compression_that_looks_like_noise_is_undone_before_what_is_left_is_removed() -> None:
+    true = scene()
+    y, jpeg = compressed(noisy(true, 10), 60)
+    assert prepare_denoise(y).measured().noise.kind == "camera"  # type: ignore[union-attr]
+    job = prepare_auto(y, jpeg=jpeg, detail=0).measured()
+    assert steps_of(job) == ["noise: dejpeg, then denoise"] and "JPEG of quality 60" in job.repairs[0].found  # type: ignore[index]
+    seen: list[Evaluation] = []
+    result = job.run(seen.append).image
+    assert seen[-1].total == job.evaluations == JPEG.steps + CAMERA.steps
+    undone = prepare_dejpeg(y, jpeg, detail=0).run().image
+    assert torch.equal(result, prepare_denoise(undone, detail=0).run().image)
+    assert psnr(result, true) > psnr(prepare_denoise(y, jpeg=jpeg, detail=0).run().image, true) - 0.1
+    region = Region(30, 40, 50, 60)
+    part = prepare_auto(y, jpeg=jpeg, detail=0, region=region).run().image
+    assert psnr(part, result[:, region.rows, region.columns]) > 45
+
+
+@pytest.mark.parametrize("chroma", [0.01, 0.2])
+def test_noise_without_colour_is_not_sure_in_a_colour_picture(chroma: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fine texture of stone was taken for such noise, with a high probability."""
+
+    def measured(*arguments: object) -> CameraNoise:
+        found = measure_camera_noise(*arguments)  # type: ignore[arg-type]
+        assert found is not None
+        return replace(found, chroma=chroma, probability=0.99)
+
+    monkeypatch.setattr(denoise, "measure_camera_noise", measured)
+    y = photograph(255 * scene("grapes.jpg"), Camera(gain=0.006, read=1.5, chroma=1.5, chroma_share=0.8), 1) / 255
+    job = prepare_auto(y).measured()
+    assert steps_of(job) == (["noise: denoise"] if chroma > 0.1 else [])
+    assert (POSSIBLE_NOISE in job.notes) == job.is_copy == (chroma < 0.1)
+    assert job.noise is not None and job.noise.probability == 0.99
+    z, jpeg = compressed(y, 40)
+    assert steps_of(prepare_auto(z, jpeg=jpeg).measured())[0].startswith("noise: dejpeg")
+    gray = prepare_auto(y.mean(0, keepdim=True).expand(3, -1, -1)).measured()
+    assert steps_of(gray) == ["noise: denoise"], "in a gray picture, noise has no colour"
+
+
+@pytest.mark.parametrize("name", ["gates.jpg", "grapes.jpg"])
+def test_a_good_picture_is_copied_and_it_is_said(name: str) -> None:
+    x = scene(name)
+    job = prepare_auto(x, jpeg=find_jpeg(x, None)).measured()
+    assert job.is_copy and job.repairs == () and job.evaluations == 0
+    assert auto.NOTHING_FOUND in job.notes
+    assert torch.equal(job.run().image, x)
+
+
+def test_noise_is_removed_before_a_picture_is_enlarged() -> None:
+    true = scene()
+    y = noisy(shrunk(true))
+    job = prepare_auto(y, scale=2, detail=0).measured()
+    assert steps_of(job) == ["noise: denoise", "enlarging: upscale by 2"]
+    result = job.run().image
+    assert result.shape == true.shape
+    assert psnr(result, true) > psnr(prepare_upscale(y, 2, sigma=None, detail=0).run().image, true) + 0.5
+    by_hand = prepare_upscale(rounded(prepare_denoise(y, detail=0).run().image), 2, sigma=0, detail=0).run().image
+    assert psnr(result, true) > psnr(by_hand, true) - 0.05
+
+
+def test_compression_is_undone_before_a_picture_is_enlarged() -> None:
+    y, jpeg = compressed(shrunk(scene()), 40)
+    job = prepare_auto(y, scale=2, jpeg=jpeg, detail=0).measured()
+    assert [repair.step for repair in job.repairs or ()] == ["noise", "enlarging"]
+    by_hand = prepare_upscale(y, 2, sigma=None, jpeg=jpeg, detail=0).run().image
+    assert psnr(job.run().image, scene()) > psnr(by_hand, scene()) - 0.1
+
+
+def test_a_clean_picture_is_enlarged_as_by_upscale() -> None:
+    y = shrunk(scene("grapes.jpg"))
+    job = prepare_auto(y, scale=2).measured()
+    assert steps_of(job) == ["enlarging: upscale by 2"] and job.repairs[0].found == ""  # type: ignore[index]
+    torch.testing.assert_close(job.run().image, prepare_upscale(y, 2, sigma=0).run().image)
+
+
+def test_a_soft_picture_is_sharpened_unless_blur_is_left() -> None:
+    image = Image.fromarray((shrunk(scene(side=256)) * 255).byte().permute(1, 2, 0).numpy())
+    soft = image.resize((64, 64), Image.Resampling.BICUBIC).resize((128, 128), Image.Resampling.BICUBIC)
+    y = torch.from_numpy(np.asarray(soft).copy()).permute(2, 0, 1) / 255
+    job = prepare_auto(y, scale=2).measured()
+    assert "blur of about" in job.repairs[-1].found  # type: ignore[index]
+    left = prepare_auto(y, scale=2, without=("blur",)).measured()
+    assert left.repairs[-1].found == ""  # type: ignore[index]
+    assert not torch.equal(job.run().image, left.run().image)
+    faithful = prepare_auto(y, scale=2, detail=0).measured()
+    assert faithful.repairs[-1].found == "", "a detail of 0 does not sharpen"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("scale", [None, 2])
+def test_progress_is_that_of_one_job(scale: int | None) -> None:
+    seen: list[Evaluation] = []
+    prior = Spy(Smooth())
+    y, jpeg = compressed(scene(side=96), 30)
+    job = prepare_auto(y, scale=scale, jpeg=jpeg, without=("noise",), prior=prior).measured()
+    before = len(prior.calls)
+    job.run(seen.append)
+    assert [step.index for step in seen] == list(range(1, job.evaluations + 1))
+    assert {step.total for step in seen} == {job.evaluations} and len(prior.calls) - before == job.evaluations
+
+
+def test_what_is_left_out_is_left() -> None:
+    y = noisy(scene())
+    assert prepare_auto(y, without=("noise",)).measured().is_copy
+    z, jpeg = compressed(scene(), 30)
+    assert prepare_auto(z, jpeg=jpeg, without=("noise", "jpeg")).measured().is_copy
+    assert steps_of(prepare_auto(z, jpeg=jpeg, without=("noise",)).measured()) == ["noise: dejpeg"]
+    enlarged = prepare_auto(shrunk(y), scale=2, without=("noise",)).measured()
+    assert steps_of(enlarged) == ["enlarging: upscale by 2"] and enlarged.sigma == 0
+    with pytest.raises(UsageError, match="there is no step 'dust'"):
+        prepare_auto(y, without=("dust",))
+
+
+def test_gray_pictures_stay_gray() -> None:
+    gray = noisy(scene().mean(0, keepdim=True))
+    for scale, factor in ((None, 1), (2, 2)):
+        one = prepare_auto(gray, scale=scale).run().image
+        three = prepare_auto(gray.expand(3, -1, -1), scale=scale).run().image
+        assert one.shape == (1, factor * 128, factor * 128)
+        assert (three == three[:1]).all()
+        torch.testing.assert_close(three[:1], one)
+
+
+@pytest.mark.parametrize("scale", [None, 2])
+def test_a_region_is_that_part_of_the_whole(scale: int | None) -> None:
+    factor, region = scale or 1, Region(100, 110, 40, 30)
+    y = noisy(scene(side=240))
+    whole = prepare_auto(y, scale=scale, detail=0.3).run().image
+    job = prepare_auto(y, scale=scale, detail=0.3, region=region).measured()
+    part = job.run().image
+    assert part.shape == (3, factor * 30, factor * 40)
+    inside = region.scaled(factor)
+    assert psnr(part, whole[:, inside.rows, inside.columns]) > 45
+    assert (consistency_of(job, part).rms is None) == (scale is not None)
+
+
+def test_consistency_goes_back_through_all_repairs() -> None:
+    y = noisy(shrunk(scene()))
+    job = prepare_auto(y, scale=2, detail=0).measured()
+    rms = consistency_of(job, job.run().image).rms
+    assert rms is not None and 8 < rms < 16, "the difference is the noise that was removed"
+
+
+def test_transparency_is_enlarged_too() -> None:
+    alpha = torch.zeros(64, 64)
+    alpha[20:40, 20:40] = 1
+    job = prepare_auto(shrunk(scene()), scale=2, alpha=alpha, prior=Smooth()).measured()
+    restored = job.run()
+    assert restored.alpha is not None and restored.alpha.shape == (128, 128)
+    assert float(restored.alpha[60, 60]) == 1 and float(restored.alpha[4, 4]) == 0
+
+
+def test_hidden_pixels_are_no_evidence() -> None:
+    """What lies under full transparency does not count: here the noise covers what is seen, and nothing else."""
+    pixels = (noisy(scene("grapes.jpg"), 40) * 255).byte().permute(1, 2, 0).numpy()
+    clean = (scene("grapes.jpg") * 255).byte().permute(1, 2, 0).numpy()
+    pixels[:, :96] = clean[:, :96]
+    alpha = np.full((128, 128, 1), 255, np.uint8)
+    alpha[:, :96] = 0
+    picture = from_pil(Image.fromarray(np.concatenate((pixels, alpha), 2)))
+    x = torch.from_numpy(pixels).permute(2, 0, 1) / 255
+    assert prepare_auto(x).measured().is_copy
+    assert steps_of(prepare_auto(x, evidence=visible_pixels(picture)).measured()) == ["noise: denoise"]
+
+
+def test_an_enlargement_does_not_share_evaluations() -> None:
+    y = noisy(scene(side=64))
+    assert batch_share(prepare_auto(y, scale=2)) == batch_share(prepare_auto(y, scale=2).measured()) == 1
+    assert batch_share(prepare_auto(y)) < 1
+
+
+def finder_of(hole: Tensor) -> Callable[[Seen], Finding]:
+    """Return a step's function that finds a hole, bool (H, W)."""
+
+    def find(seen: Seen) -> Finding:
+        def prepare(detail: float | None, left: Left) -> Pass:
+            def begin(image: Tensor, prior: Prior, region: Region | None) -> Job:
+                return prepare_inpaint(image, hole, detail=detail, seed=seen.seed, region=region, prior=prior)
+
+            planned = begin(seen.image, seen.prior, None)
+            return Pass(begin, planned.evaluations, planned.detail, everything)
+
+        return Finding("a line", "inpaint", prepare, hides=hole)
+
+    return find
+
+
+def test_a_step_with_passes_of_its_own_is_one_of_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wide and narrow holes are filled in two passes, after which the other repairs follow."""
+    hole = torch.zeros(128, 128, dtype=torch.bool)
+    hole[10:14], hole[50:90, 50:90] = True, True
+    monkeypatch.setattr(auto, "STEPS", (Step("lines", finder_of(hole)), *auto.STEPS))
+    prior = Spy(Smooth())
+    job = prepare_auto(noisy(scene()), scale=2, prior=prior).measured()
+    assert steps_of(job) == ["lines: inpaint", "noise: denoise", "enlarging: upscale by 2"]
+    before, seen = len(prior.calls), list[Evaluation]()
+    assert job.run(seen.append).image.shape == (3, 256, 256)
+    assert [step.index for step in seen] == list(range(1, job.evaluations + 1))
+    assert len(prior.calls) - before == job.evaluations > 40
+
+
+def test_a_step_before_the_others_changes_what_they_get(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finder of holes slots in by one entry: the noise, which was measured beside them, is removed from the rest."""
+    hole = torch.zeros(128, 128, dtype=torch.bool)
+    hole[40:44] = True
+    monkeypatch.setattr(auto, "STEPS", (Step("lines", finder_of(hole)), *auto.STEPS))
+    true = scene()
+    y = noisy(true)
+    y[:, hole] = 1.0
+    job = prepare_auto(y, scale=2, detail=0).measured()
+    assert steps_of(job) == ["lines: inpaint", "noise: denoise", "enlarging: upscale by 2"]
+    seen: list[Evaluation] = []
+    result = job.run(seen.append).image
+    assert [step.index for step in seen] == list(range(1, job.evaluations + 1))
+    monkeypatch.undo()
+    untouched = prepare_auto(noisy(true), scale=2, detail=0).run().image
+    assert psnr(result, untouched) > 27
+    assert psnr(result[:, 100:], untouched[:, 100:]) > 45
+
+
+def test_a_step_that_takes_white_noise_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finder of blur slots in by one entry: white noise is left to the deblurring, other noise is removed first."""
+    kernel = gaussian_kernel(1.2)
+
+    def find(seen: Seen) -> Finding:
+        def prepare(detail: float | None, left: Left) -> Pass:
+            def begin(image: Tensor, prior: Prior, region: Region | None) -> Job:
+                return prepare_deblur(image, kernel, sigma=left.sigma, detail=detail, region=region, prior=prior)
+
+            planned = begin(seen.image, seen.prior, None)
+            return Pass(begin, planned.evaluations, planned.detail, everything, again=planned.again)
+
+        return Finding("a blur", "deblur", prepare, takes_noise=True)
+
+    monkeypatch.setattr(auto, "STEPS", (auto.STEPS[0], Step("blur", find), auto.STEPS[1]))
+    blurred = Blur(kernel).measure(scene()[None])[0]
+    y = noisy(blurred, 5.0)
+    job = prepare_auto(y, detail=0).measured()
+    assert steps_of(job) == ["noise: deblur", "blur: deblur"] and 4 < job.sigma < 6
+    assert torch.equal(job.run().image, prepare_deblur(y, kernel, sigma=job.sigma, detail=0).run().image)
+    z, jpeg = compressed(rounded(blurred), 40)
+    both = prepare_auto(z, jpeg=jpeg, scale=2, prior=Smooth()).measured()
+    assert [repair.step for repair in both.repairs or ()] == ["noise", "blur", "enlarging"]
+    restored = both.run().image
+    assert restored.shape == (3, 2 * z.shape[-2], 2 * z.shape[-1])
+    assert consistency_of(both, restored).rms is not None
+    region = Region(20, 30, 16, 12)
+    part = prepare_auto(z, jpeg=jpeg, scale=2, prior=Smooth(), region=region).run().image
+    assert part.shape == (3, 24, 32)
+
+
+def test_nothing_is_rounded_between_the_repairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    got: list[Tensor] = []
+    original = auto.enlarge
+
+    def spied(part: Tensor, *arguments: object, **named: object) -> Job:
+        got.append(part)
+        return original(part, *arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(auto, "enlarge", spied)
+    y = noisy(shrunk(scene()))
+    prepare_auto(y, scale=2).run()
+    assert torch.equal(got[-1], prepare_denoise(y, detail=0).run().image)
+    assert float((got[-1] - rounded(got[-1])).abs().max()) > 0.3 / 255
