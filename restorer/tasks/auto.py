@@ -29,7 +29,7 @@ from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.softness import SOFT, estimate_softness
 from restorer.tasks.alpha import prepare_alpha
 from restorer.tasks.common import as_colour, check_picture, select_prior, without_equal_channels
-from restorer.tasks.enlarge import EnlargeOptions, Found, enlarge, margin_of, shrinker, state_of
+from restorer.tasks.enlarge import EnlargeOptions, Found, enlarge, evaluations_of, margin_of, shrinker, state_of
 from restorer.tasks.enlarging_plan import course_of
 from restorer.tasks.finding import Finding, Left, Seen, Step
 from restorer.tasks.finding_noise import find_noise
@@ -193,7 +193,7 @@ def _find_size(seen: Seen) -> Finding | None:
         whole = Place.of(seen.image, None)
         return Pass(
             begin,
-            course.plan.evaluations,
+            evaluations_of(_enlarge_options(seen, detail, seen.prior), state),
             course.detail,
             partial(_window, seen.image, factor),
             _large(size, whole),

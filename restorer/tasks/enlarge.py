@@ -123,14 +123,20 @@ def margin_of(factor: int) -> int:
     return max(LEAST_MARGIN, math.ceil(MARGIN / factor))
 
 
-def evaluations_of(options: EnlargeOptions) -> int:
-    """Return the number of evaluations that the enlargement of a picture without noise takes."""
+def evaluations_of(options: EnlargeOptions, state: State = "clean") -> int:
+    """Return the number of evaluations that an enlargement takes.
+
+    Args:
+        options: The options.
+        state: What is known of the small picture.
+    """
     steps, detail, method, seed = options.settings
     stages = stages_of(options.prior, options.factor, steps, detail, method)
-    return sum(
-        course_of(options.prior, factor, own, detail, method, seed, state="clean").plan.evaluations
-        for factor, own in stages
+    courses = (
+        course_of(options.prior, factor, own, detail, method, seed, state=state if number == 0 else "clean")
+        for number, (factor, own) in enumerate(stages)
     )
+    return sum(course.plan.evaluations for course in courses)
 
 
 def first_course(options: EnlargeOptions) -> Course:
