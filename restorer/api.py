@@ -564,6 +564,7 @@ def auto(
     picture: Any,
     scale: float | None = None,
     *,
+    no_outliers: bool = False,
     no_noise: bool = False,
     no_jpeg: bool = False,
     no_blur: bool = False,
@@ -581,6 +582,7 @@ def auto(
     Args:
         picture: As in `denoise`.
         scale: Factor by which the picture is enlarged, too, as in `upscale`; None keeps its size.
+        no_outliers: Whether outliers, such as hot pixels, are left.
         no_noise: Whether noise is left.
         no_jpeg: Whether JPEG compression is left.
         no_blur: Whether a picture that is softer than shrinking makes pictures is enlarged as it is.
@@ -606,7 +608,8 @@ def auto(
     size, part = None if scale is None else Enlargement.of(scale), _region(region)
     options = _sampling(None, detail, "auto", seed, None, prior)
     chosen = {name: options[name] for name in ("detail", "seed", "prior")}
-    without = [name for name, left in (("noise", no_noise), ("jpeg", no_jpeg), ("blur", no_blur)) if left]
+    leave = {"outliers": no_outliers, "noise": no_noise, "jpeg": no_jpeg, "blur": no_blur}
+    without = [name for name, is_left in leave.items() if is_left]
 
     def prepare(given: Given, index: int) -> tuple[Job, None]:
         check_values(given)

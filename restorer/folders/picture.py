@@ -278,7 +278,7 @@ def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, An
         **({"candidates": job.candidates} if options.command == "inpaint" else {}),
         "sigma": round(job.sigma, 2),
         **({} if job.noise is None else {"noise": job.noise.to_dict()}),
-        **({"outliers": job.outliers and job.outliers.to_dict()} if options.command == "denoise" else {}),
+        **({"outliers": job.outliers and job.outliers.to_dict()} if options.command in ("denoise", "auto") else {}),
         **({"jpeg": job.jpeg and job.jpeg.to_dict()} if options.command != "inpaint" else {}),
         **({} if job.repairs is None else {"repairs": [repair.to_dict() for repair in job.repairs]}),
         **({} if options.start is None else {"start": start}),

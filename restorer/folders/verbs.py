@@ -239,6 +239,7 @@ def repairing(
     options: Options,
     *,
     scale: float | None = None,
+    no_outliers: bool = False,
     no_noise: bool = False,
     no_jpeg: bool = False,
     no_blur: bool = False,
@@ -250,7 +251,7 @@ def repairing(
     """
     if options.in_place and scale is not None:
         raise UsageError("--in-place and --scale cannot be combined", "name a folder with -o")
-    left_alone = {"noise": no_noise, "jpeg": no_jpeg, "blur": no_blur}
+    left_alone = {"outliers": no_outliers, "noise": no_noise, "jpeg": no_jpeg, "blur": no_blur}
     size = None if scale is None else Enlargement.of(scale)
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:

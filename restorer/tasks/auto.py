@@ -140,6 +140,7 @@ def _measured(seen: Seen, copy: Job, region: Region | None, alpha: Tensor | None
         doubt=None,
         noise=next((finding.noise for finding in told if finding.noise is not None), None),
         jpeg=next((finding.jpeg for finding in told if finding.jpeg is not None), None),
+        outliers=next((finding.outliers for finding in told if finding.outliers is not None), None),
         repairs=tuple(repairs),
         notes=(*job.notes, *notes),
     )

@@ -11,6 +11,7 @@ from restorer.diffusion.prior import Prior
 from restorer.images.sizes import Enlargement
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.noise import Noise
+from restorer.measurement.outliers import Outliers
 from restorer.tasks.passes import Pass
 
 __all__ = ["Finding", "Left", "Seen", "Step"]
@@ -60,6 +61,7 @@ class Finding:
         left: What is left afterwards.
         noise: What was found out about the noise; None if the step does not look for it.
         jpeg: What is known of the compression that is undone or hidden by noise; None as above.
+        outliers: The outliers that are filled; None if there are none.
         hides: The pixels that say nothing about what else was done to the picture, bool (H, W), because they are
             replaced; None if there are none.
         white: Standard deviation in levels of white noise, if that is all that was found; else 0.
@@ -73,6 +75,7 @@ class Finding:
     left: Left = Left()
     noise: Noise | None = None
     jpeg: Jpeg | None = None
+    outliers: Outliers | None = None
     hides: Tensor | None = None
     white: float = 0.0
     takes_noise: bool = False

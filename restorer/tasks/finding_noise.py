@@ -1,4 +1,4 @@
-"""The step of `auto` that looks for noise and compression, which hide each other.
+"""The step of `auto` that looks for outliers, noise and compression, which hide each other.
 
 Compression takes the finest noise away and makes what is left of it coarse; its own traces look like such noise, too.
 Where the compression is strong beside the noise, it is therefore undone first, within what the file says, and noise is
@@ -50,16 +50,23 @@ LEFT_BY_COMPRESSION = 0.25
 
 
 def find_noise(seen: Seen) -> Finding | None:
-    """Look for noise and compression, which hide each other."""
+    """Look for outliers, noise and compression, which hide each other."""
     jpeg = None if "jpeg" in seen.without else seen.jpeg
-    if "noise" in seen.without:
+    options: dict[str, Any] = {
+        "noise": "off" if "noise" in seen.without else "auto",
+        "outliers": "off" if "outliers" in seen.without else "auto",
+        "evidence": seen.evidence,
+        "seed": seen.seed,
+    }
+    if options["noise"] == options["outliers"] == "off":
         return None if jpeg is None else _compression(seen, jpeg, Noise("none", 0.0, False))
-    job = prepare_denoise(
-        seen.image, evidence=seen.evidence, detail=seen.detail, seed=seen.seed, prior=seen.prior
-    ).measured()
+    job = prepare_denoise(seen.image, detail=seen.detail, prior=seen.prior, **options).measured()
     noise, redo = job.noise or Noise("none", 0.0, True), job.redo
+    if job.outliers is not None:
+        kind = "off" if _may_be_texture(noise, seen.image) else options["noise"]
+        return _outliers(seen, {**options, "noise": kind})
     if redo is None or _may_be_texture(noise, seen.image):
-        nothing = Noise("none", 0.0, True, probability=noise.probability)
+        nothing = Noise("none", 0.0, noise.estimated, probability=noise.probability)
         if can_be_restored(jpeg):
             return _compression(seen, jpeg, nothing)
         is_possible = (noise.probability or 0.0) >= POSSIBLE
@@ -81,6 +88,28 @@ def find_noise(seen: Seen) -> Finding | None:
     words = f"{jpeg.describe()}; {noise.describe()}, part or all of it from the compression"
     both = partial(_undone_first, seen, jpeg, prepare)
     return Finding(words, "dejpeg, then denoise", both, _left_by(jpeg), noise, jpeg)
+
+
+def _outliers(seen: Seen, options: dict[str, Any]) -> Finding:
+    """Return what is found if there are outliers: they are filled, and the noise beside them is removed.
+
+    Args:
+        seen: The picture.
+        options: The options of `prepare_denoise`.
+    """
+
+    def begin(detail: float | None, image: Tensor, prior: Prior, region: Region | None) -> Job:
+        return prepare_denoise(image, detail=detail, region=region, prior=prior, **options).measured()
+
+    def prepare(detail: float | None, left: Left) -> Pass:
+        planned = begin(detail, seen.image, seen.prior, None)
+        return Pass(partial(begin, detail), planned.evaluations, planned.detail, everything)
+
+    job = begin(seen.detail, seen.image, seen.prior, None)
+    noise, outliers = job.noise or Noise("none", 0.0, True), job.outliers
+    assert outliers is not None
+    words = f"{outliers.describe()}; {noise.describe()}" if noise.kind != "none" else outliers.describe()
+    return Finding(words, "denoise", prepare, noise=noise, jpeg=None, outliers=outliers)
 
 
 def _compression(seen: Seen, jpeg: Jpeg | None, noise: Noise) -> Finding:
@@ -122,7 +151,7 @@ def _undone_first(
     def denoise(image: Tensor, prior: Prior, region: Region | None) -> Job:
         # Without the compression, the noise is another: it is measured again, and on the whole picture.
         options: dict[str, Any] = {"evidence": seen.evidence, "seed": seen.seed, "detail": detail}
-        job = prepare_denoise(image, region=region, prior=prior, **options).measured()
+        job = prepare_denoise(image, outliers="off", region=region, prior=prior, **options).measured()
         is_sure = job.noise is not None and not _may_be_texture(job.noise, image)
         job = job if is_sure else prepare_denoise(image, 0.0, region=region, prior=prior)
         return replace(job, notes=(NOTHING_LEFT,)) if job.is_copy else job

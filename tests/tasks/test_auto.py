@@ -150,6 +150,22 @@ def test_noise_without_colour_is_not_sure_in_a_colour_picture(chroma: float, mon
     assert steps_of(gray) == ["noise: denoise"], "in a gray picture, noise has no colour"
 
 
+def test_outliers_are_filled_before_the_noise_is_removed() -> None:
+    true, generator = scene(), torch.Generator().manual_seed(1)
+    y, drawn = noisy(true, 8), torch.rand(true.shape[1:], generator=generator)
+    y[:, drawn < 0.02], y[:, drawn > 0.98] = 0.0, 1.0
+    job = prepare_auto(y, scale=2, detail=0).measured()
+    assert steps_of(job) == ["noise: denoise", "enlarging: upscale by 2"] and job.outliers is not None
+    assert "outliers: " in job.repairs[0].found and "noise of" in job.repairs[0].found  # type: ignore[index]
+    seen: list[Evaluation] = []
+    result = job.run(seen.append).image
+    assert [step.index for step in seen] == list(range(1, job.evaluations + 1))
+    small = torch.nn.functional.avg_pool2d(result[None], 2)[0]
+    assert psnr(small, true) > 27 > psnr(y, true) + 8
+    left = prepare_auto(y, without=("outliers",), prior=Smooth()).measured()
+    assert left.outliers is None
+
+
 @pytest.mark.parametrize("name", ["gates.jpg", "grapes.jpg"])
 def test_a_good_picture_is_copied_and_it_is_said(name: str) -> None:
     x = scene(name)

@@ -8,6 +8,7 @@ import typer
 
 from restorer.cli.options import (
     Backup,
+    Cluster,
     Detail,
     Device,
     DryRun,
@@ -37,6 +38,7 @@ from restorer.cli.options import (
     SkipExisting,
     Tile,
     Verbose,
+    Workers,
     parse,
 )
 from restorer.cli.restoring.run import restore_all
@@ -48,7 +50,7 @@ __all__ = ["register"]
 REPAIRS = "Repairs"
 """The panel of the help that lists what may be repaired."""
 
-AUTO_ONLY = ("scale", "no_noise", "no_jpeg", "no_blur")
+AUTO_ONLY = ("scale", "no_outliers", "no_noise", "no_jpeg", "no_blur")
 """The options of `auto` alone."""
 
 
@@ -64,6 +66,9 @@ def _auto(
             rich_help_panel=REPAIRS,
         ),
     ] = None,
+    no_outliers: Annotated[
+        bool, typer.Option("--no-outliers", help="Leave hot pixels, and salt and pepper", rich_help_panel=REPAIRS)
+    ] = False,
     no_noise: Annotated[bool, typer.Option("--no-noise", help="Leave noise", rich_help_panel=REPAIRS)] = False,
     no_jpeg: Annotated[
         bool, typer.Option("--no-jpeg", help="Leave what JPEG compression did", rich_help_panel=REPAIRS)
@@ -97,12 +102,14 @@ def _auto(
     device: Device = "auto",
     precision: Precision = "auto",
     tile: Tile = "auto",
+    cluster: Cluster = None,
+    workers: Workers = None,
     show: Show = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Find and repair what is wrong in one pass: noise, JPEG compression and, with --scale, the size.
+    """Find and repair what is wrong in one pass: outliers, noise, JPEG compression and, with --scale, the size.
 
     Each result is written beside its input as INPUT_restored. What is not sure is left; --dry-run prints the plan.
 
