@@ -163,6 +163,7 @@ def _merging(job: Job, image: Tensor, fill: Tensor, window: Region, candidates: 
         start=torch.cat([as_colour(start[inside]) for start in starts]),
         y=as_colour(clean[inside]),
         finish=finish_best,
+        candidates=len(candidates),
     )
 
 

@@ -120,8 +120,9 @@ def test_candidates_share_a_batch(candidates: int) -> None:
     result = job.run()
     assert [len(call.x) for call in spy.calls] == [candidates] * 2
     assert result.image.shape == image.shape and torch.equal(result.image[:, ~fill], image[:, ~fill])
-    start = job.measured().start
-    assert len(start) == candidates
+    measured = job.measured()
+    start = measured.start
+    assert len(start) == measured.candidates == candidates
     if candidates > 1:
         assert not torch.equal(start[0], start[1])
 
@@ -175,7 +176,9 @@ def test_a_gray_picture_stays_gray() -> None:
 def test_without_patches_a_wide_hole_starts_from_a_smooth_filling() -> None:
     image, spy = picture(), Spy(Smooth())
     fill = ~holes((50, 50, 10, 10))
-    prepare_inpaint(image, fill, prior=spy).run()
+    job = prepare_inpaint(image, fill, prior=spy).measured()
+    assert job.candidates == 1
+    job.run()
     assert len(spy.calls) == INPAINT_WIDE.steps and spy.calls[0].sigma == pytest.approx(INPAINT_WIDE.start)
 
 
