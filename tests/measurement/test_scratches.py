@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
+from restorer.images.masks import grow
 from restorer.measurement import scratches
 from restorer.measurement.scratches import Rule, Scratches, find_scratches, followed, log_odds
 from restorer.models.load import load_prior, load_scratch_finder
@@ -46,6 +47,11 @@ def odds_of(x: Tensor) -> Tensor:
         return log_odds(x, load_scratch_finder(), features_of(load_prior(device="cpu")))
 
 
+def far_from(mask: np.ndarray) -> np.ndarray:
+    """Return the pixels that are more than two away from what is marked; nearer ones may be filled with it."""
+    return ~grow(mask, 2)
+
+
 def scratched(image: Image.Image, seed: int) -> tuple[Image.Image, np.ndarray]:
     """Return a picture with white strokes of 2 to 4 pixels across it, and where they are."""
     rng, result = np.random.default_rng(seed), image.copy()
@@ -67,10 +73,10 @@ def test_clear_strokes_are_found() -> None:
         damaged, mask = scratched(image, seed)
         found = search(as_tensor(damaged))
         assert found.fill.shape == mask.shape
-        assert found.fill[~mask].mean() <= 0.001
+        assert found.fill[far_from(mask)].mean() <= 0.001
         assert not search(as_tensor(image)).places
         shares.append(found.fill[mask].mean())
-    assert np.mean(shares) >= 0.2
+    assert np.mean(shares) >= 0.7
 
 
 @pytest.mark.parametrize("gray", [False, True], ids=["colour", "gray"])
@@ -80,7 +86,7 @@ def test_little_but_strokes_is_marked_in_photographs(name: str, gray: bool) -> N
     image.thumbnail((320, 320))
     damaged, mask = scratched(image, 3)
     found, clean = (search(as_tensor(x)) for x in (damaged, image))
-    assert found.fill[~mask].mean() <= 0.005
+    assert found.fill[far_from(mask)].mean() <= 0.01  # a stroke may be followed along an edge that it crosses
     assert clean.share <= 0.003
 
 
