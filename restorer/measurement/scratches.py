@@ -24,6 +24,8 @@ __all__ = ["LEVEL", "RULE", "Features", "Rule", "Scratches", "find_scratches", "
 TILE = 512  # side in pixels of what a tile contributes
 CONTEXT = 96  # pixels around it that the network sees, too
 
+SURE_WEIGHT = 0.5  # how much the area of sure places counts against that of doubtful ones
+
 LEVEL = 8.0
 """The noise level that the encoder of the prior is told, on the 0..255 scale."""
 
@@ -38,8 +40,9 @@ class Rule:
     Args:
         fair: Log odds from which a pixel may belong to a place.
         high: Log odds that at least one pixel of a place exceeds.
-        doubt: By how much `high` is raised for each percent of the picture that lies in places that do not reach it: a
-            picture full of what resembles scratches, such as hair or facets, is judged more carefully.
+        doubt: By how much `high` is raised for each percent of the picture that lies in places that do not reach it,
+            less half of what lies in places that do: a picture full of what resembles scratches, such as hair or
+            facets, is judged more carefully, and one that is full of scratches is not.
         evidence: What the log odds above `fair` of all its pixels must add up to.
     """
 
@@ -137,7 +140,8 @@ def followed(odds: np.ndarray, rule: Rule = RULE) -> Scratches:
     highest = np.full(count, -np.inf)
     np.maximum.at(highest, numbers, values)
     sums = np.bincount(numbers, values - rule.fair, count)
-    doubtful = np.bincount(numbers, minlength=count)[highest <= rule.high].sum() / max(1, np.isfinite(odds).sum())
+    areas, is_high = np.bincount(numbers, minlength=count), highest > rule.high
+    doubtful = max(0.0, areas[~is_high].sum() - SURE_WEIGHT * areas[is_high].sum()) / max(1, np.isfinite(odds).sum())
     kept = (highest > rule.high + 100 * rule.doubt * doubtful) & (sums > rule.evidence)
     fill = np.zeros_like(fair)
     fill[fair] = kept[numbers]
