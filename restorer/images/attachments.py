@@ -12,7 +12,13 @@ from typing import Any
 from restorer.images import photoshop
 from restorer.images.embedded import find_companions, turned_gain_map, with_gain_map
 from restorer.images.jpeg_file import make_segment, parse_jpeg
-from restorer.images.png_chunks import describe_colour_chunks, kept_chunks, lost_chunks, with_chunks
+from restorer.images.png_chunks import (
+    describe_colour_chunks,
+    describe_other_chunks,
+    kept_chunks,
+    lost_chunks,
+    with_chunks,
+)
 
 __all__ = ["Attachments", "read_attachments"]
 
@@ -80,7 +86,8 @@ class Attachments:
         found = [] if name in ("JPEG", "TIFF", "PNG") or not self.captions else ["IPTC captions"]
         if name == "JPEG" and len(self.captions) > LONGEST:
             found.append("IPTC captions of this size")
-        found += [] if name == "PNG" else describe_colour_chunks(self.chunks)
+        if name != "PNG":
+            found += [*describe_colour_chunks(self.chunks), *describe_other_chunks(self.chunks)]
         return found + (["gain map"] if self.gain_map and name != "JPEG" else [])
 
 

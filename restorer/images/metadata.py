@@ -7,6 +7,7 @@ been applied, the thumbnail of the old picture, and the layout of the old pixels
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 from PIL import ExifTags, Image
@@ -41,7 +42,12 @@ _SUBJECT_AREA, _FOCAL_PLANE_X, _FOCAL_PLANE_Y = 0x9214, 0xA20E, 0xA20F
 
 
 def adapt_exif(
-    block: bytes, size: tuple[int, int], is_oriented: bool = False, *, old: tuple[int, int] | None = None
+    block: bytes,
+    size: tuple[int, int],
+    is_oriented: bool = False,
+    *,
+    old: tuple[int, int] | None = None,
+    move: Callable[[tuple[int, ...]], tuple[int, ...] | None] | None = None,
 ) -> bytes | None:
     """Return the EXIF block of an upright picture, without layout tags and thumbnail.
 
@@ -52,6 +58,7 @@ def adapt_exif(
         size: width and height of the picture.
         is_oriented: whether a decoder has already applied the orientation tag and removed it.
         old: width and height of the picture that the block describes; None if it has the same size.
+        move: returns where the subject lies now, or None if it does not lie in the picture any more; see `subject.py`.
 
     Returns:
         The new block, or None if nothing remains. Its orientation is 1 if `block` has one or `is_oriented` is set.
@@ -66,9 +73,24 @@ def adapt_exif(
     for tag, value in zip((ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight), size, strict=True):
         if tag in details:
             details[tag] = value
+    if move is not None:
+        _move_subject(details, move)
     if old is not None and old != size:
         _scale_positions(details, size[0] / old[0], size[1] / old[1])
     return exif.tobytes() if len(exif) else None
+
+
+def _move_subject(details: Any, move: Callable[[tuple[int, ...]], tuple[int, ...] | None]) -> None:
+    """Move the place of the subject in the details of an EXIF block, which are changed."""
+    for tag in (ExifTags.Base.SubjectLocation, _SUBJECT_AREA):
+        values = details.get(tag)
+        if not (isinstance(values, tuple) and 2 <= len(values) <= 4 and all(isinstance(v, int) for v in values)):
+            continue
+        moved = move(values)
+        if moved is None:
+            del details[tag]
+        else:
+            details[tag] = tuple(min(65535, max(0, v)) for v in moved)
 
 
 def _scale_positions(details: Any, across: float, down: float) -> None:

@@ -23,6 +23,7 @@ from restorer.images.attachments import Attachments
 from restorer.images.metadata import RECORD, adapt_exif, match_profile
 from restorer.images.push_pull import push_pull
 from restorer.images.sizes import Region
+from restorer.images.subject import cut_subject
 from restorer.images.xmp import adapt_sizes, remove_claims
 
 __all__ = [
@@ -297,7 +298,7 @@ def cut(picture: Picture, region: Region) -> Picture:
         picture,
         pixels=picture.pixels[region.rows, region.columns].copy(),
         alpha=None if picture.alpha is None else picture.alpha[region.rows, region.columns].copy(),
-        exif=adapt_exif(picture.exif, size) if picture.exif else None,
+        exif=adapt_exif(picture.exif, size, move=lambda place: cut_subject(place, region)) if picture.exif else None,
         xmp=adapt_sizes(remove_claims(picture.xmp), old, size),
         attachments=replace(picture.attachments, gain_map=b"", gain_map_version=b""),
         original=None,

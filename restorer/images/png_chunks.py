@@ -9,7 +9,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator
 
-__all__ = ["COLOUR_SPACE", "describe_colour_chunks", "kept_chunks", "lost_chunks", "with_chunks"]
+__all__ = [
+    "COLOUR_SPACE",
+    "describe_colour_chunks",
+    "describe_other_chunks",
+    "kept_chunks",
+    "lost_chunks",
+    "with_chunks",
+]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -90,6 +97,12 @@ def describe_colour_chunks(chunks: Iterable[Chunk]) -> list[str]:
     is_usual = is_usual and b"cICP" not in found
     names = [label for kind, label in _LABELS.items() if kind in found]
     return [name for name in names if not (is_usual and name in ("gamma", "primaries"))]
+
+
+def describe_other_chunks(chunks: Iterable[Chunk]) -> list[str]:
+    """Return a text with the types of the chunks that are not about the colour space; nothing if there are none."""
+    kinds = sorted({kind.decode("latin-1") for kind, _ in chunks if kind not in COLOUR_SPACE})
+    return [f"PNG chunks ({', '.join(kinds)[:60]})"] if kinds else []
 
 
 _SRGB_GAMMA = (45455).to_bytes(4, "big")

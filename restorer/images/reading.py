@@ -33,6 +33,7 @@ from restorer.images.metadata import (
 )
 from restorer.images.picture import COMMENT, RECORD, Picture
 from restorer.images.pillow_modes import Bands, assign_levels, read_bands, split_alpha, turn_upright
+from restorer.images.subject import turn_subject
 from restorer.images.xmp import remove_claims, remove_orientation
 from restorer.limits import MAX_PIXELS
 
@@ -345,7 +346,13 @@ def _assemble(
         tags = read_exif()
         orientation, block = int(tags.get(ExifTags.Base.Orientation, 1)), tags.tobytes()
         colour = turn_upright(bands.colour, orientation)
-        exif = adapt_exif(block, (colour.shape[1], colour.shape[0]), is_oriented)
+        height, width = bands.colour.shape[:2]
+        exif = adapt_exif(
+            block,
+            (colour.shape[1], colour.shape[0]),
+            is_oriented,
+            move=lambda place: turn_subject(place, orientation, width, height),
+        )
     except Exception:  # metadata come from any camera of any age, and no error in them is a reason to lose the picture
         colour, exif_note = turn_upright(bands.colour, orientation), "the EXIF data are damaged and are dropped"
     icc, icc_note = match_profile(base.icc, 1 if colour.ndim == 2 else 3)

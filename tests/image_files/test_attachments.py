@@ -13,9 +13,10 @@ from PIL import ExifTags, Image, JpegImagePlugin
 
 from restorer.errors import UsageError
 from restorer.images import photoshop
-from restorer.images.files import Picture, load, with_result
+from restorer.images.files import Picture, cut, load, with_result
 from restorer.images.jpeg_file import make_segment, parse_jpeg
 from restorer.images.png_chunks import SIGNATURE
+from restorer.images.sizes import Region
 from restorer.images.writing import check_size, save
 from restorer.images.xmp import adapt_sizes, remove_claims
 
@@ -253,6 +254,51 @@ def test_what_exif_gives_in_pixels_follows_the_picture() -> None:
     found = block.get_ifd(ExifTags.IFD.Exif)
     assert found[0x9214] == (60, 40, 20, 16) and found[0xA214] == (60, 40)
     assert float(found[0xA20E]) == 6000 and found[0xA002] == 128
+
+
+def placed(orientation: int = 1, area: tuple[int, ...] = (10, 20, 8, 4)) -> bytes:
+    """A file whose subject lies where EXIF says, with a dark spot in its middle; before it is turned."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    details = exif.get_ifd(ExifTags.IFD.Exif)
+    details[0x9214], details[0xA214] = area, area[:2]
+    stored = np.full((*SIZE, 3), 200, np.uint8)
+    stored[area[1], area[0]] = 0
+    buffer = io.BytesIO()
+    Image.fromarray(stored).save(buffer, "PNG", exif=exif.tobytes())
+    return buffer.getvalue()
+
+
+def place_of(picture: Picture) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+    """Return the tags SubjectArea and SubjectLocation of a picture."""
+    block = Image.Exif()
+    block.load(picture.exif or b"")
+    details = block.get_ifd(ExifTags.IFD.Exif)
+    return details.get(0x9214), details.get(0xA214)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_subject_is_turned_with_its_picture(orientation: int) -> None:
+    picture = load(io.BytesIO(placed(orientation)))
+    area, location = place_of(picture)
+    assert area is not None and location == area[:2]
+    assert picture.pixels[area[1], area[0]].tolist() == [0, 0, 0]  # the spot has turned, too
+    assert area[2:] == ((4, 8) if orientation >= 5 else (8, 4))
+
+
+@pytest.mark.parametrize(
+    ("region", "area", "location"),
+    [
+        (Region(4, 10, 30, 30), (6, 10, 8, 4), (6, 10)),
+        (Region(10, 18, 20, 20), (2, 2, 4, 4), (0, 2)),  # half of the rectangle lies in it
+        (Region(12, 10, 20, 20), (1, 10, 2, 4), None),
+        (Region(30, 30, 8, 8), None, None),
+    ],
+)
+def test_the_subject_is_moved_in_a_part_of_its_picture(
+    region: Region, area: tuple[int, ...] | None, location: tuple[int, ...] | None
+) -> None:
+    assert place_of(cut(load(io.BytesIO(placed())), region)) == (area, location)
 
 
 # ------------------------------------------------------------------------------------- what lies beside the picture
