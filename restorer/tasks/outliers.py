@@ -37,6 +37,9 @@ __all__ = ["filled_smoothly", "without_outliers"]
 SPARSE = 0.02
 """Share of the pixels up to which outliers take few evaluations, and up to which they hardly change the noise."""
 
+LEAST_BESIDE = 5.0
+"""Standard deviation in levels from which noise is believed where it is estimated between many holes."""
+
 LOST_NOISE, MOST_LOST = 1.5, 0.6
 """Variance of white noise that is not seen because of holes, as a multiple of their share, and the most of it."""
 
@@ -113,10 +116,13 @@ def without_outliers(
     def measure() -> Job:
         """Return the job for the noise that is found beside the outliers."""
         after = rest(filled, model, None).measured()
-        if after.is_copy:
-            return replace(fill(), estimated=after.estimated, noise=after.noise, outliers=found)
         noise = after.noise
-        if noise is not None and noise.kind == "white" and noise.estimated and found.share > SPARSE:
+        is_dense = noise is not None and noise.estimated and found.share > SPARSE
+        if noise is None or after.is_copy or (is_dense and noise.sigma < LEAST_BESIDE):
+            probability = None if noise is None else noise.probability
+            nothing = Noise("none", 0.0, estimated=after.estimated, probability=probability)
+            return replace(fill(), estimated=after.estimated, noise=nothing, outliers=found)
+        if is_dense and noise.kind == "white":
             lost = min(LOST_NOISE * float(values.float().mean()), MOST_LOST)
             noise = replace(noise, sigma=noise.sigma / math.sqrt(1 - lost))
             after = replace(rest(filled, model, noise).measured(), estimated=True)
