@@ -1,17 +1,20 @@
 """Outliers are filled as holes, before the noise is measured and removed.
 
 The measurement of a picture x with outliers is y = m x + n, with m = 0 at the outliers, each of which may lie in one
-channel only. Three cases are told apart:
+channel only. Two cases are told apart:
 
-    no noise        The reverse process fills the holes. All other values stay as they are.
-    noise, sparse   The holes are filled smoothly, and what removes the noise refines them. They are too few to matter.
-    noise, dense    The reverse process fills the holes first, and then the noise is removed.
+    no noise    The reverse process fills the holes. All other values stay as they are.
+    noise       The holes are filled smoothly, and what removes the noise refines them. Filling them by the reverse
+                process first would make noise in them a part of the picture, and costs up to 4 dB.
 
 The noise is measured on the picture whose holes are filled smoothly: an outlier would count as noise, or as texture.
+Where many are filled there is less noise. White noise of standard deviation s is then estimated as s sqrt(1 - 1.5 p)
+for a share p of holes, by trials with 10 and 25 levels in 10 and 30 % of the values, and this is undone.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -32,7 +35,13 @@ from restorer.tasks.uncertain import Doubt
 __all__ = ["filled_smoothly", "without_outliers"]
 
 SPARSE = 0.02
-"""Share of the pixels up to which outliers are refined by what removes the noise."""
+"""Share of the pixels up to which outliers take few evaluations, and up to which they hardly change the noise."""
+
+LEAST_BESIDE = 5.0
+"""Standard deviation in levels from which noise is believed where it is estimated between many holes."""
+
+LOST_NOISE, MOST_LOST = 1.5, 0.6
+"""Variance of white noise that is not seen because of holes, as a multiple of their share, and the most of it."""
 
 Rest = Callable[[Tensor, Tiled, Noise | None], Job]
 """Prepares the removal of noise from a picture (C, H, W), by a prior; the noise is measured if it is None."""
@@ -107,26 +116,16 @@ def without_outliers(
     def measure() -> Job:
         """Return the job for the noise that is found beside the outliers."""
         after = rest(filled, model, None).measured()
-        if after.is_copy:
-            return replace(fill(), estimated=after.estimated, noise=after.noise, outliers=found)
-        if found.share <= SPARSE:
-            return replace(after, outliers=found)
-
-        def again(restored: Tensor, tiles: Tiled) -> Job:
-            whole = filled.clone()
-            whole[..., place.region.rows, place.region.columns] = restored
-            return rest(whole, tiles, after.noise).measured()
-
-        return replace(
-            fill(),
-            sigma=after.sigma,
-            estimated=after.estimated,
-            detail=after.detail,
-            noise=after.noise,
-            outliers=found,
-            second_pass=again,
-            second_pass_evaluations=after.evaluations,
-            doubt=after.doubt,
-        )
+        noise = after.noise
+        is_dense = noise is not None and noise.estimated and found.share > SPARSE
+        if noise is None or after.is_copy or (is_dense and noise.sigma < LEAST_BESIDE):
+            probability = None if noise is None else noise.probability
+            nothing = Noise("none", 0.0, estimated=after.estimated, probability=probability)
+            return replace(fill(), estimated=after.estimated, noise=nothing, outliers=found)
+        if is_dense and noise.kind == "white":
+            lost = min(LOST_NOISE * float(values.float().mean()), MOST_LOST)
+            noise = replace(noise, sigma=noise.sigma / math.sqrt(1 - lost))
+            after = replace(rest(filled, model, noise).measured(), estimated=True)
+        return replace(after, noise=noise, outliers=found)
 
     return replace(rest(filled, model, None), measure=measure, outliers=found)
