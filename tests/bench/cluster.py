@@ -186,9 +186,10 @@ def overhead(pictures: int, side: int) -> None:
     for name, more in (("plain", ()), ("cluster", ("--cluster", "local"))):
         process = command(name, *more)
         states = list[tuple[int, float, float]]()  # results, time, CPU seconds
+        spent = dict[int, float]()  # by processes, some of which have ended
         while process.poll() is None:
-            cpu = sum(workers().values()) if more else 0.0
-            states.append((count_ok(name), time.monotonic(), cpu + cpu_of(process.pid)))
+            spent |= {process.pid: cpu_of(process.pid), **(workers() if more else {})}
+            states.append((count_ok(name), time.monotonic(), sum(spent.values())))
             time.sleep(0.02)
         begun = [state for state in states if state[0] >= cores]
         first, last = begun[0], next(state for state in begun if state[0] == begun[-1][0])
