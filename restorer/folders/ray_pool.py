@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from restorer.errors import DeviceError, RestorerError, UsageError
@@ -265,9 +266,11 @@ class RayPool:
 
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         settings = {"num_cpus": min(cores, cpu_quota() or cores), "object_store_memory": STORE_BYTES}
-        place = tempfile.mkdtemp(prefix="restorer-ray-")
-        self._place = place
-        return {**settings, **({"_temp_dir": place} if len(place) <= _LONGEST_PLACE else {})}
+        self._place = tempfile.mkdtemp(prefix="restorer-ray-")
+        if len(self._place) > _LONGEST_PLACE and Path("/tmp").is_dir():
+            Path(self._place).rmdir()
+            self._place = tempfile.mkdtemp(prefix="restorer-ray-", dir="/tmp")
+        return {**settings, "_temp_dir": self._place}
 
 
 def _actor_class() -> type:

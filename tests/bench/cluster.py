@@ -147,19 +147,22 @@ def kills(pictures: int, bad: int, count: int, seed: int) -> None:
 
 
 def strike(kind: str, driver: subprocess.Popen[bytes], cluster: Any, draw: random.Random) -> str:
-    """Kill a worker, a node or the driver, and return which of them."""
-    if kind == "worker" and (found := sorted(workers())):
-        with suppress(ProcessLookupError):
-            os.kill(draw.choice(found), signal.SIGKILL)
-    elif kind == "node":
+    """Kill a worker, a node or the driver, and return which of them: the driver if no worker comes within a minute."""
+    end = time.monotonic() + 60
+    while kind == "worker" and time.monotonic() < end and driver.poll() is None:
+        if found := sorted(workers()):
+            with suppress(ProcessLookupError):
+                os.kill(draw.choice(found), signal.SIGKILL)
+            return kind
+        time.sleep(0.1)
+    if kind == "node":
         nodes = sorted(cluster.worker_nodes, key=str)
         cluster.remove_node(draw.choice(nodes), allow_graceful=False)
         cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
-    else:
-        driver.kill()
-        driver.wait()
-        return "driver"
-    return kind
+        return kind
+    driver.kill()
+    driver.wait()
+    return "driver"
 
 
 def compare(pictures: int, bad: int) -> None:
@@ -186,9 +189,10 @@ def overhead(pictures: int, side: int) -> None:
     for name, more in (("plain", ()), ("cluster", ("--cluster", "local"))):
         process = command(name, *more)
         states = list[tuple[int, float, float]]()  # results, time, CPU seconds
+        spent = dict[int, float]()  # by processes, some of which have ended
         while process.poll() is None:
-            cpu = sum(workers().values()) if more else 0.0
-            states.append((count_ok(name), time.monotonic(), cpu + cpu_of(process.pid)))
+            spent |= {process.pid: cpu_of(process.pid), **(workers() if more else {})}
+            states.append((count_ok(name), time.monotonic(), sum(spent.values())))
             time.sleep(0.02)
         begun = [state for state in states if state[0] >= cores]
         first, last = begun[0], next(state for state in begun if state[0] == begun[-1][0])
