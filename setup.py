@@ -2,6 +2,6 @@
 
 from setuptools import find_packages, setup
 
-WEIGHTS = ["restorer._weights", *(f"restorer._weights.{name}" for name in ("enlarge", "noise", "photo"))]
+WEIGHTS = ["restorer._weights", *(f"restorer._weights.{name}" for name in ("blur", "enlarge", "noise", "photo"))]
 
 setup(packages=[*find_packages(include=["restorer", "restorer.*"]), *WEIGHTS])

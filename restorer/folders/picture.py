@@ -275,6 +275,7 @@ def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, An
         "sigma": round(job.sigma, 2),
         **({} if job.noise is None else {"noise": job.noise.to_dict()}),
         **({"jpeg": job.jpeg and job.jpeg.to_dict()} if options.command != "inpaint" else {}),
+        **({"blur": job.blur and job.blur.to_dict()} if options.command == "deblur" else {}),
         **({} if options.start is None else {"start": start}),
         "tile": job.factor * min(prior.tile, max(job.largest)),
         "overlap": job.factor * prior.overlap,
@@ -316,6 +317,8 @@ def build_record(
     if job.starter is not None and job.plan is None:  # a network by itself, for which nothing is measured
         for name in ("sigma", "detail", "noise", "strength", "jpeg", "method", "seed"):
             used.pop(name, None)
+    if job.blur is not None and (found := job.blur.option) is not None:  # the command repeats what was found
+        used[found[0]] = found[1]
     if options.start is not None:
         used["start"] = options.start
     used["steps"] = settings["steps"] if job.second_pass is None and job.alpha is None else options.steps
@@ -334,7 +337,7 @@ def build_record(
         precision_name(prior),  # from which that of a start follows
         torch.get_num_threads(),
         batch,
-        "; ".join(found.describe() for found in (job.noise, job.jpeg) if found is not None),
+        "; ".join(found.describe() for found in (job.blur, job.noise, job.jpeg) if found is not None),
         prepared.in_place,
         "" if job.starter is None else job.starter.sha256,
     )

@@ -70,7 +70,7 @@ NO_SUCH_OPTION = {"dejpeg": ("sigma",), "upscale": ("in_place", "backup")}
 """The shared options that a task does not have."""
 
 WHOLE = frozenset(["limit", "samples", "max_pixels", "quality", "steps", "seed", "width", "height", "grow"])
-REAL = frozenset(["detail", "strength", "gaussian", "defocus", "scale"])
+REAL = frozenset(["detail", "strength", "defocus", "scale"])
 FLAGS = frozenset(["overwrite", "skip_existing", "fail_fast", "in_place", "keep_times", "invert_mask"])
 PATHS = frozenset(["manifest", "mask", "kernel"])
 
@@ -178,7 +178,7 @@ def _value(name: str, value: Any) -> Any:
         return Path(os.fspath(value))
     if name in WHOLE:
         return whole_number(name, value)
-    if name in REAL or name == "sigma":
+    if name in REAL or name == "sigma" or (name == "gaussian" and not isinstance(value, str)):
         return real_number(name, value)
     if not isinstance(value, (str, os.PathLike)):
         raise UsageError(f"{name} must be a text, not {type(value).__name__}")

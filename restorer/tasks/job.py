@@ -26,6 +26,7 @@ from restorer.machine.memory import (
     human_bytes,
     is_out_of_memory,
 )
+from restorer.measurement.blur import Blur
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.noise import Noise
 from restorer.models.feed_forward import FeedForward
@@ -89,6 +90,7 @@ class Job:
         notes: What the user should know before the job runs.
         noise: What was found out about the noise; None if the task does not look for noise.
         jpeg: What is known of the JPEG file; None if the picture is not a JPEG, or the task does not look for it.
+        blur: The blur that was found in the picture; None if none was, or if the task does not look for one.
         measure: Measures the picture with the prior, and returns the job that follows from what it finds; None if there
             is nothing left to measure.
         second_pass: Maps (restored picture, prior as it was used) to a job that continues from the result of this one;
@@ -120,6 +122,7 @@ class Job:
     notes: tuple[str, ...] = ()
     noise: Noise | None = None
     jpeg: Jpeg | None = None
+    blur: Blur | None = None
     measure: Callable[[], Job] | None = None
     second_pass: Callable[[Tensor, Tiled], Job] | None = None
     second_pass_evaluations: int = 0
