@@ -40,9 +40,10 @@ LEAST_PROBABILITY, SURE = 0.8, 0.95
 LEAST_SHARE = 0.02
 """Share of a kind in the probability of the three from which its kernels are fitted."""
 
-EVIDENCE = 150.0
-"""Factor on a difference of losses of the fit that makes it a log likelihood ratio. It is less than the number of
-frequencies, because the model of the spectrum errs more than chance does."""
+EVIDENCE, EVIDENCE_OF_KIND = 150.0, 600.0
+"""Factors on a difference of losses of the fit that make it a log likelihood ratio: for whether there is a blur, and
+between two kinds of blur, for which the model of the sharp spectrum errs alike. Both are far less than the number of
+frequencies."""
 
 POSSIBLE, MOST_EVIDENCE = 0.3, 3.0
 """Probability by the network from which kernels are fitted, and the most that their fit adds to its log odds."""
@@ -175,11 +176,13 @@ def estimate_blur(image: Tensor, estimator: BlurEstimator, evidence: Tensor | No
     if 1 - none - other < POSSIBLE:
         return None
     fit = SpectrumFit(described.energy)
-    sharp, losses, blurs = fit.fit(torch.ones(1, 1)).loss, {}, {}
+    sharp = fit.fit(torch.ones(1, 1)).loss
+    losses: dict[str, float] = {}
+    blurs: dict[str, Blur] = {}
     for kind in kinds:
         if kind == "gaussian" or kinds[kind] >= LEAST_SHARE * (1 - none - other):
             blurs[kind], losses[kind] = REFINE[kind](fit, found)
-    kind = max(losses, key=lambda one: math.log(kinds[one] + 1e-6) - EVIDENCE * losses[one])
+    kind = max(losses, key=lambda one: math.log(kinds[one] + 1e-6) - EVIDENCE_OF_KIND * losses[one])
     # A disk and a line have zeros, which a Gaussian lacks. A Gaussian makes a picture softer than subjects are.
     gain = losses["gaussian"] - losses[kind] if kind != "gaussian" else sharp - losses[kind] - SOFT_SUBJECT
     odds = (1 - none - other) / max(none + other, 1e-6) * math.exp(min(max(EVIDENCE * gain, 0.0), MOST_EVIDENCE))

@@ -46,7 +46,7 @@ def test_a_blur_is_found_and_undone() -> None:
 
 
 def test_it_is_the_deblurring_of_the_kernel_that_is_told() -> None:
-    y, _ = moved(photograph(150))
+    y, _ = moved(photograph())
     job = prepare_blind_deblur(y, sigma=3.0, prior=Smooth()).measured()
     assert job.blur is not None
     told = prepare_deblur(y, job.blur.kernel(), sigma=3.0, prior=Smooth())
