@@ -2,6 +2,7 @@
 
 from setuptools import find_packages, setup
 
-WEIGHTS = ["restorer._weights", *(f"restorer._weights.{name}" for name in ("enlarge", "noise", "photo", "scratches"))]
+NAMES = ("blur", "enlarge", "noise", "photo", "scratches")
+WEIGHTS = ["restorer._weights", *(f"restorer._weights.{name}" for name in NAMES)]
 
 setup(packages=[*find_packages(include=["restorer", "restorer.*"]), *WEIGHTS])

@@ -33,6 +33,7 @@ from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.models.feed_forward import FeedForward
 from restorer.models.starts import as_start
 from restorer.tasks.auto import prepare_auto
+from restorer.tasks.blind_deblur import prepare_blind_deblur
 from restorer.tasks.certainty import certainty_of
 from restorer.tasks.common import as_prior
 from restorer.tasks.deblur import prepare_deblur
@@ -298,7 +299,7 @@ def dejpeg(
 
 def deblur(
     picture: Any,
-    kernel: Any,
+    kernel: Any = None,
     *,
     sigma: float | None = None,
     noise: str = "auto",
@@ -314,13 +315,14 @@ def deblur(
     on_step: OnStep = None,
     uncertainty: bool = False,
 ) -> Any:
-    """Undo a blur that is known.
+    """Undo a blur, one that is known or one that is found.
 
     Args:
         picture: As in `denoise`.
         kernel: The kernel of the blur: numbers (h, w) from 0 as an array or a tensor, which are divided by their sum,
             or the path of a file as the option `--kernel` takes it. `restorer.diffusion.degradations.kernels` makes
-            those of a Gaussian, a defocus and a motion.
+            those of a Gaussian, a defocus and a motion. None finds the blur, and returns a picture in which there is
+            none, or one of another kind, as it is.
         sigma: Standard deviation of white noise on the 0..255 scale; None measures the noise, white or not.
         noise: As in `denoise`.
         strength: As in `denoise`.
@@ -352,13 +354,17 @@ def deblur(
         check_values(given, level)
         found = find_jpeg(given.image, given.file) if jpeg == "auto" and level is None else None
         measuring: dict[str, Any] = {"noise": noise, "strength": factor, "evidence": given.visible, "jpeg": found}
+        if blur is None:
+            return prepare_blind_deblur(given.image, sigma=level, region=part, **measuring, **options), None
         return prepare_deblur(given.image, blur, sigma=level, region=part, **measuring, **options), None
 
     return _restore(picture, prepare, on_step, part, uncertainty)
 
 
-def _kernel(kernel: Any) -> Tensor:
-    """Return a kernel that was passed as numbers or as the path of a file."""
+def _kernel(kernel: Any) -> Tensor | None:
+    """Return a kernel that was passed as numbers or as the path of a file; None if none was."""
+    if kernel is None:
+        return None
     if isinstance(kernel, (str, os.PathLike)):
         return load_kernel(Path(kernel))
     try:

@@ -5,6 +5,7 @@
     upscale    shrinking by Pillow's bicubic filter (which antialiases, as MATLAB's does), in 8 bits; sides are first
                cropped to a multiple of the scale
     inpaint    holes of a stated kind, drawn at random or given
+    deblur     a stated blur with noise, in 8 bits, whose kernel the restorer is told or has to find
 
 The figures are PSNR and SSIM over all channels; for `upscale` also on the BT.601 luma without a border of `scale`
 pixels, as is usual for super-resolution; for `inpaint` also the PSNR inside the holes. Random choices depend on the
@@ -17,7 +18,7 @@ import hashlib
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,14 @@ from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import Step
 from restorer.errors import PictureError
 from restorer.evaluation.contact_sheet import to_image
+from restorer.evaluation.deblurring import blurred, filters
 from restorer.evaluation.metrics import SSIM_WINDOW, psnr, ssim, to_y
 from restorer.evaluation.perception import consistency, perceive
 from restorer.evaluation.trial_masks import draw_mask
 from restorer.images.files import from_pil, to_tensor
 from restorer.measurement.jpeg import Jpeg
+from restorer.tasks.blind_deblur import prepare_blind_deblur
+from restorer.tasks.deblur import prepare_deblur
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.inpaint import prepare_inpaint
 from restorer.tasks.job import Job
@@ -74,17 +78,21 @@ class Condition:
     """One way of degrading a picture.
 
     Args:
-        task: "denoise", "upscale" or "inpaint".
+        task: "denoise", "upscale", "inpaint" or "deblur".
         sigma: Standard deviation of the noise on the 0..255 scale, which the restorer is told; None if the restorer
             decides as it does by default.
         scale: For upscale, the factor by which the picture is shrunk.
-        kind: For inpaint, the kind of the mask.
+        kind: For inpaint, the kind of the mask; for deblur, the blur in words.
+        kernel: For deblur, the kernel, (h, w); None if the pictures are blurred already.
+        is_blind: For deblur, whether the restorer has to find the blur.
     """
 
     task: str
     sigma: float | None = 0.0
     scale: int = 1
     kind: str = ""
+    kernel: Tensor | None = field(default=None, compare=False)
+    is_blind: bool = False
 
     def __str__(self) -> str:
         if self.sigma is None:
@@ -216,6 +224,11 @@ def degrade(
         height, width = height // condition.scale, width // condition.scale
         truth = truth[:, : height * condition.scale, : width * condition.scale]
         return Sample(condition, truth, _resize(truth, width, height))
+    if condition.task == "deblur":
+        assert condition.kernel is not None
+        degraded, part = blurred(truth, condition.kernel, condition.sigma or 0.0, seed)
+        check_size(part, condition)
+        return Sample(condition, part, degraded)
     holes = torch.from_numpy(draw_mask(condition.kind, height, width, seed)) if fill is None else fill
     return Sample(condition, truth, torch.where(holes, 1.0, truth), holes)
 
@@ -253,6 +266,16 @@ def prepare(sample: Sample, prior: Prior, **sampling: Any) -> Job:
             prior=prior,
             **sampling,
         )
+    if condition.task == "deblur":
+        measuring: dict[str, Any] = {
+            "sigma": condition.sigma,
+            "evidence": sample.visible,
+            "jpeg": sample.jpeg,
+            "prior": prior,
+        }
+        if condition.is_blind or condition.kernel is None:
+            return prepare_blind_deblur(sample.degraded, **measuring, **sampling)
+        return prepare_deblur(sample.degraded, condition.kernel, **measuring, **sampling)
     # These two assume a picture without noise unless they are told otherwise.
     sigma = condition.sigma or 0.0
     if condition.task == "upscale":
@@ -297,9 +320,9 @@ def measure(
 def mean_scores(scores: Sequence[Scores]) -> Scores:
     """Return the mean of each figure over the pictures that have it."""
     means: dict[str, Any] = {}
-    for field in fields(Scores):
-        values = [value for s in scores if (value := asdict(s)[field.name]) is not None]
-        means[field.name] = sum(values) / len(values) if values else None
+    for figure in fields(Scores):
+        values = [value for s in scores if (value := asdict(s)[figure.name]) is not None]
+        means[figure.name] = sum(values) / len(values) if values else None
     return Scores(**means)
 
 
@@ -368,13 +391,15 @@ def unrestored(sample: Sample) -> dict[str, Callable[[], Tensor]]:
     if sample.condition.task == "upscale":
         height, width = sample.truth.shape[-2:]
         return {"bicubic": lambda: _resize(sample.degraded, width, height)}
-    return {"noisy" if sample.condition.task == "denoise" else "damaged": lambda: sample.degraded}
+    names = {"denoise": "noisy", "deblur": "blurred"}
+    return {names.get(sample.condition.task, "damaged"): lambda: sample.degraded}
 
 
 def baseline_methods(sample: Sample) -> dict[str, Callable[[], Tensor]]:
     """Return the methods that restore a sample without a network, by name.
 
-    The baselines of OpenCV work in 8 bits and are left out if OpenCV is not installed.
+    The baselines of OpenCV work in 8 bits and are left out if OpenCV is not installed. Those of deblur are told the
+    kernel, and need scikit-image (`restorer.evaluation.deblurring.check_filters`).
 
     Returns:
         Functions without arguments that return a picture, float (C, H, W) in [0, 1]. The first is that of
@@ -383,6 +408,10 @@ def baseline_methods(sample: Sample) -> dict[str, Callable[[], Tensor]]:
     degraded, condition = sample.degraded, sample.condition
     has_drawn_holes = condition.task == "inpaint" and condition.sigma is not None
     methods = {} if has_drawn_holes else unrestored(sample)
+    if condition.task == "deblur":
+        if condition.kernel is None:  # the filters must be told the blur
+            return methods
+        return methods | filters(degraded, sample.truth, condition.kernel)
     has_no_strength = condition.task == "denoise" and condition.sigma is None  # which non-local means must be told
     if condition.task == "upscale" or has_no_strength or not has_opencv():
         return methods

@@ -77,7 +77,7 @@ NO_SUCH_OPTION = {
 
 WHOLE = frozenset(["limit", "workers", "samples", "max_pixels", "quality", "steps", "seed", "width", "height", "grow"])
 WHOLE |= {"candidates"}
-REAL = frozenset(["detail", "strength", "gaussian", "defocus", "scale"])
+REAL = frozenset(["detail", "strength", "defocus", "scale"])
 FLAGS = frozenset(["overwrite", "skip_existing", "fail_fast", "in_place", "keep_times", "invert_mask"])
 FLAGS |= {"no_outliers", "no_noise", "no_jpeg", "no_blur"}
 PATHS = frozenset(["manifest", "mask", "kernel"])
@@ -186,7 +186,7 @@ def _value(name: str, value: Any) -> Any:
         return Path(os.fspath(value))
     if name in WHOLE:
         return whole_number(name, value)
-    if name in REAL or name == "sigma":
+    if name in REAL or name == "sigma" or (name == "gaussian" and not isinstance(value, str)):
         return real_number(name, value)
     if not isinstance(value, (str, os.PathLike)):
         raise UsageError(f"{name} must be a text, not {type(value).__name__}")

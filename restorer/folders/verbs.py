@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from restorer.errors import PictureError, UsageError
+from restorer.folders.blur_options import NOT_GIVEN, BlurOptions
 from restorer.folders.options import Options
 from restorer.folders.paths import Item, find_mask
 from restorer.folders.picture import Kept, Verb
@@ -35,8 +35,6 @@ OWN_TRANSPARENCY = "alpha"
 
 OWN_SCRATCHES = "scratches"
 """The mask that stands for the scratches that are found in the picture itself."""
-
-MAX_GAUSSIAN, MAX_DEFOCUS, MAX_MOTION = 20.0, 60.0, 200.0  # pixels
 
 
 def denoising(
@@ -98,7 +96,7 @@ def dejpegging(options: Options) -> Verb:
 def deblurring(
     options: Options,
     *,
-    gaussian: float | None = None,
+    gaussian: float | str | None = None,
     defocus: float | None = None,
     motion: str | None = None,
     kernel: Path | None = None,
@@ -106,38 +104,36 @@ def deblurring(
     strength: float = 1.0,
     jpeg: str = "auto",
 ) -> Verb:
-    """Return the verb `deblur`; see `denoising`.
+    """Return the verb `deblur`; see `denoising`. The blur is found in each picture if none is given.
 
     Raises:
-        UsageError: A value is out of range, or not exactly one blur is given.
+        UsageError: A value is out of range, or several blurs are given.
         PictureError: The file of the kernel does not exist.
     """
-    named = {"gaussian": gaussian, "defocus": defocus, "motion": motion, "kernel": kernel}
     check_denoising(sigma=options.sigma, noise=noise, strength=strength, jpeg=jpeg)
-    line = _check_kernel(gaussian, defocus, motion, kernel)
+    blur = BlurOptions.of(gaussian, defocus, motion, kernel)
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
         from restorer.images.files import visible_pixels
         from restorer.measurement.earlier_jpeg import find_jpeg
+        from restorer.tasks.blind_deblur import prepare_blind_deblur
         from restorer.tasks.deblur import prepare_deblur
 
-        job = prepare_deblur(
-            image,
-            _make_kernel(gaussian, defocus, line, kernel),
-            noise=noise,
-            strength=strength,
-            evidence=visible_pixels(picture),
-            jpeg=find_jpeg(image, picture.original) if jpeg == "auto" and options.sigma is None else None,
-            start=load_requested_start(options),
-            prior=prior,
-            **options.sampling,
-        )
-        return job, None
+        measuring: dict[str, Any] = {
+            "noise": noise,
+            "strength": strength,
+            "evidence": visible_pixels(picture),
+            "jpeg": find_jpeg(image, picture.original) if jpeg == "auto" and options.sigma is None else None,
+            "start": load_requested_start(options),
+        }
+        if blur is None:
+            return prepare_blind_deblur(image, prior=prior, **measuring, **options.sampling), None
+        return prepare_deblur(image, blur.make(), prior=prior, **measuring, **options.sampling), None
 
-    given = tuple((name, value if value is None or name != "kernel" else str(value)) for name, value in named.items())
+    given = NOT_GIVEN if blur is None else blur.recorded()
     measured = (("noise", noise), ("strength", strength), ("jpeg", jpeg))
     part = Geometry(region=options.region)
-    return Verb(f"deblurred{part.tag}", prepare, extra_options=(*given, *measured), geometry=part)
+    return Verb(f"deblurred{part.tag}", prepare, extra_options=(*given.items(), *measured), geometry=part)
 
 
 def inpainting(
@@ -277,51 +273,6 @@ def repairing(
     given = (("scale", None),) if size is None else size.options()
     own = (*given, *((f"no_{name}", is_left) for name, is_left in left_alone.items()))
     return Verb(f"restored{whole.tag}", prepare, extra_options=own, geometry=whole, is_planned=True)
-
-
-def _check_kernel(
-    gaussian: float | None, defocus: float | None, motion: str | None, kernel: Path | None
-) -> tuple[float, float] | None:
-    """Check the options that describe a blur, and return the length and the angle of a motion.
-
-    Raises:
-        UsageError: None of them is given, or several, or a value is out of range.
-        PictureError: The file of the kernel does not exist.
-    """
-    given = [value for value in (gaussian, defocus, motion, kernel) if value is not None]
-    if len(given) != 1:
-        message = "say how the picture is blurred" if not given else "only one blur can be undone at a time"
-        raise UsageError(message, "use one of --gaussian, --defocus, --motion and --kernel")
-    for name, value, most in (("gaussian", gaussian, MAX_GAUSSIAN), ("defocus", defocus, MAX_DEFOCUS)):
-        if value is not None and not 0 < value <= most:
-            raise UsageError(f"{name} must be above 0 and at most {most:g} pixels, not {value:g}")
-    if kernel is not None and not kernel.is_file():
-        raise PictureError(f"the kernel {kernel} does not exist", "check the path")
-    return None if motion is None else _parse_motion(motion)
-
-
-def _parse_motion(text: str) -> tuple[float, float]:
-    """Return the length and the angle that a text such as "13@30" gives."""
-    try:
-        length, angle = (float(part) for part in text.split("@"))
-    except ValueError as error:
-        hint = "13@30 is a line of 13 pixels at 30 degrees"
-        raise UsageError(f"a motion is a length and an angle with @ between them, not {text!r}", hint) from error
-    if not (0 < length <= MAX_MOTION and math.isfinite(angle)):
-        raise UsageError(f"the length of a motion must be above 0 and at most {MAX_MOTION:g} pixels, not {length:g}")
-    return length, angle
-
-
-def _make_kernel(gaussian: float | None, defocus: float | None, line: Any, kernel: Path | None) -> Tensor:
-    """Return the kernel that the options describe."""
-    from restorer.diffusion.degradations.kernels import defocus_kernel, gaussian_kernel, motion_kernel
-    from restorer.images.kernel_files import load_kernel
-
-    if kernel is not None:
-        return load_kernel(kernel)
-    if gaussian is not None:
-        return gaussian_kernel(gaussian)
-    return motion_kernel(*line) if line is not None else defocus_kernel(defocus or 0.0)
 
 
 VERBS: dict[str, Callable[..., Verb]] = {

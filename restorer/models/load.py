@@ -22,6 +22,7 @@ from restorer.models.foreign import explained
 from restorer.models.hub.download import OnBytes, fetch, sha256_of
 from restorer.models.hub.references import Snapshot, find_revision, model_files, parse_reference, weights_file
 from restorer.models.latent_pipelines import is_latent, load_latent
+from restorer.networks.blur_estimator import BlurEstimator
 from restorer.networks.fast.precision import faster_dtype
 from restorer.networks.noise_estimator import NoiseEstimator
 from restorer.networks.scratch_finder import ScratchFinder
@@ -39,6 +40,7 @@ __all__ = [
     "find_calibration",
     "first_expert_identity",
     "identity",
+    "load_blur_estimator",
     "load_noise_estimator",
     "load_prior",
     "load_scratch_finder",
@@ -350,6 +352,20 @@ def load_scratch_finder(device: torch.device | str = "cpu") -> ScratchFinder:
     weights = load_file(weights_folder("scratches") / "model.safetensors")
     finder.load_state_dict({name: weight.float() for name, weight in weights.items()})
     return finder.eval().requires_grad_(False).to(device)
+
+
+@cache
+def load_blur_estimator() -> BlurEstimator:
+    """Return the network that finds the blur of a picture (`restorer.networks.blur_estimator`), ready to use.
+
+    Raises:
+        ModelError: The installation lacks its weights.
+    """
+    weights = load_file(weights_folder("blur") / "model.safetensors")
+    members = 1 + max(int(name.split(".")[1]) for name in weights)
+    estimator = BlurEstimator(members)
+    estimator.load_state_dict({name: weight.float() for name, weight in weights.items()})
+    return estimator.eval()
 
 
 def find_model(

@@ -27,6 +27,7 @@ from restorer.machine.memory import (
     human_bytes,
     is_out_of_memory,
 )
+from restorer.measurement.blur import Blur
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.noise import Noise
 from restorer.measurement.outliers import Outliers
@@ -93,6 +94,7 @@ class Job:
         noise: What was found out about the noise; None if the task does not look for noise.
         jpeg: What is known of the JPEG file; None if the picture is not a JPEG, or the task does not look for it.
         outliers: The outliers that are filled; None if none were found, or if the task does not look for them.
+        blur: The blur that was found in the picture; None if none was, or if the task does not look for one.
         measure: Measures the picture with the prior, and returns the job that follows from what it finds; None if there
             is nothing left to measure.
         second_pass: Maps (restored picture, prior as it was used) to a job that continues from the result of this one;
@@ -131,6 +133,7 @@ class Job:
     noise: Noise | None = None
     jpeg: Jpeg | None = None
     outliers: Outliers | None = None
+    blur: Blur | None = None
     measure: Callable[[], Job] | None = None
     second_pass: Callable[[Tensor, Tiled], Job] | None = None
     second_pass_evaluations: int = 0

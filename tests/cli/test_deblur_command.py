@@ -8,12 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from stubs import Smooth
 
 from restorer.cli.app import run
+from restorer.diffusion.degradations.blur import Blur
+from restorer.diffusion.degradations.kernels import defocus_kernel
+from restorer.folders.provenance import parse_record
 from restorer.images.files import load
 from restorer.models import load as models_load
+
+IMAGES = Path(__file__).resolve().parents[1] / "images"
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -35,6 +41,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 GIVEN = {
     "gaussian": ("--gaussian", "1.2"),
+    "gaussian of two widths": ("--gaussian", "2x1.2@30"),
     "defocus": ("--defocus", "2.5"),
     "motion": ("--motion", "7@30"),
     "negative angle": ("--motion", "7@-45.5"),
@@ -80,7 +87,10 @@ def test_the_noise_is_measured_and_told(call: Call) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ((), 2, "say how the picture is blurred"),
+        (("--gaussian", "2x1"), 2, "gaussian must be a number, or two and an angle"),
+        (("--gaussian", "2x1x1@3"), 2, "gaussian must be a number, or two and an angle"),
+        (("--gaussian", "soft"), 2, "gaussian must be a number, or two and an angle"),
+        (("--gaussian", "2x0@3"), 2, "gaussian must be above 0"),
         (("--gaussian", 1, "--defocus", 2), 2, "only one blur"),
         (("--gaussian", 0), 2, "gaussian must be above 0"),
         (("--gaussian", "nan"), 2, "gaussian must be above 0"),
@@ -110,3 +120,37 @@ def test_what_is_refused(arguments: tuple[object, ...], code: int, message: str,
     assert (found, out) == (code, ""), err
     assert message in err and err.startswith("error: ") and "bug" not in err
     assert not Path("img_deblurred.png").exists()
+
+
+def write_blurred(name: str) -> None:
+    """Write a photograph of a lens out of focus."""
+    with Image.open(IMAGES / "gates.jpg") as image:
+        half = image.convert("RGB").resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    x = torch.from_numpy(np.asarray(half).copy()).permute(2, 0, 1)[:, :200, :240] / 255
+    y = Blur(defocus_kernel(3)).measure(x[None])[0]
+    y = (255 * y + 2 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))).round().clamp(0, 255)
+    Image.fromarray(y.byte().permute(1, 2, 0).numpy()).save(name)
+
+
+def test_a_blur_that_is_found_is_told_and_repeated(call: Call) -> None:
+    write_blurred("soft.png")
+    code, out, err = call("deblur", "soft.png", "--sigma", 2, "--json")
+    assert code == 0 and "blur: defocus of radius" in next(line for line in err.splitlines() if "soft.png" in line)
+    result = next(json.loads(line) for line in out.splitlines() if json.loads(line)["event"] == "result")
+    assert result["blur"]["kind"] == "defocus" and float(result["blur"]["value"]) == pytest.approx(3, rel=0.05)
+    record = parse_record(load(Path("soft_deblurred.png")).text["restorer"])
+    assert record is not None and record.found.startswith("blur: defocus of radius")
+    assert record.options["defocus"] == result["blur"]["value"] and record.options["gaussian"] is None
+    Path("soft_deblurred.png").rename("first.png")
+    assert call(*record.arguments())[0] == 0
+    assert (load(Path("first.png")).pixels == load(Path("soft_deblurred.png")).pixels).all()
+
+
+def test_a_picture_without_a_blur_is_copied(call: Call) -> None:
+    code, out, err = call("deblur", "img.png", "--json")
+    assert code == 0 and "the picture is copied" in err and "sigma" not in err
+    result = next(json.loads(line) for line in out.splitlines() if json.loads(line)["event"] == "result")
+    assert result["blur"] is None and result["steps"] == 0
+    assert (load(Path("img_deblurred.png")).pixels == load(Path("img.png")).pixels).all()
+    record = parse_record(load(Path("img_deblurred.png")).text["restorer"])
+    assert record is not None and call(*record.arguments(), "-o", "again.png")[0] == 0

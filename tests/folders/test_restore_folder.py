@@ -169,6 +169,7 @@ def test_an_error_in_the_callback_ends_the_run() -> None:
     [
         ("dejpeg", {}),
         ("deblur", {"gaussian": 1.2, "sigma": 2}),
+        ("deblur", {"gaussian": "2x1.2@30", "sigma": 2}),
         ("inpaint", {"mask": "m.png", "grow": 1}),
         ("upscale", {"scale": 2, "jpeg": "off"}),
         ("denoise", {"region": (1, 2, 6, 5), "format": "tiff", "exclude": "01*", "tile": 64, "detail": 0}),
@@ -248,7 +249,9 @@ def test_paths_of_every_kind() -> None:
         ("denoise", {"uncertainty": True}, "uncertainty must be a text"),
         ("denoise", {"on_event": 3}, "on_event must be a function"),
         ("denoise", {"shard": "4/3"}, "there is no shard 4 of 3"),
-        ("deblur", {}, "say how the picture is blurred"),
+        ("deblur", {"gaussian": 1, "defocus": 2}, "only one blur"),
+        ("deblur", {"gaussian": "soft"}, "gaussian must be a number, or two and an angle"),
+        ("deblur", {"gaussian": [1]}, "gaussian must be a number"),
     ],
 )
 def test_what_is_refused_is_refused_at_once(task: str, options: dict[str, Any], message: str) -> None:

@@ -65,11 +65,11 @@ DEBLUR_ONLY = ("gaussian", "defocus", "motion", "kernel", "noise", "strength", "
 def _deblur(
     inputs: Inputs,
     gaussian: Annotated[
-        float | None,
+        str | None,
         typer.Option(
             "--gaussian",
             metavar="S",
-            help="Gaussian blur of this standard deviation in pixels",
+            help="Gaussian blur of this standard deviation in pixels, or SxT@A: S along the angle A, T across it",
             show_default=False,
             rich_help_panel=KERNEL,
         ),
@@ -169,11 +169,13 @@ def _deblur(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Undo a blur that is known. Borders, noise, JPEG compression and clipped highlights are taken as they are.
+    """Undo a blur: one that you describe, or else the one that is found in the picture. A sharp picture is copied.
+
+    Borders, noise, JPEG compression and clipped highlights are taken as they are.
 
     Each result is written beside its input as INPUT_deblurred.
 
-    restore deblur img.jpg --gaussian 1.6  ·  restore deblur img.png --motion 13@30
+    restore deblur img.jpg  ·  restore deblur img.jpg --gaussian 1.6  ·  restore deblur img.png --motion 13@30
     """
     values = locals()
     own = {name: values.pop(name) for name in DEBLUR_ONLY}

@@ -6,6 +6,7 @@ Either clean pictures are degraded in a known way, or degraded pictures are give
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -20,6 +21,8 @@ from restorer.cli.commands.trials import (
     degrade_trial,
     list_pairs,
     list_trials,
+    parse_blur_noise,
+    parse_blurs,
     parse_pair_values,
     parse_values,
     read_pair,
@@ -40,7 +43,7 @@ from restorer.cli.options import (
     parse,
 )
 from restorer.cli.terminal.forecast import DEFAULT_STEPS, Forecast, Workload
-from restorer.cli.terminal.multi_values import MultiValueCommand, is_number
+from restorer.cli.terminal.multi_values import MultiValueCommand, is_gaussian, is_motion, is_number
 from restorer.cli.terminal.reporter import Reporter, Timing
 from restorer.cli.terminal.score_table import (
     PERCEPTION_CAPTION,
@@ -128,7 +131,7 @@ def _evaluate_all(request: Request, reporter: Reporter) -> int:
     if request.perception:
         check_extra()
     prior = obtain_prior(request.options, reporter)
-    if request.baselines and request.task != "upscale" and not has_opencv():
+    if request.baselines and request.task in ("denoise", "inpaint") and not has_opencv():
         reporter.warn("OpenCV is not installed, so its baselines are left out (pip install opencv-python-headless)")
     done, total = 0, sum(len(conditions) for _, _, conditions in trials)
     on_timed = Forecast(reporter).start("evaluate", _workload(request, prior, len(trials)))
@@ -154,7 +157,7 @@ def _evaluate_all(request: Request, reporter: Reporter) -> int:
                 arguments = {
                     "baselines": request.baselines,
                     "before": request.has_pairs,
-                    "eight_bit": request.eight_bit or request.has_pairs,
+                    "eight_bit": request.eight_bit or request.has_pairs or request.task == "deblur",
                     "perception": request.perception,
                     **request.sampling,
                 }
@@ -209,6 +212,9 @@ def _title_and_caption(request: Request, prior: UNetPrior | Tiled, details: set[
         if request.eight_bit
         else "The noise is neither clipped nor rounded.",
         "upscale": "Y is the BT.601 luma without a border as wide as the scale.",
+        "deblur": f"The blurred pictures have noise of {request.sigma:g} levels and 8 bits; the filters know the blur."
+        if not request.has_pairs
+        else "Results are rounded to 8 bits.",
         "inpaint": 'The column "holes" is the PSNR inside the holes.',
     }[request.task]
     caption = f"PSNR in dB and SSIM (Gaussian window of 11x11) over RGB, averaged over the pictures. {remark}"
@@ -254,6 +260,9 @@ class _Command(MultiValueCommand):
         "--sigma": is_number,
         "--scale": is_number,
         "--mask-kind": lambda text: set(text.split(",")) <= set(MASK_KINDS),
+        "--gaussian": is_gaussian,
+        "--defocus": is_number,
+        "--motion": is_motion,
     }
 
 
@@ -266,11 +275,13 @@ def _evaluate(
         ),
     ],
     task: Annotated[
-        str, _value_option("--task", "NAME", "Task to evaluate: denoise (the default), upscale or inpaint")
+        str, _value_option("--task", "NAME", "Task to evaluate: denoise (the default), upscale, inpaint or deblur")
     ] = "denoise",
     sigma: Annotated[
         list[str] | None,
-        _value_option("--sigma", "S...", "For denoise: one or more noise levels from 0 to 255 (default 25)"),
+        _value_option(
+            "--sigma", "S...", "For denoise: one or more noise levels from 0 to 255 (default 25); for deblur one (2.55)"
+        ),
     ] = None,
     scale: Annotated[
         list[str] | None,
@@ -290,6 +301,23 @@ def _evaluate(
             "--mask", "DIR", "For inpaint: folder of masks named {stem}_{kind}.png, to use instead of drawing masks"
         ),
     ] = None,
+    gaussian: Annotated[
+        list[str] | None,
+        _value_option("--gaussian", "S...", "For deblur: one or more Gaussian blurs, as `restore deblur` takes them"),
+    ] = None,
+    defocus: Annotated[
+        list[str] | None, _value_option("--defocus", "R...", "For deblur: one or more disks of these radii in pixels")
+    ] = None,
+    motion: Annotated[
+        list[str] | None, _value_option("--motion", "L@A...", "For deblur: one or more lines, length and angle")
+    ] = None,
+    kernel: Annotated[
+        list[Path] | None,
+        _value_option("--kernel", "FILE", "For deblur: a kernel of your own; may be repeated"),
+    ] = None,
+    blind: Annotated[
+        bool, _flag_option("--blind", "For deblur: let the program find the blur instead of telling it")
+    ] = False,
     eight_bit: Annotated[
         bool, _flag_option("--eight-bit", "Clip and round noisy pictures and results to 8 bits, as files do")
     ] = False,
@@ -396,24 +424,39 @@ def _evaluate(
         quiet=quiet,
         verbose=verbose,
     )
+    blurs, noise = parse_blurs(task, gaussian, defocus, motion, kernel, blind=blind), 0.0
     suffixes = pair or None  # Typer passes an empty tuple where the option is not given
+    values: tuple[Any, ...]
     if truth is not None or suffixes is not None:
         values = parse_pair_values(task, truth, suffixes, sigma, mask, [*(scale or []), *(mask_kind or [])])
+        if blurs or blind:
+            message = "--truth and --pair take pictures as they are, and deblur finds how they are blurred"
+            raise UsageError(message, "leave out the options that blur pictures")
+    elif task == "deblur":
+        noise, values = parse_blur_noise(sigma), blurs
+        if not blurs:
+            raise UsageError(
+                "say how the pictures are to be blurred", "use --gaussian, --defocus, --motion or --kernel"
+            )
+        if scale or mask_kind or mask:
+            raise UsageError("--scale, --mask-kind and --mask do not apply to deblur", "leave them out")
     else:
         values = parse_values(task, {"sigma": sigma, "scale": scale, "kind": mask_kind}, mask)
     if task == "denoise":
         check_denoising(steps=steps, detail=detail)
-    restoring = (baselines, perception, csv, sheet, sigma, scale, mask_kind, mask, truth, suffixes)
+    restoring = (baselines, perception, csv, sheet, sigma, scale, mask_kind, mask, truth, suffixes, blurs, blind)
     if bits_per_dim and any(restoring):
         raise UsageError(
             "--bits-per-dim restores no pictures, so it cannot be combined with options for restoring them",
             "leave out --sigma, --scale, --mask-kind, --mask, --truth, --pair, --baselines, --perception, --csv and "
             "--sheet",
         )
-    if calibrate is not None and (bits_per_dim or baselines or csv or sheet or sigma or scale or mask_kind or truth):
+    if calibrate is not None and (
+        bits_per_dim or baselines or csv or sheet or sigma or scale or mask_kind or truth or blurs
+    ):
         raise UsageError(
             "--calibrate degrades pictures in ways of its own, so it cannot be combined with options for that",
-            "leave out --sigma, --scale, --mask-kind, --truth, --baselines, --csv, --sheet and --bits-per-dim",
+            "leave out --sigma, --scale, --mask-kind, blurs, --truth, --baselines, --csv, --sheet and --bits-per-dim",
         )
     for target in (csv, sheet, calibrate):
         _check_target(target, overwrite=overwrite)
@@ -423,9 +466,14 @@ def _evaluate(
     elif bits_per_dim:
         code = measure_bound(options, folder, limit, timesteps, reporter)
     else:
+        if baselines and blurs:
+            from restorer.evaluation.deblurring import check_filters
+
+            check_filters()
         request = Request(
             options, folder, task, values, mask, eight_bit, baselines, limit, csv, sheet, truth, suffixes, perception
         )
+        request = replace(request, sigma=noise, blind=blind)
         code = _evaluate_all(request, reporter)
     if code:
         raise typer.Exit(code)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from restorer.cli.commands.measuring import Tally
 from restorer.cli.terminal.multi_values import split_values
 from restorer.errors import PictureError, UsageError
+from restorer.folders.blur_options import BlurOptions
 from restorer.folders.options import Options
 from restorer.folders.paths import Item, find_mask
 from restorer.images.find import collect
@@ -25,14 +26,22 @@ __all__ = [
     "degrade_trial",
     "list_pairs",
     "list_trials",
+    "parse_blur_noise",
+    "parse_blurs",
     "parse_pair_values",
     "parse_values",
     "read_pair",
 ]
 
 MASK_KINDS = ("random", "box", "text", "scratch")
-PARAMETER = {"denoise": "sigma", "upscale": "scale", "inpaint": "kind"}  # the field of `Condition` that a task varies
-OPTION = {"sigma": "--sigma", "scale": "--scale", "kind": "--mask-kind"}
+PARAMETER = {
+    "denoise": "sigma",
+    "upscale": "scale",
+    "inpaint": "kind",
+    "deblur": "blur",
+}  # the field of `Condition` that a task varies
+OPTION = {"sigma": "--sigma", "scale": "--scale", "kind": "--mask-kind", "blur": "--gaussian"}
+DEBLUR_SIGMA = 2.55  # noise of the pictures that are blurred here: a hundredth of the range
 DEFAULT: dict[str, tuple[Any, ...]] = {"denoise": (25.0,), "upscale": (4,), "inpaint": ("random",)}
 
 
@@ -43,8 +52,8 @@ class Request:
     Args:
         options: Options that `evaluate` shares with the restoring verbs.
         folder: Folder of clean pictures; with `truth` or `suffixes`, of degraded ones.
-        task: "denoise", "upscale" or "inpaint".
-        values: Sigmas, scales or kinds of masks, by the task.
+        task: "denoise", "upscale", "inpaint" or "deblur".
+        values: Sigmas, scales, kinds of masks or blurs, by the task; for pairs, the sigma that the restorer is told.
         mask: Folder of masks for inpainting; None to draw them.
         eight_bit: Whether noisy pictures and results are clipped and rounded to 8 bits.
         baselines: Whether methods without a network are measured too.
@@ -54,6 +63,8 @@ class Request:
         truth: Folder of the truths of the degraded pictures, if any.
         suffixes: Ends of the names of degraded pictures and of their truths in one folder, if any.
         perception: Whether what people see is measured too.
+        sigma: For deblur, the noise of the pictures that are blurred here.
+        blind: For deblur, whether the restorer has to find the blur.
     """
 
     options: Options
@@ -69,6 +80,8 @@ class Request:
     truth: Path | None = None
     suffixes: tuple[str, str] | None = None
     perception: bool = False
+    sigma: float = DEBLUR_SIGMA
+    blind: bool = False
 
     @property
     def has_pairs(self) -> bool:
@@ -112,6 +125,70 @@ def parse_values(task: str, texts: dict[str, list[str] | None], mask: Path | Non
     for number in numbers:
         check(sigma=number) if task == "denoise" else check(scale=int(number))
     return tuple(numbers) or DEFAULT[task]
+
+
+def parse_blurs(
+    task: str,
+    gaussian: list[str] | None,
+    defocus: list[str] | None,
+    motion: list[str] | None,
+    kernel: list[Path] | None,
+    *,
+    blind: bool,
+) -> tuple[BlurOptions, ...]:
+    """Return the blurs that pictures are to be blurred by, checked.
+
+    Args:
+        task: Name of the task.
+        gaussian: Values of --gaussian.
+        defocus: Values of --defocus.
+        motion: Values of --motion.
+        kernel: Values of --kernel.
+        blind: Whether --blind was given.
+
+    Raises:
+        UsageError: A value is out of range, a blur is given for another task, or none for deblur.
+        PictureError: The file of a kernel does not exist.
+    """
+    texts = {"gaussian": split_values(gaussian), "defocus": split_values(defocus), "motion": split_values(motion)}
+    named = [(name, value) for name, values in texts.items() for value in values]
+    if task != "deblur":
+        if named or kernel or blind:
+            option = "--blind" if blind else f"--{named[0][0] if named else 'kernel'}"
+            raise UsageError(f"{option} does not apply to {task}", "add --task deblur")
+        return ()
+    blurs = [_blur_of(name, value) for name, value in named]
+    blurs += [BlurOptions.of(None, None, None, path) for path in kernel or ()]
+    return tuple(blur for blur in blurs if blur is not None)
+
+
+def _blur_of(name: str, value: str) -> BlurOptions | None:
+    """Return the blur of one option; see `parse_blurs`."""
+    if name == "gaussian":
+        return BlurOptions.of(value, None, None, None)
+    if name == "motion":
+        return BlurOptions.of(None, None, value, None)
+    try:
+        return BlurOptions.of(None, float(value), None, None)
+    except ValueError:
+        raise UsageError(f"--defocus takes numbers, not {value!r}") from None
+
+
+def parse_blur_noise(values: list[str] | None) -> float:
+    """Return the noise of pictures that are blurred here, on the 0..255 scale.
+
+    Raises:
+        UsageError: There are several values, or one that is not possible.
+    """
+    texts = split_values(values)
+    if len(texts) > 1:
+        raise UsageError("deblur takes one noise level", "give --sigma one value")
+    try:
+        sigma = float(texts[0]) if texts else DEBLUR_SIGMA
+    except ValueError:
+        raise UsageError(f"--sigma takes a number, not {texts[0]!r}") from None
+    check(sigma=sigma)
+    return sigma
 
 
 def parse_pair_values(
@@ -179,7 +256,12 @@ def list_trials(request: Request) -> list[Trial]:
     trials: list[Trial] = []
     for path, root in pictures:
         conditions: list[tuple[Condition, Path | None]]
-        if request.mask is None:
+        if request.task == "deblur":
+            conditions = [
+                (Condition("deblur", request.sigma, kind=str(blur), kernel=blur.make(), is_blind=request.blind), None)
+                for blur in request.values
+            ]
+        elif request.mask is None:
             conditions = [
                 (Condition(request.task, **{PARAMETER[request.task]: value}), None) for value in request.values
             ]

@@ -136,10 +136,12 @@ class Listener:
         model = options.model
         if job.starter is not None:
             model = job.starter.name if job.plan is None else f"{model} from {job.starter.name}"
-        is_unmeasured = job.latent is not None or (job.plan is None and job.starter is not None)
+        is_sharp = options.command == "deblur" and job.noise is None and job.is_copy
+        is_unmeasured = job.latent is not None or (job.plan is None and job.starter is not None) or is_sharp
         noise = "" if is_unmeasured else f"{strength} · detail {detail} · "
         if job.repairs is not None:
             noise = describe_repairs(job.repairs) + (f" · detail {detail} · " if job.repairs else " · ")
+        noise = noise if job.blur is None else f"{job.blur.describe()} · {noise}"
         reporter.say(
             f"{options.command} {prepared.item.source.name} · {model} · {device} · {settings['precision']} · "
             f"{steps} · {tiles} · {noise}seed {options.seed}"

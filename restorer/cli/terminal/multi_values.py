@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from restorer.cli.terminal.help import Command
 
-__all__ = ["MultiValueCommand", "is_number", "repeat_option_names", "split_values"]
+__all__ = ["MultiValueCommand", "is_gaussian", "is_motion", "is_number", "repeat_option_names", "split_values"]
 
 
 def is_number(text: str) -> bool:
@@ -17,6 +17,16 @@ def is_number(text: str) -> bool:
         return all(math.isfinite(float(part)) for part in text.split(","))
     except ValueError:
         return False
+
+
+def is_gaussian(text: str) -> bool:
+    """Return whether an argument is a Gaussian blur as `--gaussian` takes it, or several with commas between them."""
+    return all(is_number(part.replace("x", ",").replace("@", ",")) for part in text.split(","))
+
+
+def is_motion(text: str) -> bool:
+    """Return whether an argument is a motion as `--motion` takes it, or several with commas between them."""
+    return all("@" in part and is_number(part.replace("@", ",")) for part in text.split(","))
 
 
 def repeat_option_names(arguments: Sequence[str], options: Mapping[str, Callable[[str], bool]]) -> list[str]:

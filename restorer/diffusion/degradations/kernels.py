@@ -1,6 +1,6 @@
 r"""Kernels of the blurs that have a name: a Gaussian, a lens out of focus, and a camera that moved.
 
-    Gaussian    exp(-r^2 / 2 sigma^2)
+    Gaussian    exp(-r^2 / 2 sigma^2), or exp(-u^2 / 2 s^2 - v^2 / 2 t^2) along and across an angle
     defocus     a disk: 1 for r <= radius
     motion      a line of a length at an angle, one pixel wide
 
@@ -23,15 +23,26 @@ PARTS = 16  # of a pixel's side, over which its area is integrated
 REACH = 4  # standard deviations of a Gaussian
 
 
-def gaussian_kernel(sigma: float) -> Tensor:
+def gaussian_kernel(sigma: float, across: float | None = None, angle: float = 0.0) -> Tensor:
     """Return the kernel of a Gaussian blur.
 
     Args:
-        sigma: Standard deviation in pixels, above 0.
+        sigma: Standard deviation in pixels, above 0: along the angle, if there is another one across it.
+        across: Standard deviation across the angle, above 0; None for that along it, which leaves no angle.
+        angle: The angle in degrees, anticlockwise from the horizontal.
     """
-    reach = max(1, math.ceil(REACH * sigma))
-    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-    kernel = taps[:, None] * taps
+    if across is None:
+        reach = max(1, math.ceil(REACH * sigma))
+        taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+        kernel = taps[:, None] * taps
+        return kernel / kernel.sum()
+    sine, cosine = math.sin(math.radians(angle)), math.cos(math.radians(angle))
+    down, wide = (
+        max(1, math.ceil(REACH * math.hypot(sigma * a, across * b))) for a, b in ((sine, cosine), (cosine, sine))
+    )
+    y, x = torch.meshgrid(torch.arange(-down, down + 1), torch.arange(-wide, wide + 1), indexing="ij")
+    u, v = x * cosine - y * sine, x * sine + y * cosine  # y grows downwards
+    kernel = torch.exp(-0.5 * ((u / sigma).square() + (v / across).square()))
     return kernel / kernel.sum()
 
 
