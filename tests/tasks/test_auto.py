@@ -324,7 +324,7 @@ def test_a_step_with_passes_of_its_own_is_one_of_the_chain(monkeypatch: pytest.M
     before, seen = len(prior.calls), list[Evaluation]()
     assert job.run(seen.append).image.shape == (3, 256, 256)
     assert [step.index for step in seen] == list(range(1, job.evaluations + 1))
-    assert len(prior.calls) - before == job.evaluations > 40
+    assert len(prior.calls) - before >= job.evaluations > 40
 
 
 def test_a_step_before_the_others_changes_what_they_get(monkeypatch: pytest.MonkeyPatch) -> None:
