@@ -228,7 +228,7 @@ def _motion(fit: SpectrumFit, found: BlurEstimate) -> tuple[Blur, float]:
     offsets = torch.arange(-NEIGHBOURS, NEIGHBOURS + 1)
     weights = found.directions[0][(best + offsets) % ANGLES]
     angle = 180 / ANGLES * (best + float((weights * offsets).sum() / weights.sum()))
-    for stretch, turn, count in ((0.08, 3.0, 4), (0.025, 1.0, 3)):
+    for stretch, turn, count in ((0.08, 3.0, 6), (0.025, 1.0, 3)):
         length, _ = fit.best(lambda value: motion_kernel(value, angle), _around(length, stretch, count))  # noqa: B023
         angle, line = fit.best(
             lambda value: motion_kernel(length, value),  # noqa: B023

@@ -152,5 +152,3 @@ def test_a_picture_without_a_blur_is_copied(call: Call) -> None:
     result = next(json.loads(line) for line in out.splitlines() if json.loads(line)["event"] == "result")
     assert result["blur"] is None and result["steps"] == 0
     assert (load(Path("img_deblurred.png")).pixels == load(Path("img.png")).pixels).all()
-    record = parse_record(load(Path("img_deblurred.png")).text["restorer"])
-    assert record is not None and call(*record.arguments(), "-o", "again.png")[0] == 0
