@@ -570,6 +570,7 @@ def auto(
     picture: Any,
     scale: float | None = None,
     *,
+    no_scratches: bool = False,
     no_outliers: bool = False,
     no_noise: bool = False,
     no_jpeg: bool = False,
@@ -581,17 +582,19 @@ def auto(
     on_found: Callable[[tuple[Repair, ...]], None] | None = None,
     on_step: OnStep = None,
 ) -> Any:
-    """Repair what is surely wrong with a picture: noise, JPEG compression and, if a scale is given, its size.
+    """Repair what is surely wrong with a picture: scratches, noise, compression, blur and, with a scale, its size.
 
     The picture is measured once, and nothing is rounded between the repairs.
 
     Args:
         picture: As in `denoise`.
         scale: Factor by which the picture is enlarged, too, as in `upscale`; None keeps its size.
+        no_scratches: Whether scratches, dust, hairs and creases are left.
         no_outliers: Whether outliers, such as hot pixels, are left.
         no_noise: Whether noise is left.
         no_jpeg: Whether JPEG compression is left.
-        no_blur: Whether a picture that is softer than shrinking makes pictures is enlarged as it is.
+        no_blur: Whether a blur is left, and a picture that is softer than shrinking makes pictures is enlarged as it
+            is.
         detail: As in `denoise`, for the last repair. Those before it are as faithful as possible. None selects the
             default of the last repair.
         seed: As in `denoise`.
@@ -614,7 +617,13 @@ def auto(
     size, part = None if scale is None else Enlargement.of(scale), _region(region)
     options = _sampling(None, detail, "auto", seed, None, prior)
     chosen = {name: options[name] for name in ("detail", "seed", "prior")}
-    leave = {"outliers": no_outliers, "noise": no_noise, "jpeg": no_jpeg, "blur": no_blur}
+    leave = {
+        "scratches": no_scratches,
+        "outliers": no_outliers,
+        "noise": no_noise,
+        "jpeg": no_jpeg,
+        "blur": no_blur,
+    }
     without = [name for name, is_left in leave.items() if is_left]
 
     def prepare(given: Given, index: int) -> tuple[Job, None]:
@@ -624,7 +633,7 @@ def auto(
             scale=size,
             without=without,
             evidence=given.visible,
-            jpeg=None if no_jpeg else find_jpeg(given.image, given.file),
+            jpeg=find_jpeg(given.image, given.file),  # known, so that it is allowed for, even if it is left
             alpha=None if size is None or given.source is None else alpha_tensor(given.source),
             region=part,
             **chosen,

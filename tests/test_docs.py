@@ -293,7 +293,7 @@ def test_repairs_have_the_fields_that_are_written_down(printed: Callable[..., li
     (plan, _), (done, _) = printed(*command, "--dry-run"), printed(*command)
     assert set(done) == ALWAYS | documented(JSON, "`result`") | documented(JSON, "`result` with status `ok`") - {
         "recipe"
-    } | {"repairs", "enlarger"}
+    } | {"repairs", "enlarger", "blur"}
     assert set(plan) == ALWAYS | documented(JSON, "`plan`") | {"repairs"}
     assert set(plan["repairs"][0]) == set(done["repairs"][0]) == documented(JSON, "Repairs of a result")
 

@@ -281,7 +281,7 @@ def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, An
         **({"outliers": job.outliers and job.outliers.to_dict()} if options.command in ("denoise", "auto") else {}),
         **({"jpeg": job.jpeg and job.jpeg.to_dict()} if options.command != "inpaint" else {}),
         **({} if job.repairs is None else {"repairs": [repair.to_dict() for repair in job.repairs]}),
-        **({"blur": job.blur and job.blur.to_dict()} if options.command == "deblur" else {}),
+        **({"blur": job.blur and job.blur.to_dict()} if options.command in ("deblur", "auto") else {}),
         **({} if options.start is None else {"start": start}),
         **({"enlarger": enlarger} if options.command in ("upscale", "auto") else {}),
         "region": None if options.region is None else list(options.region),
@@ -329,7 +329,8 @@ def build_record(
     if job.starter is not None and job.plan is None:  # a network by itself, for which nothing is measured
         for name in ("sigma", "detail", "noise", "strength", "outliers", "jpeg", "method", "seed"):
             used.pop(name, None)
-    if job.blur is not None and (found := job.blur.option) is not None:  # the command repeats what was found
+    if options.command == "deblur" and job.blur is not None and (found := job.blur.option) is not None:
+        # The command repeats what was found.
         used[found[0]] = found[1]
     if options.start is not None:
         used["start"] = options.start

@@ -14,7 +14,8 @@ from typing import Any
 
 __all__ = ["Record", "parse_record"]
 
-FLAGS = frozenset({"invert_mask", "no_outliers", "no_noise", "no_jpeg", "no_blur"})  # options that take no value
+FLAGS = frozenset({"invert_mask"})  # options that take no value
+FLAGS |= {"no_scratches", "no_outliers", "no_noise", "no_jpeg", "no_blur"}
 
 
 @dataclass(frozen=True)

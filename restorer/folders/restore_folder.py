@@ -79,7 +79,7 @@ WHOLE = frozenset(["limit", "workers", "samples", "max_pixels", "quality", "step
 WHOLE |= {"candidates"}
 REAL = frozenset(["detail", "strength", "defocus", "scale"])
 FLAGS = frozenset(["overwrite", "skip_existing", "fail_fast", "in_place", "keep_times", "invert_mask"])
-FLAGS |= {"no_outliers", "no_noise", "no_jpeg", "no_blur"}
+FLAGS |= {"no_scratches", "no_outliers", "no_noise", "no_jpeg", "no_blur"}
 PATHS = frozenset(["manifest", "mask", "kernel"])
 
 

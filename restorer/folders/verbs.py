@@ -235,6 +235,7 @@ def repairing(
     options: Options,
     *,
     scale: float | None = None,
+    no_scratches: bool = False,
     no_outliers: bool = False,
     no_noise: bool = False,
     no_jpeg: bool = False,
@@ -247,7 +248,13 @@ def repairing(
     """
     if options.in_place and scale is not None:
         raise UsageError("--in-place and --scale cannot be combined", "name a folder with -o")
-    left_alone = {"outliers": no_outliers, "noise": no_noise, "jpeg": no_jpeg, "blur": no_blur}
+    left_alone = {
+        "scratches": no_scratches,
+        "outliers": no_outliers,
+        "noise": no_noise,
+        "jpeg": no_jpeg,
+        "blur": no_blur,
+    }
     size = None if scale is None else Enlargement.of(scale)
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
@@ -260,7 +267,7 @@ def repairing(
             scale=size,
             without=[name for name, is_left in left_alone.items() if is_left],
             evidence=visible_pixels(picture),
-            jpeg=None if no_jpeg else find_jpeg(image, picture.original),
+            jpeg=find_jpeg(image, picture.original),  # known, so that it is allowed for, even if it is left
             alpha=None if size is None else alpha_tensor(picture),
             detail=options.detail,
             seed=options.seed,

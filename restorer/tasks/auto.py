@@ -1,15 +1,17 @@
 """Several repairs in one pass: what is sure of a picture is repaired in the right order, and the rest is left.
 
-The steps of STEPS look at the picture as it is, in the order in which the repairs are done. Each says what it has found
-and how sure that is. What is sure becomes a pass (`restorer.tasks.passes`); what is not is left alone, and a note says
-so. If nothing is found, the picture is copied.
+The steps of STEPS look at the picture as it is. Each says what it has found and how sure that is. What is sure becomes
+a pass (`restorer.tasks.passes`); what is not is left alone, and a note says so. If nothing is found, the picture is
+copied.
 
 The order is that of the camera and of the file, backwards: the file was compressed last and the sensor made the noise,
-so both are removed first, and are looked for together, because they hide each other; a small picture is enlarged at the
-end, when nothing is left in it that would be enlarged with it.
+so both are removed first, and are looked for together, because they hide each other. Then scratches are filled, which
+were in the scene or on the print, and a blur, which the lens has made, is undone; a small picture is enlarged at the
+end, when nothing is left in it that would be enlarged with it. Scratches are looked for before all else, because they
+say nothing about the noise and the blur. They are filled before a deblurring that allows for white noise itself.
 
 Only the last repair draws texture. Those before it return their most faithful picture, because texture that one of them
-has drawn would be data to the next.
+has drawn would be data to the next. Scratches are an exception: their filling continues the texture around them.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
-from itertools import zip_longest
 
 from torch import Tensor
 
@@ -32,7 +33,9 @@ from restorer.tasks.common import as_colour, check_picture, select_prior, withou
 from restorer.tasks.enlarge import EnlargeOptions, Found, enlarge, evaluations_of, margin_of, shrinker, state_of
 from restorer.tasks.enlarging_plan import course_of
 from restorer.tasks.finding import Finding, Left, Seen, Step
+from restorer.tasks.finding_blur import find_blur_step
 from restorer.tasks.finding_noise import find_noise
+from restorer.tasks.finding_scratches import find_scratches_step
 from restorer.tasks.job import Job
 from restorer.tasks.passes import Pass, chained
 from restorer.tasks.region import Place
@@ -78,7 +81,7 @@ def prepare_auto(
 
     Raises:
         UsageError: A value is out of range, the tensor is not a picture, or the region lies outside of it.
-        ModelError: The prior works on latents.
+        ModelError: The prior works on latents, or the installation lacks the weights of a network that measures.
     """
     check_picture(image)
     check(detail=detail, seed=seed)
@@ -113,23 +116,24 @@ def _large(size: Enlargement, place: Place) -> tuple[int, int]:
 
 def _measured(seen: Seen, copy: Job, region: Region | None, alpha: Tensor | None) -> Job:
     """Measure the picture, and return the job that follows from what is found."""
-    repairs, sure, told = list[Repair](), list[Finding](), list[Finding]()
+    repairs, told = list[tuple[Repair, Finding]](), list[Finding]()
     for step in STEPS:
-        finding = step.find(replace(seen, found=tuple(sure)))
+        finding = step.find(replace(seen, found=tuple(sure for _, sure in repairs)))
         if finding is None:
             continue
         told.append(finding)
         if finding.prepare is None:
             continue
-        if finding.takes_noise and sure and sure[-1].white:
-            repairs[-1] = replace(repairs[-1], action=finding.action)
-        sure.append(finding)
-        repairs.append(Repair(step.name, finding.found, finding.action))
+        if finding.takes_noise and repairs and repairs[-1][1].white:
+            noise = repairs[-1]
+            repairs[-1] = replace(noise[0], action=finding.action), noise[1]
+        repairs.append((Repair(step.name, finding.found, finding.action), finding))
         if finding.hides is not None:
             seen = replace(seen, evidence=~finding.hides if seen.evidence is None else seen.evidence & ~finding.hides)
     notes = [finding.note for finding in told if finding.note]
-    if sure:
-        job = chained(_passes(sure, seen.detail), seen.image, seen.prior, region)
+    repairs = _in_order(repairs)
+    if repairs:
+        job = chained(_passes([sure for _, sure in repairs], seen.detail), seen.image, seen.prior, region)
     else:
         job = replace(copy, second_pass_size=None)
         notes.append(NOTHING_FOUND)
@@ -141,22 +145,39 @@ def _measured(seen: Seen, copy: Job, region: Region | None, alpha: Tensor | None
         noise=next((finding.noise for finding in told if finding.noise is not None), None),
         jpeg=next((finding.jpeg for finding in told if finding.jpeg is not None), None),
         outliers=next((finding.outliers for finding in told if finding.outliers is not None), None),
-        repairs=tuple(repairs),
+        blur=next((finding.blur for finding in told if finding.blur is not None), None),
+        repairs=tuple(repair for repair, _ in repairs),
         notes=(*job.notes, *notes),
     )
     return job if alpha is None or seen.scale is None else _with_alpha(job, alpha, seen, region)
 
 
+def _in_order(repairs: list[tuple[Repair, Finding]]) -> list[tuple[Repair, Finding]]:
+    """Return the repairs in the order in which they are done: one that waits follows the next, unless that is taken."""
+    ordered = list(repairs)
+    for place, (_, finding) in enumerate(repairs[:-1]):
+        following = repairs[place + 1][1]
+        if finding.waits and following.noise is not None and not _is_taken(following, repairs[place + 2 :]):
+            ordered[place : place + 2] = repairs[place + 1], repairs[place]
+    return ordered
+
+
+def _is_taken(finding: Finding, rest: list[tuple[Repair, Finding]]) -> bool:
+    """Return whether the noise of a finding is left to the repair after it."""
+    return bool(rest) and rest[0][1].takes_noise and finding.white > 0
+
+
 def _passes(findings: list[Finding], detail: float | None) -> list[Pass]:
     """Return the passes that follow from what is sure."""
     passes, left = list[Pass](), Left()
-    for finding, following in zip_longest(findings, findings[1:]):
+    for place, finding in enumerate(findings):
         assert finding.prepare is not None
-        if following is not None and following.takes_noise and finding.white:
+        rest = findings[place + 1 :]
+        if rest and rest[0].takes_noise and finding.white:
             left = Left(finding.white)
             continue
-        passes.append(finding.prepare(0.0 if following is not None else detail, left))
-        left = finding.left
+        passes.append(finding.prepare(detail if all(each.waits for each in rest) else 0.0, left))
+        left = left if finding.waits else finding.left
     return passes
 
 
@@ -218,7 +239,9 @@ def _window(image: Tensor, factor: int, region: Region | None) -> Region | None:
 
 
 STEPS = (
+    Step("scratches", find_scratches_step),
     Step("noise", find_noise),
+    Step("blur", find_blur_step),
     Step("enlarging", _find_size),
 )
-"""What is looked for, in the order in which it is repaired."""
+"""What is looked for, in this order."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from restorer.diffusion.prior import Prior
 from restorer.images.sizes import Enlargement
+from restorer.measurement.blur import Blur
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.noise import Noise
 from restorer.measurement.outliers import Outliers
@@ -62,10 +63,13 @@ class Finding:
         noise: What was found out about the noise; None if the step does not look for it.
         jpeg: What is known of the compression that is undone or hidden by noise; None as above.
         outliers: The outliers that are filled; None if there are none.
+        blur: The blur that is undone, or of which the note tells; None if there is none.
         hides: The pixels that say nothing about what else was done to the picture, bool (H, W), because they are
             replaced; None if there are none.
         white: Standard deviation in levels of white noise, if that is all that was found; else 0.
         takes_noise: Whether the repair is better if white noise is left to it than if it is removed before.
+        waits: Whether the repair is done after that of the noise and the compression, although it is looked for before.
+            It changes a part of the picture only, so that the repair before it may draw texture in the rest.
         note: What the user should know; empty if there is nothing to say.
     """
 
@@ -76,9 +80,11 @@ class Finding:
     noise: Noise | None = None
     jpeg: Jpeg | None = None
     outliers: Outliers | None = None
+    blur: Blur | None = None
     hides: Tensor | None = None
     white: float = 0.0
     takes_noise: bool = False
+    waits: bool = False
     note: str = ""
 
 

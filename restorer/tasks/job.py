@@ -94,7 +94,8 @@ class Job:
         noise: What was found out about the noise; None if the task does not look for noise.
         jpeg: What is known of the JPEG file; None if the picture is not a JPEG, or the task does not look for it.
         outliers: The outliers that are filled; None if none were found, or if the task does not look for them.
-        blur: The blur that was found in the picture; None if none was, or if the task does not look for one.
+        blur: The blur that was found in the picture; None if none was, or if the task does not look for one. A task of
+            several repairs leaves out the softness that photographs have.
         measure: Measures the picture with the prior, and returns the job that follows from what it finds; None if there
             is nothing left to measure.
         second_pass: Maps (restored picture, prior as it was used) to a job that continues from the result of this one;

@@ -66,13 +66,16 @@ def chained(passes: Sequence[Pass], image: Tensor, prior: Prior, region: Region 
     if not rest:
         return first.begin(image, prior, region)
     job = first.begin(image, prior, _needed(rest, region)).measured()
+    part = image if region is None else image[..., region.rows, region.columns]
+    if job.is_copy and job.second_pass is None:  # a part of the picture may need no repair that another part needs
+        following = chained(rest, job.image, prior, region).measured()
+        return replace(following, image=part, notes=(*job.notes, *following.notes))
 
     def go_on(restored: Tensor, used: Tiled) -> Job:
         # Tiles that were chosen for this pass may not suit the next one.
         return chained(rest, restored, used if isinstance(prior, Tiled) else used.prior, region)
 
     sizes = [each.size for each in rest if each.size is not None]
-    part = image if region is None else image[..., region.rows, region.columns]
     return replace(
         _followed(job, go_on, sum(each.evaluations for each in rest)),
         image=part,

@@ -11,22 +11,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from stubs import Smooth, Spy
 from torch import Tensor
 
 from restorer.diffusion.degradations.blur import Blur
-from restorer.diffusion.degradations.kernels import gaussian_kernel
+from restorer.diffusion.degradations.kernels import defocus_kernel, gaussian_kernel, motion_kernel
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import Step as Evaluation
 from restorer.errors import UsageError
 from restorer.evaluation.metrics import psnr
 from restorer.images.files import from_pil, visible_pixels
 from restorer.images.sizes import Region
+from restorer.measurement.blur import Blur as FoundBlur
 from restorer.measurement.camera_noise import CameraNoise, measure_camera_noise
 from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.measurement.jpeg import Jpeg
-from restorer.tasks import auto, denoise
+from restorer.measurement.scratches import Scratches
+from restorer.tasks import auto, denoise, finding_blur, finding_scratches
 from restorer.tasks.auto import prepare_auto
 from restorer.tasks.batching import batch_share
 from restorer.tasks.consistency import consistency_of
@@ -35,7 +37,9 @@ from restorer.tasks.defaults import CAMERA, JPEG
 from restorer.tasks.dejpeg import prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.finding import Finding, Left, Seen, Step
+from restorer.tasks.finding_blur import OTHER_BLUR, POSSIBLE_BLUR, is_wide
 from restorer.tasks.finding_noise import POSSIBLE_NOISE
+from restorer.tasks.finding_scratches import POSSIBLE_SCRATCHES
 from restorer.tasks.inpaint import prepare_inpaint
 from restorer.tasks.job import Job
 from restorer.tasks.passes import Pass, everything
@@ -360,7 +364,7 @@ def test_a_step_that_takes_white_noise_gets_it(monkeypatch: pytest.MonkeyPatch) 
 
         return Finding("a blur", "deblur", prepare, takes_noise=True)
 
-    monkeypatch.setattr(auto, "STEPS", (auto.STEPS[0], Step("blur", find), auto.STEPS[1]))
+    monkeypatch.setattr(auto, "STEPS", (auto.STEPS[1], Step("blur", find), auto.STEPS[-1]))
     blurred = Blur(kernel).measure(scene()[None])[0]
     y = noisy(blurred, 5.0)
     job = prepare_auto(y, detail=0).measured()
@@ -390,3 +394,143 @@ def test_nothing_is_rounded_between_the_repairs(monkeypatch: pytest.MonkeyPatch)
     prepare_auto(y, scale=2).run()
     assert torch.equal(got[-1], prepare_denoise(y, detail=0).run().image)
     assert float((got[-1] - rounded(got[-1])).abs().max()) > 0.3 / 255
+
+
+def blurred(kernel: Tensor, name: str = "gates.jpg") -> tuple[Tensor, Tensor]:
+    """Return a blurred picture, and what it would be without the blur."""
+    x = scene(name, 160)
+    down, across = (side // 2 for side in kernel.shape)
+    return Blur(kernel).measure(x[None])[0], x[:, down : 160 - down, across : 160 - across]
+
+
+def test_a_wide_blur_is_undone_and_white_noise_is_left_to_it() -> None:
+    soft, true = blurred(defocus_kernel(3.0))
+    y = noisy(soft, 2.5)
+    job = prepare_auto(y).measured()
+    assert steps_of(job) == ["noise: deblur", "blur: deblur"] and 2 < job.sigma < 3
+    assert job.blur is not None and job.blur.kind == "defocus" and 2.7 < job.blur.size < 3.3
+    result = job.run().image
+    assert torch.equal(result, prepare_deblur(y, job.blur.kernel(), sigma=job.sigma).run().image)
+    assert psnr(result, true) > psnr(y, true) + 1.5
+    left = prepare_auto(y, without=("blur",)).measured()
+    assert "blur" not in str(steps_of(left)) and left.blur is None
+    region = Region(30, 40, 50, 60)
+    part = prepare_auto(y, region=region).run().image
+    assert psnr(part, result[:, region.rows, region.columns]) > 40
+
+
+@pytest.mark.parametrize("kind", ["camera", "compressed", "left compressed"])
+def test_noise_that_is_not_white_is_not_amplified(kind: str) -> None:
+    """Coarse noise is weak at the finest detail, and was taken for weak white noise: the result was 7 dB worse."""
+    soft, true = blurred(defocus_kernel(3.0))
+    jpeg = None
+    if kind == "camera":
+        y = photograph(255 * soft, Camera(gain=0.0001, read=0.5, chroma=1.0, chroma_share=0.8), 1) / 255
+    else:
+        y, jpeg = compressed(noisy(soft, 2), 90)
+    job = prepare_auto(y, jpeg=jpeg, without=("noise", "jpeg") if kind == "left compressed" else ()).measured()
+    assert "deblur" in steps_of(job)[-1]
+    assert psnr(job.run().image, true) > psnr(y, true) + 1
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.8])
+@pytest.mark.parametrize("name", ["gates.jpg", "grapes.jpg"])
+def test_the_softness_of_photographs_is_left(name: str, sigma: float) -> None:
+    y = rounded(blurred(gaussian_kernel(sigma), name)[0]) if sigma else scene(name, 160)
+    job = prepare_auto(y).measured()
+    assert job.is_copy and job.blur is None and job.notes == (auto.NOTHING_FOUND,)
+
+
+@pytest.mark.parametrize(
+    ("blur", "wide"),
+    [
+        (FoundBlur("gaussian", 1.3, 1.3), True),
+        (FoundBlur("gaussian", 1.6, 1.0), False),
+        (FoundBlur("defocus", 1.5), True),
+        (FoundBlur("defocus", 1.4), False),
+        (FoundBlur("motion", 4.0, angle=30), True),
+        (FoundBlur("motion", 3.9), False),
+        (FoundBlur("other", 0.0), False),
+    ],
+)
+def test_which_blurs_are_wide(blur: FoundBlur, wide: bool) -> None:
+    assert is_wide(blur) == wide
+
+
+def test_what_blur_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def notes(blur: FoundBlur, scale: int | None = None) -> tuple[str, ...]:
+        monkeypatch.setattr(finding_blur, "find_blur", lambda image, evidence: blur)
+        job = prepare_auto(scene(side=64), scale=scale, without=("noise", "outliers", "scratches")).measured()
+        assert "deblur" not in str(steps_of(job))
+        return job.notes
+
+    assert POSSIBLE_BLUR in notes(FoundBlur("defocus", 3.0, probability=0.9))
+    assert OTHER_BLUR in notes(FoundBlur("other", 0.0, probability=0.9))
+    assert notes(FoundBlur("gaussian", 0.9, 0.9, probability=0.9)) == (auto.NOTHING_FOUND,)
+    assert POSSIBLE_BLUR not in notes(FoundBlur("gaussian", 2.0, 2.0), scale=2), "enlarging sees to it"
+
+
+def test_a_blurred_picture_is_deblurred_before_it_is_enlarged() -> None:
+    soft, _ = blurred(motion_kernel(10, 30))
+    job = prepare_auto(rounded(soft), scale=2, detail=0).measured()
+    assert steps_of(job) == ["blur: deblur", "enlarging: upscale by 2"]
+    assert job.run().image.shape == (3, 2 * soft.shape[-2], 2 * soft.shape[-1])
+
+
+def stroked(side: int = 160) -> tuple[Tensor, Tensor, Tensor]:
+    """Return smooth ground, the same with bright strokes, and where they are."""
+    down, across = torch.meshgrid(torch.arange(float(side)), torch.arange(float(side)), indexing="ij")
+    ground = rounded(((50 + 0.2 * across + 0.1 * down) / 255).expand(3, -1, -1))
+    image, mask = Image.new("L", (side, side)), Image.new("1", (side, side))
+    for line in ((10, 20, 150, 60), (30, 150, 90, 80), (120, 90, 125, 150)):
+        ImageDraw.Draw(image).line(line, 250, 3)
+        ImageDraw.Draw(mask).line(line, 1, 3)
+    hole = torch.from_numpy(np.array(mask))
+    return ground, torch.where(hole, 250 / 255, ground), hole
+
+
+@pytest.mark.parametrize("sigma", [0.0, 6.0])
+def test_scratches_are_filled_and_are_no_evidence(sigma: float) -> None:
+    ground, y, hole = stroked()
+    if sigma:
+        y = torch.where(hole, y, noisy(ground, sigma))
+    job = prepare_auto(y).measured()
+    assert steps_of(job) == [*(["noise: denoise"] if sigma else []), "scratches: inpaint"]
+    assert "scratches or specks" in job.repairs[-1].found  # type: ignore[index]
+    seen: list[Evaluation] = []
+    result = job.run(seen.append).image
+    assert [step.index for step in seen] == list(range(1, job.evaluations + 1))
+    assert psnr(result[:, hole], ground[:, hole]) > 35 and psnr(result, ground) > 36
+    if sigma:
+        assert job.noise is not None and job.noise.sigma == pytest.approx(sigma, rel=0.15)
+    assert "scratches" not in str(steps_of(prepare_auto(y, without=("scratches",)).measured()))
+    assert prepare_auto(ground).measured().is_copy
+
+
+def test_scratches_do_not_come_back_from_the_file() -> None:
+    """Undoing a compression stays within the file, which has the scratches, so they are filled afterwards."""
+    ground, y, hole = stroked()
+    texture = 20 / 255 * torch.nn.functional.avg_pool2d(torch.randn(1, 3, 164, 164), 5, 1)[0]
+    z, jpeg = compressed(torch.where(hole, y, (ground + texture).clamp(0, 1)), 40)
+    job = prepare_auto(z, jpeg=jpeg).measured()
+    assert steps_of(job) == ["noise: dejpeg", "scratches: inpaint"]
+    assert float(job.run().image[:, hole].max()) < 0.6 < float(z[:, hole].min())
+
+
+def test_a_region_without_scratches_is_enlarged_all_the_same() -> None:
+    _, y, _ = stroked()
+    job = prepare_auto(y, scale=2, region=Region(0, 130, 16, 16), prior=Smooth()).measured()
+    assert not job.is_copy and job.run().image.shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize(("places", "sure", "filled"), [(1, 0.75, False), (2, 0.75, True), (1, 0.85, True)])
+def test_what_may_be_of_the_scene_is_left(
+    places: int, sure: float, filled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill = np.zeros((64, 64), bool)
+    fill[30:33, 10:50] = True
+    found = Scratches(fill, places, sure)
+    monkeypatch.setattr(finding_scratches, "scratches_of", lambda *arguments, **named: found)
+    job = prepare_auto(scene(side=64), without=("noise", "outliers"), prior=Smooth()).measured()
+    assert steps_of(job) == (["scratches: inpaint"] if filled else [])
+    assert (POSSIBLE_SCRATCHES in job.notes) == (not filled)

@@ -50,7 +50,7 @@ __all__ = ["register"]
 REPAIRS = "Repairs"
 """The panel of the help that lists what may be repaired."""
 
-AUTO_ONLY = ("scale", "no_outliers", "no_noise", "no_jpeg", "no_blur")
+AUTO_ONLY = ("scale", "no_scratches", "no_outliers", "no_noise", "no_jpeg", "no_blur")
 """The options of `auto` alone."""
 
 
@@ -66,6 +66,9 @@ def _auto(
             rich_help_panel=REPAIRS,
         ),
     ] = None,
+    no_scratches: Annotated[
+        bool, typer.Option("--no-scratches", help="Leave scratches, dust, hairs and creases", rich_help_panel=REPAIRS)
+    ] = False,
     no_outliers: Annotated[
         bool, typer.Option("--no-outliers", help="Leave hot pixels, and salt and pepper", rich_help_panel=REPAIRS)
     ] = False,
@@ -74,7 +77,7 @@ def _auto(
         bool, typer.Option("--no-jpeg", help="Leave what JPEG compression did", rich_help_panel=REPAIRS)
     ] = False,
     no_blur: Annotated[
-        bool, typer.Option("--no-blur", help="Leave blur, which --scale would sharpen", rich_help_panel=REPAIRS)
+        bool, typer.Option("--no-blur", help="Leave blur, also while enlarging", rich_help_panel=REPAIRS)
     ] = False,
     output: Output = None,
     overwrite: Overwrite = False,
@@ -109,7 +112,7 @@ def _auto(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Find and repair what is wrong in one pass: outliers, noise, JPEG compression and, with --scale, the size.
+    """Find and repair what is wrong in one pass: scratches, outliers, noise, JPEG, blur and, with --scale, the size.
 
     Each result is written beside its input as INPUT_restored. What is not sure is left; --dry-run prints the plan.
 

@@ -141,7 +141,7 @@ class Listener:
         noise = "" if is_unmeasured else f"{strength} · detail {detail} · "
         if job.repairs is not None:
             noise = describe_repairs(job.repairs) + (f" · detail {detail} · " if job.repairs else " · ")
-        noise = noise if job.blur is None else f"{job.blur.describe()} · {noise}"
+        noise = noise if job.blur is None or job.repairs is not None else f"{job.blur.describe()} · {noise}"
         reporter.say(
             f"{options.command} {prepared.item.source.name} · {model} · {device} · {settings['precision']} · "
             f"{steps} · {tiles} · {noise}seed {options.seed}"

@@ -1,0 +1,128 @@
+"""The step of `auto` that looks for a blur wide enough that it is damage, and not the softness that photographs have.
+
+A photograph at full size is soft: the lens, the filter before the sensor and the interpolation of its colours blur it
+by a Gaussian of up to a pixel, and the estimator of blur says so, rightly and for sure. Sharpening every photograph is
+not what `auto` is asked for, so it acts only on blurs that are wider.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from restorer.diffusion.prior import Prior
+from restorer.images.sizes import Region
+from restorer.measurement.blur import Blur
+from restorer.measurement.earlier_jpeg import find_jpeg
+from restorer.measurement.noise_under_blur import noise_under_blur
+from restorer.measurement.white_noise import estimate_sigma
+from restorer.tasks.blind_deblur import find_blur
+from restorer.tasks.deblur import prepare_deblur
+from restorer.tasks.finding import Finding, Left, Seen
+from restorer.tasks.job import Job
+from restorer.tasks.outliers import SPARSE, filled_smoothly
+from restorer.tasks.passes import Pass, everything
+
+__all__ = ["OTHER_BLUR", "POSSIBLE_BLUR", "find_blur_step", "is_wide"]
+
+WIDE = {"gaussian": 1.3, "defocus": 1.5, "motion": 4.0}
+"""Standard deviation, radius and length in pixels from which a blur is damage.
+
+Photographs at full size were found to have a Gaussian of 0.6 to 1.0 pixels (the camera pictures of CC15), which is
+their natural softness. 1.3 leaves a margin above that. A disk of radius 2.6 has the variance of such a Gaussian, and a
+line of 4.5 pixels has it along its direction; but the zeros of their spectra tell them from softness, so that they are
+undone from about where they are visible."""
+
+LEFT_BY_NOISE = 0.8
+"""The white noise for which a deblurring allows after camera noise was removed, as a share of it: what is left is
+coarse. In trials with a defocus and simulated cameras, 0.6 to 1 was best, and 0.3 lost up to 3 dB."""
+
+COARSE = 1.3
+"""Noise at the frequencies that a blur takes away, as a multiple of that of the finest detail, above which it is not
+white."""
+
+ALLOWED = 2.0
+"""The white noise for which a deblurring allows in place of such noise, as a multiple: below these frequencies there is
+more of it. In trials with a defocus and simulated cameras, it was within 0.5 dB of the best multiple; 1 lost up to
+7 dB."""
+
+POSSIBLE_BLUR = "a blur is likely, but not sure, and is left; restore deblur undoes it"
+OTHER_BLUR = "the picture is blurred, but in no way that can be undone, and is left so"
+
+
+def find_blur_step(seen: Seen) -> Finding | None:
+    """Look for a blur that is wide and sure. White noise is left to the deblurring, which allows for it.
+
+    A picture that is to be enlarged, and is blurred by a Gaussian, is left to the network that enlarges soft pictures.
+    """
+    if "blur" in seen.without or (picture := _without_outliers(seen)) is None:
+        return None
+    blur = find_blur(picture, seen.evidence)
+    if blur is None:
+        return None
+    if blur.kind == "other":
+        return Finding(blur=blur, note=OTHER_BLUR)
+    if not is_wide(blur) or (blur.kind == "gaussian" and seen.scale is not None):
+        return None
+    kernel = blur.kernel()
+    if kernel.shape[0] > seen.image.shape[-2] or kernel.shape[1] > seen.image.shape[-1]:
+        return None
+    if not blur.is_sure:
+        return Finding(blur=blur, note=POSSIBLE_BLUR)
+    removed, compression = max((_left_by(finding) for finding in seen.found), default=0.0), _compression_left(seen)
+
+    def prepare(detail: float | None, left: Left) -> Pass:
+        def begin(image: Tensor, prior: Prior, region: Region | None) -> Job:
+            noise = max(left.sigma, removed, _coarse_noise(image, kernel, seen.evidence))
+            sigma = math.hypot(noise or estimate_sigma(image, seen.evidence), compression)
+            return prepare_deblur(image, kernel, sigma=sigma, detail=detail, seed=seen.seed, region=region, prior=prior)
+
+        planned = begin(seen.image, seen.prior, None)
+        return Pass(begin, planned.evaluations, planned.detail, everything, again=planned.again)
+
+    return Finding(blur.describe(), "deblur", prepare, blur=blur, takes_noise=True)
+
+
+def is_wide(blur: Blur) -> bool:
+    """Return whether a blur is wide enough to be damage; one of another kind is not."""
+    size = math.sqrt(blur.size * blur.across) if blur.kind == "gaussian" else blur.size
+    return blur.kind in WIDE and size >= WIDE[blur.kind]
+
+
+def _without_outliers(seen: Seen) -> Tensor | None:
+    """Return the picture in which a blur is looked for; None if so much of it is lost that the filling would be one."""
+    outliers = next((finding.outliers for finding in seen.found if finding.outliers is not None), None)
+    if outliers is None:
+        return seen.image
+    return filled_smoothly(seen.image, outliers.values) if outliers.share <= SPARSE else None
+
+
+def _coarse_noise(image: Tensor, kernel: Tensor, evidence: Tensor | None) -> float:
+    """Return the white noise for which a deblurring must allow if the noise is coarse, in levels; 0 if it is white.
+
+    What the steps before have not found, are not sure of, or leave because the user says so would be amplified.
+    """
+    beside = noise_under_blur(image, kernel, evidence)
+    return ALLOWED * beside if beside > COARSE * estimate_sigma(image, evidence) else 0.0
+
+
+def _left_by(finding: Finding) -> float:
+    """Return the error for which a deblurring allows after the repair of a finding, in levels.
+
+    White noise is none, because it is left to the deblurring. After a compression that was undone, the whole error that
+    is expected of it is allowed for. In trials with a defocus of radius 3 and noise of 0, 2 and 4 levels before a JPEG
+    of quality 70 to 92, a quarter of it, which is left on average, cost 0.7 to 13 dB more, because what is left is not
+    white, and noise that the compression has swallowed is a part of it.
+    """
+    noise = 0.0 if finding.noise is None or finding.white else LEFT_BY_NOISE * finding.noise.sigma
+    return noise if finding.jpeg is None else max(noise, finding.jpeg.sigma)
+
+
+def _compression_left(seen: Seen) -> float:
+    """Return the error of a compression that no step undoes, in levels; it may not be known from the file."""
+    if any(finding.jpeg is not None for finding in seen.found):
+        return 0.0
+    is_left = "jpeg" in seen.without
+    jpeg = find_jpeg(seen.image, None) if is_left and seen.jpeg is None else seen.jpeg
+    return 0.0 if jpeg is None else jpeg.sigma
