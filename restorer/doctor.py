@@ -40,6 +40,7 @@ def examine() -> dict[str, Any]:
         Facts by name, which can all be written as JSON. Memory and disk space are in GB (10^9 bytes).
     """
     device = resolve_device()
+    dtype = resolve_dtype("auto", device)  # once: where the choice cannot be kept, each call times both precisions anew
     return {
         "restorer": __version__,
         "installed_in": str(Path(__file__).resolve().parent),
@@ -47,7 +48,7 @@ def examine() -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "torchvision_works": _check_torchvision(),
         "device": str(device),
-        "precision": next(name for name, dtype in PRECISIONS.items() if dtype == resolve_dtype("auto", device)),
+        "precision": next(name for name, own in PRECISIONS.items() if own == dtype),
         "processor": {"threads": torch.get_num_threads(), "cores": os.cpu_count()},
         "cuda": [_gpu(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else [],
         "memory": _memory(),

@@ -238,6 +238,11 @@ def test_it_ends_when_the_page_is_left(command: Command, browser: Browser) -> No
     assert sorted(path.name for path in Path().iterdir()) == ["img.png"]
 
 
+def is_whole_png(path: Path) -> bool:
+    """Return whether a browser has written a PNG file to its end."""
+    return path.exists() and path.read_bytes().endswith(b"IEND\xaeB`\x82")
+
+
 def test_what_was_drawn_survives_the_program(command: Command, browser: Browser, tmp_path: Path) -> None:
     browser.devtools("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     command.size(5)
@@ -248,7 +253,7 @@ def test_what_was_drawn_survives_the_program(command: Command, browser: Browser,
     browser.errors()  # the connection that broke
     browser.click("#download")
     end = time.monotonic() + SECONDS
-    while not Path("img_mask.png").exists():
+    while not is_whole_png(Path("img_mask.png")):
         assert time.monotonic() < end
         time.sleep(0.1)
     with Image.open("img_mask.png") as image:

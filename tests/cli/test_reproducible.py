@@ -52,6 +52,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transparent = noisy.copy()
     transparent.putalpha(image(255.0 * (np.hypot(x - 20, y - 20) < 15)))
     transparent.save(folder / "alpha.png")
+    salted, drawn = clean + 0, rng.random((SIDE, SIDE, 1))
+    image(np.where(drawn < 0.02, 0, np.where(drawn < 0.04, 255, salted))).save(folder / "salted.png")
+    square = np.zeros((side, side))
+    square[30:52, 34:56] = 255
+    image(square).save(folder / "square.png")
     hole = np.zeros((SIDE, SIDE))
     hole[10:30, 18:22] = 255
     image(hole).save(folder / "mask.png")
@@ -92,6 +97,9 @@ CASES: dict[str, tuple[str, ...]] = {
     "samples": ("denoise", "white.png", "--sigma", "20", "--method", "ddpm", "--samples", "3", *QUICK),
     "a hyphen": ("denoise", "./-hyphen.png", "--sigma", "20", *QUICK),
     "an odd name": ("denoise", "a name's [odd].png", "--sigma", "20", *QUICK),
+    "outliers": ("denoise", "salted.png", *QUICK),
+    "outliers beside noise": ("denoise", "salted.png", "--sigma", "5", *QUICK),
+    "outliers as they are": ("denoise", "white.png", "--outliers", "off", *QUICK),
     # dejpeg
     "dejpeg": ("dejpeg", "compressed.jpg", *QUICK),
     "dejpeg with a map": ("dejpeg", "compressed.jpg", "--uncertainty", "map.png", "--detail", "1", *QUICK),
@@ -112,6 +120,13 @@ CASES: dict[str, tuple[str, ...]] = {
     "holes with samples": ("inpaint", "clean.png", "--mask", "mask.png", "--samples", "2", *QUICK),
     "holes of a region": ("inpaint", "clean.png", "--mask", "mask.png", "--region", "4,4,24,24", *QUICK),
     "repaint": ("inpaint", "clean.png", "--mask", "mask.png", "--method", "repaint", "--steps", "3"),
+    "a wide hole": ("inpaint", "camera.png", "--mask", "square.png"),
+    "a wide hole of two candidates": ("inpaint", "camera.png", "--mask", "square.png", "--candidates", "2", *QUICK),
+    # auto
+    "noise by auto": ("auto", "white.png"),
+    "a JPEG by auto": ("auto", "compressed.jpg", "--scale", "2"),
+    "outliers by auto": ("auto", "salted.png"),
+    "a step left out": ("auto", "compressed.jpg", "--no-noise"),
     # upscale, with the first network and without
     "x2": ("upscale", "clean.png", "--scale", "2"),
     "x4": ("upscale", "clean.png"),
@@ -182,6 +197,7 @@ BESIDE = frozenset(
     for name in (
         *("output", "overwrite", "skip-existing", "recursive", "resume", "manifest", "dry-run", "in-place", "backup"),
         *("keep-times", "include", "exclude", "limit", "shard", "fail-fast", "max-pixels", "show", "json", "quiet"),
+        *("cluster", "workers"),
         *("verbose", "help"),
     )
 )

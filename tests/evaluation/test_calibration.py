@@ -92,7 +92,7 @@ def test_every_task_has_trials_that_are_restored() -> None:
     for trial in found:
         if trial.kind == "camera":  # which is measured with the embedded prior
             continue
-        m = measure(trial, picture, 1)
+        m = measure(trial, picture, 2)
         assert m is not None, trial.name
         assert m.deviation.shape == m.variance.shape == m.unknown.shape == m.error.shape[-2:]
         assert bool((m.deviation[m.unknown] > 0).all())
