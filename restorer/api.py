@@ -9,164 +9,41 @@ Example:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
-from restorer.diffusion.prior import Prior
-from restorer.diffusion.reverse import Step
-from restorer.errors import RestorerError, UsageError
-from restorer.images.conversion import Given, check_values, is_batch, join, split, take
-from restorer.images.files import alpha_mask, alpha_tensor, fit_mask, from_pil, load_mask
-from restorer.images.kernel_files import load_kernel
-from restorer.images.masks import grow as grow_mask
-from restorer.images.sizes import Enlargement, Region, parse_region
+from restorer.errors import UsageError
+from restorer.images.conversion import Given, check_values
+from restorer.images.files import alpha_tensor
+from restorer.images.sizes import Enlargement
 from restorer.limits import CANDIDATES, check, check_denoising, real_number, whole_number
 from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.models.feed_forward import FeedForward
-from restorer.models.starts import as_start
 from restorer.tasks.auto import prepare_auto
 from restorer.tasks.blind_deblur import prepare_blind_deblur
-from restorer.tasks.certainty import certainty_of
-from restorer.tasks.common import as_prior
 from restorer.tasks.deblur import prepare_deblur
 from restorer.tasks.dejpeg import prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.inpaint import prepare_inpaint
 from restorer.tasks.job import Job
+from restorer.tasks.mask_arguments import holes_of, is_own_transparency, masks_of, transparent_pixels
+from restorer.tasks.python_calls import (
+    AnyPrior,
+    AnyStart,
+    Known,
+    OnStep,
+    kernel_of,
+    region_option,
+    restore_given,
+    sampling_options,
+    sigma_option,
+)
 from restorer.tasks.repair import Repair
-from restorer.tasks.scratches import SCRATCHES, scratch_mask
-from restorer.tasks.uncertain import Asked
 from restorer.tasks.upscale import prepare_upscale
 
 __all__ = ["auto", "deblur", "dejpeg", "denoise", "inpaint", "upscale"]
-
-OWN_TRANSPARENCY = "alpha"
-"""The mask that stands for the transparency of the picture itself."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """The pixels of a picture that its result takes over.
-
-    Args:
-        pixels: bool (H, W), True where the values of the input are copied.
-        reveals: Whether all other pixels become opaque, because it was their transparency that marked them.
-    """
-
-    pixels: np.ndarray
-    reveals: bool = False
-
-    def part(self, region: Region | None) -> np.ndarray:
-        """Return those of a region; all of them if there is none."""
-        return self.pixels if region is None else self.pixels[region.rows, region.columns]
-
-
-OnStep = Callable[[Step], None] | None
-AnyPrior = Prior | str | os.PathLike[str] | None
-AnyStart = FeedForward | str | os.PathLike[str] | None
-
-
-def _restore(
-    picture: Any,
-    prepare: Callable[[Given, int], tuple[Job, Known | None]],
-    on_step: OnStep,
-    region: Region | None,
-    uncertainty: bool,
-) -> Any:
-    """Restore a picture, or the pictures of a batch one after the other, and return results of the same kind.
-
-    Args:
-        picture: As in `denoise`.
-        prepare: Returns the job of a picture, and the pixels that are copied from the input, or None. Its
-            arguments are the picture and its place in the batch.
-        on_step: As in `denoise`.
-        region: The part that is returned; None for all of it.
-        uncertainty: As in `denoise`.
-
-    Raises:
-        UsageError: The picture is none, or `on_step` is no function.
-    """
-    if on_step is not None and not callable(on_step):
-        raise UsageError(f"on_step must be a function, not {type(on_step).__name__}")
-    if not is_batch(picture):
-        return _restore_one(take(picture), 0, prepare, on_step, region, uncertainty)
-    results = []
-    for index, one in enumerate(split(picture)):
-        try:
-            results.append(_restore_one(take(one), index, prepare, on_step, region, uncertainty))
-        except RestorerError as error:
-            raise type(error)(f"picture {index} of the batch: {error}", error.hint) from error
-    if not results and not isinstance(picture, (list, tuple)):
-        raise UsageError("the batch holds no picture")
-    if uncertainty:
-        return join([result for result, _ in results], picture), [found for _, found in results]
-    return join(results, picture)
-
-
-def _restore_one(
-    given: Given,
-    index: int,
-    prepare: Callable[[Given, int], tuple[Job, Known | None]],
-    on_step: OnStep,
-    region: Region | None,
-    uncertainty: bool,
-) -> Any:
-    """Restore one picture; see `_restore`."""
-    job, keep = prepare(given, index)
-    if uncertainty and job.starter is not None:
-        raise UsageError(
-            "how far results of other networks may be off is not known: uncertainty and start cannot be combined",
-            "leave out one of them",
-        )
-    job, part = replace(job, asked=Asked(spread=uncertainty)).measured(), given.part(region)
-    restored = None if job.is_copy else job.run(on_step)
-    if restored is None:
-        result = part.unchanged()
-    else:
-        known, reveals = (None, False) if keep is None else (keep.part(region), keep.reveals)
-        result = part.result(restored.image, known, restored.alpha, reveal=reveals)
-    if not uncertainty:
-        return result
-    half = certainty_of(job, restored).half
-    return result, half.to(given.value.device) if isinstance(given.value, Tensor) else half.numpy()
-
-
-def _sampling(steps: Any, detail: Any, method: Any, seed: Any, start: Any, prior: Any) -> dict[str, Any]:
-    """Return the options that all tasks share, as the functions that prepare a job take them.
-
-    Raises:
-        UsageError: A value is out of range or of the wrong type.
-        ModelError: The prior or the network of the start cannot be loaded.
-    """
-    if not isinstance(method, str):
-        raise UsageError(f"the method must be a name, not {type(method).__name__}")
-    options: dict[str, Any] = {
-        "steps": None if steps is None else whole_number("steps", steps),
-        "detail": None if detail is None else real_number("detail", detail),
-        "method": method,
-        "seed": whole_number("the seed", seed),
-    }
-    check(**options, started=start is not None)
-    return {**options, "start": as_start(start), "prior": as_prior(prior)}
-
-
-def _sigma(sigma: Any) -> float | None:
-    """Return the option `sigma` as a number; None measures the noise."""
-    number = None if sigma is None else real_number("sigma", sigma)
-    check(sigma=number)
-    return number
-
-
-def _region(region: Any) -> Region | None:
-    return None if region is None else parse_region(region)
 
 
 def denoise(
@@ -229,9 +106,9 @@ def denoise(
         ModelError: The prior cannot be loaded or cannot denoise, or its network returns values that are not finite.
         DeviceError: The device has too little memory.
     """
-    level, part = _sigma(sigma), _region(region)
+    level, part = sigma_option(sigma), region_option(region)
     factor = real_number("strength", strength)
-    options = _sampling(steps, detail, method, seed, start, prior)
+    options = sampling_options(steps, detail, method, seed, start, prior)
     check_denoising(
         sigma=level,
         noise=noise,
@@ -248,7 +125,7 @@ def denoise(
         measuring: dict[str, Any] = {"noise": noise, "strength": factor, "evidence": given.visible, "jpeg": found}
         return prepare_denoise(given.image, level, outliers=outliers, region=part, **measuring, **options), None
 
-    return _restore(picture, prepare, on_step, part, uncertainty)
+    return restore_given(picture, prepare, on_step, part, uncertainty)
 
 
 def dejpeg(
@@ -288,13 +165,13 @@ def dejpeg(
         ModelError: The prior cannot restore pictures, or its network returns values that are not finite.
         DeviceError: The device has too little memory.
     """
-    part, options = _region(region), _sampling(steps, detail, method, seed, start, prior)
+    part, options = region_option(region), sampling_options(steps, detail, method, seed, start, prior)
 
     def prepare(given: Given, index: int) -> tuple[Job, None]:
         check_values(given)
         return prepare_dejpeg(given.image, find_jpeg(given.image, given.file), region=part, **options), None
 
-    return _restore(picture, prepare, on_step, part, uncertainty)
+    return restore_given(picture, prepare, on_step, part, uncertainty)
 
 
 def deblur(
@@ -346,8 +223,13 @@ def deblur(
         ModelError: The prior cannot restore pictures, or its network returns values that are not finite.
         DeviceError: The device has too little memory.
     """
-    level, factor, blur, part = _sigma(sigma), real_number("strength", strength), _kernel(kernel), _region(region)
-    options = _sampling(steps, detail, method, seed, start, prior)
+    level, factor, blur, part = (
+        sigma_option(sigma),
+        real_number("strength", strength),
+        kernel_of(kernel),
+        region_option(region),
+    )
+    options = sampling_options(steps, detail, method, seed, start, prior)
     check_denoising(sigma=level, noise=noise, strength=factor, jpeg=jpeg)
 
     def prepare(given: Given, index: int) -> tuple[Job, None]:
@@ -358,20 +240,7 @@ def deblur(
             return prepare_blind_deblur(given.image, sigma=level, region=part, **measuring, **options), None
         return prepare_deblur(given.image, blur, sigma=level, region=part, **measuring, **options), None
 
-    return _restore(picture, prepare, on_step, part, uncertainty)
-
-
-def _kernel(kernel: Any) -> Tensor | None:
-    """Return a kernel that was passed as numbers or as the path of a file; None if none was."""
-    if kernel is None:
-        return None
-    if isinstance(kernel, (str, os.PathLike)):
-        return load_kernel(Path(kernel))
-    try:
-        return torch.as_tensor(kernel).detach().cpu().double()
-    except (TypeError, ValueError, RuntimeError) as error:
-        message = f"the kernel must be numbers or a path, not {type(kernel).__name__}"
-        raise UsageError(message, "pass an array (h, w)") from error
+    return restore_given(picture, prepare, on_step, part, uncertainty)
 
 
 def inpaint(
@@ -430,13 +299,17 @@ def inpaint(
     margin = None if grow is None else whole_number("grow", grow)
     number = whole_number("candidates", candidates)
     check(grow=margin, candidates=number)
-    level, part, options = _sigma(sigma), _region(region), _sampling(steps, detail, method, seed, start, prior)
-    masks = _masks_of(picture, mask)
+    level, part, options = (
+        sigma_option(sigma),
+        region_option(region),
+        sampling_options(steps, detail, method, seed, start, prior),
+    )
+    masks = masks_of(picture, mask)
 
     def prepare(given: Given, index: int) -> tuple[Job, Known | None]:
         own = mask if masks is None else masks[index]
-        is_alpha = _is_own_transparency(own)
-        fill = _transparent(given, margin) if is_alpha else _holes(given, own, margin, options["prior"])
+        is_alpha = is_own_transparency(own)
+        fill = transparent_pixels(given, margin) if is_alpha else holes_of(given, own, margin, options["prior"])
         if fill.shape == given.size:
             check_values(given, level, fill)
         job = prepare_inpaint(
@@ -444,55 +317,7 @@ def inpaint(
         )
         return job, Known(~fill, is_alpha) if job.sigma == 0 else None
 
-    return _restore(picture, prepare, on_step, part, uncertainty)
-
-
-def _masks_of(picture: Any, mask: Any) -> Sequence[Any] | None:
-    """Return the masks of the pictures of a batch; None if one mask serves all.
-
-    Raises:
-        UsageError: There is another number of masks than of pictures.
-    """
-    is_stack = isinstance(mask, (np.ndarray, Tensor)) and mask.ndim >= 3 and mask.shape[0] > 1
-    if not is_batch(picture) or not (is_stack or isinstance(mask, (list, tuple))):
-        return None
-    if len(mask) != len(picture):
-        raise UsageError(f"there are {len(mask)} masks, but {len(picture)} pictures", "use one mask, or one for each")
-    return list(mask)
-
-
-def _is_own_transparency(mask: Any) -> bool:
-    """Return whether a mask is "alpha". A file or a folder of that name is the mask instead."""
-    return isinstance(mask, str) and mask == OWN_TRANSPARENCY and not Path(mask).exists()
-
-
-def _transparent(given: Given, margin: int | None) -> np.ndarray:
-    """Return the pixels of a picture that are not opaque, bool (H, W)."""
-    return np.zeros(given.size, bool) if given.source is None else alpha_mask(given.source, margin=margin).fill
-
-
-def _holes(given: Given, mask: Any, margin: int | None, prior: Prior | None) -> np.ndarray:
-    """Return the pixels to fill, bool (H, W); `inpaint` says what a mask may be."""
-    if isinstance(mask, Image.Image):
-        return fit_mask(from_pil(mask), given.size, margin=margin, picture=given.source).fill
-    if isinstance(mask, str) and mask == SCRATCHES and not Path(mask).exists():
-        return scratch_mask(given.image, given.visible, margin=margin, prior=prior).fill
-    if isinstance(mask, (str, os.PathLike)):
-        return load_mask(Path(os.fsdecode(mask)), given.size, margin=margin, picture=given.source).fill
-    try:
-        values = np.asarray(mask.detach().cpu().float() if isinstance(mask, Tensor) else mask)
-        fill = np.asarray(values != 0, dtype=bool)
-    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise UsageError("the mask cannot be understood: it must be an image, a path, an array or a tensor") from error
-    if values.dtype.kind not in "biuf":
-        raise UsageError(f"the mask must be an image, a path, an array or a tensor, not {type(mask).__name__}")
-    if values.dtype.kind == "f" and np.isnan(values).any():
-        raise UsageError("the mask contains nan", "mark what is to be filled by 1, and the rest by 0")
-    if fill.ndim > 2 and fill.size == given.size[0] * given.size[1] and fill.size:
-        fill = fill.reshape(given.size)  # an axis of length 1 for the channel
-    if fill.shape != given.size:
-        raise UsageError(f"the mask is {fill.shape}, but the picture is {given.size}", "use a mask (H, W)")
-    return grow_mask(fill, margin) if margin else fill
+    return restore_given(picture, prepare, on_step, part, uncertainty)
 
 
 def upscale(
@@ -550,7 +375,11 @@ def upscale(
         DeviceError: The device has too little memory.
     """
     check_denoising(jpeg=jpeg)
-    level, part, options = _sigma(sigma), _region(region), _sampling(steps, detail, method, seed, start, prior)
+    level, part, options = (
+        sigma_option(sigma),
+        region_option(region),
+        sampling_options(steps, detail, method, seed, start, prior),
+    )
     network: FeedForward | None = options["start"]
     if network is not None and scale is None and width is None and height is None:
         network.check("upscale")
@@ -563,7 +392,7 @@ def upscale(
         alpha = None if given.source is None else alpha_tensor(given.source)
         return prepare_upscale(given.image, size, sigma=level, jpeg=found, alpha=alpha, region=part, **options), None
 
-    return _restore(picture, prepare, on_step, part, uncertainty)
+    return restore_given(picture, prepare, on_step, part, uncertainty)
 
 
 def auto(
@@ -614,8 +443,8 @@ def auto(
     """
     if on_found is not None and not callable(on_found):
         raise UsageError(f"on_found must be a function, not {type(on_found).__name__}")
-    size, part = None if scale is None else Enlargement.of(scale), _region(region)
-    options = _sampling(None, detail, "auto", seed, None, prior)
+    size, part = None if scale is None else Enlargement.of(scale), region_option(region)
+    options = sampling_options(None, detail, "auto", seed, None, prior)
     chosen = {name: options[name] for name in ("detail", "seed", "prior")}
     leave = {
         "scratches": no_scratches,
@@ -642,4 +471,4 @@ def auto(
             on_found(job.repairs or ())
         return job, None
 
-    return _restore(picture, prepare, on_step, part, uncertainty=False)
+    return restore_given(picture, prepare, on_step, part, uncertainty=False)
