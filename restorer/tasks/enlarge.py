@@ -262,7 +262,9 @@ def needs_detail_to_vary(course: Course) -> bool:
 
 def state_of(found: Found, *, is_doubted: bool) -> State:
     """Return what the network of the first answer is told of a picture."""
-    if found.was_compressed or is_doubted:
+    if found.was_compressed:
+        return "decompressed"
+    if is_doubted:
         return "damaged"
     if found.sigma >= DAMAGED_SIGMA:
         return "noisy"

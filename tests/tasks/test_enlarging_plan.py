@@ -194,7 +194,7 @@ def test_a_jpeg_is_restored_and_then_enlarged_as_a_damaged_picture(photo, small,
     job = prepare_upscale(pixels, 4, sigma=None, jpeg=jpeg, prior=photo)
     assert job.jpeg is jpeg and job.sigma == 0 and job.second_pass_evaluations == 1
     second = job.second_pass(pixels, job.prior)
-    assert second.plan.sigmas[0] == first_level(4, "damaged") and second.plan.prior_variance == EXPERT.variance
+    assert second.plan.sigmas[0] == first_level(4, "decompressed") and second.plan.prior_variance == EXPERT.variance
 
 
 @pytest.mark.parametrize("of", [(20, 31), (33, 16)])
