@@ -228,12 +228,13 @@ def _motion(fit: SpectrumFit, found: BlurEstimate) -> tuple[Blur, float]:
     offsets = torch.arange(-NEIGHBOURS, NEIGHBOURS + 1)
     weights = found.directions[0][(best + offsets) % ANGLES]
     angle = 180 / ANGLES * (best + float((weights * offsets).sum() / weights.sum()))
+    # The angle comes first: a line of the right length at a wrong angle is explained worse than one that is too short.
     for stretch, turn, count in ((0.08, 3.0, 6), (0.025, 1.0, 3)):
-        length, _ = fit.best(lambda value: motion_kernel(value, angle), _around(length, stretch, count))  # noqa: B023
-        angle, line = fit.best(
+        angle, _ = fit.best(
             lambda value: motion_kernel(length, value),  # noqa: B023
             [angle + turn * i for i in range(-count, count + 1)],
         )
+        length, line = fit.best(lambda value: motion_kernel(value, angle), _around(length, stretch, count))  # noqa: B023
     return Blur("motion", round(min(length, MOST_MOTION), 2), 0.0, round(angle) % 180), line.loss
 
 
