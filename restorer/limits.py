@@ -19,6 +19,8 @@ __all__ = [
     "METHODS",
     "NOISES",
     "OUTLIERS",
+    "OWN_SCRATCHES",
+    "OWN_TRANSPARENCY",
     "SAMPLERS",
     "SAMPLING_STEPS",
     "SCALES",
@@ -36,6 +38,7 @@ METHODS = ("auto", "ddpm", "ddim", "repaint", "ddnm", "diffpir", "langevin")
 SAMPLERS = ("ddpm", "ddim", "langevin")  # the methods that can generate images without any data
 NOISES = ("auto", "white", "camera", "off")  # which noise may be found in a picture
 JPEGS = ("auto", "off")  # whether JPEG compression may be found in a picture
+OWN_TRANSPARENCY, OWN_SCRATCHES = "alpha", "scratches"  # masks that stand for something in the picture itself
 OUTLIERS = ("auto", "off")  # whether outliers may be found in a picture
 STEPS_OF_AUTO = ("scratches", "outliers", "noise", "jpeg", "blur")  # what `auto` may be told to leave
 VARIANCES = ("small", "large", "learned")

@@ -16,7 +16,7 @@ from restorer.folders.starting import load_requested_start, scale_of_start
 from restorer.images.find import STDIO, is_stream
 from restorer.images.sizes import Enlargement, Geometry
 from restorer.images.streams import stream_bytes
-from restorer.limits import CANDIDATES, check, check_denoising
+from restorer.limits import CANDIDATES, OWN_SCRATCHES, OWN_TRANSPARENCY, check, check_denoising
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,12 +29,6 @@ if TYPE_CHECKING:
     Prepared = tuple[Job, Kept | None]
 
 __all__ = ["VERBS", "deblurring", "dejpegging", "denoising", "inpainting", "repairing", "upscaling"]
-
-OWN_TRANSPARENCY = "alpha"
-"""The mask that stands for the picture's own transparency."""
-
-OWN_SCRATCHES = "scratches"
-"""The mask that stands for the scratches that are found in the picture itself."""
 
 
 def denoising(

@@ -57,6 +57,7 @@ ENLARGING = "enlarge"
 """The folder of the network that gives the first answer of an enlargement."""
 
 T = TypeVar("T")
+N = TypeVar("N", bound=torch.nn.Module)
 
 REMEMBERED = 8
 """Number of models whose hashes, and number of priors, that are remembered."""
@@ -332,10 +333,7 @@ def load_noise_estimator() -> NoiseEstimator:
     Raises:
         ModelError: The installation lacks its weights.
     """
-    estimator = NoiseEstimator()
-    weights = load_file(weights_folder("noise") / "model.safetensors")
-    estimator.load_state_dict({name: weight.float() for name, weight in weights.items()})
-    return estimator.eval()
+    return _filled(NoiseEstimator(), _own_weights("noise"))
 
 
 @cache
@@ -348,10 +346,7 @@ def load_scratch_finder(device: torch.device | str = "cpu") -> ScratchFinder:
     Raises:
         ModelError: The installation lacks its weights.
     """
-    finder = ScratchFinder()
-    weights = load_file(weights_folder("scratches") / "model.safetensors")
-    finder.load_state_dict({name: weight.float() for name, weight in weights.items()})
-    return finder.eval().requires_grad_(False).to(device)
+    return _filled(ScratchFinder(), _own_weights("scratches")).to(device)
 
 
 @cache
@@ -361,11 +356,20 @@ def load_blur_estimator() -> BlurEstimator:
     Raises:
         ModelError: The installation lacks its weights.
     """
-    weights = load_file(weights_folder("blur") / "model.safetensors")
-    members = 1 + max(int(name.split(".")[1]) for name in weights)
-    estimator = BlurEstimator(members)
-    estimator.load_state_dict({name: weight.float() for name, weight in weights.items()})
-    return estimator.eval()
+    weights = _own_weights("blur")
+    return _filled(BlurEstimator(members=1 + max(int(name.split(".")[1]) for name in weights)), weights)
+
+
+def _own_weights(name: str) -> dict[str, torch.Tensor]:
+    """Return the weights of a network for measuring, in float32."""
+    weights = load_file(weights_folder(name) / "model.safetensors")
+    return {name: weight.float() for name, weight in weights.items()}
+
+
+def _filled(network: N, weights: dict[str, torch.Tensor]) -> N:
+    """Return a network with these weights, ready to use."""
+    network.load_state_dict(weights)
+    return network.eval().requires_grad_(False)
 
 
 def find_model(

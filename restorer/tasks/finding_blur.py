@@ -36,7 +36,7 @@ undone from about where they are visible."""
 
 LEFT_BY_NOISE = 0.8
 """The white noise for which a deblurring allows after camera noise was removed, as a share of it: what is left is
-coarse. In trials with a defocus and simulated cameras, 0.6 to 1 was best, and 0.3 lost up to 3 dB."""
+coarse, and is amplified if too little is allowed for."""
 
 COARSE = 1.3
 """Noise at the frequencies that a blur takes away, as a multiple of that of the finest detail, above which it is not
@@ -44,8 +44,7 @@ white."""
 
 ALLOWED = 2.0
 """The white noise for which a deblurring allows in place of such noise, as a multiple: below these frequencies there is
-more of it. In trials with a defocus and simulated cameras, it was within 0.5 dB of the best multiple; 1 lost up to
-7 dB."""
+more of it, which is amplified if too little is allowed for."""
 
 POSSIBLE_BLUR = "a blur is likely, but not sure, and is left; restore deblur undoes it"
 OTHER_BLUR = "the picture is blurred, but in no way that can be undone, and is left so"
@@ -111,9 +110,8 @@ def _left_by(finding: Finding) -> float:
     """Return the error for which a deblurring allows after the repair of a finding, in levels.
 
     White noise is none, because it is left to the deblurring. After a compression that was undone, the whole error that
-    is expected of it is allowed for. In trials with a defocus of radius 3 and noise of 0, 2 and 4 levels before a JPEG
-    of quality 70 to 92, a quarter of it, which is left on average, cost 0.7 to 13 dB more, because what is left is not
-    white, and noise that the compression has swallowed is a part of it.
+    is expected of it is allowed for, though only a quarter is left on average: what is left is not white, and noise
+    that the compression has swallowed is a part of it.
     """
     noise = 0.0 if finding.noise is None or finding.white else LEFT_BY_NOISE * finding.noise.sigma
     return noise if finding.jpeg is None else max(noise, finding.jpeg.sigma)

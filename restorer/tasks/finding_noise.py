@@ -19,7 +19,7 @@ from restorer.images.sizes import Region
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.noise import Noise
 from restorer.tasks.common import without_equal_channels
-from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
+from restorer.tasks.dejpeg import LEFT_BY_COMPRESSION, can_be_restored, prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.finding import Finding, Left, Seen
 from restorer.tasks.job import Job
@@ -44,9 +44,6 @@ compression is undone first, and the noise is looked for again."""
 LEAST_CHROMA = 0.03
 """Share of colour from which noise of a colour picture is sure. That of a sensor has more, and the fine texture of
 stone or grass has less."""
-
-LEFT_BY_COMPRESSION = 0.25
-"""Standard deviation of the error that is left when compression has been undone, as a share of what it was."""
 
 
 def find_noise(seen: Seen) -> Finding | None:

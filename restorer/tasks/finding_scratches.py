@@ -27,9 +27,8 @@ SURE, SURE_ALONE = 0.7, 0.8
 """Mean probability of the marked pixels from which they are filled: where several places are marked, and where it is
 one, which a rope or a wire of the scene may be.
 
-Of the middles of 151 undamaged photographs of 320 pixels, the finder marks something in 7, all but once in one place,
-and with a probability of at most 0.78 in one place and 0.61 in two, so that none is changed. Of 25 photographs with
-drawn damage in which it marks something, 12 are filled."""
+They lie above what the finder marks by mistake in undamaged photographs, so that damage that it is right about may be
+left, too; a note then says so."""
 
 POSSIBLE_SCRATCHES = (
     "what may be scratches or dust may belong to the scene, and is left; restore inpaint --mask scratches fills it"

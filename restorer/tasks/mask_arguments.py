@@ -16,12 +16,10 @@ from restorer.errors import UsageError
 from restorer.images.conversion import Given, is_batch
 from restorer.images.files import alpha_mask, fit_mask, from_pil, load_mask
 from restorer.images.masks import grow as grow_mask
-from restorer.tasks.scratches import SCRATCHES, scratch_mask
+from restorer.limits import OWN_SCRATCHES, OWN_TRANSPARENCY
+from restorer.tasks.scratches import scratch_mask
 
-__all__ = ["OWN_TRANSPARENCY", "holes_of", "is_own_transparency", "masks_of", "transparent_pixels"]
-
-OWN_TRANSPARENCY = "alpha"
-"""The mask that stands for the transparency of the picture itself."""
+__all__ = ["holes_of", "is_own_transparency", "masks_of", "transparent_pixels"]
 
 
 def masks_of(picture: Any, mask: Any) -> Sequence[Any] | None:
@@ -52,7 +50,7 @@ def holes_of(given: Given, mask: Any, margin: int | None, prior: Prior | None) -
     """Return the pixels to fill, bool (H, W); `inpaint` says what a mask may be."""
     if isinstance(mask, Image.Image):
         return fit_mask(from_pil(mask), given.size, margin=margin, picture=given.source).fill
-    if isinstance(mask, str) and mask == SCRATCHES and not Path(mask).exists():
+    if isinstance(mask, str) and mask == OWN_SCRATCHES and not Path(mask).exists():
         return scratch_mask(given.image, given.visible, margin=margin, prior=prior).fill
     if isinstance(mask, (str, os.PathLike)):
         return load_mask(Path(os.fsdecode(mask)), given.size, margin=margin, picture=given.source).fill

@@ -11,10 +11,7 @@ from restorer.models.load import load_prior, load_scratch_finder, measuring_prio
 from restorer.priors.encoder import encode
 from restorer.priors.unet_prior import UNetPrior
 
-__all__ = ["MARGIN", "SCRATCHES", "features_of", "scratch_mask", "scratches_of"]
-
-SCRATCHES = "scratches"
-"""The mask that stands for the scratches that are found in the picture itself."""
+__all__ = ["MARGIN", "features_of", "scratch_mask", "scratches_of"]
 
 MARGIN = 1
 """Pixels by which scratches are grown before they are filled, because their flanks are soft."""

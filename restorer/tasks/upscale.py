@@ -44,7 +44,7 @@ from restorer.tasks.common import (
     without_equal_channels,
 )
 from restorer.tasks.defaults import LATENT_STEPS
-from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
+from restorer.tasks.dejpeg import LEFT_BY_COMPRESSION, can_be_restored, prepare_dejpeg
 from restorer.tasks.enlarge import (
     EnlargeOptions,
     Found,
@@ -64,9 +64,6 @@ from restorer.tasks.uncertain import Doubt
 __all__ = ["LATENT_TILE", "check_latent_options", "prepare_upscale"]
 
 ALPHA_NOTE = "the transparency is enlarged as a picture of its own, in as many steps"
-
-LEFT_OVER = 0.25
-"""Standard deviation of the error that is left when compression has been undone, as a share of what it was."""
 
 LEAST_NOISE = 5.0
 """Least noise in levels that is claimed to be noise. A small picture holds much fine detail that looks like less."""
@@ -179,7 +176,7 @@ def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Re
         # Tiles that were chosen for the small picture do not suit the large one.
         model = used if isinstance(options.prior, Tiled) else used.prior
         again = replace(options, prior=model)
-        found = Found(LEFT_OVER * jpeg.sigma, is_gray, was_compressed=True)
+        found = Found(LEFT_BY_COMPRESSION * jpeg.sigma, is_gray, was_compressed=True)
         return enlarge(restored, place, again, found).measured()
 
     course, begin = first_course(options), options.begin

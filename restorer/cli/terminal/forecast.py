@@ -108,9 +108,7 @@ def faster_options(workload: Workload, seconds: float) -> list[str]:
     steps, default = workload.steps, workload.default_steps
     if workload.allows_single_step:
         candidates.append(("--detail 0", seconds / steps))
-    if default is None:
-        pass
-    elif steps > default:
+    if default is not None and steps > default:
         candidates.append((f"--steps {default}", default / steps * seconds))
     elif steps == default and not workload.allows_single_step:
         candidates.append((f"--steps {default // 2}", default // 2 / steps * seconds))
