@@ -23,8 +23,9 @@ from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.noise import Noise
 from restorer.measurement.outliers import Outliers
+from restorer.models.devices import PRECISIONS, resolve_device, resolve_dtype
 from restorer.models.hub.download import free_bytes
-from restorer.models.load import PRECISIONS, resolve_device, resolve_dtype, weights_folder, weights_sha256
+from restorer.models.load import weights_folder, weights_sha256
 from restorer.tasks.denoise import prepare_denoise
 
 __all__ = ["MapBeside", "examine", "examine_map", "examine_picture", "map_beside"]

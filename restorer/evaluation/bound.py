@@ -10,7 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from restorer.diffusion.objective import Bound, fixed_log_variance, variational_bound
+from restorer.diffusion.objective import fixed_log_variance
+from restorer.diffusion.variational_bound import Bound, variational_bound
 from restorer.errors import PictureError
 from restorer.priors.unet_prior import UNetPrior
 

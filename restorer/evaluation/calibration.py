@@ -23,6 +23,7 @@ from restorer.diffusion.degradations.kernels import defocus_kernel, gaussian_ker
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.uncertainty import local_variance
 from restorer.evaluation.contact_sheet import to_image
+from restorer.evaluation.degraded import round_to_8_bits
 from restorer.evaluation.trial_masks import draw_mask
 from restorer.images.files import from_pil, to_tensor
 from restorer.measurement.earlier_jpeg import find_jpeg
@@ -105,13 +106,9 @@ class Measured:
     residual: Tensor | None = None
 
 
-def _in_8_bits(x: Tensor) -> Tensor:
-    return (x.clamp(0, 1) * 255).round() / 255
-
-
 def _white_noise(x: Tensor, sigma: float, seed: int) -> Tensor:
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
-    return _in_8_bits(x + sigma / 255 * noise)
+    return round_to_8_bits(x + sigma / 255 * noise)
 
 
 def trials(prior: Prior, simulate: Mapping[str, Simulate] | None = None) -> list[Trial]:
@@ -192,7 +189,7 @@ def measure(trial: Trial, picture: Tensor, seed: int) -> Measured | None:
         return None
     restored = job.run()
     assert restored.spread is not None
-    result, doubt = _in_8_bits(restored.image), restored.spread.doubt
+    result, doubt = round_to_8_bits(restored.image), restored.spread.doubt
     known = torch.zeros(result.shape[-2:], dtype=torch.bool) if doubt.known is None else doubt.known
     same_size = job.image.shape == result.shape and doubt.known is None
     return Measured(

@@ -1,42 +1,25 @@
 """Evaluation of a prior: clean pictures are degraded in a known way, restored, and compared with the truth.
 
-    denoise    Gaussian noise of a stated standard deviation, which is passed to the restorer; neither clipped nor
-               rounded, as in the literature, unless 8 bits are requested
-    upscale    shrinking by Pillow's bicubic filter (which antialiases, as MATLAB's does), in 8 bits; sides are first
-               cropped to a multiple of the scale
-    inpaint    holes of a stated kind, drawn at random or given
-    deblur     a stated blur with noise, in 8 bits, whose kernel the restorer is told or has to find
-
 The figures are PSNR and SSIM over all channels; for `upscale` also on the BT.601 luma without a border of `scale`
-pixels, as is usual for super-resolution; for `inpaint` also the PSNR inside the holes. Random choices depend on the
-seed and on the picture's name, not on the order of the pictures.
+pixels, as is usual for super-resolution; for `inpaint` also the PSNR inside the holes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-import numpy as np
-import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import Step
-from restorer.errors import PictureError
-from restorer.evaluation.contact_sheet import to_image
-from restorer.evaluation.deblurring import blurred, filters
-from restorer.evaluation.metrics import SSIM_WINDOW, psnr, ssim, to_y
+from restorer.evaluation.baselines import baseline_methods, unrestored
+from restorer.evaluation.degraded import Sample, round_to_8_bits
+from restorer.evaluation.metrics import psnr, ssim, to_y
 from restorer.evaluation.perception import consistency, perceive
-from restorer.evaluation.trial_masks import draw_mask
-from restorer.images.files import from_pil, to_tensor
-from restorer.measurement.jpeg import Jpeg
 from restorer.tasks.blind_deblur import prepare_blind_deblur
 from restorer.tasks.deblur import prepare_deblur
 from restorer.tasks.denoise import prepare_denoise
@@ -48,77 +31,19 @@ __all__ = [
     "AMPLIFICATION",
     "CELL",
     "OURS",
-    "Condition",
     "Outcome",
-    "Sample",
     "Scores",
-    "baseline_methods",
-    "check_size",
-    "degrade",
-    "derive_seed",
     "evaluate",
-    "has_opencv",
     "mean_scores",
     "measure",
     "prepare",
     "side_by_side",
-    "unrestored",
 ]
 
 OURS = "restore"  # name of this project's result among those of the baselines
-NLM_STRENGTH = 0.6  # h of OpenCV's non-local means over sigma: the best of five (.4 to 1.2) on six pictures of CBSD68
-INPAINT_RADIUS = 3  # radius in pixels of the neighbourhood that OpenCV's inpainting uses
 CELL, AMPLIFICATION = 240, 5  # contact sheet: largest side of a picture in pixels, and factor of the difference
 
 OnProgress = Callable[[float, int], None]  # (evaluations done, evaluations in all)
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One way of degrading a picture.
-
-    Args:
-        task: "denoise", "upscale", "inpaint" or "deblur".
-        sigma: Standard deviation of the noise on the 0..255 scale, which the restorer is told; None if the restorer
-            decides as it does by default.
-        scale: For upscale, the factor by which the picture is shrunk.
-        kind: For inpaint, the kind of the mask; for deblur, the blur in words.
-        kernel: For deblur, the kernel, (h, w); None if the pictures are blurred already.
-        is_blind: For deblur, whether the restorer has to find the blur.
-    """
-
-    task: str
-    sigma: float | None = 0.0
-    scale: int = 1
-    kind: str = ""
-    kernel: Tensor | None = field(default=None, compare=False)
-    is_blind: bool = False
-
-    def __str__(self) -> str:
-        if self.sigma is None:
-            return {"upscale": f"x{self.scale}"}.get(self.task, "as it is")
-        return {"denoise": f"sigma {self.sigma:g}", "upscale": f"x{self.scale}"}.get(self.task, self.kind)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A clean picture and its degraded version.
-
-    Args:
-        condition: How the picture is degraded.
-        truth: The clean picture, float32 (C, H, W) in [0, 1].
-        degraded: The input of the restorer, float32 (C, h, w); with noise, values may lie outside [0, 1].
-        fill: bool (H, W), True in the holes; None for tasks other than inpaint.
-        visible: bool (h, w), the pixels of the degraded picture that are not transparent; None if all are visible.
-        jpeg: What is known of the JPEG compression of the degraded picture; None if it is to be left as it is.
-    """
-
-    condition: Condition
-    truth: Tensor
-    degraded: Tensor
-    fill: Tensor | None = None
-    visible: Tensor | None = None
-    jpeg: Jpeg | None = None
 
 
 @dataclass(frozen=True)
@@ -180,72 +105,6 @@ class Outcome:
     detail: float
     scores: dict[str, Scores]
     notes: tuple[str, ...] = ()
-
-
-def derive_seed(seed: int, name: str) -> int:
-    """Derive the seed of one picture, 0 to 2^63 - 1, from the common seed and the picture's name."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def _round_to_8_bits(x: Tensor) -> Tensor:
-    """Clip values to [0, 1] and round them to multiples of 1/255."""
-    return (x.clamp(0, 1) * 255).round() / 255
-
-
-def _resize(x: Tensor, width: int, height: int) -> Tensor:
-    """Resize a picture (C, H, W) with Pillow's bicubic filter, in 8 bits."""
-    return to_tensor(from_pil(to_image(x).resize((width, height), Image.Resampling.BICUBIC)))
-
-
-def degrade(
-    truth: Tensor, condition: Condition, seed: int, *, fill: Tensor | None = None, eight_bit: bool = False
-) -> Sample:
-    """Degrade a clean picture.
-
-    Args:
-        truth: The clean picture, float (C, H, W) in [0, 1].
-        condition: How to degrade it.
-        seed: Seed of the noise or the holes.
-        fill: The holes, bool (H, W), True for missing pixels; None to draw them at random.
-        eight_bit: Whether a noisy picture is clipped and rounded to 8 bits, as in a file.
-
-    Raises:
-        PictureError: The picture is too small for SSIM.
-    """
-    check_size(truth, condition)
-    height, width = truth.shape[-2:]
-    if condition.task == "denoise":
-        assert condition.sigma is not None
-        noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(seed))
-        noisy = truth + condition.sigma / 255 * noise
-        return Sample(condition, truth, _round_to_8_bits(noisy) if eight_bit else noisy)
-    if condition.task == "upscale":
-        height, width = height // condition.scale, width // condition.scale
-        truth = truth[:, : height * condition.scale, : width * condition.scale]
-        return Sample(condition, truth, _resize(truth, width, height))
-    if condition.task == "deblur":
-        assert condition.kernel is not None
-        degraded, part = blurred(truth, condition.kernel, condition.sigma or 0.0, seed)
-        check_size(part, condition)
-        return Sample(condition, part, degraded)
-    holes = torch.from_numpy(draw_mask(condition.kind, height, width, seed)) if fill is None else fill
-    return Sample(condition, truth, torch.where(holes, 1.0, truth), holes)
-
-
-def check_size(truth: Tensor, condition: Condition) -> None:
-    """Check that a picture is large enough to be compared with SSIM.
-
-    Raises:
-        PictureError: The picture is too small.
-    """
-    border = condition.scale if condition.task == "upscale" else 0
-    height, width = truth.shape[-2:]
-    if min(height, width) // condition.scale * condition.scale - 2 * border < SSIM_WINDOW:
-        raise PictureError(
-            f"a picture of {width}x{height} pixels is too small to be compared",
-            f"SSIM needs at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, for upscale without the border",
-        )
 
 
 def prepare(sample: Sample, prior: Prior, **sampling: Any) -> Job:
@@ -370,7 +229,7 @@ def evaluate(
 
     result = job.run(on_step, on_tile)
     seconds = time.perf_counter() - start
-    restored = _round_to_8_bits(result.image) if eight_bit else result.image
+    restored = round_to_8_bits(result.image) if eight_bit else result.image
     ours = measure(restored, sample, seconds, total, perception=perception)
     scores = {OURS: replace(ours, sigma=job.sigma if job.estimated else None)}
     methods = baseline_methods(sample) if baselines else unrestored(sample) if before else {}
@@ -379,63 +238,6 @@ def evaluate(
         picture = restore()
         scores[name] = measure(picture, sample, time.perf_counter() - start, perception=perception)
     return Outcome(sample, restored, job.detail, scores, result.notes)
-
-
-def has_opencv() -> bool:
-    """Return whether OpenCV is installed, which provides three of the baselines."""
-    return importlib.util.find_spec("cv2") is not None
-
-
-def unrestored(sample: Sample) -> dict[str, Callable[[], Tensor]]:
-    """Return the degraded picture itself as a method, by its name; for upscale its bicubic enlargement."""
-    if sample.condition.task == "upscale":
-        height, width = sample.truth.shape[-2:]
-        return {"bicubic": lambda: _resize(sample.degraded, width, height)}
-    names = {"denoise": "noisy", "deblur": "blurred"}
-    return {names.get(sample.condition.task, "damaged"): lambda: sample.degraded}
-
-
-def baseline_methods(sample: Sample) -> dict[str, Callable[[], Tensor]]:
-    """Return the methods that restore a sample without a network, by name.
-
-    The baselines of OpenCV work in 8 bits and are left out if OpenCV is not installed. Those of deblur are told the
-    kernel, and need scikit-image (`restorer.evaluation.deblurring.check_filters`).
-
-    Returns:
-        Functions without arguments that return a picture, float (C, H, W) in [0, 1]. The first is that of
-        `unrestored`, unless the holes were drawn here: those are white, which says nothing.
-    """
-    degraded, condition = sample.degraded, sample.condition
-    has_drawn_holes = condition.task == "inpaint" and condition.sigma is not None
-    methods = {} if has_drawn_holes else unrestored(sample)
-    if condition.task == "deblur":
-        if condition.kernel is None:  # the filters must be told the blur
-            return methods
-        return methods | filters(degraded, sample.truth, condition.kernel)
-    has_no_strength = condition.task == "denoise" and condition.sigma is None  # which non-local means must be told
-    if condition.task == "upscale" or has_no_strength or not has_opencv():
-        return methods
-    import cv2
-
-    # OpenCV orders the channels blue, green, red.
-    pixels = np.ascontiguousarray(np.asarray(to_image(degraded.expand(3, -1, -1)))[..., ::-1])
-
-    def to_tensor_again(result: np.ndarray) -> Tensor:
-        colour = torch.from_numpy(result[..., ::-1].transpose(2, 0, 1).copy()).float() / 255
-        return colour if len(degraded) == 3 else colour.mean(0, keepdim=True)
-
-    if condition.task == "denoise":
-        assert condition.sigma is not None
-        strength = NLM_STRENGTH * condition.sigma
-        methods["NLM"] = lambda: to_tensor_again(
-            cv2.fastNlMeansDenoisingColored(pixels, None, strength, strength, 7, 21)
-        )
-        return methods
-    assert sample.fill is not None
-    holes = sample.fill.numpy().astype(np.uint8) * 255
-    methods["Telea"] = lambda: to_tensor_again(cv2.inpaint(pixels, holes, INPAINT_RADIUS, cv2.INPAINT_TELEA))
-    methods["Navier-Stokes"] = lambda: to_tensor_again(cv2.inpaint(pixels, holes, INPAINT_RADIUS, cv2.INPAINT_NS))
-    return methods
 
 
 def side_by_side(outcome: Outcome) -> list[Tensor]:

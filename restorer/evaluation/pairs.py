@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from restorer.errors import PictureError
-from restorer.evaluation.evaluate import Condition, Sample, check_size
+from restorer.evaluation.degraded import Condition, Sample, check_size
 from restorer.images.files import load, load_mask, to_tensor, visible_pixels
 from restorer.images.find import SUFFIXES
 from restorer.limits import SCALES

@@ -16,7 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from restorer.diffusion.prior import Prior
-from restorer.models.load import PRECISIONS
+from restorer.models.devices import PRECISIONS
 from restorer.networks.fast.precision import is_native
 from restorer.networks.fast.prepacked import unaccelerated
 from restorer.priors.tiled import tile_starts

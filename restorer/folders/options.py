@@ -36,7 +36,7 @@ class Options:
         seed: The seed of the noise field.
         sigma: The noise of the input on the 0..255 scale; None to estimate it.
         model: The name, path or Hub repository of the model.
-        device: A name of `restorer.models.load.resolve_device`.
+        device: A name of `restorer.models.devices.resolve_device`.
         precision: "auto", "fp32", "bf16" or "fp16".
         tile: "auto", "off", or the side of a tile in pixels of the result.
         json: Whether one JSON object per picture is printed.

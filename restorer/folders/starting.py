@@ -28,7 +28,7 @@ def load_requested_start(options: Options) -> FeedForward | None:
         return None
     import torch
 
-    from restorer.models.load import resolve_device, resolve_dtype
+    from restorer.models.devices import resolve_device, resolve_dtype
     from restorer.models.starts import load_start
 
     device = resolve_device(options.device)
@@ -86,7 +86,7 @@ def start_record(start: FeedForward | None) -> dict[str, Any] | None:
     """Return the identity of a network with how it was computed, as the JSON reports it; None if it was not used."""
     if start is None:
         return None
-    from restorer.models.load import PRECISIONS
+    from restorer.models.devices import PRECISIONS
 
     precision = next(name for name, dtype in PRECISIONS.items() if dtype == start.dtype)
     return {**start.identity, "precision": precision}

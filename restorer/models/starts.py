@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from restorer.errors import ModelError, UsageError
+from restorer.models.devices import PRECISIONS, resolve_device
 from restorer.models.feed_forward import FeedForward
 from restorer.models.hub.download import OnBytes, fetch, sha256_of
 from restorer.models.hub.references import Reference, Snapshot, find_revision, parse_reference
-from restorer.models.load import PRECISIONS, resolve_device
 from restorer.models.spandrel_networks import read_network
 
 __all__ = ["as_start", "find_start", "load_start", "start_reference", "start_sha256"]

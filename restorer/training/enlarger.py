@@ -43,7 +43,7 @@ from restorer.diffusion.schedule import alpha_bar_of
 from restorer.errors import ModelError, UsageError
 from restorer.models.catalogue import weights_folder
 from restorer.models.checkpoints import load_model, save_model
-from restorer.models.load import resolve_device
+from restorer.models.devices import resolve_device
 from restorer.networks.fast.pixel_shuffle import pixel_shuffle, pixel_unshuffle
 from restorer.networks.residual_unet import ResidualUNet
 from restorer.priors.experts import SPREAD, first_level

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from restorer.errors import DeviceError, ModelError, OutputError, UsageError
 from restorer.models.checkpoints import load_model
+from restorer.models.devices import resolve_dtype
 from restorer.models.layout import CONFIG, SAFETENSORS
-from restorer.models.load import resolve_dtype
 from restorer.priors.unet_prior import ModelSpec
 from restorer.training.crops import CropStream
 from restorer.training.datasets import Dataset, Inventory, find_sources

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from restorer.errors import DeviceError, RestorerError, UsageError, exit_code_for
-from restorer.models.load import count_devices, resolve_device
+from restorer.models.devices import count_devices, resolve_device
 
 __all__ = ["TIMEOUT", "OtherProcessError", "Place", "Ranks", "device_of", "joined"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from restorer.diffusion.prior import Prediction
 from restorer.diffusion.schedule import Schedule, alpha_bar_of
-from restorer.models.load import PRECISIONS
+from restorer.models.devices import PRECISIONS
 from restorer.networks.fast.time_cache import TimeCache
 from restorer.networks.unet import UNet, UNetConfig
 from restorer.priors.unet_prior import ModelSpec, UNetPrior

@@ -101,7 +101,8 @@ def run_script() -> None:
     from rival_networks import TheirNetwork
 
     from restorer.models.checkpoints import load_model
-    from restorer.models.load import PRECISIONS, weights_folder
+    from restorer.models.devices import PRECISIONS
+    from restorer.models.load import weights_folder
 
     unet, spec = load_model(weights_folder())
     unet = unet.eval().requires_grad_(False).to(PRECISIONS[options.precision])

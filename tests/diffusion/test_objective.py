@@ -19,7 +19,6 @@ from torch import Tensor
 
 from restorer.diffusion.objective import (
     PREDICTION_TYPES,
-    Bound,
     fixed_log_variance,
     hybrid_loss,
     min_snr_weight,
@@ -28,10 +27,10 @@ from restorer.diffusion.objective import (
     simple_loss,
     target,
     to_x0,
-    variational_bound,
     vlb_term,
 )
 from restorer.diffusion.schedule import Schedule
+from restorer.diffusion.variational_bound import Bound, variational_bound
 
 LINEAR, COSINE = Schedule("linear"), Schedule("squaredcos_cap_v2")
 SHORT = Schedule("linear", 60, 1e-3, 0.3)

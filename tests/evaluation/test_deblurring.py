@@ -19,8 +19,10 @@ from restorer.cli.terminal.multi_values import is_gaussian, is_motion, is_number
 from restorer.diffusion.degradations.kernels import defocus_kernel, gaussian_kernel, motion_kernel
 from restorer.errors import PictureError, UsageError
 from restorer.evaluation import deblurring
+from restorer.evaluation.baselines import baseline_methods
 from restorer.evaluation.deblurring import BALANCES, ITERATIONS, MARGIN, blurred, check_filters, filters
-from restorer.evaluation.evaluate import OURS, Condition, baseline_methods, degrade, evaluate
+from restorer.evaluation.degraded import Condition, degrade
+from restorer.evaluation.evaluate import OURS, evaluate
 from restorer.evaluation.metrics import psnr
 from restorer.models import load as models_load
 

@@ -26,21 +26,13 @@ from restorer.diffusion.objective import prior_term
 from restorer.diffusion.prior import Prediction
 from restorer.diffusion.schedule import Schedule
 from restorer.errors import PictureError, UsageError
+from restorer.evaluation import baselines
 from restorer.evaluation import evaluate as evaluate_module
+from restorer.evaluation.baselines import baseline_methods
 from restorer.evaluation.bound import bits_per_dimension, centre_crop
 from restorer.evaluation.contact_sheet import contact_sheet
-from restorer.evaluation.evaluate import (
-    OURS,
-    Condition,
-    Scores,
-    baseline_methods,
-    degrade,
-    derive_seed,
-    evaluate,
-    mean_scores,
-    measure,
-    side_by_side,
-)
+from restorer.evaluation.degraded import Condition, degrade, derive_seed
+from restorer.evaluation.evaluate import OURS, Scores, evaluate, mean_scores, measure, side_by_side
 from restorer.evaluation.metrics import psnr, ssim, to_y
 from restorer.evaluation.trial_masks import MASKS, draw_mask, find_masks
 from restorer.models import load as models_load
@@ -227,7 +219,7 @@ def test_every_task_with_its_rivals(condition: Condition, channels: int) -> None
 
 def test_without_opencv_its_rivals_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """If OpenCV is not installed, its baselines are left out."""
-    monkeypatch.setattr(evaluate_module, "has_opencv", lambda: False)
+    monkeypatch.setattr(baselines, "has_opencv", lambda: False)
     conditions = Condition("denoise", sigma=9), Condition("upscale", scale=2), Condition("inpaint", kind="box")
     found = [list(baseline_methods(degrade(photograph(), condition, 0))) for condition in conditions]
     assert found == [["noisy"], ["bicubic"], []]

@@ -26,7 +26,8 @@ from torch import Tensor
 from restorer.cli.app import run
 from restorer.errors import UsageError
 from restorer.evaluation import perception
-from restorer.evaluation.evaluate import Condition, degrade, measure
+from restorer.evaluation.degraded import Condition, degrade
+from restorer.evaluation.evaluate import measure
 from restorer.evaluation.feature_networks import EfficientNetLite0, ShiftTolerantAlexNet
 from restorer.evaluation.metrics import BANDS, texture, texture_by_band, to_y
 from restorer.evaluation.perception import (

@@ -22,7 +22,8 @@ from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.models import load as models_load
 from restorer.models.catalogue import weights_folder
 from restorer.models.checkpoints import load_model
-from restorer.models.load import ENLARGING, count_devices, load_prior, resolve_device, resolve_dtype
+from restorer.models.devices import count_devices, resolve_device, resolve_dtype
+from restorer.models.load import ENLARGING, load_prior
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import UNetPrior
 from restorer.tasks.deblur import prepare_deblur

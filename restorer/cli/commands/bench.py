@@ -53,7 +53,7 @@ def _bench(
 
     restore bench  ·  restore bench --model ddpm-celebahq-256 --size 256
     """
-    from restorer.models.load import PRECISIONS
+    from restorer.models.devices import PRECISIONS
 
     if unknown := [name for name in precision if name not in PRECISIONS]:
         raise UsageError(f"unknown precision {unknown[0]!r}", f"choose one of {', '.join(PRECISIONS)}")
@@ -70,7 +70,7 @@ def _bench(
 def _emulated_precisions(device: str) -> list[str]:
     """Return the precisions that are not timed unasked, because the device emulates them and takes minutes."""
     from restorer.evaluation.speed import candidates, usual_precisions
-    from restorer.models.load import resolve_device
+    from restorer.models.devices import resolve_device
 
     resolved = resolve_device(device)
     return [name for name in candidates(resolved) if name not in usual_precisions(resolved)]
@@ -89,7 +89,8 @@ def _measure_all(
 
         from restorer.evaluation.speed import SIZES, measure, usual_precisions
         from restorer.machine.memory import FIXED_BYTES, check_memory, is_out_of_memory
-        from restorer.models.load import load_prior, resolve_device
+        from restorer.models.devices import resolve_device
+        from restorer.models.load import load_prior
         from restorer.priors.latent import latent_of
 
     resolved, timings = resolve_device(device), []
@@ -146,7 +147,7 @@ def _report(
     import torch
 
     from restorer.evaluation.speed import best_tile, estimate_seconds
-    from restorer.models.load import resolve_device
+    from restorer.models.devices import resolve_device
     from restorer.tasks.tiles import OVERLAP, default_tiles
 
     resolved, best = resolve_device(device), best_tile(timings)

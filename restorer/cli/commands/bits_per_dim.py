@@ -17,7 +17,7 @@ from restorer.images.find import collect
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from restorer.diffusion.objective import Bound
+    from restorer.diffusion.variational_bound import Bound
 
 __all__ = ["bits_per_dim"]
 

@@ -125,7 +125,8 @@ def _evaluate_all(request: Request, reporter: Reporter) -> int:
     results = _Results(reporter, sheet=request.sheet is not None)
     trials = list_pairs(request, results) if request.has_pairs else list_trials(request)
     read_samples = read_pair if request.has_pairs else degrade_trial
-    from restorer.evaluation.evaluate import evaluate, has_opencv
+    from restorer.evaluation.baselines import has_opencv
+    from restorer.evaluation.evaluate import evaluate
     from restorer.evaluation.perception import check_extra
 
     if request.perception:

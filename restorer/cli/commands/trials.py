@@ -16,7 +16,7 @@ from restorer.images.find import collect
 from restorer.limits import check
 
 if TYPE_CHECKING:
-    from restorer.evaluation.evaluate import Condition, Sample
+    from restorer.evaluation.degraded import Condition, Sample
 
     Trial = tuple[Path, str, list[tuple[Condition, Path | None]]]
 
@@ -250,7 +250,7 @@ def list_trials(request: Request) -> list[Trial]:
     if request.mask is not None and not request.mask.is_dir():
         raise PictureError(f"{request.mask} is not a folder of masks", "check the path")
     pictures = collect([request.folder], recursive=True)
-    from restorer.evaluation.evaluate import Condition
+    from restorer.evaluation.degraded import Condition
     from restorer.evaluation.trial_masks import find_masks
 
     trials: list[Trial] = []
@@ -288,7 +288,7 @@ def list_pairs(request: Request, results: Tally) -> list[Trial]:
     if request.truth is not None and not request.truth.is_dir():
         raise PictureError(f"{request.truth} is not a folder of pictures", "check the path")
     pictures = collect([request.folder], recursive=True)
-    from restorer.evaluation.evaluate import Condition
+    from restorer.evaluation.degraded import Condition
     from restorer.evaluation.pairs import find_truth, split_by_suffix
 
     roots = dict(pictures)
@@ -342,7 +342,7 @@ def degrade_trial(request: Request, trial: Trial) -> list[Sample]:
     """
     import torch
 
-    from restorer.evaluation.evaluate import degrade, derive_seed
+    from restorer.evaluation.degraded import degrade, derive_seed
     from restorer.images.files import load, load_mask, to_tensor
 
     path, name, conditions = trial

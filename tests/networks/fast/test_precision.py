@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from restorer.machine import malloc, threads
-from restorer.models.load import resolve_dtype
+from restorer.models.devices import resolve_dtype
 from restorer.networks.fast import precision
 from restorer.networks.fast.precision import MIN_GAIN, cache_file, faster_dtype, time_convolution
 
