@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING
+from types import NoneType
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -89,7 +90,7 @@ def _parameter(each: Declared) -> inspect.Parameter:
         default = f"{default:g}"
     kind: Any = list[str] if tuple in each.kinds else str
     if each.option.read is None and str not in each.kinds and tuple not in each.kinds:
-        (kind,) = each.kinds
+        (kind,) = each.kinds - {NoneType}
     told: Any = Annotated[kind if default is not None else kind | None, _told(each)]  # type: ignore[valid-type]
     given = inspect.Parameter.empty if default is MISSING else default
     return inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=given, annotation=told)

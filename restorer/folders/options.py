@@ -196,11 +196,6 @@ class Options(SamplingOptions):
         return {name: value for name, value in given.items() if value is not None}
 
     @property
-    def sampling(self) -> dict[str, Any]:
-        """The keyword arguments, besides the prior, that the `prepare_...` functions of the restoring tasks share."""
-        return {**super().sampling, **({} if self.region is None else {"region": self.region})}
-
-    @property
     def own(self) -> dict[str, Any]:
         """The options of the verb alone, as the record of a result holds them."""
         shared = {each.name for each in fields(Options)}

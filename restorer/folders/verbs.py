@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from restorer.errors import PictureError, UsageError
 from restorer.folders.blur_options import BlurOptions
+from restorer.folders.options import Options
 from restorer.folders.paths import Item, find_mask
 from restorer.folders.picture import Kept, Verb
 from restorer.folders.starting import load_requested_start, scale_of_start
 from restorer.folders.verb_options import Auto, Deblur, Dejpeg, Denoise, Inpaint, Upscale
 from restorer.images.find import STDIO, is_stream
-from restorer.images.sizes import Enlargement, Geometry
+from restorer.images.sizes import Geometry
 from restorer.images.streams import stream_bytes
 from restorer.limits import OWN_SCRATCHES, OWN_TRANSPARENCY
 
@@ -30,26 +32,19 @@ if TYPE_CHECKING:
 __all__ = ["VERBS", "deblurring", "dejpegging", "denoising", "inpainting", "repairing", "upscaling"]
 
 
+def _common(options: Options, prior: UNetPrior | Tiled) -> dict[str, Any]:
+    """Return what all jobs but that of `auto` are prepared with."""
+    return {"region": options.region, "start": load_requested_start(options), "prior": prior}
+
+
 def denoising(options: Denoise) -> Verb:
     """Return the verb `denoise`."""
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
-        from restorer.images.files import visible_pixels
-        from restorer.measurement.earlier_jpeg import find_jpeg
-        from restorer.tasks.denoise import prepare_denoise
+        from restorer.images.conversion import Given
+        from restorer.tasks.preparing import denoise_job
 
-        job = prepare_denoise(
-            image,
-            noise=options.noise,
-            strength=options.strength,
-            outliers=options.outliers,
-            evidence=visible_pixels(picture),
-            jpeg=find_jpeg(image, picture.original) if options.jpeg == "auto" and options.sigma is None else None,
-            start=load_requested_start(options),
-            prior=prior,
-            **options.sampling,
-        )
-        return job, None
+        return denoise_job(options, Given(None, image, picture), **_common(options, prior)), None
 
     whole = Geometry(region=options.region)
     return Verb(f"denoised{whole.tag}", prepare, extra_options=options.own, geometry=whole)
@@ -59,12 +54,10 @@ def dejpegging(options: Dejpeg) -> Verb:
     """Return the verb `dejpeg`."""
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
-        from restorer.measurement.earlier_jpeg import find_jpeg
-        from restorer.tasks.dejpeg import prepare_dejpeg
+        from restorer.images.conversion import Given
+        from restorer.tasks.preparing import dejpeg_job
 
-        sampling = {name: value for name, value in options.sampling.items() if name != "sigma"}
-        known, start = find_jpeg(image, picture.original), load_requested_start(options)
-        return prepare_dejpeg(image, known, start=start, prior=prior, **sampling), None
+        return dejpeg_job(options, Given(None, image, picture), **_common(options, prior)), None
 
     whole = Geometry(region=options.region)
     return Verb(f"dejpegged{whole.tag}", prepare, geometry=whole)
@@ -80,21 +73,11 @@ def deblurring(options: Deblur) -> Verb:
     blur = BlurOptions.of(options.gaussian, options.defocus, options.motion, options.kernel)
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
-        from restorer.images.files import visible_pixels
-        from restorer.measurement.earlier_jpeg import find_jpeg
-        from restorer.tasks.blind_deblur import prepare_blind_deblur
-        from restorer.tasks.deblur import prepare_deblur
+        from restorer.images.conversion import Given
+        from restorer.tasks.preparing import deblur_job
 
-        measuring: dict[str, Any] = {
-            "noise": options.noise,
-            "strength": options.strength,
-            "evidence": visible_pixels(picture),
-            "jpeg": find_jpeg(image, picture.original) if options.jpeg == "auto" and options.sigma is None else None,
-            "start": load_requested_start(options),
-        }
-        if blur is None:
-            return prepare_blind_deblur(image, prior=prior, **measuring, **options.sampling), None
-        return prepare_deblur(image, blur.make(), prior=prior, **measuring, **options.sampling), None
+        kernel = None if blur is None else blur.make()
+        return deblur_job(options, kernel, Given(None, image, picture), **_common(options, prior)), None
 
     own = {**options.own, **({} if blur is None else blur.recorded())}
     part = Geometry(region=options.region)
@@ -113,10 +96,9 @@ def inpainting(options: Inpaint) -> Verb:
         raise PictureError(f"the mask {mask} does not exist", "check the path")
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
-        import torch
-
+        from restorer.images.conversion import Given
         from restorer.images.files import alpha_mask, load_mask, visible_pixels
-        from restorer.tasks.inpaint import prepare_inpaint
+        from restorer.tasks.preparing import inpaint_job
         from restorer.tasks.scratches import scratch_mask
 
         path = None if is_own else find_mask(mask, item)
@@ -130,9 +112,7 @@ def inpainting(options: Inpaint) -> Verb:
             source = io.BytesIO(stream_bytes(path)) if is_stream(path) else path
             loaded = load_mask(source, size, invert_mask, limit, margin=options.grow, picture=picture)
             reveals = False
-        hole, start = torch.from_numpy(loaded.fill), load_requested_start(options)
-        given: dict[str, Any] = {"candidates": options.candidates, "start": start, "prior": prior}
-        job = prepare_inpaint(image, hole, **given, **options.sampling)
+        job = inpaint_job(options, loaded.fill, Given(None, image, picture), **_common(options, prior))
         known = ~loaded.fill
         if options.region is not None:
             known = known[options.region.rows, options.region.columns]
@@ -151,19 +131,15 @@ def upscaling(options: Upscale) -> Verb:
         ModelError: The factor is to be that of the start, which cannot be loaded, or does not enlarge.
         DeviceError: The same, and the machine does not have the device.
     """
-    scale, sides = options.scale, (options.width, options.height)
-    if options.start is not None and scale is None and sides == (None, None):
-        scale = scale_of_start(options)
-    size = Enlargement.of(scale, *sides)
+    if options.start is not None and not options.has_size:
+        options = replace(options, scale=scale_of_start(options))
+    size = options.size
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
-        from restorer.images.files import alpha_tensor
-        from restorer.measurement.earlier_jpeg import find_jpeg
-        from restorer.tasks.upscale import prepare_upscale
+        from restorer.images.conversion import Given
+        from restorer.tasks.preparing import upscale_job
 
-        known = find_jpeg(image, picture.original) if options.jpeg == "auto" and not options.sigma else None
-        given: dict[str, Any] = {"jpeg": known, "alpha": alpha_tensor(picture), "start": load_requested_start(options)}
-        return prepare_upscale(image, size, prior=prior, **given, **options.sampling), None
+        return upscale_job(options, Given(None, image, picture), **_common(options, prior)), None
 
     def check_model(prior: UNetPrior | Tiled) -> None:
         from restorer.priors.latent import latent_of
@@ -172,7 +148,7 @@ def upscaling(options: Upscale) -> Verb:
         if (start := load_requested_start(options)) is not None:
             start.check("upscale", size.scale and size.factor(1000, 1000))
         if (latent := latent_of(prior)) is not None:
-            sampling = {name: value for name, value in options.sampling.items() if name not in ("seed", "region")}
+            sampling = {name: value for name, value in options.sampling.items() if name != "seed"}
             check_latent_options(latent, size.scale, **sampling)
 
     whole = Geometry(size, options.region)
@@ -188,26 +164,13 @@ def repairing(options: Auto) -> Verb:
     """
     if options.in_place and options.scale is not None:
         raise UsageError("--in-place and --scale cannot be combined", "name a folder with -o")
-    size = None if options.scale is None else Enlargement.of(options.scale)
+    size = options.size
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
-        from restorer.images.files import alpha_tensor, visible_pixels
-        from restorer.measurement.earlier_jpeg import find_jpeg
-        from restorer.tasks.auto import prepare_auto
+        from restorer.images.conversion import Given
+        from restorer.tasks.preparing import auto_job
 
-        job = prepare_auto(
-            image,
-            scale=size,
-            without=options.without,
-            evidence=visible_pixels(picture),
-            jpeg=find_jpeg(image, picture.original),  # known, so that it is allowed for, even if it is left
-            alpha=None if size is None else alpha_tensor(picture),
-            detail=options.detail,
-            seed=options.seed,
-            region=options.region,
-            prior=prior,
-        )
-        return job, None
+        return auto_job(options, Given(None, image, picture), region=options.region, prior=prior), None
 
     whole = Geometry(size, options.region)
     own = {**options.own, **dict(() if size is None else size.options())}

@@ -104,7 +104,7 @@ class Declared:
 
     Args:
         name: The name of its field.
-        kinds: The types of its values, without that of None.
+        kinds: The types of its values; that of None if it may be left out.
         default: Its default; `dataclasses.MISSING` if it has to be given.
         option: The rest of the declaration.
     """
@@ -138,12 +138,12 @@ class Declared:
             return value
         if tuple in self.kinds:
             return (value,) if isinstance(value, str) else tuple(value)
-        if value is None or (isinstance(value, str) and value == self.option.unset):
+        if (value is None and NoneType in self.kinds) or (isinstance(value, str) and value == self.option.unset):
             return None
         if self.option.take is not None:
             return self.option.take(value)
         numbers = self.kinds & {int, float}
-        if isinstance(value, tuple(self.kinds - numbers)):
+        if isinstance(value, tuple(self.kinds - numbers - {NoneType})):
             return value
         if numbers:
             return whole_number(self.name, value) if int in numbers else real_number(self.name, value)
@@ -155,9 +155,9 @@ class Declared:
 
 
 def _kinds(hint: Any) -> frozenset[type]:
-    """Return the types of which a type hint is the union, without that of None."""
+    """Return the types of which a type hint is the union."""
     parts = (hint,) if get_origin(hint) is tuple or not get_args(hint) else get_args(hint)
-    return frozenset(get_origin(part) or part for part in parts if part is not NoneType)
+    return frozenset(get_origin(part) or part for part in parts)
 
 
 def declared(kind: type) -> Mapping[str, Declared]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from restorer.errors import UsageError
+from restorer.images.sizes import Enlargement
 from restorer.limits import (
     CANDIDATES,
     JPEGS,
@@ -235,6 +236,17 @@ class UpscaleOptions(SamplingOptions):
         """Check the values; see `SamplingOptions.check`."""
         super().check(started=started)
         check_denoising(jpeg=self.jpeg)
+        _ = self.size
+
+    @property
+    def has_size(self) -> bool:
+        """Whether the size is given, so that it does not follow from a start."""
+        return (self.scale, self.width, self.height) != (None, None, None)
+
+    @property
+    def size(self) -> Enlargement:
+        """The size of the result; a UsageError if a value is out of range."""
+        return Enlargement.of(self.scale, self.width, self.height)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +263,16 @@ class AutoOptions(SamplingOptions):
     no_noise: bool = option(False, "Leave noise", panel=REPAIRS)
     no_jpeg: bool = option(False, "Leave what JPEG compression did", panel=REPAIRS)
     no_blur: bool = option(False, "Leave blur, also while enlarging", panel=REPAIRS)
+
+    def check(self, *, started: bool = False) -> None:
+        """Check the values; see `SamplingOptions.check`."""
+        super().check(started=started)
+        _ = self.size
+
+    @property
+    def size(self) -> Enlargement | None:
+        """The size of the result, None if it is that of the picture; a UsageError if the scale is out of range."""
+        return None if self.scale is None else Enlargement.of(self.scale)
 
     @property
     def without(self) -> list[str]:

@@ -63,7 +63,7 @@ def _upscale(options: Upscale) -> None:
 
     restore upscale img.png  ·  restore upscale img.png --scale 2  ·  restore upscale img.png --steps 100
     """
-    if options.scale is None and options.width is None and options.height is None:
+    if not options.has_size:
         prepare_start(options)
     restore_all(options, upscaling(options))
 
