@@ -31,7 +31,7 @@ PANELS = (None, OUTPUT, INPUT, SAMPLING, DEVICE, INTERFACE)
 
 SHARED = declared(Options)
 
-O = TypeVar("O", bound=Options)  # noqa: E741  (the letter of the class)
+OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 def _shown(name: str) -> Any:
@@ -96,7 +96,7 @@ def _parameter(each: Declared) -> inspect.Parameter:
     return inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=given, annotation=told)
 
 
-def command_of(kind: type[O], run: Callable[[O], None]) -> Callable[..., None]:
+def command_of(kind: type[OptionsT], run: Callable[[OptionsT], None]) -> Callable[..., None]:
     """Return a restoring verb as a function that Typer makes a command of.
 
     Its parameters are the inputs and the options that a dataclass declares: first those that the verb declares itself,
@@ -122,7 +122,7 @@ def command_of(kind: type[O], run: Callable[[O], None]) -> Callable[..., None]:
     return command
 
 
-def parse(kind: type[O], **values: Any) -> O:
+def parse(kind: type[OptionsT], **values: Any) -> OptionsT:
     """Check the options of a command line and return them as one value.
 
     Args:

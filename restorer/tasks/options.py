@@ -236,7 +236,7 @@ class UpscaleOptions(SamplingOptions):
         """Check the values; see `SamplingOptions.check`."""
         super().check(started=started)
         check_denoising(jpeg=self.jpeg)
-        _ = self.size
+        Enlargement.of(self.scale, self.width, self.height)
 
     @property
     def has_size(self) -> bool:
@@ -267,7 +267,8 @@ class AutoOptions(SamplingOptions):
     def check(self, *, started: bool = False) -> None:
         """Check the values; see `SamplingOptions.check`."""
         super().check(started=started)
-        _ = self.size
+        if self.scale is not None:
+            Enlargement.of(self.scale)
 
     @property
     def size(self) -> Enlargement | None:

@@ -42,7 +42,7 @@ OnStep = Callable[[Step], None] | None
 AnyPrior = Prior | str | os.PathLike[str] | None
 AnyStart = FeedForward | str | os.PathLike[str] | None
 
-O = TypeVar("O", bound=SamplingOptions)  # noqa: E741  (the letter of the class)
+OptionsT = TypeVar("OptionsT", bound=SamplingOptions)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _restore_one(
     return result, half.to(given.value.device) if isinstance(given.value, Tensor) else half.numpy()
 
 
-def options_of(kind: type[O], arguments: Mapping[str, Any], **instead: Any) -> tuple[O, dict[str, Any]]:
+def options_of(kind: type[OptionsT], arguments: Mapping[str, Any], **instead: Any) -> tuple[OptionsT, dict[str, Any]]:
     """Return the options among the arguments of a function, and the others that a job is prepared with.
 
     Args:

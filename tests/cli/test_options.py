@@ -1,4 +1,4 @@
-"""The options of the verbs: declared once, read from texts and from Python, and the same in all that follows from them."""
+"""The options of the verbs: one declaration, what is made of it, and the values from texts and from Python."""
 
 from __future__ import annotations
 
