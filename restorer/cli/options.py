@@ -12,26 +12,22 @@ import typer
 
 from restorer.folders.extras import check_extras
 from restorer.folders.options import Options, check_options, own_names
-from restorer.tasks.option import (
-    BLUR,
-    DEVICE,
-    INPUT,
-    INTERFACE,
-    OUTPUT,
-    REPAIRS,
-    SAMPLING,
-    Declared,
-    declared,
-)
+from restorer.tasks.option import DEVICE, INPUT, INTERFACE, OUTPUT, SAMPLING, Declared, declared
 
-__all__ = ["BLUR", "DEVICE", "INPUT", "INTERFACE", "OUTPUT", "REPAIRS", "SAMPLING", "command_of", "parse"]
+__all__ = ["DEVICE", "INPUT", "INTERFACE", "OUTPUT", "SAMPLING", "command_of", "parse", "read", "shared"]
 
 PANELS = (None, OUTPUT, INPUT, SAMPLING, DEVICE, INTERFACE)
 """The panels of the help in their order, after those of the verb itself."""
 
 SHARED = declared(Options)
 
+T = TypeVar("T")
 OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+def shared(name: str) -> Any:
+    """Declare an option of the restoring verbs as a field of the dataclass of another command."""
+    return SHARED[name].option.field(SHARED[name].default)
 
 
 def _shown(name: str) -> Any:
@@ -88,33 +84,35 @@ def _parameter(each: Declared) -> inspect.Parameter:
         default = each.option.unset
     elif each.option.read is not None and not isinstance(default, str) and default is not MISSING:
         default = f"{default:g}"
-    kind: Any = list[str] if tuple in each.kinds else str
-    if each.option.read is None and str not in each.kinds and tuple not in each.kinds:
+    kind: Any = str
+    if each.option.read is None and str not in each.kinds:
         (kind,) = each.kinds - {NoneType}
+        kind = list[str] if kind is tuple else kind
     told: Any = Annotated[kind if default is not None else kind | None, _told(each)]  # type: ignore[valid-type]
     given = inspect.Parameter.empty if default is MISSING else default
     return inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=given, annotation=told)
 
 
-def command_of(kind: type[OptionsT], run: Callable[[OptionsT], None]) -> Callable[..., None]:
-    """Return a restoring verb as a function that Typer makes a command of.
+def command_of(kind: type[T], run: Callable[[T], None], read: Callable[..., T]) -> Callable[..., None]:
+    """Return a command as a function that Typer makes a command of.
 
-    Its parameters are the inputs and the options that a dataclass declares: first those that the verb declares itself,
-    then those of the run, by panel.
+    Its parameters are the inputs, if there are any, and the options that a dataclass declares: first those that it
+    declares itself, then those of the run over files that it inherits, by panel.
 
     Args:
         kind: The dataclass.
-        run: Does what the checked options say. Its docstring is the text of the help.
+        run: Does what the options say. Its docstring is the text of the help.
+        read: Returns the options; it is called with the dataclass, and with what Typer passes by name.
     """
     own, options = own_names(kind), declared(kind)
     others = sorted((n for n in options if n not in own), key=lambda name: PANELS.index(options[name].option.panel))
-    parameters = [
-        inspect.Parameter("inputs", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Inputs),
-        *(_parameter(options[name]) for name in (*(name for name in own if name in options), *others)),
-    ]
+    parameters = [_parameter(options[name]) for name in (*(name for name in own if name in options), *others)]
+    if issubclass(kind, Options):
+        inputs = inspect.Parameter("inputs", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Inputs)
+        parameters.insert(0, inputs)
 
     def command(**values: Any) -> None:
-        run(parse(kind, **values))
+        run(read(kind, **values))
 
     command.__doc__ = run.__doc__
     command.__annotations__ = {each.name: each.annotation for each in parameters}
@@ -122,18 +120,27 @@ def command_of(kind: type[OptionsT], run: Callable[[OptionsT], None]) -> Callabl
     return command
 
 
-def parse(kind: type[OptionsT], **values: Any) -> OptionsT:
-    """Check the options of a command line and return them as one value.
+def read(kind: type[T], **values: Any) -> T:
+    """Return the options of a command line as one value.
 
     Args:
         kind: The dataclass that declares them.
         values: The options by name, as Typer passes them. What is missing has its default.
 
     Raises:
-        UsageError: A value is out of range, or two options cannot be combined.
+        UsageError: A text stands for no value.
     """
     known = declared(kind)
-    options = kind(**{name: known[name].read(value) if name in known else value for name, value in values.items()})
+    return kind(**{name: known[name].read(value) if name in known else value for name, value in values.items()})
+
+
+def parse(kind: type[OptionsT], **values: Any) -> OptionsT:
+    """Return the options of a run over files as `read` does, checked.
+
+    Raises:
+        UsageError: A value is out of range, or two options cannot be combined.
+    """
+    options = read(kind, **values)
     check_options(options)
     check_extras(options)
     return options

@@ -213,8 +213,8 @@ class Options(SamplingOptions):
         }
 
 
-def own_names(kind: type[Options]) -> list[str]:
-    """Return the names of the options that a verb declares itself, in order, some of which other verbs have too."""
+def own_names(kind: type) -> list[str]:
+    """Return the names of the options that a command declares itself, in order, some of which others have too."""
     return [name for each in kind.__mro__ if not issubclass(Options, each) for name in inspect.get_annotations(each)]
 
 

@@ -136,7 +136,7 @@ class Declared:
             if not isinstance(value, bool):
                 raise UsageError(f"{self.name} must be True or False, not {value!r}")
             return value
-        if tuple in self.kinds:
+        if tuple in self.kinds:  # of texts
             return (value,) if isinstance(value, str) else tuple(value)
         if (value is None and NoneType in self.kinds) or (isinstance(value, str) and value == self.option.unset):
             return None

@@ -110,7 +110,7 @@ def test_one_declaration_is_enough(capsys: pytest.CaptureFixture[str], tmp_path:
     seen: list[Sharpen] = []
     made = typer.Typer()
     made.callback()(lambda: None)
-    made.command("sharpen", cls=Command)(command_of(Sharpen, seen.append))
+    made.command("sharpen", cls=Command)(command_of(Sharpen, seen.append, parse))
     made(["sharpen", "a.png", "--radius", "2.5", "--both", "--profile", "p"], standalone_mode=False)
     made(["sharpen", "a.png"], standalone_mode=False)
     made(["sharpen", "--help"], standalone_mode=False)

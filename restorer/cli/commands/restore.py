@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from restorer.cli.options import command_of
+from restorer.cli.options import command_of, parse
 from restorer.cli.restoring.run import restore_all
 from restorer.cli.restoring.starting import prepare_start
 from restorer.folders.verb_options import Auto, Deblur, Dejpeg, Denoise, Inpaint, Upscale
@@ -83,11 +83,11 @@ def _deblur(options: Deblur) -> None:
 def register(app: typer.Typer) -> None:
     """Add the verbs to the application."""
     for name, command in (
-        ("auto", command_of(Auto, _auto)),
-        ("denoise", command_of(Denoise, _denoise)),
-        ("dejpeg", command_of(Dejpeg, _dejpeg)),
-        ("inpaint", command_of(Inpaint, _inpaint)),
-        ("upscale", command_of(Upscale, _upscale)),
-        ("deblur", command_of(Deblur, _deblur)),
+        ("auto", command_of(Auto, _auto, parse)),
+        ("denoise", command_of(Denoise, _denoise, parse)),
+        ("dejpeg", command_of(Dejpeg, _dejpeg, parse)),
+        ("inpaint", command_of(Inpaint, _inpaint, parse)),
+        ("upscale", command_of(Upscale, _upscale, parse)),
+        ("deblur", command_of(Deblur, _deblur, parse)),
     ):
         app.command(name, no_args_is_help=True)(command)
