@@ -20,6 +20,7 @@ PANELS = (None, OUTPUT, INPUT, SAMPLING, DEVICE, INTERFACE)
 """The panels of the help in their order, after those of the verb itself."""
 
 SHARED = declared(Options)
+"""The options of a run over files, which all restoring verbs have."""
 
 T = TypeVar("T")
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -93,7 +94,7 @@ def _parameter(each: Declared) -> inspect.Parameter:
     return inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=given, annotation=told)
 
 
-def command_of(kind: type[T], run: Callable[[T], None], read: Callable[..., T]) -> Callable[..., None]:
+def command_of(kind: type[T], run: Callable[[T], None], make: Callable[..., T]) -> Callable[..., None]:
     """Return a command as a function that Typer makes a command of.
 
     Its parameters are the inputs, if there are any, and the options that a dataclass declares: first those that it
@@ -102,7 +103,7 @@ def command_of(kind: type[T], run: Callable[[T], None], read: Callable[..., T]) 
     Args:
         kind: The dataclass.
         run: Does what the options say. Its docstring is the text of the help.
-        read: Returns the options; it is called with the dataclass, and with what Typer passes by name.
+        make: Returns the options, as `read` or `parse` does; it is called with the dataclass, and with what Typer passes by name.
     """
     own, options = own_names(kind), declared(kind)
     others = sorted((n for n in options if n not in own), key=lambda name: PANELS.index(options[name].option.panel))
@@ -112,7 +113,7 @@ def command_of(kind: type[T], run: Callable[[T], None], read: Callable[..., T]) 
         parameters.insert(0, inputs)
 
     def command(**values: Any) -> None:
-        run(read(kind, **values))
+        run(make(kind, **values))
 
     command.__doc__ = run.__doc__
     command.__annotations__ = {each.name: each.annotation for each in parameters}
