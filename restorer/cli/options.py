@@ -103,7 +103,7 @@ def command_of(kind: type[T], run: Callable[[T], None], make: Callable[..., T]) 
     Args:
         kind: The dataclass.
         run: Does what the options say. Its docstring is the text of the help.
-        make: Returns the options, as `read` or `parse` does; it is called with the dataclass, and with what Typer passes by name.
+        make: Returns the options from the dataclass and from what Typer passes by name, as `read` and `parse` do.
     """
     own, options = own_names(kind), declared(kind)
     others = sorted((n for n in options if n not in own), key=lambda name: PANELS.index(options[name].option.panel))
