@@ -10,38 +10,25 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
-
-import torch
 
 from restorer.errors import UsageError
 from restorer.images.conversion import Given, check_values
-from restorer.images.files import alpha_tensor
-from restorer.images.sizes import Enlargement
-from restorer.limits import CANDIDATES, check, check_denoising, real_number, whole_number
-from restorer.measurement.earlier_jpeg import find_jpeg
-from restorer.models.feed_forward import FeedForward
-from restorer.tasks.auto import prepare_auto
-from restorer.tasks.blind_deblur import prepare_blind_deblur
-from restorer.tasks.deblur import prepare_deblur
-from restorer.tasks.dejpeg import prepare_dejpeg
-from restorer.tasks.denoise import prepare_denoise
-from restorer.tasks.inpaint import prepare_inpaint
+from restorer.limits import CANDIDATES
 from restorer.tasks.job import Job
-from restorer.tasks.mask_arguments import holes_of, is_own_transparency, masks_of, transparent_pixels
-from restorer.tasks.python_calls import (
-    AnyPrior,
-    AnyStart,
-    Known,
-    OnStep,
-    kernel_of,
-    region_option,
-    restore_given,
-    sampling_options,
-    sigma_option,
+from restorer.tasks.mask_arguments import holes_of, is_own_transparency, masks_of
+from restorer.tasks.options import (
+    AutoOptions,
+    DeblurOptions,
+    DejpegOptions,
+    DenoiseOptions,
+    InpaintOptions,
+    UpscaleOptions,
 )
+from restorer.tasks.preparing import auto_job, deblur_job, dejpeg_job, denoise_job, inpaint_job, sized_by, upscale_job
+from restorer.tasks.python_calls import AnyPrior, AnyStart, Known, OnStep, kernel_of, options_of, restore_given
 from restorer.tasks.repair import Repair
-from restorer.tasks.upscale import prepare_upscale
 
 __all__ = ["auto", "deblur", "dejpeg", "denoise", "inpaint", "upscale"]
 
@@ -106,26 +93,13 @@ def denoise(
         ModelError: The prior cannot be loaded or cannot denoise, or its network returns values that are not finite.
         DeviceError: The device has too little memory.
     """
-    level, part = sigma_option(sigma), region_option(region)
-    factor = real_number("strength", strength)
-    options = sampling_options(steps, detail, method, seed, start, prior)
-    check_denoising(
-        sigma=level,
-        noise=noise,
-        strength=factor,
-        outliers=outliers,
-        jpeg=jpeg,
-        steps=options["steps"] if start is None else None,
-        detail=options["detail"],
-    )
+    options, others = options_of(DenoiseOptions, locals())
 
     def prepare(given: Given, index: int) -> tuple[Job, None]:
-        check_values(given, level)
-        found = find_jpeg(given.image, given.file) if jpeg == "auto" and level is None else None
-        measuring: dict[str, Any] = {"noise": noise, "strength": factor, "evidence": given.visible, "jpeg": found}
-        return prepare_denoise(given.image, level, outliers=outliers, region=part, **measuring, **options), None
+        check_values(given, options.sigma)
+        return denoise_job(options, given, **others), None
 
-    return restore_given(picture, prepare, on_step, part, uncertainty)
+    return restore_given(picture, prepare, on_step, others["region"], uncertainty)
 
 
 def dejpeg(
@@ -165,13 +139,13 @@ def dejpeg(
         ModelError: The prior cannot restore pictures, or its network returns values that are not finite.
         DeviceError: The device has too little memory.
     """
-    part, options = region_option(region), sampling_options(steps, detail, method, seed, start, prior)
+    options, others = options_of(DejpegOptions, locals())
 
     def prepare(given: Given, index: int) -> tuple[Job, None]:
         check_values(given)
-        return prepare_dejpeg(given.image, find_jpeg(given.image, given.file), region=part, **options), None
+        return dejpeg_job(options, given, **others), None
 
-    return restore_given(picture, prepare, on_step, part, uncertainty)
+    return restore_given(picture, prepare, on_step, others["region"], uncertainty)
 
 
 def deblur(
@@ -223,24 +197,14 @@ def deblur(
         ModelError: The prior cannot restore pictures, or its network returns values that are not finite.
         DeviceError: The device has too little memory.
     """
-    level, factor, blur, part = (
-        sigma_option(sigma),
-        real_number("strength", strength),
-        kernel_of(kernel),
-        region_option(region),
-    )
-    options = sampling_options(steps, detail, method, seed, start, prior)
-    check_denoising(sigma=level, noise=noise, strength=factor, jpeg=jpeg)
+    options, others = options_of(DeblurOptions, locals(), kernel=None)
+    blur = kernel_of(kernel)
 
     def prepare(given: Given, index: int) -> tuple[Job, None]:
-        check_values(given, level)
-        found = find_jpeg(given.image, given.file) if jpeg == "auto" and level is None else None
-        measuring: dict[str, Any] = {"noise": noise, "strength": factor, "evidence": given.visible, "jpeg": found}
-        if blur is None:
-            return prepare_blind_deblur(given.image, sigma=level, region=part, **measuring, **options), None
-        return prepare_deblur(given.image, blur, sigma=level, region=part, **measuring, **options), None
+        check_values(given, options.sigma)
+        return deblur_job(options, blur, given, **others), None
 
-    return restore_given(picture, prepare, on_step, part, uncertainty)
+    return restore_given(picture, prepare, on_step, others["region"], uncertainty)
 
 
 def inpaint(
@@ -296,28 +260,18 @@ def inpaint(
         ModelError: The prior cannot inpaint, or its network returns values that are not finite.
         DeviceError: The device has too little memory.
     """
-    margin = None if grow is None else whole_number("grow", grow)
-    number = whole_number("candidates", candidates)
-    check(grow=margin, candidates=number)
-    level, part, options = (
-        sigma_option(sigma),
-        region_option(region),
-        sampling_options(steps, detail, method, seed, start, prior),
-    )
+    options, others = options_of(InpaintOptions, locals(), mask=Path())
     masks = masks_of(picture, mask)
 
     def prepare(given: Given, index: int) -> tuple[Job, Known | None]:
         own = mask if masks is None else masks[index]
-        is_alpha = is_own_transparency(own)
-        fill = transparent_pixels(given, margin) if is_alpha else holes_of(given, own, margin, options["prior"])
+        fill = holes_of(given, own, options.grow, others["prior"])
         if fill.shape == given.size:
-            check_values(given, level, fill)
-        job = prepare_inpaint(
-            given.image, torch.from_numpy(fill), sigma=level, candidates=number, region=part, **options
-        )
-        return job, Known(~fill, is_alpha) if job.sigma == 0 else None
+            check_values(given, options.sigma, fill)
+        job = inpaint_job(options, fill, given, **others)
+        return job, Known(~fill, is_own_transparency(own)) if job.sigma == 0 else None
 
-    return restore_given(picture, prepare, on_step, part, uncertainty)
+    return restore_given(picture, prepare, on_step, others["region"], uncertainty)
 
 
 def upscale(
@@ -374,25 +328,15 @@ def upscale(
         ModelError: The prior cannot upscale, or its network returns values that are not finite.
         DeviceError: The device has too little memory.
     """
-    check_denoising(jpeg=jpeg)
-    level, part, options = (
-        sigma_option(sigma),
-        region_option(region),
-        sampling_options(steps, detail, method, seed, start, prior),
-    )
-    network: FeedForward | None = options["start"]
-    if network is not None and scale is None and width is None and height is None:
-        network.check("upscale")
-        scale = network.scale
-    size = Enlargement.of(scale, width, height)
+    options, others = options_of(UpscaleOptions, locals())
+    if others["start"] is not None and not options.has_size:
+        options = sized_by(others["start"], options)
 
     def prepare(given: Given, index: int) -> tuple[Job, None]:
-        check_values(given, level)
-        found = find_jpeg(given.image, given.file) if jpeg == "auto" and not level else None
-        alpha = None if given.source is None else alpha_tensor(given.source)
-        return prepare_upscale(given.image, size, sigma=level, jpeg=found, alpha=alpha, region=part, **options), None
+        check_values(given, options.sigma)
+        return upscale_job(options, given, **others), None
 
-    return restore_given(picture, prepare, on_step, part, uncertainty)
+    return restore_given(picture, prepare, on_step, others["region"], uncertainty)
 
 
 def auto(
@@ -443,32 +387,13 @@ def auto(
     """
     if on_found is not None and not callable(on_found):
         raise UsageError(f"on_found must be a function, not {type(on_found).__name__}")
-    size, part = None if scale is None else Enlargement.of(scale), region_option(region)
-    options = sampling_options(None, detail, "auto", seed, None, prior)
-    chosen = {name: options[name] for name in ("detail", "seed", "prior")}
-    leave = {
-        "scratches": no_scratches,
-        "outliers": no_outliers,
-        "noise": no_noise,
-        "jpeg": no_jpeg,
-        "blur": no_blur,
-    }
-    without = [name for name, is_left in leave.items() if is_left]
+    options, others = options_of(AutoOptions, locals())
 
     def prepare(given: Given, index: int) -> tuple[Job, None]:
         check_values(given)
-        job = prepare_auto(
-            given.image,
-            scale=size,
-            without=without,
-            evidence=given.visible,
-            jpeg=find_jpeg(given.image, given.file),  # known, so that it is allowed for, even if it is left
-            alpha=None if size is None or given.source is None else alpha_tensor(given.source),
-            region=part,
-            **chosen,
-        ).measured()
+        job = auto_job(options, given, **others).measured()
         if on_found is not None:
             on_found(job.repairs or ())
         return job, None
 
-    return restore_given(picture, prepare, on_step, part, uncertainty=False)
+    return restore_given(picture, prepare, on_step, others["region"], uncertainty=False)

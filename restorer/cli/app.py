@@ -15,10 +15,8 @@ from typing import Annotated
 import typer
 
 from restorer.cli.commands import (
-    auto,
     bench,
     compare,
-    deblur,
     doctor,
     evaluate,
     generate,
@@ -48,9 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-auto.register(app)
 restore.register(app)
-deblur.register(app)
 mask.register(app)
 train.register(app)
 evaluate.register(app)

@@ -13,7 +13,7 @@ from restorer.limits import real_number
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["NOT_GIVEN", "BlurOptions"]
+__all__ = ["BlurOptions"]
 
 MAX_GAUSSIAN, MAX_DEFOCUS, MAX_MOTION = 20.0, 60.0, 200.0  # pixels
 
@@ -99,10 +99,6 @@ class BlurOptions:
         """Return the blur in a few words, such as "defocus 3"."""
         name, value = next((name, value) for name, value in self.recorded().items() if value is not None)
         return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-
-
-NOT_GIVEN: dict[str, float | str | None] = dict.fromkeys(("gaussian", "defocus", "motion", "kernel"))
-"""What `recorded` would return for a blur that is not described."""
 
 
 def _check(name: str, value: float, most: float) -> None:

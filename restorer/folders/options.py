@@ -1,9 +1,10 @@
-"""The options that the restoring verbs share."""
+"""The options that the restoring verbs share: what is restored, where the results go, and what computes them."""
 
 from __future__ import annotations
 
+import inspect
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,100 +12,177 @@ from restorer.errors import UsageError
 from restorer.folders.in_place import check_backup_suffix
 from restorer.folders.shard import Shard
 from restorer.images.find import is_stream
-from restorer.images.sizes import Region
-from restorer.limits import FORMAT_OF_SUFFIX, FORMATS, MAX_PIXELS, check
+from restorer.images.sizes import Region, parse_region
+from restorer.limits import FORMAT_OF_SUFFIX, FORMATS, MAX_PIXELS, whole_number
+from restorer.tasks.option import DEVICE, INPUT, INTERFACE, OUTPUT, option
+from restorer.tasks.options import SamplingOptions
 
-__all__ = ["Options", "check_options"]
+__all__ = ["Options", "check_options", "own_names"]
 
 _ADDRESS = re.compile(r"ray://(\[[0-9A-Fa-f:.]+\]|[^\s/:@\[\]]+):([1-9]\d{0,4})")
 
 
-@dataclass(frozen=True)
-class Options:
-    """The options of one run of a restoring verb, checked.
+def _parse_tile(value: Any) -> int | str:
+    if isinstance(value, str) and value in ("auto", "off"):
+        return value
+    side = (int(value) if value.isdecimal() else 0) if isinstance(value, str) else whole_number("the tile", value)
+    if side < 64:
+        raise UsageError(f"the tile must be auto, off, or a side of at least 64 pixels, not {value!r}")
+    return side
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(SamplingOptions):
+    """The options of one run that the restoring verbs share, beside those of the task itself.
+
+    Each verb has a class of its own in `restorer.folders.verb_options`. None for an option that is not declared
+    otherwise means that it is not used; None for `limit`, `region`, `shard` and `workers` sets no limit.
 
     Args:
         command: The verb.
         inputs: Files, folders, glob patterns, or "-" for standard input.
-        output: A file, a folder, or "-" for standard output; None for a file beside each input.
-        overwrite: Whether existing results are replaced.
-        skip_existing: Whether pictures with an existing result are skipped.
-        recursive: Whether folders are allowed among the inputs.
-        steps: Number of network evaluations; None for the default of the verb.
-        detail: From 0 (faithful) to 1 (natural); None for the default of the verb.
-        method: The preset of the reverse process.
-        seed: The seed of the noise field.
-        sigma: The noise of the input on the 0..255 scale; None to estimate it.
-        model: The name, path or Hub repository of the model.
-        device: A name of `restorer.models.devices.resolve_device`.
-        precision: "auto", "fp32", "bf16" or "fp16".
-        tile: "auto", "off", or the side of a tile in pixels of the result.
-        json: Whether one JSON object per picture is printed.
-        quiet: Whether only the paths of the results are printed.
-        verbose: Whether additional messages are printed.
-        include: Glob patterns; if there are any, only matching pictures of a folder are restored.
-        exclude: Glob patterns; matching pictures of a folder are left out.
-        limit: Maximum number of pictures to restore; None for no limit.
-        fail_fast: Whether the run stops at the first failure.
-        max_pixels: Number of pixels above which a picture is refused.
-        resume: Whether an earlier run is continued.
-        manifest: The file of the log; None for the default file in the folder of the run.
-        dry_run: Whether the run only prints a preview.
-        show: Whether the picture and the result are drawn in the terminal.
-        in_place: Whether each result replaces its picture.
-        backup: The suffix under which a replaced picture is kept; None to keep none.
-        region: The part of each picture that is restored and written; None for all of it.
-        start: The path or Hub file of the network from whose result the reverse process starts; None for none.
-        format: The format of the results, a key of `restorer.limits.FORMATS`; None for that of each picture.
-        quality: The quality of results that are compressed with loss, 1 to 100; None for the default.
-        keep_times: Whether results have the access and modification times of their pictures.
-        shard: The part of the pictures that is restored; None for all of them.
-        uncertainty: The file or folder for the maps of the uncertainty; None to make none.
-        samples: Number of plausible results of each picture, the result itself included.
-        cluster: The Ray cluster whose machines restore the pictures: "ray://HOST:PORT", "auto" for the one that runs on
-            this machine, or "local" for one of this machine alone; None for this process.
-        workers: Maximum number of workers in the cluster; None for as many as it has room for.
     """
 
-    command: str
+    command: str = ""
     inputs: list[str]
-    output: str | None
-    overwrite: bool
-    skip_existing: bool
-    recursive: bool
-    steps: int | None
-    detail: float | None
-    method: str
-    seed: int
-    sigma: float | None
-    model: str
-    device: str
-    precision: str
-    tile: int | str
-    json: bool
-    quiet: bool
-    verbose: bool
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    limit: int | None = None
-    fail_fast: bool = False
-    max_pixels: int = MAX_PIXELS
-    resume: bool = False
-    manifest: Path | None = None
-    dry_run: bool = False
-    show: bool = False
-    in_place: bool = False
-    backup: str | None = None
-    keep_times: bool = False
-    format: str | None = None
-    quality: int | None = None
-    region: Region | None = None
-    shard: Shard | None = None
-    start: str | None = None
-    uncertainty: str | None = None
-    samples: int = 1
-    cluster: str | None = None
-    workers: int | None = None
+    output: str | None = option(
+        None,
+        "Where to write the results: a file, a folder (end its name with /), or - for standard output",
+        "PATH",
+        OUTPUT,
+        short="-o",
+        shown_default="beside the input",
+    )
+    overwrite: bool = option(False, "Replace results that already exist", panel=OUTPUT)
+    skip_existing: bool = option(False, "Skip pictures whose result already exists", panel=OUTPUT)
+    resume: bool = option(
+        False, "Continue an earlier run over a folder: skip the pictures that its log lists as done", panel=OUTPUT
+    )
+    manifest: Path | None = option(
+        None,
+        "File for the log of the run, which --resume reads",
+        "FILE",
+        OUTPUT,
+        shown_default="in the folder of the results",
+    )
+    dry_run: bool = option(
+        False, "List what would be done, with the estimated time and memory, and write nothing", panel=OUTPUT
+    )
+    in_place: bool = option(
+        False,
+        "Replace each picture by its result, in one step; a picture that was replaced before is skipped",
+        panel=OUTPUT,
+    )
+    backup: str | None = option(
+        None,
+        "With --in-place, keep each picture under its name followed by this suffix, for instance .orig",
+        "SUFFIX",
+        OUTPUT,
+        shown_default=False,
+    )
+    keep_times: bool = option(False, "Give results the modification times of their pictures", panel=OUTPUT)
+    format: str | None = option(
+        None,
+        "Format of the results: png, jpeg, webp, tiff, avif or bmp (default that of the picture)",
+        "NAME",
+        OUTPUT,
+        shown_default=False,
+        result=str,
+    )
+    quality: int | None = option(
+        None,
+        "Quality of JPEG, WebP and AVIF results, 1 to 100 (default 95)",
+        "N",
+        OUTPUT,
+        shown_default=False,
+        result=int,
+    )
+    uncertainty: str | None = option(
+        None,
+        "Also write how far each pixel may be off, as a 16-bit gray PNG: a file, or a folder for several pictures",
+        "PATH",
+        OUTPUT,
+        shown_default=False,
+        result=bool,
+    )
+    samples: int = option(
+        1, "Write N plausible results of each picture, and their mean, beside the result", "N", OUTPUT, result=int
+    )
+    recursive: bool = option(False, "Restore every picture in a folder and in its subfolders", panel=INPUT, short="-r")
+    include: tuple[str, ...] = option(
+        (), "In folders, restore only pictures whose name or path matches this pattern (repeatable)", "GLOB", INPUT
+    )
+    exclude: tuple[str, ...] = option(
+        (), "In folders, skip pictures whose name or path matches this pattern (repeatable)", "GLOB", INPUT
+    )
+    limit: int | None = option(None, "Restore at most N pictures", "N", INPUT)
+    shard: Shard | None = option(
+        None,
+        "Restore only part I of N; each picture of a folder belongs to one part, on every machine",
+        "I/N",
+        INPUT,
+        shown_default=False,
+        read=Shard.parse,
+    )
+    fail_fast: bool = option(False, "Stop at the first picture that fails", panel=INPUT)
+    max_pixels: int = option(MAX_PIXELS, "Refuse pictures of more than N pixels", "N", INPUT)
+    region: Region | None = option(
+        None,
+        "Restore and write only this part: left, top, width and height in pixels",
+        "X,Y,W,H",
+        INPUT,
+        shown_default="the whole picture",
+        read=parse_region,
+        take=parse_region,
+        result=tuple,
+    )
+    model: str = option(
+        "photo",
+        "Model to use: photo (built in), the path of a model, a name from `restore models list`, or a "
+        "repository of the Hugging Face Hub as ORG/NAME\\[@REV]\\[:FILE]",
+        "NAME|PATH|REPO",
+        DEVICE,
+        short="-m",
+    )
+    start: str | None = option(
+        None,
+        "Network of another program to start from, such as ESRGAN or LaMa: a .pth or .safetensors file, or "
+        "ORG/NAME\\[@REV]:FILE on the Hugging Face Hub; --steps 0 is the network alone",
+        "FILE|REPO",
+        DEVICE,
+        shown_default=False,
+    )
+    device: str = option(
+        "auto", "Device to compute on: auto, cpu, cuda, cuda:N, mps or xpu", "NAME", DEVICE, short="-d"
+    )
+    precision: str = option("auto", "Floating-point precision of the network: auto, fp32, bf16 or fp16", "NAME", DEVICE)
+    tile: int | str = option(
+        "auto",
+        "Size of the tiles that large pictures are cut into: auto, off, or a side of at least 64 pixels",
+        "PX",
+        DEVICE,
+        read=_parse_tile,
+        take=_parse_tile,
+    )
+    cluster: str | None = option(
+        None,
+        "Restore on the machines of a Ray cluster: ray://HOST:PORT, auto for the one that runs on this machine, "
+        "or local for one of this machine alone",
+        "ADDRESS",
+        DEVICE,
+        shown_default=False,
+    )
+    workers: int | None = option(
+        None,
+        "With --cluster, use at most N workers, each with a GPU or a group of cores",
+        "N",
+        DEVICE,
+        shown_default="as many as the cluster has room for",
+    )
+    show: bool = option(False, "Draw each picture and its result in the terminal", panel=INTERFACE)
+    json: bool = option(False, "Print one JSON object per picture to standard output", panel=INTERFACE)
+    quiet: bool = option(False, "Print only the paths of the results, and errors", panel=INTERFACE, short="-q")
+    verbose: bool = option(False, "Print more, such as the noise levels", panel=INTERFACE, short="-v")
 
     @property
     def suffix(self) -> str:
@@ -118,22 +196,26 @@ class Options:
         return {name: value for name, value in given.items() if value is not None}
 
     @property
-    def asked(self) -> dict[str, Any]:
-        """What is wanted beside the results, as far as it is not the default."""
-        has_map = {} if self.uncertainty is None else {"uncertainty": True}
-        return has_map if self.samples == 1 else {**has_map, "samples": self.samples}
+    def own(self) -> dict[str, Any]:
+        """The options of the verb alone, as the record of a result holds them."""
+        shared = {each.name for each in fields(Options)}
+        values = {name: getattr(self, name) for name in own_names(type(self)) if name not in shared}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
     @property
-    def sampling(self) -> dict[str, Any]:
-        """The keyword arguments, besides the prior, that the `prepare_...` functions of the restoring tasks share."""
+    def asked(self) -> dict[str, Any]:
+        """The options of the run that results depend on, as far as they are given, as the fingerprint holds them."""
+        counting = [(each, each.metadata["option"].result) for each in fields(Options) if "option" in each.metadata]
         return {
-            "sigma": self.sigma,
-            "steps": self.steps,
-            "detail": self.detail,
-            "method": self.method,
-            "seed": self.seed,
-            **({} if self.region is None else {"region": self.region}),
+            each.name: result(value)
+            for each, result in counting
+            if result is not None and (value := getattr(self, each.name)) != each.default
         }
+
+
+def own_names(kind: type) -> list[str]:
+    """Return the names of the options that a command declares itself, in order, some of which others have too."""
+    return [name for each in kind.__mro__ if not issubclass(Options, each) for name in inspect.get_annotations(each)]
 
 
 def check_options(options: Options) -> None:
@@ -142,8 +224,7 @@ def check_options(options: Options) -> None:
     Raises:
         UsageError: A value is out of range, or two options cannot be combined.
     """
-    sampling = {name: getattr(options, name) for name in ("sigma", "steps", "detail", "method", "seed")}
-    check(**sampling, started=options.start is not None)
+    options.check(started=options.start is not None)
     policies = {"--overwrite": options.overwrite, "--skip-existing": options.skip_existing, "--resume": options.resume}
     if len(chosen := [name for name, is_set in policies.items() if is_set]) > 1:
         raise UsageError(f"{' and '.join(chosen)} cannot be combined")

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -80,7 +80,7 @@ class Verb:
     tag: str
     prepare: Callable[[Tensor, Item, Picture, UNetPrior | Tiled], JobAndKept]
     check_prior: Callable[[UNetPrior | Tiled], None] | None = None
-    extra_options: tuple[tuple[str, Any], ...] = ()
+    extra_options: Mapping[str, Any] = field(default_factory=dict)
     find_mask: Callable[[Item], Path] | None = None
     geometry: Geometry = UNCHANGED
     is_planned: bool = False
@@ -113,7 +113,7 @@ class PreparedPicture:
     kept: Kept | None
     target: Path | BinaryIO
     format: str
-    extra_options: tuple[tuple[str, Any], ...]
+    extra_options: Mapping[str, Any]
     fingerprint: str
     seconds: float
     batch_share: float
@@ -312,7 +312,7 @@ def build_record(
 
     job, original = prepared.job, prepared.picture.original
     settings = effective_settings(job, prior, options)
-    used = {"method": options.method, "seed": options.seed, **dict(prepared.extra_options), "tile": options.tile}
+    used = {"method": options.method, "seed": options.seed, **prepared.extra_options, "tile": options.tile}
     if job.latent is None:
         used |= {"sigma": job.sigma, "detail": settings["detail"]}
     if job.noise is not None:  # what was measured is measured again, and a given sigma leaves nothing to measure

@@ -14,9 +14,6 @@ from typing import Any
 
 __all__ = ["Record", "parse_record"]
 
-FLAGS = frozenset({"invert_mask"})  # options that take no value
-FLAGS |= {"no_scratches", "no_outliers", "no_noise", "no_jpeg", "no_blur"}
-
 
 @dataclass(frozen=True)
 class Record:
@@ -76,7 +73,7 @@ class Record:
         result = [self.command, f"./{self.source}" if self.source.startswith("-") else self.source]
         for name, value in (*self.options.items(), ("model", self.model), ("device", self.device)):
             flag = f"--{name.replace('_', '-')}"
-            if name in FLAGS:
+            if isinstance(value, bool):
                 result += [flag] if value else []
             elif value is not None:
                 result += [flag, repr(value) if isinstance(value, float) else str(value)]

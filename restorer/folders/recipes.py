@@ -38,7 +38,7 @@ def recipe_of(item: Item, options: Options, verb: Verb, model: Model, *hashes: s
     from restorer.models.calibration import calibration_file
     from restorer.models.load import ENLARGING, weights_folder, weights_sha256
 
-    chosen = {**options.sampling, **dict(verb.extra_options), **options.encoding, **options.asked}
+    chosen = {**options.sampling, **verb.extra_options, **options.asked}
     chosen |= start_hashes(options)
     if options.uncertainty is not None and (constants := calibration_file(model.path)).is_file():
         hashes = (*hashes, sha256_of_file(constants))

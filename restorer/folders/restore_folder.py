@@ -9,11 +9,10 @@ Example:
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
-from pathlib import Path
+from dataclasses import MISSING
 from typing import Any
 
 from restorer.errors import UsageError
@@ -23,64 +22,17 @@ from restorer.folders.extras import check_extras
 from restorer.folders.opening import open_log
 from restorer.folders.options import Options, check_options
 from restorer.folders.picture import Verb
-from restorer.folders.shard import Shard
+from restorer.folders.verb_options import OPTIONS
 from restorer.folders.verbs import VERBS
 from restorer.images.find import search_all
-from restorer.images.sizes import parse_region
-from restorer.limits import MAX_PIXELS, real_number, whole_number
+from restorer.tasks.option import declared
 
 __all__ = ["restore_folder"]
 
 AnyPath = str | os.PathLike[str]
 
-DEFAULTS: dict[str, Any] = {
-    "overwrite": False,
-    "skip_existing": False,
-    "include": (),
-    "exclude": (),
-    "limit": None,
-    "fail_fast": False,
-    "max_pixels": MAX_PIXELS,
-    "manifest": None,
-    "in_place": False,
-    "backup": None,
-    "keep_times": False,
-    "format": None,
-    "quality": None,
-    "region": None,
-    "uncertainty": None,
-    "samples": 1,
-    "shard": None,
-    "cluster": None,
-    "workers": None,
-    "steps": None,
-    "detail": None,
-    "method": "auto",
-    "seed": 0,
-    "model": "photo",
-    "start": None,
-    "device": "auto",
-    "precision": "auto",
-    "tile": "auto",
-}
-"""The options that all tasks share, with the defaults of the command."""
-
-OWN_NAMES = {"grow": "grow_by"}
-"""The options of a task that have another name in its function."""
-
-NO_SUCH_OPTION = {
-    "auto": ("sigma", "steps", "method", "start", "samples"),
-    "dejpeg": ("sigma",),
-    "upscale": ("in_place", "backup"),
-}
-"""The shared options that a task does not have."""
-
-WHOLE = frozenset(["limit", "workers", "samples", "max_pixels", "quality", "steps", "seed", "width", "height", "grow"])
-WHOLE |= {"candidates"}
-REAL = frozenset(["detail", "strength", "defocus", "scale"])
-FLAGS = frozenset(["overwrite", "skip_existing", "fail_fast", "in_place", "keep_times", "invert_mask"])
-FLAGS |= {"no_scratches", "no_outliers", "no_noise", "no_jpeg", "no_blur"}
-PATHS = frozenset(["manifest", "mask", "kernel"])
+NOT_OPTIONS = frozenset(["output", "recursive", "resume", "dry_run", "show", "json", "quiet", "verbose"])
+"""The options of the command that are parameters of their own here, or about a terminal."""
 
 
 def restore_folder(
@@ -147,54 +99,13 @@ def _parse(task: str, shared: Mapping[str, Any], given: Mapping[str, Any]) -> tu
     Raises:
         UsageError: As in `restore_folder`.
     """
-    names = [name for name in inspect.signature(VERBS[task]).parameters if name != "options"]
-    own = {name: next((o for o, n in OWN_NAMES.items() if n == name), name) for name in names}
-    known = {*DEFAULTS, "sigma", *own.values()} - {*NO_SUCH_OPTION.get(task, ())}
+    kind = OPTIONS[task]
+    known = {name: each for name, each in declared(kind).items() if name not in NOT_OPTIONS}
     if unknown := sorted(given.keys() - known):
         raise UsageError(f"{task} has no option {unknown[0]!r}", f"it has {', '.join(sorted(known))}")
-    values = {name: _value(name, value) for name, value in given.items()}
-    sigma = {"sigma": 0.0 if task in ("dejpeg", "inpaint") else None}
-    common = {name: value for name, value in values.items() if name in DEFAULTS or name == "sigma"}
-    fixed = {"json": False, "quiet": True, "verbose": False}
-    options = Options(task, **{**DEFAULTS, **sigma, **shared, **fixed, **common})
+    if missing := [name for name, each in known.items() if each.default is MISSING and name not in given]:
+        raise UsageError(f"{task} needs the option {missing[0]!r}")
+    options = kind(**shared, quiet=True, **{name: known[name].take(value) for name, value in given.items()})
     check_options(options)
     check_extras(options)
-    return options, VERBS[task](options, **{name: values[o] for name, o in own.items() if o in values})
-
-
-def _value(name: str, value: Any) -> Any:
-    """Return the value of an option as the command line would give it.
-
-    Raises:
-        UsageError: It is of the wrong type.
-    """
-    if name in ("include", "exclude"):
-        return (value,) if isinstance(value, str) else tuple(value)
-    if name in FLAGS:
-        if not isinstance(value, bool):
-            raise UsageError(f"{name} must be True or False, not {value!r}")
-        return value
-    if value is None or (name == "sigma" and value == "auto"):
-        return None
-    if name == "tile":
-        return value if value in ("auto", "off") else _tile(value)
-    if name == "region":
-        return parse_region(value)
-    if name == "shard":
-        return value if isinstance(value, Shard) else Shard.parse(value)
-    if name in PATHS:
-        return Path(os.fspath(value))
-    if name in WHOLE:
-        return whole_number(name, value)
-    if name in REAL or name == "sigma" or (name == "gaussian" and not isinstance(value, str)):
-        return real_number(name, value)
-    if not isinstance(value, (str, os.PathLike)):
-        raise UsageError(f"{name} must be a text, not {type(value).__name__}")
-    return os.fspath(value)
-
-
-def _tile(value: Any) -> int:
-    side = whole_number("the tile", value)
-    if side < 64:
-        raise UsageError(f"the tile must be auto, off, or a side of at least 64 pixels, not {side}")
-    return side
+    return options, VERBS[task](options)

@@ -8,7 +8,7 @@ decide what shares a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -29,7 +29,7 @@ from restorer.machine.memory import available, is_out_of_memory
 from restorer.tasks.job import Job, Restored
 from restorer.tasks.uncertain import NOTHING
 
-__all__ = ["MAX_BATCH", "MAX_PIXELS", "batch_share", "run_together", "running_together"]
+__all__ = ["MAX_BATCH", "MAX_PIXELS", "batch_share", "running_together"]
 
 MAX_BATCH = 16  # pictures in a batch
 # Pixels of a batch, by device; a larger batch is no faster. Those of Apple's and Intel's devices are not measured.
@@ -53,28 +53,15 @@ def batch_share(job: Job) -> float:
     return max(1 / MAX_BATCH, min(1.0, pixels / MAX_PIXELS.get(job.prior.device.type, 1)))
 
 
-def run_together(jobs: Sequence[Job], on_round: Callable[[int], None] | None = None) -> list[Restored | BaseException]:
-    """Run all jobs.
+def running_together(jobs: Sequence[Job]) -> Generator[int, None, list[Restored | BaseException]]:
+    """Run all jobs, and yield after every round of evaluations how many the jobs that still run have had.
 
     Args:
         jobs: Jobs whose priors are neither tiled themselves nor latent. Those of one prior share evaluations.
-        on_round: Function called with the number of evaluations that every job still running has had.
 
     Returns:
         For each job what `Job.run` returned, or the exception that it raised.
     """
-    rounds = running_together(jobs)
-    while True:
-        try:
-            done = next(rounds)
-        except StopIteration as end:
-            return list(end.value)
-        if on_round is not None:
-            on_round(done)
-
-
-def running_together(jobs: Sequence[Job]) -> Generator[int, None, list[Restored | BaseException]]:
-    """Run all jobs, and yield after every round of evaluations how many there have been; see `run_together`."""
     shared = {id(job.prior.prior): _Shared(job.prior.prior) for job in jobs}
     runs = [_Run(job, shared[id(job.prior.prior)]) for job in jobs]
     rounds = 0

@@ -19,7 +19,7 @@ from restorer.images.masks import grow as grow_mask
 from restorer.limits import OWN_SCRATCHES, OWN_TRANSPARENCY
 from restorer.tasks.scratches import scratch_mask
 
-__all__ = ["holes_of", "is_own_transparency", "masks_of", "transparent_pixels"]
+__all__ = ["holes_of", "is_own_transparency", "masks_of"]
 
 
 def masks_of(picture: Any, mask: Any) -> Sequence[Any] | None:
@@ -41,13 +41,10 @@ def is_own_transparency(mask: Any) -> bool:
     return isinstance(mask, str) and mask == OWN_TRANSPARENCY and not Path(mask).exists()
 
 
-def transparent_pixels(given: Given, margin: int | None) -> np.ndarray:
-    """Return the pixels of a picture that are not opaque, bool (H, W)."""
-    return np.zeros(given.size, bool) if given.source is None else alpha_mask(given.source, margin=margin).fill
-
-
 def holes_of(given: Given, mask: Any, margin: int | None, prior: Prior | None) -> np.ndarray:
     """Return the pixels to fill, bool (H, W); `inpaint` says what a mask may be."""
+    if is_own_transparency(mask):
+        return np.zeros(given.size, bool) if given.source is None else alpha_mask(given.source, margin=margin).fill
     if isinstance(mask, Image.Image):
         return fit_mask(from_pil(mask), given.size, margin=margin, picture=given.source).fill
     if isinstance(mask, str) and mask == OWN_SCRATCHES and not Path(mask).exists():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,12 +18,13 @@ from restorer.errors import RestorerError, UsageError
 from restorer.images.conversion import Given, is_batch, join, split, take
 from restorer.images.kernel_files import load_kernel
 from restorer.images.sizes import Region, parse_region
-from restorer.limits import check, real_number, whole_number
 from restorer.models.feed_forward import FeedForward
 from restorer.models.starts import as_start
 from restorer.tasks.certainty import certainty_of
 from restorer.tasks.common import as_prior
 from restorer.tasks.job import Job
+from restorer.tasks.option import taken
+from restorer.tasks.options import SamplingOptions
 from restorer.tasks.uncertain import Asked
 
 __all__ = [
@@ -32,16 +33,16 @@ __all__ = [
     "Known",
     "OnStep",
     "kernel_of",
-    "region_option",
+    "options_of",
     "restore_given",
-    "sampling_options",
-    "sigma_option",
 ]
 
 
 OnStep = Callable[[Step], None] | None
 AnyPrior = Prior | str | os.PathLike[str] | None
 AnyStart = FeedForward | str | os.PathLike[str] | None
+
+OptionsT = TypeVar("OptionsT", bound=SamplingOptions)
 
 
 @dataclass(frozen=True)
@@ -126,35 +127,28 @@ def _restore_one(
     return result, half.to(given.value.device) if isinstance(given.value, Tensor) else half.numpy()
 
 
-def sampling_options(steps: Any, detail: Any, method: Any, seed: Any, start: Any, prior: Any) -> dict[str, Any]:
-    """Return the options that all tasks share, as the functions that prepare a job take them.
+def options_of(kind: type[OptionsT], arguments: Mapping[str, Any], **instead: Any) -> tuple[OptionsT, dict[str, Any]]:
+    """Return the options among the arguments of a function, and the others that a job is prepared with.
+
+    Args:
+        kind: The dataclass that declares the options.
+        arguments: All arguments of the function by name.
+        instead: Options that the function takes in another form, with the values that stand for them.
+
+    Returns:
+        The options, checked; and the region, the start, if the function takes one, and the prior.
 
     Raises:
         UsageError: A value is out of range or of the wrong type.
         ModelError: The prior or the network of the start cannot be loaded.
     """
-    if not isinstance(method, str):
-        raise UsageError(f"the method must be a name, not {type(method).__name__}")
-    options: dict[str, Any] = {
-        "steps": None if steps is None else whole_number("steps", steps),
-        "detail": None if detail is None else real_number("detail", detail),
-        "method": method,
-        "seed": whole_number("the seed", seed),
-    }
-    check(**options, started=start is not None)
-    return {**options, "start": as_start(start), "prior": as_prior(prior)}
-
-
-def sigma_option(sigma: Any) -> float | None:
-    """Return the option `sigma` as a number; None measures the noise."""
-    number = None if sigma is None else real_number("sigma", sigma)
-    check(sigma=number)
-    return number
-
-
-def region_option(region: Any) -> Region | None:
-    """Return the option `region` as a region; None for the whole picture."""
-    return None if region is None else parse_region(region)
+    options = taken(kind, {**arguments, **instead})
+    options.check(started=arguments.get("start") is not None)
+    region, prior = arguments["region"], arguments["prior"]
+    others: dict[str, Any] = {"region": None if region is None else parse_region(region)}
+    if "start" in arguments:
+        others["start"] = as_start(arguments["start"])
+    return options, {**others, "prior": as_prior(prior)}
 
 
 def kernel_of(kernel: Any) -> Tensor | None:

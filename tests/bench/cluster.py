@@ -24,7 +24,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +34,10 @@ from restorer.folders.cluster import ClusterRun
 from restorer.folders.events import Done, Event
 from restorer.folders.manifest import MANIFEST
 from restorer.folders.opening import open_log
-from restorer.folders.options import Options
 from restorer.folders.pool import Arrived, Reply
 from restorer.folders.ray_pool import SETTINGS, STORE_BYTES
-from restorer.folders.verbs import VERBS
+from restorer.folders.verb_options import Denoise
+from restorer.folders.verbs import denoising
 from restorer.folders.worker import Answer, Piece
 from restorer.images.find import search_all
 
@@ -271,15 +270,11 @@ class Echo:
 def growth(pictures: int) -> None:
     """Print the time and the memory of the driver for each thousand pictures."""
     write_pictures(pictures, 8)
-    common: dict[str, Any] = {
-        "overwrite": False, "skip_existing": False, "recursive": True, "steps": 2, "detail": None, "method": "auto",
-        "seed": 0, "sigma": 20.0, "model": "photo", "device": "auto", "precision": "auto", "tile": "auto",
-        "json": False, "quiet": True, "verbose": False,
-    }  # fmt: skip
-    options = replace(Options("denoise", ["in"], "out", **common), cluster="auto")
+    common: dict[str, Any] = {"recursive": True, "steps": 2, "sigma": 20.0, "quiet": True}
+    options = Denoise(inputs=["in"], output="out", **common, cluster="auto")
     found, every = search_all(["in"], recursive=True), max(pictures // 10, 1)
     with open_log(options, found.pictures) as log:
-        engine = ClusterRun(options, VERBS["denoise"](options), log, open_pool=lambda address, device: Echo())
+        engine = ClusterRun(options, denoising(options), log, open_pool=lambda address, device: Echo())
         done, since, at = 0, time.process_time(), time.monotonic()
         with closing(engine.events(found)) as events:
             for event in events:

@@ -9,15 +9,12 @@ import pytest
 from restorer.cli.restoring.listener import Listener
 from restorer.cli.terminal.reporter import Reporter
 from restorer.folders.events import Done, Opened, Working
-from restorer.folders.options import Options
 from restorer.folders.paths import Item
+from restorer.folders.verb_options import Denoise
 
 
-def options() -> Options:
-    return Options(
-        "denoise", ["in"], "out", False, False, True, None, None, "auto", 0, None, "photo", "auto", "auto", "auto",
-        json=False, quiet=False, verbose=False, cluster="auto",
-    )  # fmt: skip
+def options() -> Denoise:
+    return Denoise(inputs=["in"], output="out", recursive=True, cluster="auto")
 
 
 def test_progress_names_machines_workers_and_the_rate(capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,7 @@ from restorer.cli.terminal.reporter import Reporter
 from restorer.diffusion.prior import Prior
 from restorer.errors import DeviceError
 from restorer.folders.provenance import parse_record
+from restorer.folders.verb_options import Inpaint
 from restorer.images.picture import RECORD
 from restorer.models import load as models_load
 
@@ -133,9 +134,7 @@ def filled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Client]]:
     def start(prior: Prior, **options: Any) -> Client:
         monkeypatch.setattr(models_load, "load_prior", lambda *arguments: prior)
         started = session(**options)
-        names = {"sigma": "0", "model": "photo", "device": "auto", "precision": "auto", "tile": "auto"}
-        names |= dict.fromkeys(["overwrite", "skip_existing", "recursive", "json", "quiet", "verbose"], False)
-        run = parse("inpaint", inputs=[], output=None, steps=4, detail=None, method="auto", seed=0, **names)
+        run = parse(Inpaint, inputs=[], mask=started.item.target, grow=0, steps=4)
         filler = Filler(started, run, Reporter(quiet=True))
         server = PageServer(started)
 

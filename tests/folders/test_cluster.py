@@ -28,7 +28,8 @@ from restorer.folders.events import Done, Event, Failed, Finished, Noted, Opened
 from restorer.folders.manifest import MANIFEST
 from restorer.folders.opening import open_log
 from restorer.folders.pool import Arrived, Reply
-from restorer.folders.verbs import VERBS
+from restorer.folders.verb_options import OPTIONS, Denoise
+from restorer.folders.verbs import VERBS, denoising
 from restorer.folders.worker import Answer, Piece, Worker
 from restorer.images import partials
 from restorer.images.find import search_all
@@ -37,10 +38,8 @@ from restorer.models import load as models_load
 from restorer.tasks import batching
 
 COMMAND = ["denoise", "in", "-r", "-o", "out", "--sigma", "10", "--steps", "2"]
-DEFAULTS: dict[str, Any] = {
-    "overwrite": False, "skip_existing": False, "recursive": True, "steps": 2, "detail": None, "method": "auto",
-    "seed": 0, "model": "photo", "device": "auto", "precision": "auto", "json": False, "quiet": False,
-    "verbose": False, "cluster": "auto", "output": "out",
+GIVEN: dict[str, Any] = {
+    "inputs": ["in"], "recursive": True, "steps": 2, "sigma": "10", "cluster": "auto", "output": "out",
 }  # fmt: skip
 
 
@@ -151,12 +150,10 @@ def pictures(count: int, bad: Sequence[int] = (), side: int = 12) -> list[Path]:
     return paths
 
 
-def happening(
-    pool: FakePool, task: str = "denoise", own: dict[str, Any] | None = None, **given: Any
-) -> Iterator[Event]:
+def happening(pool: FakePool, **given: Any) -> Iterator[Event]:
     """Yield the events of a run with these workers."""
-    chosen = parse(task, inputs=["in"], sigma="10", tile=given.pop("tile", "auto"), **{**DEFAULTS, **given})
-    verb = VERBS[task](chosen, **(own or {}))
+    chosen = parse(Denoise, **{**GIVEN, **given})
+    verb = denoising(chosen)
     found = search_all(chosen.inputs, recursive=True)
     with open_log(chosen, found.pictures) as log:
         engine = ClusterRun(chosen, verb, log, open_pool=lambda address, device: pool)
@@ -438,11 +435,12 @@ def test_every_verb_travels() -> None:
     Path("m.png").write_bytes(Path("in/000.png").read_bytes())
     own: dict[str, dict[str, Any]] = {
         "denoise": {"strength": 1.2}, "dejpeg": {}, "deblur": {"gaussian": 1.0}, "upscale": {"scale": 2.0},
-        "inpaint": {"mask": Path("m.png")},
+        "inpaint": {"mask": Path("m.png")}, "auto": {"scale": 2.0, "no_noise": True},
     }  # fmt: skip
     for task, options in own.items():
-        chosen = replace(parse(task, inputs=["in"], sigma="10", tile="auto", **DEFAULTS), sigma=None)
-        sent = Briefing(chosen, VERBS[task](chosen, **options), models_load.look_up, Path.cwd(), (), (), True, "")
+        common = {name: value for name, value in GIVEN.items() if name not in ("sigma", "steps")}
+        chosen = parse(OPTIONS[task], **common, **options)
+        sent = Briefing(chosen, VERBS[task](chosen), models_load.look_up, Path.cwd(), (), (), True, "")
         received = cloudpickle.loads(cloudpickle.dumps(sent))
         assert received.options == chosen and received.verb.tag == sent.verb.tag
 
@@ -487,9 +485,9 @@ def test_different_versions_are_named() -> None:
 @pytest.mark.parametrize("what", ["place", "model"])
 def test_a_worker_refuses_another_place_and_another_model(what: str) -> None:
     pictures(1)
-    chosen = parse("denoise", inputs=["in"], sigma="10", tile="auto", **DEFAULTS)
+    chosen = parse(Denoise, **GIVEN)
     model = models_load.look_up("photo")
-    briefing = Briefing(chosen, VERBS["denoise"](chosen), lambda options: model, Path.cwd(), (), (), True, model.sha256)
+    briefing = Briefing(chosen, denoising(chosen), lambda options: model, Path.cwd(), (), (), True, model.sha256)
     briefing.enter()
     assert briefing.load() is model
     with pytest.raises((PictureError, ModelError), match=r"cannot be entered|is not the same"):

@@ -29,7 +29,8 @@ from restorer.folders.opening import open_log
 from restorer.folders.options import Options
 from restorer.folders.ray_pool import RayPool
 from restorer.folders.run import Run
-from restorer.folders.verbs import VERBS
+from restorer.folders.verb_options import Denoise
+from restorer.folders.verbs import denoising
 from restorer.images.find import search_all
 from restorer.models.load import Model, look_up
 
@@ -96,13 +97,9 @@ def two_nodes() -> Iterator[Any]:
             os.environ["PYTHONPATH"] = before
 
 
-def options(output: str, *, on_cluster: bool) -> Options:
-    common: dict[str, Any] = {
-        "overwrite": False, "skip_existing": False, "recursive": True, "steps": 4, "detail": None, "method": "auto",
-        "seed": 0, "sigma": 10.0, "model": "photo", "device": "auto", "precision": "auto", "tile": "auto",
-        "json": False, "quiet": True, "verbose": False,
-    }  # fmt: skip
-    return Options("denoise", ["in"], output, **common, cluster="auto" if on_cluster else None)
+def options(output: str, *, on_cluster: bool) -> Denoise:
+    common: dict[str, Any] = {"recursive": True, "steps": 4, "sigma": 10.0, "quiet": True}
+    return Denoise(inputs=["in"], output=output, **common, cluster="auto" if on_cluster else None)
 
 
 def events_of(output: str, *, on_cluster: bool, pools: list[RayPool] | None = None) -> Iterator[Event]:
@@ -115,7 +112,7 @@ def events_of(output: str, *, on_cluster: bool, pools: list[RayPool] | None = No
         return pool
 
     chosen = options(output, on_cluster=on_cluster)
-    verb = VERBS["denoise"](chosen)
+    verb = denoising(chosen)
     found = search_all(chosen.inputs, recursive=True)
     with open_log(chosen, found.pictures) as log:
         engine: Run = Run(chosen, verb, log, open_slow)

@@ -22,6 +22,7 @@ from restorer.folders.manifest import MANIFEST
 from restorer.folders.opening import open_log
 from restorer.folders.picture import Verb
 from restorer.folders.run import Run
+from restorer.folders.verb_options import Denoise
 from restorer.images.find import search_all
 from restorer.models import load as models_load
 from restorer.tasks import batching
@@ -49,19 +50,13 @@ def pictures(count: int, side: int = 12, folder: str = "in") -> list[Path]:
 
 def engine_events(output: str = "out", **options: Any) -> Iterator[events.Event]:
     """Yield the events of a run that equals the command `COMMAND`."""
-    defaults = {
-        "overwrite": False, "skip_existing": False, "recursive": True, "steps": 2, "detail": None, "method": "auto",
-        "seed": 0, "model": "photo", "device": "auto", "precision": "auto", "json": False, "quiet": False,
-        "verbose": False,
-    }  # fmt: skip
-    chosen = parse("denoise", inputs=["in"], output=output, sigma="10", tile="auto", **{**defaults, **options})
+    chosen = parse(Denoise, inputs=["in"], output=output, sigma="10", **{"recursive": True, "steps": 2, **options})
     found = search_all(chosen.inputs, recursive=True)
 
     def prepare(image: Any, item: Any, picture: Any, prior: Any) -> Any:
         return prepare_denoise(image, prior=prior, **chosen.sampling), None
 
-    extra = (("noise", "auto"), ("strength", 1.0), ("outliers", "auto"), ("jpeg", "auto"))
-    verb = Verb("denoised", prepare, extra_options=extra)
+    verb = Verb("denoised", prepare, extra_options=chosen.own)
     with open_log(chosen, found.pictures) as log, closing(Run(chosen, verb, log).events(found)) as happening:
         yield from happening
 

@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,7 +26,7 @@ from restorer.images.picture import RECORD
 from restorer.models.load import load_prior
 from restorer.priors.tiled import Tiled
 from restorer.tasks import batching
-from restorer.tasks.batching import MAX_BATCH, MAX_PIXELS, batch_share, run_together
+from restorer.tasks.batching import MAX_BATCH, MAX_PIXELS, batch_share, running_together
 from restorer.tasks.defaults import DENOISE
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.inpaint import prepare_inpaint
@@ -39,6 +40,18 @@ def denoise_job(side: int, seed: int, sigma: float | None = 25.0, prior: Prior |
     """Prepare the denoising of a square of random pixels."""
     image = torch.rand(3, side, side, generator=torch.Generator().manual_seed(seed))
     return prepare_denoise(image, sigma, steps=steps, prior=prior or Smooth())
+
+
+def run_together(
+    jobs: Sequence[Job], on_round: Callable[[int], None] = lambda done: None
+) -> list[Restored | BaseException]:
+    """Run all jobs, call a function after every round of evaluations, and return what became of each job."""
+    rounds = running_together(jobs)
+    while True:
+        try:
+            on_round(next(rounds))
+        except StopIteration as end:
+            return list(end.value)
 
 
 def unwrap(results: list[Restored | BaseException]) -> list[Restored]:

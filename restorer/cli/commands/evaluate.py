@@ -55,6 +55,7 @@ from restorer.cli.terminal.score_table import (
     to_json,
 )
 from restorer.errors import OutputError, PictureError, UsageError
+from restorer.folders.options import Options
 from restorer.limits import SCALES, check_denoising
 
 if TYPE_CHECKING:
@@ -406,17 +407,15 @@ def _evaluate(
     restore evaluate photos/ --sigma 15 25 50  ·  restore evaluate photos/ --task upscale --scale 2 4 --baselines
     """
     options = parse(
-        "evaluate",
+        Options,
+        command="evaluate",
         inputs=[folder],
-        output=None,
         overwrite=overwrite,
-        skip_existing=False,
         recursive=True,
         steps=steps,
         detail=detail,
         method=method,
         seed=seed,
-        sigma="0",
         model=model,
         device=device,
         precision=precision,

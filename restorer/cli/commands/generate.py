@@ -8,23 +8,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import typer
 
-from restorer.cli.options import (
-    INTERFACE,
-    OUTPUT,
-    SAMPLING,
-    Device,
-    Model,
-    Overwrite,
-    Precision,
-    Quiet,
-    Seed,
-    SkipExisting,
-    Verbose,
-)
+from restorer.cli.options import INTERFACE, OUTPUT, SAMPLING, command_of, read, shared
 from restorer.cli.terminal.downloads import ensure_downloaded
 from restorer.cli.terminal.forecast import Forecast, Workload
 from restorer.cli.terminal.reporter import Reporter, exit_code_for, human_bytes
@@ -32,6 +20,7 @@ from restorer.errors import RestorerError, UsageError
 from restorer.folders.paths import Item, resolve_targets
 from restorer.images.find import STDIO
 from restorer.limits import SAMPLERS, SAMPLING_STEPS, VARIANCES, check_generation
+from restorer.tasks.option import option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,49 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-DEFAULT_OUTPUT = "generated.png"
 _RESULT = {"event": "result", "command": "generate"}
-
-
-@dataclass(frozen=True)
-class Request:
-    """A checked command line.
-
-    Args:
-        seeds: Seed of each picture.
-        size: Width and height in pixels; None for the model's own.
-        output: File for a grid, folder for single files, or "-" for standard output.
-        overwrite: Whether files that exist are replaced.
-        method: Name of the sampling method.
-        variance: Name of the variance of ddpm; None for the model's default.
-        steps: Number of network evaluations per picture.
-        batch: Number of pictures per network evaluation; None to choose it by the size.
-        model: Name, path or repository of the model.
-        device: Name of the device.
-        precision: Name of the precision.
-    """
-
-    seeds: range
-    size: tuple[int, int] | None
-    output: str
-    overwrite: bool
-    method: str
-    variance: str | None
-    steps: int
-    batch: int | None
-    model: str
-    device: str
-    precision: str
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """Arguments of `prepare_generate` other than the seeds, the size and the prior."""
-        return {"method": self.method, "variance": self.variance, "steps": self.steps, "batch": self.batch}
-
-    @property
-    def writes_single_files(self) -> bool:
-        """Whether each picture has a file of its own."""
-        return self.output != "-" and (self.output.endswith(("/", os.sep)) or Path(self.output).is_dir())
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:
@@ -108,92 +55,94 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     return width, height
 
 
-def _generate(
-    count: Annotated[int, typer.Option("-n", "--count", metavar="N", help="Number of pictures to generate")] = 16,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            "--size",
-            metavar="N|WxH",
-            help="Size of each picture in pixels: the side of a square, or width x height",
-            show_default="the model's own size, else 64",
-        ),
-    ] = None,
-    output: Annotated[
-        str,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="PATH",
-            help="Where to write: a file for a grid of all pictures, a folder (end its name with /) for one file per "
-            "picture, or - for standard output",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = DEFAULT_OUTPUT,
-    overwrite: Overwrite = False,
-    skip_existing: SkipExisting = False,
-    method: Annotated[
-        str,
-        typer.Option(
-            "--method", metavar="NAME", help=f"Sampling method: {', '.join(SAMPLERS)}", rich_help_panel=SAMPLING
-        ),
-    ] = "ddpm",
-    variance: Annotated[
-        str | None,
-        typer.Option(
-            "--variance",
-            metavar="NAME",
-            help=f"Variance of the noise that ddpm adds at each step: {', '.join(VARIANCES)}",
-            show_default="learned if the model has it, else small",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = None,
-    steps: Annotated[
-        int,
-        typer.Option(
-            "-s", "--steps", metavar="N", help="Number of network evaluations per picture", rich_help_panel=SAMPLING
-        ),
-    ] = SAMPLING_STEPS,
-    seed: Seed = 0,
-    batch: Annotated[
-        int | None,
-        typer.Option(
-            "--batch",
-            metavar="N",
-            help="Number of pictures to compute at once",
-            show_default="depends on the size",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = None,
-    model: Model = "photo",
-    device: Device = "auto",
-    precision: Precision = "auto",
-    json: Annotated[
-        bool,
-        typer.Option("--json", help="Print one JSON object per file to standard output", rich_help_panel=INTERFACE),
-    ] = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The options of `generate`. None for `size`, `variance` and `batch` leaves them to the model and to the size."""
+
+    count: int = option(16, "Number of pictures to generate", "N", short="-n")
+    size: tuple[int, int] | None = option(
+        None,
+        "Size of each picture in pixels: the side of a square, or width x height",
+        "N|WxH",
+        shown_default="the model's own size, else 64",
+        read=_parse_size,
+    )
+    output: str = option(
+        "generated.png",
+        "Where to write: a file for a grid of all pictures, a folder (end its name with /) for one file per picture, "
+        "or - for standard output",
+        "PATH",
+        OUTPUT,
+        short="-o",
+    )
+    overwrite: bool = shared("overwrite")
+    skip_existing: bool = shared("skip_existing")
+    method: str = option("ddpm", f"Sampling method: {', '.join(SAMPLERS)}", "NAME", SAMPLING)
+    variance: str | None = option(
+        None,
+        f"Variance of the noise that ddpm adds at each step: {', '.join(VARIANCES)}",
+        "NAME",
+        SAMPLING,
+        shown_default="learned if the model has it, else small",
+    )
+    steps: int = option(SAMPLING_STEPS, "Number of network evaluations per picture", "N", SAMPLING, short="-s")
+    seed: int = shared("seed")
+    batch: int | None = option(
+        None, "Number of pictures to compute at once", "N", SAMPLING, shown_default="depends on the size"
+    )
+    model: str = shared("model")
+    device: str = shared("device")
+    precision: str = shared("precision")
+    json: bool = option(False, "Print one JSON object per file to standard output", panel=INTERFACE)
+    quiet: bool = shared("quiet")
+    verbose: bool = shared("verbose")
+
+    def check(self) -> None:
+        """Check the values.
+
+        Raises:
+            UsageError: A value is out of range, or two options cannot be combined.
+        """
+        check_generation(
+            count=self.count,
+            method=self.method,
+            variance=self.variance,
+            steps=self.steps,
+            seed=self.seed,
+            batch=self.batch,
+        )
+        if self.json and self.output == "-":
+            raise UsageError("the picture and --json cannot both go to standard output", "name a file with -o")
+        if self.overwrite and self.skip_existing:
+            raise UsageError("--overwrite and --skip-existing cannot be combined")
+
+    @property
+    def seeds(self) -> range:
+        """The seed of each picture."""
+        return range(self.seed, self.seed + self.count)
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Arguments of `prepare_generate` other than the seeds, the size and the prior."""
+        return {"method": self.method, "variance": self.variance, "steps": self.steps, "batch": self.batch}
+
+    @property
+    def writes_single_files(self) -> bool:
+        """Whether each picture has a file of its own."""
+        return self.output != "-" and (self.output.endswith(("/", os.sep)) or Path(self.output).is_dir())
+
+
+def _generate(request: Request) -> None:
     """Generate new pictures from random noise.
 
     The pictures are written as one grid, generated.png, or with -o FOLDER/ as one file each.
 
     restore generate -n 16 --size 64  ·  restore generate -n 100 -o samples/  ·  restore generate --method langevin
     """
-    width_and_height = _parse_size(size)
-    check_generation(count=count, method=method, variance=variance, steps=steps, seed=seed, batch=batch)
-    if json and output == "-":
-        raise UsageError("the picture and --json cannot both go to standard output", "name a file with -o")
-    if overwrite and skip_existing:
-        raise UsageError("--overwrite and --skip-existing cannot be combined")
-    seeds = range(seed, seed + count)
-    request = Request(
-        seeds, width_and_height, output, overwrite, method, variance, steps, batch, model, device, precision
-    )
-    reporter, began = Reporter(quiet=quiet, verbose=verbose, as_json=json), time.monotonic()
+    request.check()
+    reporter, began = Reporter(quiet=request.quiet, verbose=request.verbose, as_json=request.json), time.monotonic()
     try:
-        targets, skipped = _choose_targets(request, skip_existing=skip_existing)
+        targets, skipped = _choose_targets(request)
         for item in skipped:
             reporter.say(f"{item.target} exists: skipped")
             reporter.emit({**_RESULT, "output": str(item.target), "status": "skipped"})
@@ -209,7 +158,7 @@ def _generate(
     reporter.emit({"event": "summary", **counts, "seconds": seconds, "exit_code": 0})
 
 
-def _choose_targets(request: Request, *, skip_existing: bool) -> tuple[dict[int, Path], list[Item]]:
+def _choose_targets(request: Request) -> tuple[dict[int, Path], list[Item]]:
     """Choose the file of each picture, before anything is computed.
 
     Returns:
@@ -229,7 +178,7 @@ def _choose_targets(request: Request, *, skip_existing: bool) -> tuple[dict[int,
         request.output,
         "generated",
         overwrite=request.overwrite,
-        skip_existing=skip_existing,
+        skip_existing=request.skip_existing,
     )
     if failed:
         raise failed[0][1]
@@ -399,4 +348,4 @@ def _write(request: Request, target: Path, image: Tensor, reporter: Reporter, de
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the application."""
-    app.command("generate")(_generate)
+    app.command("generate")(command_of(Request, _generate, read))

@@ -26,8 +26,8 @@ from restorer.cli.options import (
 )
 from restorer.cli.terminal.reporter import Reporter, exit_code_for
 from restorer.errors import OutputError, RestorerError, UsageError
-from restorer.folders.options import Options
 from restorer.folders.paths import Item, combined_exit_code, resolve_targets
+from restorer.folders.verb_options import Inpaint
 from restorer.images.find import STDIO, collect, search_all
 from restorer.images.mask_finders import (
     TOLERANCE,
@@ -202,24 +202,16 @@ def _mask(
         return
     item = _only_item(collect(inputs, recursive=recursive), output, replaces=overwrite or edit)
     options = parse(
-        "inpaint",
+        Inpaint,
         inputs=inputs,
-        output=None,
+        mask=item.target,  # the mask is saved with the result
+        grow=0,
         overwrite=overwrite,
-        skip_existing=False,
-        recursive=False,
-        sigma="0",
         steps=steps,
-        detail=None,
-        method="auto",
         seed=seed,
         model=model,
         device=device,
-        precision="auto",
-        tile="auto",
-        json=False,
         quiet=quiet,
-        verbose=False,
         max_pixels=max_pixels,
     )
     _draw(item, search, options, reporter, edit=edit, port=port, opens_browser=not no_browser)
@@ -339,7 +331,7 @@ def _only_item(pictures: Sequence[tuple[Path, Path | None]], output: str | None,
 def _draw(
     item: Item,
     search: _Search,
-    options: Options,
+    options: Inpaint,
     reporter: Reporter,
     *,
     edit: bool,

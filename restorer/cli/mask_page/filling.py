@@ -18,12 +18,11 @@ from restorer.cli.terminal.reporter import Reporter
 from restorer.diffusion.reverse import Step
 from restorer.errors import RestorerError
 from restorer.folders.opening import load_requested_prior
-from restorer.folders.options import Options
 from restorer.folders.paths import Item
 from restorer.folders.picture import Kept, PreparedPicture, build_record
+from restorer.folders.verb_options import Inpaint
 from restorer.images.files import to_tensor, with_record, with_result
 from restorer.images.picture import Picture
-from restorer.limits import CANDIDATES
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import UNetPrior
 from restorer.tasks.consistency import consistency_of
@@ -48,7 +47,7 @@ class Filler:
         reporter: Receives the messages.
     """
 
-    def __init__(self, session: Session, options: Options, reporter: Reporter) -> None:
+    def __init__(self, session: Session, options: Inpaint, reporter: Reporter) -> None:
         self.session, self.options, self.reporter = session, options, reporter
 
     @cached_property
@@ -98,14 +97,11 @@ class Filler:
         shown.end(result)
         self.reporter.say(f"filled {int(fill.sum())} pixels in {time.monotonic() - start:.1f} s, seed {request.seed}")
 
-    def _prepared(self, job: Job, fill: np.ndarray, options: Options) -> PreparedPicture:
+    def _prepared(self, job: Job, fill: np.ndarray, options: Inpaint) -> PreparedPicture:
         """Return what the record of the result is made of."""
         session = self.session
         item = Item(session.item.source, session.result_target)
-        # The mask is saved with the result.
-        mask = (("mask", str(session.item.target)), ("invert_mask", False), ("grow", 0))
-        own = (*mask, ("candidates", CANDIDATES))
-        return PreparedPicture(item, session.picture, job, Kept(~fill), item.target, "", own, "", 0.0, 1.0)
+        return PreparedPicture(item, session.picture, job, Kept(~fill), item.target, "", options.own, "", 0.0, 1.0)
 
 
 class _Shown:
