@@ -22,6 +22,7 @@ from deblur import KERNELS, blurred
 from torch import Tensor, nn
 
 from restorer.evaluation.metrics import psnr
+from restorer.machine.torchvision import import_torchvision
 from restorer.models.load import load_prior
 from restorer.tasks.deblur import prepare_deblur
 
@@ -42,6 +43,7 @@ class Denoiser(nn.Module):
 
 def rivals(denoiser: Denoiser, kernel: Tensor, size: tuple[int, int], sigma: float, steps: int):
     """Return the operator of deepinv and its two methods by name."""
+    import_torchvision()
     import deepinv
 
     flipped = kernel.flip(0, 1)[None, None]  # of point-symmetric kernels, which these are, no matter
