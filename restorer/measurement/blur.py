@@ -62,8 +62,8 @@ LEAST_GAIN = 0.003
 NARROWER = 0.97
 """Factor on the width of a Gaussian, whose fit has no zeros to go by."""
 
-LEAST_SIZE = {"gaussian": 0.8, "defocus": 1.2, "motion": 3.0}
-"""Standard deviation, radius and length in pixels from which a blur is worth undoing."""
+LEAST_SIZE = {"gaussian": 1.0, "defocus": 1.2, "motion": 3.0}
+"""Width in pixels, as `Blur.width` states it, from which a blur is worth undoing."""
 
 THINNEST = 0.3
 """Least standard deviation of a Gaussian across its angle, which a grid of pixels does not tell from 0."""
@@ -95,6 +95,11 @@ class Blur:
     across: float = 0.0
     angle: float = 0.0
     probability: float = 1.0
+
+    @property
+    def width(self) -> float:
+        """Radius, length, or standard deviation in pixels, of a Gaussian the geometric mean of its two."""
+        return math.sqrt(self.size * self.across) if self.kind == "gaussian" else self.size
 
     @property
     def is_sure(self) -> bool:
@@ -178,13 +183,15 @@ def estimate_blur(image: Tensor, estimator: BlurEstimator, evidence: Tensor | No
     none, other = kinds.pop("none"), kinds.pop("other")
     known = 1 - none - other
     blur, gain = _known(described.energy, found, kinds) if known >= POSSIBLE else (None, 0.0)
-    # What the fit adds speaks for a blur, but not for one of the three kinds: another blur has zeros, too.
-    lift = math.exp(min(max(EVIDENCE * gain, 0.0), MOST_EVIDENCE))
-    total = none + lift * (known + other)
-    if blur is not None and lift * known / total >= LEAST_PROBABILITY:
-        is_natural = blur.kind == "gaussian" and math.sqrt(blur.size * blur.across) < NATURAL
-        return replace(blur, probability=min(lift * known / total, LIKELY if is_natural else 1.0))
-    blurred = lift * (known + other) / total
+    # What the fit adds speaks for a blur, and half as much for one of the three kinds: another blur has zeros, too, but
+    # in other places.
+    evidence = min(max(EVIDENCE * gain, 0.0), MOST_EVIDENCE)
+    odds = {"none": none, "known": known * math.exp(evidence), "other": other * math.exp(evidence / 2)}
+    total = sum(odds.values())
+    if blur is not None and odds["known"] / total >= LEAST_PROBABILITY:
+        is_natural = blur.kind == "gaussian" and blur.width < NATURAL
+        return replace(blur, probability=min(odds["known"] / total, LIKELY if is_natural else 1.0))
+    blurred = 1 - odds["none"] / total
     is_other = other >= max(known, POSSIBLE) and blurred >= LEAST_PROBABILITY
     return Blur("other", 0.0, probability=blurred) if is_other else None
 
@@ -211,7 +218,7 @@ def _known(energy: Tensor, found: BlurEstimate, kinds: dict[str, float]) -> tupl
     kind = max(losses, key=lambda one: math.log(kinds[one] + 1e-6) - EVIDENCE_OF_KIND * losses[one])
     # A disk and a line have zeros, which a Gaussian lacks. A Gaussian makes a picture softer than subjects are.
     gain = losses["gaussian"] - losses[kind] if kind != "gaussian" else sharp - losses[kind] - SOFT_SUBJECT
-    is_explained = sharp - losses[kind] >= LEAST_GAIN and blurs[kind].size >= LEAST_SIZE[kind]
+    is_explained = sharp - losses[kind] >= LEAST_GAIN and blurs[kind].width >= LEAST_SIZE[kind]
     return blurs[kind] if is_explained else None, gain
 
 

@@ -98,7 +98,7 @@ def estimate(folder: Path, every: int, draws: int, verbose: bool) -> None:
             found[kind].append("sharp" if blur is None else blur.kind)
             if blur is not None and expected is not None and blur.kind == kind != "other":
                 turn = abs((blur.angle - expected.angle + 90) % 180 - 90)
-                errors[kind].append((_width(blur) / _width(expected), turn))
+                errors[kind].append((blur.width / expected.width, turn))
     print("true kind: found as " + ", ".join(KINDS) + "; size over the true one at 5, 50, 95 %; angle off, 90 %")
     for kind in KINDS:
         counts = " ".join(f"{found[kind].count(other):4d}" for other in KINDS)
@@ -106,11 +106,6 @@ def estimate(folder: Path, every: int, draws: int, verbose: bool) -> None:
         sizes = ", ".join(f"{v:.2f}" for v in np.quantile(ratios, [0.05, 0.5, 0.95])) if ratios else "-"
         angle = f"{np.quantile(turns, 0.9):.0f}" if kind == "motion" and turns else "-"
         print(f"{kind:9} {counts}; {sizes}; {angle}")
-
-
-def _width(blur: Blur) -> float:
-    """Return the size of a blur; for a Gaussian the geometric mean of its two."""
-    return math.sqrt(blur.size * blur.across) if blur.kind == "gaussian" else blur.size
 
 
 def restore(folder: Path, every: int, sigma: float, side: int | None, kernels: Sequence[str]) -> None:
