@@ -6,7 +6,8 @@ and of what kinds it may be, and the kernel of each of these families that expla
 evidence: it is least without any blur (Levin et al. 2009), because a prior likes smooth pictures.
 
 The probability of a blur is that of the network, raised by what the fit adds: the zeros of a disk or a line, which no
-soft subject has, and a Gaussian that is wider than soft subjects are.
+soft subject has, and a Gaussian that is wider than soft subjects are. A blur that the network takes for another one is
+said to be one, and nothing more is claimed of it.
 
 In doubt the picture is not blurred. A blur that is missed leaves the picture as it is, while a kernel that is too wide
 makes every edge ring.
@@ -37,6 +38,10 @@ __all__ = ["Blur", "estimate_blur"]
 LEAST_PROBABILITY, SURE = 0.8, 0.95
 """Probability of a blur from which one is claimed, and from which it is called sure."""
 
+NATURAL, LIKELY = 1.1, 0.94
+"""Standard deviation in pixels up to which a Gaussian may be the softness that pictures have at the full size of a
+camera, and the largest probability of such a blur, which is not sure."""
+
 LEAST_SHARE = 0.02
 """Share of a kind in the probability of the three from which its kernels are fitted."""
 
@@ -57,8 +62,8 @@ LEAST_GAIN = 0.003
 NARROWER = 0.97
 """Factor on the width of a Gaussian, whose fit has no zeros to go by."""
 
-LEAST_SIZE = {"gaussian": 0.6, "defocus": 1.2, "motion": 3.0}
-"""Standard deviation, radius and length in pixels from which a blur is worth undoing."""
+LEAST_SIZE = {"gaussian": 1.0, "defocus": 1.2, "motion": 3.0}
+"""Width in pixels, as `Blur.width` states it, from which a blur is worth undoing."""
 
 THINNEST = 0.3
 """Least standard deviation of a Gaussian across its angle, which a grid of pixels does not tell from 0."""
@@ -82,7 +87,7 @@ class Blur:
         across: Standard deviation of a Gaussian across the angle, which is at most `size`; equal to it if the Gaussian
             is round; 0 for other kinds.
         angle: Angle in degrees, 0..180, anticlockwise from the horizontal; 0 where there is none.
-        probability: Probability that the picture is blurred by a blur of these kinds, 0..1; for "other" of another one.
+        probability: Probability that the picture is blurred by a blur of these kinds, 0..1; for "other" by any blur.
     """
 
     kind: str
@@ -90,6 +95,11 @@ class Blur:
     across: float = 0.0
     angle: float = 0.0
     probability: float = 1.0
+
+    @property
+    def width(self) -> float:
+        """Radius, length, or standard deviation in pixels, of a Gaussian the geometric mean of its two."""
+        return math.sqrt(self.size * self.across) if self.kind == "gaussian" else self.size
 
     @property
     def is_sure(self) -> bool:
@@ -171,24 +181,45 @@ def estimate_blur(image: Tensor, estimator: BlurEstimator, evidence: Tensor | No
         found = estimator(described.maps[None], described.profiles[None])
     kinds = dict(zip(KINDS, found.kinds[0].tolist(), strict=True))
     none, other = kinds.pop("none"), kinds.pop("other")
-    if other >= LEAST_PROBABILITY:
-        return Blur("other", 0.0, probability=other)
-    if 1 - none - other < POSSIBLE:
-        return None
-    fit = SpectrumFit(described.energy)
-    sharp = fit.fit(torch.ones(1, 1)).loss
+    known = 1 - none - other
+    blur, gain = _known(described.energy, found, kinds) if known >= POSSIBLE else (None, 0.0)
+    # What the fit adds speaks for a blur, and half as much for one of the three kinds: another blur has zeros, too, but
+    # in other places.
+    evidence = min(max(EVIDENCE * gain, 0.0), MOST_EVIDENCE)
+    odds = {"none": none, "known": known * math.exp(evidence), "other": other * math.exp(evidence / 2)}
+    total = sum(odds.values())
+    if blur is not None and odds["known"] / total >= LEAST_PROBABILITY:
+        is_natural = blur.kind == "gaussian" and blur.width < NATURAL
+        return replace(blur, probability=min(odds["known"] / total, LIKELY if is_natural else 1.0))
+    blurred = 1 - odds["none"] / total
+    is_other = other >= max(known, POSSIBLE) and blurred >= LEAST_PROBABILITY
+    return Blur("other", 0.0, probability=blurred) if is_other else None
+
+
+def _known(energy: Tensor, found: BlurEstimate, kinds: dict[str, float]) -> tuple[Blur | None, float]:
+    """Return the blur of one of the three kinds that explains a spectrum best, and what speaks for a blur of any kind.
+
+    Args:
+        energy: As in `Described`.
+        found: What the network says.
+        kinds: Its probabilities of the three kinds.
+
+    Returns:
+        The blur, None if it explains too little or is too small to be undone; and by how much it lowers the loss of the
+        fit beyond what a picture without it can have.
+    """
+    fit = SpectrumFit(energy)
+    sharp, total = fit.fit(torch.ones(1, 1)).loss, sum(kinds.values())
     losses: dict[str, float] = {}
     blurs: dict[str, Blur] = {}
     for kind in kinds:
-        if kind == "gaussian" or kinds[kind] >= LEAST_SHARE * (1 - none - other):
+        if kind == "gaussian" or kinds[kind] >= LEAST_SHARE * total:
             blurs[kind], losses[kind] = REFINE[kind](fit, found)
     kind = max(losses, key=lambda one: math.log(kinds[one] + 1e-6) - EVIDENCE_OF_KIND * losses[one])
     # A disk and a line have zeros, which a Gaussian lacks. A Gaussian makes a picture softer than subjects are.
     gain = losses["gaussian"] - losses[kind] if kind != "gaussian" else sharp - losses[kind] - SOFT_SUBJECT
-    odds = (1 - none - other) / max(none + other, 1e-6) * math.exp(min(max(EVIDENCE * gain, 0.0), MOST_EVIDENCE))
-    blur, probability = blurs[kind], odds / (1 + odds)
-    is_explained = sharp - losses[kind] >= LEAST_GAIN and blur.size >= LEAST_SIZE[kind]
-    return replace(blur, probability=probability) if is_explained and probability >= LEAST_PROBABILITY else None
+    is_explained = sharp - losses[kind] >= LEAST_GAIN and blurs[kind].width >= LEAST_SIZE[kind]
+    return blurs[kind] if is_explained else None, gain
 
 
 def _gaussian(fit: SpectrumFit, found: BlurEstimate) -> tuple[Blur, float]:

@@ -10,8 +10,8 @@ cut off (`diffusion/degradations/blur.py`).
 
 The reverse process starts at a high level from the input, corrected once, and carries little noise or none: this is the
 half-quadratic splitting of DPIR (Zhang et al. 2021, "Plug-and-Play Image Restoration With Deep Denoiser Prior",
-https://arxiv.org/abs/2008.13751), whose trust in the prior is kept. `detail` is the share of the noise that is carried
-from step to step.
+https://arxiv.org/abs/2008.13751). Its trust in the data is the same for all kernels; here it depends on how much noise
+the kernel makes a correction amplify. `detail` is the share of the noise that is carried from step to step.
 
 Noise that is not white, and JPEG compression, are removed first, and what is left of the error is the noise of the
 deblurring.
@@ -20,6 +20,7 @@ deblurring.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -54,6 +55,9 @@ CLIPPED = 254.5 / 255
 
 LEFT_OVER = 0.3
 """Standard deviation of what is left of an error that was removed first, as a share of what it was."""
+
+BISECTIONS = 12
+"""Number of halvings by which the trust in the data is found, to a thousandth."""
 
 SHARP = "the kernel is a single point: the picture is copied"
 
@@ -148,7 +152,7 @@ def prepare_deblur(
         left = LEFT_OVER * (found.sigma if kind == "camera" or found.jpeg is None else found.jpeg.sigma)
 
         def again(restored: Tensor, used: Tiled) -> Job:
-            return sharpen(restored, sigma=left, prior=used if isinstance(model, Tiled) else used.prior)
+            return sharpen(restored, sigma=left, is_white=False, prior=used if isinstance(model, Tiled) else used.prior)
 
         job = again(image, found.prior)
         count = 0 if job.plan is None else job.plan.evaluations
@@ -187,7 +191,7 @@ def _begun(job: Job, start: FeedForward, seen: Tensor, *, steps: int | None, det
     assert begun.plan is not None
     highest, next_one = begun.plan.sigmas[0], begun.plan.sigmas[1] or level
     # As in the task without a start, a step corrects for the level of the next one.
-    variance = level**2 * (highest / next_one) ** 2 / DEBLUR.trust
+    variance = level**2 * (highest / next_one) ** 2 / DEBLUR.trusts[0]
     return replace(begun, noise_variance=variance, starter=start, notes=(*job.notes, *answer.notes))
 
 
@@ -202,8 +206,9 @@ def _deblur(
     method: str,
     seed: int,
     region: Region | None,
+    is_white: bool = True,
 ) -> Job:
-    """Prepare a job that undoes a blur, of a picture with white noise of a known strength."""
+    """Prepare a job that undoes a blur, of a picture with noise of a known strength, which may not be white."""
     reduced = without_equal_channels(image)
     channels, place = len(reduced), Place.of(image, region, MARGIN + max(kernel.shape))
     part, y = place.exact(image), as_colour(place.seen(reduced))
@@ -237,7 +242,8 @@ def _deblur(
         image.shape[-2] + 2 * down, image.shape[-1] + 2 * across, place.window.top, place.window.left
     )
     # A step corrects for the level of the next one, at which its result is denoised.
-    noise_variance = s_y**2 * ratio**2 / DEBLUR.trust
+    trust = _trust(degradation, s_y, levels) if is_white else DEBLUR.trusts[0]
+    noise_variance = s_y**2 * ratio**2 / trust
 
     def cut(x: Tensor) -> Tensor:
         return place.inner(x[..., down : down + y.shape[-2], across : across + y.shape[-1]])
@@ -257,6 +263,30 @@ def _deblur(
         again=degrader(Blur(kernel)),
         doubt=Doubt("deblur", _radius(kernel), at=0.5, cut=cut, is_gray=channels == 1, canvas=canvas),
     )
+
+
+def _trust(blur: Blur, s_y: float, levels: Sequence[float]) -> float:
+    """Return the ratio of r^2 to sigma^2 at the level sigma at which a corrected picture is denoised, for white noise.
+
+    The more the data are trusted, the more of their noise a correction amplifies, and passes on to a network that
+    expects white noise of the level. The trust is raised above the least while that is a small share of the level.
+
+    Args:
+        blur: The blur.
+        s_y: Standard deviation of the noise of the data.
+        levels: The noise levels, on the same scale.
+    """
+
+    def share(trust: float) -> float:
+        return sum(blur.noise_passed(s_y**2, trust * level**2) / level**2 for level in levels) / len(levels)
+
+    low, high = DEBLUR.trusts
+    if share(high) <= DEBLUR.passed:
+        return high
+    for _ in range(BISECTIONS):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if share(middle) > DEBLUR.passed else (middle, high)
+    return low
 
 
 def _radius(kernel: Tensor) -> float:

@@ -141,7 +141,9 @@ class DeblurDefaults:
         steps: Number of network evaluations.
         detail: Value of the option `detail`.
         first: Level of the first evaluation, on the 0..255 scale. The last one is at the level of the noise.
-        trust: Ratio of r^2 to sigma^2 at the level at which a corrected picture is denoised.
+        trusts: The least and the largest ratio of r^2 to sigma^2 at the level at which a corrected picture is denoised.
+        passed: Share of the variance of a level that white noise of the data may have in a corrected picture that is
+            denoised at this level, on the mean over the levels. The ratio follows from it and from the kernel.
         caution: Factor on the noise that was measured. Noise that is taken for weaker than it is is amplified.
         least: Least noise that is assumed, on the 0..255 scale, because a kernel is never quite right.
         most_carried: Share of the noise that is carried from step to step at `detail` 1. More of it costs PSNR at once.
@@ -150,14 +152,17 @@ class DeblurDefaults:
     steps: int
     detail: float
     first: float
-    trust: float
+    trusts: tuple[float, float]
+    passed: float
     caution: float
     least: float
     most_carried: float
 
 
-# The trust is that of DPIR, 1 / 0.23.
-DEBLUR = DeblurDefaults(steps=10, detail=0.4, first=49.0, trust=4.37, caution=1.05, least=0.7, most_carried=0.7)
+# The least trust is that of DPIR, 1 / 0.23, which suits disks and lines. A Gaussian amplifies less, and bears more.
+DEBLUR = DeblurDefaults(
+    steps=10, detail=0.4, first=49.0, trusts=(4.37, 8.0), passed=0.28, caution=1.05, least=0.7, most_carried=0.7
+)
 
 # Narrow holes are almost determined by their rims: a low starting level and little noise, drawn anew at every step, are
 # best. The inside of a wide hole must be invented: the deterministic process from a high level keeps texture there. If

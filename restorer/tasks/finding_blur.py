@@ -1,8 +1,8 @@
 """The step of `auto` that looks for a blur wide enough that it is damage, and not the softness that photographs have.
 
 A photograph at full size is soft: the lens, the filter before the sensor and the interpolation of its colours blur it
-by a Gaussian of up to a pixel, and the estimator of blur says so, rightly and for sure. Sharpening every photograph is
-not what `auto` is asked for, so it acts only on blurs that are wider.
+by a Gaussian of up to a pixel. Sharpening every photograph is not what `auto` is asked for, so it acts only on blurs
+that are wider, and sure.
 """
 
 from __future__ import annotations
@@ -85,8 +85,7 @@ def find_blur_step(seen: Seen) -> Finding | None:
 
 def is_wide(blur: Blur) -> bool:
     """Return whether a blur is wide enough to be damage; one of another kind is not."""
-    size = math.sqrt(blur.size * blur.across) if blur.kind == "gaussian" else blur.size
-    return blur.kind in WIDE and size >= WIDE[blur.kind]
+    return blur.kind in WIDE and blur.width >= WIDE[blur.kind]
 
 
 def _without_outliers(seen: Seen) -> Tensor | None:

@@ -15,26 +15,32 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from restorer.diffusion.degradations.blur import Blur
-from restorer.diffusion.degradations.kernels import as_kernel, defocus_kernel, gaussian_kernel, motion_kernel
+from restorer.diffusion.degradations.kernels import defocus_kernel, gaussian_kernel, motion_kernel
 from restorer.networks.blur_estimator import ANGLES
 from restorer.training.edits import as_stored, blur
+from restorer.training.other_blurs import PROGRAMS, SHAPES, both
 from restorer.training.simulated_noise import Kind, simulate
 
 __all__ = ["SHARES", "Blurred", "choose_kind", "drawing", "simulate_blur"]
 
-SHARES = {"none": 0.32, "gaussian": 0.18, "defocus": 0.16, "motion": 0.2, "other": 0.14}
+SHARES = {"none": 0.34, "gaussian": 0.15, "defocus": 0.15, "motion": 0.16, "other": 0.2}
 """The share of each kind in the training."""
 
-GAUSSIAN, DEFOCUS, MOTION = (0.5, 4.5), (0.9, 9.0), (2.5, 36.0)
+GAUSSIAN, DEFOCUS, MOTION = (0.8, 4.5), (1.0, 9.0), (2.5, 36.0)
 """The least and the largest standard deviation, radius and length that are drawn, in pixels."""
 
+SOFTNESS = (0.3, 1.0)
+"""The standard deviations of Gaussians that are no blur, because pictures at the full size of a camera have them."""
+
+BY_PROGRAM = 0.25
+"""The share of other blurs that no kernel describes."""
+
 MARGIN = 20  # pixels by which a part exceeds what is returned, so that its borders were blurred in
-RESAMPLING = (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.LANCZOS, Image.Resampling.BOX)
-NOISES: tuple[Kind, ...] = ("none", "none", "camera", "phone", "reduced", "grain", "resized", "scanner", "compressed")
+NOISES: tuple[Kind, ...] = ("none", "none", "camera", "phone", "reduced", "reduced", "grain", "scanner", "compressed")
 
 
 @dataclass(frozen=True)
@@ -122,23 +128,17 @@ def _draw_kernel(kind: str, rng: random.Random) -> tuple[Tensor, Tensor, float, 
         size, angle = _log_uniform(rng, MOTION), rng.uniform(0, 180)
         kernel = motion_kernel(size, angle)
     if rng.random() < 0.4:
-        kernel = _both(kernel, gaussian_kernel(rng.uniform(0.3, 0.6)))
+        kernel = both(kernel, gaussian_kernel(rng.uniform(0.3, 0.6)))
     return kernel, none, math.log(size), angle
 
 
-def _both(a: Tensor, b: Tensor) -> Tensor:
-    """Return the kernel of two blurs, one after the other."""
-    down, across = b.shape[0] - 1, b.shape[1] - 1
-    padded = F.pad(a, (across, across, down, down))
-    return F.conv2d(padded[None, None], b.flip(0, 1)[None, None])[0, 0]
-
-
 def _convolved(x: Tensor, kernel: Tensor, rng: random.Random) -> Tensor:
-    """Return a picture (H, W) blurred by a kernel without the borders; at times in proportion to the light."""
+    """Return planes (..., H, W) blurred by a kernel without the borders; at times in proportion to the light."""
     operator = Blur(kernel)
     exponent = 2.2 if rng.random() < 0.25 else 1.0
     light = (x / 255).clamp(min=0) ** exponent
-    return 255 * operator.measure(light[None, None])[0, 0].clamp(min=0) ** (1 / exponent)
+    measured = operator.measure(light.reshape(1, -1, *x.shape[-2:]))
+    return 255 * measured.reshape(*x.shape[:-2], *measured.shape[-2:]).clamp(min=0) ** (1 / exponent)
 
 
 def _finished(x: Tensor, rng: random.Random) -> Tensor:
@@ -165,9 +165,15 @@ def _compressed(x: Tensor, rng: random.Random) -> Tensor:
 
 
 def _unblurred(x: Tensor, rng: random.Random) -> Tensor:
-    """Return a picture that is sharp, at least in a part of it: with noise, edited, or with another part blurred."""
+    """Return a picture that is sharp, at least in a part of it: with noise, edited, or with another part blurred.
+
+    Every other one is as soft as pictures at the full size of a camera are, from its lens, the filter before its sensor
+    and the interpolation of its colours.
+    """
+    if rng.random() < 0.5:
+        x = _naturally_soft(x, rng)
     chance = rng.random()
-    if chance < 0.35:
+    if chance < 0.4:
         return _compressed(_luminance(as_stored(simulate(x, rng.choice(NOISES), rng).noisy)), rng)
     gray = _luminance(x)
     if chance < 0.6:
@@ -176,6 +182,12 @@ def _unblurred(x: Tensor, rng: random.Random) -> Tensor:
         strength, radius = rng.uniform(0.3, 2.0), rng.uniform(0.5, 1.5)
         return _finished(as_stored(gray + strength * (gray - blur(gray[None], radius)[0])), rng)
     return _finished(gray, rng)
+
+
+def _naturally_soft(x: Tensor, rng: random.Random) -> Tensor:
+    """Return a picture (3, H, W) that is as soft as lenses and sensors make one, and little more in one direction."""
+    sigma, ratio = rng.uniform(*SOFTNESS), rng.uniform(1, 1.15)
+    return _convolved(x, gaussian_kernel(sigma * ratio, sigma / ratio, rng.uniform(0, 180)), rng)
 
 
 def _partly_blurred(x: Tensor, rng: random.Random) -> Tensor:
@@ -191,63 +203,9 @@ def _partly_blurred(x: Tensor, rng: random.Random) -> Tensor:
 
 def _differently_blurred(x: Tensor, rng: random.Random) -> Tensor:
     """Return a picture (H, W) whose blur is of none of the kinds that are told apart."""
-    kind = rng.choice(["path", "path", "path", "ghost", "box", "two", "enlarged", "enlarged", "median"])
-    if kind == "enlarged":
-        factor, height, width = rng.uniform(1.5, 4), *x.shape
-        small = Image.fromarray(as_stored(x).byte().numpy()).resize(
-            (round(width / factor), round(height / factor)), rng.choice(RESAMPLING)
-        )
-        large = small.resize((width, height), rng.choice(RESAMPLING[:3]))
-        return torch.from_numpy(np.array(large)).float()
-    if kind == "median":
-        image = Image.fromarray(as_stored(x).byte().numpy()).filter(ImageFilter.MedianFilter(rng.choice([3, 5, 7])))
-        return torch.from_numpy(np.array(image)).float()
-    if kind == "box":
-        kernel = as_kernel(torch.ones(rng.choice([3, 5, 7, 9, 11]), rng.choice([3, 5, 7, 9, 11])))
-    elif kind == "two":
-        length, angle = rng.uniform(6, 24), rng.uniform(0, 180)
-        kernel = _both(motion_kernel(length, angle), defocus_kernel(rng.uniform(0.2, 0.5) * length))
-    elif kind == "ghost":
-        side = 2 * rng.randint(3, 14) + 1
-        kernel = torch.zeros(side, side)
-        kernel[side // 2, side // 2] = 1
-        kernel[rng.randrange(side), rng.choice([0, side - 1])] = rng.uniform(0.3, 1)
-    else:
-        kernel = _path_kernel(rng)
-    return _convolved(x, kernel, rng)
-
-
-def _path_kernel(rng: random.Random) -> Tensor:
-    """Return the kernel of a camera that moved along a path that is far from straight."""
-    while True:
-        heading, turn, speed = rng.uniform(0, 2 * math.pi), rng.gauss(0, 0.02), 1.0
-        points, position, corner = [], (0.0, 0.0), rng.choice([-1, rng.randrange(30, 90)])
-        for step in range(120):
-            turn = 0.97 * turn + rng.gauss(0, 0.015)
-            speed = min(max(speed + rng.gauss(0, 0.1), 0.2), 3)
-            heading += turn + (rng.uniform(0.7, 2.4) if step == corner else 0.0)
-            position = position[0] + speed * math.cos(heading), position[1] + speed * math.sin(heading)
-            points.append(position)
-        path = torch.tensor(points)
-        path = path - path.mean(0)
-        spread = torch.linalg.eigvalsh(path.T @ path / len(path)).sqrt()
-        if float(spread[0]) > 0.25 * float(spread[1]):
-            break
-    path = path * (rng.uniform(2, 8) / float(spread[1]))
-    reach = math.ceil(float(path.abs().max())) + 1
-    return _splat(path, reach)
-
-
-def _splat(path: Tensor, reach: int) -> Tensor:
-    """Return points (N, 2) as a picture of (2 * reach + 1) pixels a side, each shared by four pixels."""
-    side = 2 * reach + 1
-    kernel, low = torch.zeros(side * side), path.floor()
-    for offset in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        corner = low + torch.tensor(offset)
-        share = (1 - (path - corner).abs()).prod(1)
-        index = (corner[:, 0] + reach) * side + corner[:, 1] + reach
-        kernel.index_add_(0, index.long(), share)
-    return kernel.view(side, side)
+    if rng.random() < BY_PROGRAM:
+        return rng.choice(PROGRAMS)(x, rng)
+    return _convolved(x, rng.choice(SHAPES)(rng), rng)
 
 
 def choose_kind(rng: random.Random, shares: Sequence[tuple[str, float]] = tuple(SHARES.items())) -> str:

@@ -56,13 +56,14 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--sigma", type=float, default=2.55)
     parser.add_argument("--detail", type=float, default=0.0)
+    parser.add_argument("--kernel", choices=KERNELS, nargs="+", default=list(KERNELS))
     parser.add_argument("--model", default="photo")
     options = parser.parse_args()
     prior = load_prior(options.model)
     paths = sorted(path for path in options.input.iterdir() if path.suffix in (".png", ".jpg", ".bmp"))
     print("kernel: blurred, Wiener, restored; gain over Wiener, least gain")
-    for name, kernel in KERNELS.items():
-        rows = []
+    for name in options.kernel:
+        kernel, rows = KERNELS[name], []
         for path in paths[:: options.every]:
             with Image.open(path) as image:
                 pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255

@@ -5,8 +5,9 @@ python tests/bench/rival_deblur.py FOLDER --every 8 --side 256
 Each picture is blurred by the three kernels of `tests/bench/deblur.py`, with noise of 2.55 levels and 8 bits. deepinv
 gets the operator whose borders are unknown, as this project has, the level of the noise, and the embedded prior as its
 denoiser, each evaluation of which is counted. DPIR has its own schedule of 8 evaluations; DiffPIR the default 100, or
-as many as `--steps` says. All run in this process, with the same number of threads, one after the other for each
-picture, so that other load on the machine affects them equally.
+as many as `--steps` says. This project runs with its default, and with as few evaluations as `--own-steps` says. All
+run in this process, with the same number of threads, one after the other for each picture, so that other load on the
+machine affects them equally.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from deblur import KERNELS, blurred
 from torch import Tensor, nn
 
 from restorer.evaluation.metrics import psnr
+from restorer.machine.torchvision import import_torchvision
 from restorer.models.load import load_prior
 from restorer.tasks.deblur import prepare_deblur
 
@@ -42,6 +44,7 @@ class Denoiser(nn.Module):
 
 def rivals(denoiser: Denoiser, kernel: Tensor, size: tuple[int, int], sigma: float, steps: int):
     """Return the operator of deepinv and its two methods by name."""
+    import_torchvision()
     import deepinv
 
     flipped = kernel.flip(0, 1)[None, None]  # of point-symmetric kernels, which these are, no matter
@@ -63,6 +66,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, help="side of the part that is restored; default: the whole picture")
     parser.add_argument("--sigma", type=float, default=2.55)
     parser.add_argument("--steps", type=int, default=100, help="evaluations of DiffPIR")
+    parser.add_argument("--own-steps", type=int, nargs="*", default=[6], help="fewer evaluations of this project")
     options = parser.parse_args()
     denoiser = Denoiser()
     for name, kernel in KERNELS.items():
@@ -78,22 +82,24 @@ def main() -> None:
                 restored = method(y[None], physics)[0]  # noqa: B023
                 return restored[:, down : down + y.shape[-2], across : across + y.shape[-1]].clamp(0, 1)  # noqa: B023
 
-            job = prepare_deblur(y, kernel, sigma=options.sigma, detail=0, prior=denoiser.prior)
-            runs = {"restore": lambda: job.run().image}  # noqa: B023
+            def own(steps: int | None) -> Tensor:
+                used = {"sigma": options.sigma, "steps": steps, "detail": 0, "prior": denoiser.prior}
+                return prepare_deblur(y, kernel, **used).run().image  # noqa: B023
+
+            runs = {"restore": lambda: own(None)}
+            runs |= {f"restore, {n} steps": lambda n=n: own(n) for n in options.own_steps}
             runs |= {label: lambda method=method: theirs(method) for label, method in methods.items()}
             for label, run in runs.items():
                 before, start = denoiser.calls, time.perf_counter()
                 result = run()
                 times.setdefault(label, []).append(time.perf_counter() - start)
-                calls[label] = job.evaluations if label == "restore" else denoiser.calls - before
+                calls[label] = denoiser.calls - before
                 scores.setdefault(label, []).append(psnr((result * 255).round() / 255, true))
         for label, values in scores.items():
             ratio = statistics.median(a / b for a, b in zip(times[label], times["restore"], strict=True))
-            print(
-                f"{name}: {label}: {statistics.mean(values):.2f} dB, {calls[label]} evaluations, {ratio:.2f} times "
-                f"the time of restore",
-                flush=True,
-            )
+            count = f", {calls[label]} evaluations" if calls[label] else ""
+            score = statistics.mean(values)
+            print(f"{name}: {label}: {score:.2f} dB{count}, {ratio:.2f} times the time of restore", flush=True)
 
 
 if __name__ == "__main__":

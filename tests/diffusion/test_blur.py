@@ -102,6 +102,19 @@ def test_consistent_data_are_a_fixed_point() -> None:
     torch.testing.assert_close(operator.correct(x0, operator.measure(x0), 0.01, 1.0), x0, rtol=0, atol=1e-12)
 
 
+def test_the_noise_that_is_passed_is_that_of_the_correction() -> None:
+    """Corrected to data that are noise alone, an image of zeros holds what the correction passes of them."""
+    for kernel in (KERNELS["defocus"], gaussian_kernel(1.6)):
+        operator, generator = Blur(kernel), torch.Generator().manual_seed(0)
+        noise = 0.02 * torch.randn(4, 3, 160, 160, generator=generator, dtype=torch.float64)
+        for prior in (0.001, 0.02):
+            passed = operator.correct(torch.zeros_like(operator.transpose(noise)), noise, 0.02**2, prior)
+            inside = passed[..., 24:-24, 24:-24]
+            assert operator.noise_passed(0.02**2, prior) == pytest.approx(float(inside.square().mean()), rel=0.05)
+    # Without a blur, every value is multiplied by the data weight.
+    assert Blur(KERNELS["point"]).noise_passed(0.01, 0.03) == pytest.approx(0.01 * 0.75**2)
+
+
 def test_pixels_of_a_batch_do_not_mix() -> None:
     operator = Blur(KERNELS["motion"])
     x0, y = image_of(operator, 2), random(2, 3, HEIGHT, WIDTH, seed=2)

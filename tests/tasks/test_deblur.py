@@ -116,6 +116,29 @@ def test_detail_is_carried_noise_and_steps_are_evaluations() -> None:
         assert prior.calls[-1].sigma == pytest.approx(2 * 5 * DEBLUR.caution / 255) or steps == 1
 
 
+def test_the_data_are_trusted_as_far_as_their_noise_allows() -> None:
+    """Above the least trust, a correction passes on no more than the share of a level that the defaults state."""
+    y, _ = blurred(photograph(side=120), KERNELS["gaussian"])
+    (least, most), found = DEBLUR.trusts, list[float]()
+
+    def trust_in(kernel: Tensor) -> tuple[float, float]:
+        job = prepare_deblur(y, kernel, sigma=2.55, detail=0, prior=Smooth())
+        assert job.plan is not None and isinstance(job.degradation, Blur)
+        levels, s_y = job.plan.sigmas[:-1], 2 * 2.55 * DEBLUR.caution / 255
+        trust = s_y**2 * (levels[0] / levels[1]) ** 2 / job.noise_variance
+        shares = [job.degradation.noise_passed(s_y**2, trust * level**2) / level**2 for level in levels]
+        return trust, float(np.mean(shares))
+
+    for size in (1.0, 1.3, 1.6, 2.5, 4.0):
+        trust, share = trust_in(gaussian_kernel(size))
+        assert least * 0.999 <= trust <= most * 1.001
+        assert share <= DEBLUR.passed * 1.001 or trust == pytest.approx(least, rel=1e-3)
+        assert share > DEBLUR.passed * 0.99 or trust == pytest.approx(most, rel=1e-3)
+        found.append(trust)
+    assert found == sorted(found) and found[-1] == pytest.approx(most)  # a wide Gaussian amplifies little
+    assert trust_in(KERNELS["motion"])[0] == pytest.approx(least, rel=1e-3)
+
+
 def test_the_seed_decides_the_noise() -> None:
     y, _ = blurred(photograph(side=48), KERNELS["gaussian"])
     a, b, c = (

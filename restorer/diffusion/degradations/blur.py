@@ -37,6 +37,9 @@ TOLERANCE = 2e-5
 MOST_WEIGHT = 1 - 1e-6
 """Largest weight of the data. An exact projection onto blurred data would amplify the rounding without limit."""
 
+SPECTRUM = 128
+"""Least side of the spectrum of a kernel by which the noise that is passed on is computed."""
+
 
 class Blur(Degradation):
     """Convolution with a kernel, of an image that reaches beyond the data.
@@ -110,6 +113,20 @@ class Blur(Degradation):
         residual = self._kept(data - self.measure(estimate))
         u = self._solve(residual, weight)
         return (estimate + weight * self.transpose(u)).to(x0.dtype)
+
+    def noise_passed(self, noise_variance: float, prior_variance: float) -> float:
+        """Return the variance of the noise of the data in the result of `correct`, the mean over an image.
+
+        A frequency is multiplied by r^2 conj(K) / (r^2 |K|^2 + s_y^2), with the transform K of the kernel. The borders
+        and the pixels that are not known are left out of account, as if the image were circular.
+
+        Args:
+            noise_variance: s_y^2 on any scale, above 0.
+            prior_variance: r^2 on the same scale.
+        """
+        gain = torch.fft.fft2(self.kernel.double(), s=[max(SPECTRUM, *self.kernel.shape)] * 2).abs().square()
+        passed = prior_variance**2 * gain / (prior_variance * gain + noise_variance).square()
+        return noise_variance * float(passed.mean())
 
     def finish(self, x: Tensor, y: Tensor) -> Tensor:
         """Return x unchanged, because noise in y was amplified by everything that follows it exactly."""
