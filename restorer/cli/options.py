@@ -97,7 +97,7 @@ Format = Annotated[
     typer.Option(
         "--format",
         metavar="NAME",
-        help="Format of the results: png, jpeg, webp, tiff, avif or bmp (default that of the picture)",
+        help="Format of the results: png, jpeg, webp, tiff, avif, heic, jxl or bmp (default that of the picture)",
         show_default=False,
         rich_help_panel=OUTPUT,
     ),
@@ -107,7 +107,7 @@ Quality = Annotated[
     typer.Option(
         "--quality",
         metavar="N",
-        help="Quality of JPEG, WebP and AVIF results, 1 to 100 (default 95)",
+        help="Quality of JPEG, WebP, AVIF, HEIC and JPEG XL results, 1 to 100 (default 95)",
         show_default=False,
         rich_help_panel=OUTPUT,
     ),

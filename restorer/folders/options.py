@@ -215,7 +215,7 @@ def _check_format(options: Options) -> None:
     if options.format is None:
         return
     if options.format.lower() not in FORMATS:
-        known = "png, jpeg, webp, tiff, avif or bmp"
+        known = "png, jpeg, webp, tiff, avif, heic, jxl or bmp"
         raise UsageError(f"unknown format {options.format!r}", f"use one of {known}")
     if options.in_place:
         raise UsageError("--in-place and --format cannot be combined", "a picture that is replaced keeps its format")

@@ -17,6 +17,7 @@ import importlib
 import io
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from PIL import Image
 
 from restorer.errors import PictureError
 
-__all__ = ["check_kind", "develop", "is_raw", "load_plugins", "raw_size"]
+__all__ = ["PLUGINS", "Plugin", "check_kind", "develop", "is_raw", "load_plugins", "raw_size"]
 
 _MAKERS = (  # how the files of makers begin that do not use TIFF
     b"FUJIFILMCCD-RAW",
@@ -69,7 +70,31 @@ _BEGINNINGS = {
     "an OpenEXR file": (b"v/1\x01",),
     "a Radiance HDR file": (b"#?RADIANCE", b"#?RGBE"),
 }
-_EXTRAS = {"a HEIC picture": ("pillow-heif", "heif"), "a JPEG XL picture": ("pillow-jxl-plugin", "jxl")}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plug-in of Pillow that an extra installs.
+
+    Args:
+        format: Pillow's name of its format.
+        title: The usual name of the format.
+        package: The name of the package.
+        extra: The extra that brings it.
+    """
+
+    format: str
+    title: str
+    package: str
+    extra: str
+
+
+PLUGINS = {
+    "HEIF": Plugin("HEIF", "HEIC", "pillow-heif", "heif"),
+    "JXL": Plugin("JXL", "JPEG XL", "pillow-jxl-plugin", "jxl"),
+}
+"""The plug-ins by Pillow's names of their formats."""
+
 _DEVELOP_FIRST = "develop it first, or let the program do it: pip install 'restorer[raw]'"
 
 
@@ -205,8 +230,8 @@ def check_kind(data: bytes, name: str) -> None:
     if not kinds:
         return
     kind = kinds[0]
-    if kind in _EXTRAS:
-        package, extra = _EXTRAS[kind]
-        message = f"{name} is {kind}, which needs {package}"
-        raise PictureError(message, f"pip install 'restorer[{extra}]', or convert it to PNG or JPEG first")
+    plugin = next((plugin for plugin in PLUGINS.values() if kind == f"a {plugin.title} picture"), None)
+    if plugin is not None:
+        message = f"{name} is {kind}, which needs {plugin.package}"
+        raise PictureError(message, f"pip install 'restorer[{plugin.extra}]', or convert it to PNG or JPEG first")
     raise PictureError(f"{name} is {kind}", "use PNG, JPEG, WebP, TIFF or another supported format")
