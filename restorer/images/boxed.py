@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 
 from PIL import ExifTags, Image
 
 from restorer.images.heif_file import colour_chunk, find_nclx, heif_companions, read_deep
 from restorer.images.jxl_file import parse_jxl
-from restorer.images.pillow_modes import Bands, split_alpha
+from restorer.images.pillow_modes import split_alpha
+from restorer.images.supplement import Supplement
 
-__all__ = ["Boxed", "read_boxed"]
-
-
-@dataclass(frozen=True)
-class Boxed:
-    """What a file holds besides what the plug-in returns.
-
-    Args:
-        bands: The numbers, if the plug-in would shorten them; None for those of the plug-in.
-        depth: Bits per channel in the file; 0 if they are those of the numbers.
-        exif: The metadata, if the plug-in does not return them as they hold for its pixels; None for its own.
-        xmp: The XMP packet, if the plug-in does not return it; None for its own.
-        chunks: The colour space as a PNG chunk, if no colour profile tells it.
-        notes: One line for each thing that is not kept.
-    """
-
-    bands: Bands | None = None
-    depth: int = 0
-    exif: Image.Exif | None = None
-    xmp: bytes | None = None
-    chunks: tuple[tuple[bytes, bytes], ...] = ()
-    notes: tuple[str, ...] = ()
+__all__ = ["read_boxed"]
 
 
-def read_boxed(image: Image.Image, data: bytes) -> Boxed:
+def read_boxed(image: Image.Image, data: bytes) -> Supplement:
     """Return what a HEIC, AVIF or JPEG XL file holds besides what the plug-in returns; nothing for other formats.
 
     Args:
@@ -48,11 +27,11 @@ def read_boxed(image: Image.Image, data: bytes) -> Boxed:
         bits = _avif_bits(data)
         notes = (f"{bits} bits per channel are read as 8 bits",) if bits > 8 else ()
         named = () if image.info.get("icc_profile") else colour_chunk(find_nclx(data))
-        return Boxed(depth=bits, chunks=named, notes=notes)
-    return _read_jxl(image, data) if image.format == "JXL" and data else Boxed()
+        return Supplement(depth=bits, chunks=named, notes=notes)
+    return _read_jxl(image, data) if image.format == "JXL" and data else Supplement()
 
 
-def _read_heif(image: Image.Image, data: bytes) -> Boxed:
+def _read_heif(image: Image.Image, data: bytes) -> Supplement:
     names = heif_companions(image.info)
     notes = [f"not kept of what lies beside the picture in the file: {', '.join(names)}"] if names else []
     nclx = image.info.get("nclx_profile") or {}
@@ -61,12 +40,12 @@ def _read_heif(image: Image.Image, data: bytes) -> Boxed:
     bits = int(image.info.get("bit_depth", 8))
     deep = read_deep(data) if bits > 8 and data else None
     if deep is not None:
-        return Boxed(split_alpha(deep[0]), deep[1], chunks=chunks, notes=tuple(notes))
+        return Supplement(split_alpha(deep[0]), deep[1], chunks=chunks, notes=tuple(notes))
     notes += [f"{bits} bits per channel are read as 8 bits"] if bits > 8 else []
-    return Boxed(depth=bits, chunks=chunks, notes=tuple(notes))
+    return Supplement(depth=bits, chunks=chunks, notes=tuple(notes))
 
 
-def _read_jxl(image: Image.Image, data: bytes) -> Boxed:
+def _read_jxl(image: Image.Image, data: bytes) -> Supplement:
     file, notes, exif = parse_jxl(data), [], None
     kept = 16 if image.mode == "I;16" else 32 if image.mode == "F" else 8
     if file.bits > kept:
@@ -74,7 +53,7 @@ def _read_jxl(image: Image.Image, data: bytes) -> Boxed:
     if file.is_animated:
         notes.append("only the first picture of the animation is used")
     if getattr(image, "jpeg", None):  # the plug-in returns the JPEG file that was compressed, with its metadata
-        return Boxed(depth=file.bits, notes=tuple(notes))
+        return Supplement(depth=file.bits, notes=tuple(notes))
     if file.exif:
         exif = Image.Exif()
         with contextlib.suppress(Exception):  # damaged metadata are a reason to drop them
@@ -83,7 +62,7 @@ def _read_jxl(image: Image.Image, data: bytes) -> Boxed:
                 exif[ExifTags.Base.Orientation] = 1  # the decoder has applied what the codestream says
     if file.has_unread:
         notes.append("the compressed metadata are dropped: to keep them, run: pip install brotli")
-    return Boxed(None, file.bits, exif, file.xmp or None, notes=tuple(notes))
+    return Supplement(None, file.bits, exif, file.xmp or None, notes=tuple(notes))
 
 
 def _avif_bits(data: bytes) -> int:

@@ -14,12 +14,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
+
+from restorer.images.boxes import read_boxes
 
 __all__ = ["JxlFile", "encode_jxl", "parse_jxl", "to_srgb"]
 
@@ -53,7 +54,7 @@ def parse_jxl(data: bytes) -> JxlFile:
     if data.startswith(CODESTREAM):
         return JxlFile(*_parse_header(data))
     exif, xmp, has_unread, stream = b"", b"", False, b""
-    for kind, content in _boxes(data):
+    for kind, content in read_boxes(data):
         if kind == b"brob":
             opened = _decompress(content[4:])
             if opened is None:
@@ -69,20 +70,6 @@ def parse_jxl(data: bytes) -> JxlFile:
         elif kind == b"jxlp" and len(stream) < 64:  # the header may be cut anywhere
             stream += content[4:]
     return JxlFile(*_parse_header(stream), exif, xmp, has_unread)
-
-
-def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the type and the content of each box, as long as they are whole."""
-    at = 0
-    while at + 8 <= len(data):
-        length, start = int.from_bytes(data[at : at + 4], "big"), at + 8
-        if length == 1:
-            length, start = int.from_bytes(data[at + 8 : at + 16], "big"), at + 16
-        end = at + length if length else len(data)
-        if end < start or end > len(data):
-            return
-        yield data[at + 4 : at + 8], data[start:end]
-        at = end
 
 
 def _decompress(content: bytes) -> bytes | None:

@@ -21,6 +21,7 @@ from restorer.images.boxed import read_boxed
 from restorer.images.foreign import check_kind, develop, is_raw, load_plugins, raw_size
 from restorer.images.high_depth import TIFF_MAGIC, check_strips, read_tiff
 from restorer.images.jpeg_damage import NO_END, completed, describe_damage
+from restorer.images.jpeg_file import parse_jpeg
 from restorer.images.metadata import (
     adapt_exif,
     describe_cut_profile,
@@ -29,10 +30,13 @@ from restorer.images.metadata import (
     read_record,
     read_resolution,
 )
+from restorer.images.older_formats import read_older
 from restorer.images.picture import COMMENT, RECORD, Picture
 from restorer.images.pillow_modes import Bands, assign_levels, read_bands, split_alpha, turn_upright
+from restorer.images.png_chunks import describe_png_damage
 from restorer.images.sources import convert_errors, display_name, read_file, silence_stderr
 from restorer.images.subject import turn_subject
+from restorer.images.supplement import Supplement
 from restorer.images.xmp import remove_claims, remove_orientation
 from restorer.limits import MAX_PIXELS
 
@@ -54,6 +58,7 @@ _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # bands of colour by the 
 _PLANAR, _SEPARATE = 284, 2
 _SAMPLE_FORMAT, _SIGNED = 339, 2
 _XMP, _ICC = 700, 34675
+_COM = 0xFE  # the marker of a comment in a JPEG file
 
 
 def load(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS, data: bytes | None = None) -> Picture:
@@ -148,7 +153,7 @@ def _open_and_read(data: bytes, name: str, max_pixels: int) -> Picture:
             return _read_with_tifffile(data, name, max_pixels)
         with image:
             picture = _read_image(image, data, name, max_pixels)
-    damage = describe_damage(data) if picture.format == "JPEG" else ""
+    damage = describe_damage(data) if picture.format == "JPEG" else describe_png_damage(data)
     return replace(picture, notes=(damage, *picture.notes)) if damage else picture
 
 
@@ -203,27 +208,44 @@ def _read_image(image: Image.Image, data: bytes, name: str, max_pixels: int) -> 
     frames = _count_frames(image)
     # Pillow turns a TIFF file upright when it loads it, and then drops the tag.
     is_oriented = ExifTags.Base.Orientation in tags
-    boxed = read_boxed(image, data)
-    bands = boxed.bands or read_bands(image, data, white_is_zero=tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
-    info, notes = image.info, [*boxed.notes]
+    more = _supplement(image, data, name)
+    bands = more.bands or read_bands(image, data, white_is_zero=tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
+    info, notes = image.info, [*more.notes]
     dropped = _dropped_bands(tags, has_alpha=bands.alpha is not None)
     notes += [f"{dropped} bands besides the colour are left out"] if dropped else []
     attachments, lost = read_attachments(data, {**info, **getattr(image, "text", {})}, tags)
-    attachments = replace(attachments, chunks=(*attachments.chunks, *boxed.chunks))
-    packet = remove_orientation(boxed.xmp or info.get("xmp") or info.get("XML:com.adobe.xmp"))
+    attachments = replace(
+        attachments, chunks=(*attachments.chunks, *more.chunks), captions=attachments.captions or more.captions
+    )
+    packet = remove_orientation(more.xmp or info.get("xmp") or info.get("XML:com.adobe.xmp"))
     base = Picture(
         bands.colour,
         mode=mode,
-        depth=boxed.depth or bands.depth,
+        depth=more.depth or bands.depth,
         format="JPEG" if kind == "MPO" else kind,
-        icc=None if bands.is_managed else info.get("icc_profile"),
+        icc=None if bands.is_managed else (more.icc or info.get("icc_profile")),
         xmp=remove_claims(packet, keep_gain_map=bool(attachments.gain_map)),
-        text=_read_texts(image),
+        text=_read_texts(image, data),
         attachments=attachments,
         lossy=kind in ("JPEG", "MPO", "AVIF", "HEIF") or (kind == "WEBP" and _is_lossy_webp(data)),
         notes=(*notes, *lost),
     )
-    return _assemble(base, bands, lambda: boxed.exif or image.getexif(), frames, info.get("dpi"), is_oriented)
+    return _assemble(
+        base, bands, lambda: more.exif or image.getexif(), frames, more.dpi or info.get("dpi"), is_oriented
+    )
+
+
+def _supplement(image: Image.Image, data: bytes, name: str) -> Supplement:
+    """Return what the file holds besides what Pillow returns.
+
+    Raises:
+        PictureError: it is a PNG file for telephones of Apple, of which Pillow knows nothing.
+    """
+    if data.startswith(_PNG) and data[12:16] == b"CgBI":
+        hint = "convert it to a plain PNG: xcrun -sdk iphoneos pngcrush -revert-iphone-optimizations IN OUT"
+        raise PictureError(f"{name} is a PNG file that is packed for the telephones of Apple (CgBI)", hint)
+    found = read_boxed(image, data)
+    return read_older(image, data) if found == Supplement() else found
 
 
 def _read_raw(data: bytes, name: str, max_pixels: int) -> Picture:
@@ -317,11 +339,13 @@ def _count_frames(image: Image.Image) -> int:
         return 1
 
 
-def _read_texts(image: Image.Image) -> dict[str, str]:
-    """Return the texts of a PNG, except XMP and raw profiles, and the comment of a JPEG or GIF."""
+def _read_texts(image: Image.Image, data: bytes) -> dict[str, str]:
+    """Return the texts of a PNG, except XMP and raw profiles, and the comments of a JPEG or GIF, one a line."""
     texts = getattr(image, "text", {}) if image.format == "PNG" else {}
     found = {key: str(text) for key, text in texts.items() if not key.startswith(("XML:com.adobe", "Raw profile"))}
     comment = image.info.get("comment")
+    if isinstance(comment, bytes) and (parts := parse_jpeg(data)) is not None:  # Pillow keeps the last one alone
+        comment = b"\n".join(parts.payloads(_COM, b"")) or comment
     if isinstance(comment, bytes):
         found[COMMENT] = comment.decode("utf-8", "replace")
     return found

@@ -165,14 +165,10 @@ def test_sixteen_bits_of_colour_are_rounded_in_jxl_and_named(jxl: object) -> Non
 def wide_profile() -> bytes:
     """Return the profile of a space whose red is sRGB's green: its tags point to each other's content."""
     swapped = bytearray(SRGB)
-    at = {swapped[i : i + 4]: i for i in range(132, 132 + 12 * swapped[131], 12)} if False else {}
-    for i in range(132, 132 + 12 * int.from_bytes(SRGB[128:132], "big"), 12):
-        at[SRGB[i : i + 4]] = i
+    end = 132 + 12 * int.from_bytes(SRGB[128:132], "big")
+    at = {SRGB[i : i + 4]: i + 4 for i in range(132, end, 12)}  # where the place of a tag's content is
     red, green = at[b"rXYZ"], at[b"gXYZ"]
-    swapped[red + 4 : red + 12], swapped[green + 4 : green + 12] = (
-        SRGB[green + 4 : green + 12],
-        SRGB[red + 4 : red + 12],
-    )
+    swapped[red : red + 8], swapped[green : green + 8] = SRGB[green : green + 8], SRGB[red : red + 8]
     return bytes(swapped)
 
 
