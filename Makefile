@@ -1,7 +1,8 @@
 # make demo    a virtual environment, the program in it, one photograph restored
 # make test    the same with the test tools, and the tests
 # make test-avx2       the tests that compare numbers, with the instructions of an older processor
-# make fuzz    damaged inputs from random seeds, for ten minutes or for MINUTES=N
+# make fuzz    damaged inputs, for ten minutes or for MINUTES=N: half of the time from random seeds, and half of it
+#              guided by coverage where atheris installs, which has no build for some systems and versions of Python
 # make test-hub-min    the tests of the Hub with the oldest client that is allowed, in an environment of its own
 # PIP_ARGS passes options to pip, for instance an index with CPU builds of PyTorch.
 
@@ -42,7 +43,8 @@ test-avx2: $(VENV)/.tested
 MINUTES ?= 10
 
 fuzz: $(VENV)/.tested
-	$(BIN)/python tests/fuzz.py --minutes $(MINUTES)
+	-$(PIP) atheris
+	$(BIN)/python tests/fuzz.py --minutes $(MINUTES) --guided
 
 # The environment for the lowest client: without diffusers, which asks for a newer one.
 HUB_MIN := $(VENV)-hub-min

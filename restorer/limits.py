@@ -56,12 +56,16 @@ FORMATS = {  # of results, by the names of the option --format, and their suffix
     "tiff": ".tif",
     "tif": ".tif",
     "avif": ".avif",
+    "heic": ".heic",
+    "heif": ".heic",
+    "jxl": ".jxl",
     "bmp": ".bmp",
 }
 FORMAT_OF_SUFFIX = {
     **{suffix: suffix for suffix in FORMATS.values()},
     **dict.fromkeys((".jpeg", ".jpe", ".jfif"), ".jpg"),
     ".tiff": ".tif",
+    **dict.fromkeys((".heif", ".hif"), ".heic"),
 }
 CANDIDATES = 4  # fillings of wide holes, of which the one that fits best is kept
 MAX_CANDIDATES = 64  # largest number of fillings of a hole

@@ -3,6 +3,7 @@
 python tests/fuzz.py --minutes 10                        # all kinds in turn; make fuzz MINUTES=10
 python tests/fuzz.py --kinds pictures models --count 5000
 python tests/fuzz.py --again pictures-123456             # one input again
+python tests/fuzz.py --guided                            # half of the time by coverage; see tests/guided_fuzz.py
 
 The kinds are `pictures` and `masks` (read, and written again in every format), `metadata` (EXIF, XMP, profiles,
 captions and records alone), `models` (a model's files) and `answers` (what a Hub says about a repository, and the files
@@ -32,6 +33,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
+import guided_fuzz
 import huggingface_hub
 import torch
 from hub_fixtures import TINY, client_constants
@@ -78,12 +80,16 @@ def mask(seed: int) -> Input:
 
 def metadata(seed: int) -> Input:
     """Return a damaged block of metadata."""
-    rng = Random(seed)
+    rng, whole = Random(seed), blocks()
+    kind = rng.choice(sorted(whole))
+    return f"{seed}.{kind}", _damaged(whole[kind], rng)
+
+
+def blocks() -> dict[str, bytes]:
+    """Return undamaged blocks of metadata by their kinds."""
     record = Record("1", "denoise", "a.png", "0" * 64, "photo", "0" * 64).to_json().encode()
     captions = photoshop.from_captions(b"\x1c\x02\x78\x00\x05hello")
-    blocks = {"exif": sample_exif().tobytes(), "xmp": XMP, "icc": SRGB, "iptc": captions, "record": record}
-    kind = rng.choice(sorted(blocks))
-    return f"{seed}.{kind}", _damaged(blocks[kind], rng)
+    return {"exif": sample_exif().tobytes(), "xmp": XMP, "icc": SRGB, "iptc": captions, "record": record}
 
 
 def _damaged(data: bytes, rng: Random) -> bytes:
@@ -155,12 +161,16 @@ def _changed_json(data: bytes, rng: Random) -> bytes:
 def answer(seed: int) -> Input:
     """Return a damaged answer of a Hub; the name says which request it answers."""
     rng = Random(seed)
-    server = Hub(dict(_model()))
     if rng.random() < 0.3:
         name, data = model(seed)
         return f"{seed}.{name}", data
-    data = json.dumps(server.listing(COMMIT)).encode()
+    data = listing()
     return f"{seed}.listing", _changed_json(data, rng) if rng.random() < 0.6 else _damaged(data, rng)
+
+
+def listing() -> bytes:
+    """Return an undamaged answer to the question what a repository holds."""
+    return json.dumps(Hub(dict(_model())).listing(COMMIT)).encode()
 
 
 # -------------------------------------------------------------------------------------------------------- how to try it
@@ -294,6 +304,9 @@ def main() -> int:
     parser.add_argument("--count", type=int, help="number of inputs, instead of a time")
     parser.add_argument("--kinds", nargs="+", choices=sorted(KINDS), default=sorted(KINDS))
     parser.add_argument("--again", metavar="KIND-SEED", help="try one input again")
+    parser.add_argument(
+        "--guided", action="store_true", help="leave half of the time to tests/guided_fuzz.py if atheris is installed"
+    )
     options = parser.parse_args()
     if options.again:
         kind, _, seed = options.again.rpartition("-")
@@ -301,7 +314,8 @@ def main() -> int:
         print(found or "handled")
         return bool(found)
     tried, failed, current = Counter[str](), 0, Path(tempfile.gettempdir(), "fuzz.current")
-    for kind, seed in seeds(options.kinds, options.count, 60 * options.minutes):
+    share = 0.5 if options.guided and guided_fuzz.is_available() else 1.0
+    for kind, seed in seeds(options.kinds, options.count, 60 * share * options.minutes):
         name, data = KINDS[kind][0](seed)
         current.write_text(f"{kind}-{seed}\n")  # what to look at if the process dies
         tried[kind] += 1
@@ -312,6 +326,10 @@ def main() -> int:
             target.write_bytes(data)
             print(f"{kind}-{seed}: {found}\n-> {target}", file=sys.stderr, flush=True)
     print(", ".join(f"{n:,} {kind}" for kind, n in sorted(tried.items())) + f"; {failed} not handled")
+    if options.guided and guided_fuzz.is_available():
+        guided, has_failed = guided_fuzz.run(options.kinds, options.minutes / 2)
+        print(", ".join(f"{n:,} {kind}" for kind, n in sorted(guided.items())) + " guided by coverage")
+        failed += has_failed
     return bool(failed)
 
 

@@ -7,10 +7,12 @@ for the creation date in the colour profile.
 
 from __future__ import annotations
 
+import io
 import random
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -20,7 +22,11 @@ from picture_files import CASES, DPI, SRGB, XMP, encode, png_chunk, random_bands
 from PIL import Image, features
 from PIL.PngImagePlugin import PngInfo
 
-__all__ = ["Mutant", "base_files", "mask_files", "mutant"]
+from restorer.images.foreign import load_plugins
+from restorer.images.reading import from_pil
+from restorer.images.writing import save
+
+__all__ = ["Mutant", "base_files", "mask_files", "mutant", "operations_for"]
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 EXTREMES = (0, 1, 2, 0x7F, 0xFF, 0x100, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
@@ -29,6 +35,7 @@ TIFF_TAGS = (  # first the layout of the pixels, then metadata
     *(282, 296, 700, 33432, 34665, 34675, 34853, 37510, 40965, 65000, 0, 65535),
 )
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
+BOXED_SUFFIXES = {"HEIF": ".heic", "JXL": ".jxl"}
 Parts = list[bytes]
 Rng = random.Random
 
@@ -59,7 +66,8 @@ def base_files() -> dict[str, tuple[str, bytes]]:
         if "avif" not in name or features.check("avif"):
             case = make()
             files[name] = (SUFFIXES.get(case.format, f".{case.format.lower()}"), case.data)
-    return files | {name: (SUFFIXES[name.split()[0]], data) for name, data in _rich_files().items()}
+    suffixes = SUFFIXES | BOXED_SUFFIXES
+    return files | {name: (suffixes[name.split()[0]], data) for name, data in _rich_files().items()}
 
 
 def _rich_files() -> dict[str, bytes]:
@@ -71,33 +79,46 @@ def _rich_files() -> dict[str, bytes]:
     texts.add_itxt("XML:com.adobe.xmp", XMP.decode())
     metadata = {"exif": exif, "icc_profile": SRGB, "dpi": DPI}
 
-    def save(format: str, **options: Any) -> bytes:
+    def encoded(format: str, **options: Any) -> bytes:
         several = {"append_images": [photo.rotate(angle) for angle in (90, 180)]} if "save_all" in options else {}
         # Each file is made from a copy, because Pillow's JPEG writer leaves traces in an image.
         return encode(photo.copy(), format, **options, **several)
 
     colour_chunks = (b"gAMA", bytes(3) + b"\1"), (b"cICP", bytes([9, 16, 0, 1])), (b"cLLI", bytes(8)), (b"prVt", b"p")
-    plain_png, resource = save("PNG"), b"8BIM\x04\x04\0\0\0\0\0\x06\x1c\x02\x78\0\x01x"
+    plain_png, resource = encoded("PNG"), b"8BIM\x04\x04\0\0\0\0\0\x06\x1c\x02\x78\0\x01x"
     captions = b"\xff\xed" + (len(resource) + 16).to_bytes(2, "big") + b"Photoshop 3.0\0" + resource
     gain_map = encode(photo.convert("L").resize((14, 11)), "JPEG", xmp=b'<x hdrgm:Version="1.0"/>')
     claims = b'<x hdrgm:Version="1.0"><Container:Directory Item:Semantic="GainMap" Item:Length="7"/></x>'
     return {
         "PNG colour": plain_png[:33] + b"".join(png_chunk(*chunk) for chunk in colour_chunks) + plain_png[33:],
-        "JPEG captions": save("JPEG")[:2] + captions + save("JPEG")[2:],
-        "JPEG gain map": save("JPEG", xmp=claims, **metadata) + gain_map,
-        "JPEG video": save("JPEG", xmp=b'<x GCamera:MotionPhoto="1"/>') + b"\0\0\0\x18ftypmp42" + bytes(90),
-        "TIFF captions": save("TIFF", tiffinfo={34377: resource, 33723: resource[12:]}),
-        "PNG all": save("PNG", pnginfo=texts, **metadata),
-        "PNG animated": save("PNG", **metadata, save_all=True),
-        "JPEG all": save("JPEG", xmp=XMP, comment="c", **metadata),
-        "JPEG progressive": save("JPEG", progressive=True, restart_marker_blocks=2, **metadata),
-        "JPEG several": save("MPO", save_all=True),
-        "WEBP all": save("WEBP", xmp=XMP, **metadata),
-        "WEBP animated": save("WEBP", lossless=True, xmp=XMP, **metadata, save_all=True),
-        "GIF animated": save("GIF", comment="c", transparency=2, save_all=True),
-        "TIFF several": save("TIFF", **metadata, save_all=True),
-        **{f"TIFF {how}": save("TIFF", compression=how) for how in ("tiff_lzw", "jpeg", "packbits")},
+        "JPEG captions": encoded("JPEG")[:2] + captions + encoded("JPEG")[2:],
+        "JPEG gain map": encoded("JPEG", xmp=claims, **metadata) + gain_map,
+        "JPEG video": encoded("JPEG", xmp=b'<x GCamera:MotionPhoto="1"/>') + b"\0\0\0\x18ftypmp42" + bytes(90),
+        "TIFF captions": encoded("TIFF", tiffinfo={34377: resource, 33723: resource[12:]}),
+        "PNG all": encoded("PNG", pnginfo=texts, **metadata),
+        "PNG animated": encoded("PNG", **metadata, save_all=True),
+        "JPEG all": encoded("JPEG", xmp=XMP, comment="c", **metadata),
+        "JPEG progressive": encoded("JPEG", progressive=True, restart_marker_blocks=2, **metadata),
+        "JPEG several": encoded("MPO", save_all=True),
+        "WEBP all": encoded("WEBP", xmp=XMP, **metadata),
+        "WEBP animated": encoded("WEBP", lossless=True, xmp=XMP, **metadata, save_all=True),
+        "GIF animated": encoded("GIF", comment="c", transparency=2, save_all=True),
+        **_boxed_files(photo, metadata),
+        "TIFF several": encoded("TIFF", **metadata, save_all=True),
+        **{f"TIFF {how}": encoded("TIFF", compression=how) for how in ("tiff_lzw", "jpeg", "packbits")},
     }
+
+
+def _boxed_files(photo: Image.Image, metadata: dict[str, Any]) -> dict[str, bytes]:
+    """Return HEIC and JPEG XL files with every kind of metadata, as far as the plug-ins are installed."""
+    picture = replace(from_pil(photo), exif=metadata["exif"], icc=metadata["icc_profile"], xmp=XMP)
+    deep = replace(picture, pixels=picture.pixels.astype(np.uint16) * 257)
+    files = {}
+    for format in load_plugins():
+        for name, made in {"all": picture, "deep": deep}.items():
+            save(made, buffer := io.BytesIO(), format)
+            files[f"{format} {name}"] = buffer.getvalue()
+    return files
 
 
 @cache
@@ -126,13 +147,13 @@ def mutant(seed: int, masks: bool = False) -> Mutant:
     base = rng.choice(sorted(files))
     suffix, data = files[base]
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        operation = rng.choice(_operations_for(data))
+        operation = rng.choice(operations_for(data))
         data = operation(data, rng)
     name = "".join(c if c.isalnum() else "-" for c in base)
     return Mutant(f"{seed:06}-{name}{suffix}", data)
 
 
-def _operations_for(data: bytes) -> list[Callable[[bytes, Rng], bytes]]:
+def operations_for(data: bytes) -> list[Callable[[bytes, Rng], bytes]]:
     """Return the operations that damage a file of the given format.
 
     Operations on the structure of the format occur more often than operations on arbitrary bytes.
@@ -147,7 +168,7 @@ def _operations_for(data: bytes) -> list[Callable[[bytes, Rng], bytes]]:
         own = [_break_webp_chunks, _break_webp_chunks, _break_webp_metadata]
     elif data.startswith(b"GIF8"):
         own = [_break_gif_blocks, _break_gif_header]
-    elif data[4:8] == b"ftyp":
+    elif data[4:8] in (b"ftyp", b"JXL "):
         own = [_break_avif_boxes, _break_avif_field, _break_avif_field]
     elif data.startswith(b"BM"):
         own = [_break_bmp_header, _break_bmp_header]

@@ -83,7 +83,7 @@ class Options(SamplingOptions):
     keep_times: bool = option(False, "Give results the modification times of their pictures", panel=OUTPUT)
     format: str | None = option(
         None,
-        "Format of the results: png, jpeg, webp, tiff, avif or bmp (default that of the picture)",
+        "Format of the results: png, jpeg, webp, tiff, avif, heic, jxl or bmp (default that of the picture)",
         "NAME",
         OUTPUT,
         shown_default=False,
@@ -91,7 +91,7 @@ class Options(SamplingOptions):
     )
     quality: int | None = option(
         None,
-        "Quality of JPEG, WebP and AVIF results, 1 to 100 (default 95)",
+        "Quality of JPEG, WebP, AVIF, HEIC and JPEG XL results, 1 to 100 (default 95)",
         "N",
         OUTPUT,
         shown_default=False,
@@ -296,7 +296,7 @@ def _check_format(options: Options) -> None:
     if options.format is None:
         return
     if options.format.lower() not in FORMATS:
-        known = "png, jpeg, webp, tiff, avif or bmp"
+        known = "png, jpeg, webp, tiff, avif, heic, jxl or bmp"
         raise UsageError(f"unknown format {options.format!r}", f"use one of {known}")
     if options.in_place:
         raise UsageError("--in-place and --format cannot be combined", "a picture that is replaced keeps its format")

@@ -32,6 +32,8 @@ BYTES_PER_PIXEL = {
     ".tif": 1.8,
     ".bmp": 3.0,
     ".avif": 0.6,
+    ".heic": 0.7,
+    ".jxl": 1.1,
 }
 """Bytes per pixel of a result in 8-bit colour by its suffix: means of the photographs in tests/images."""
 
@@ -43,7 +45,7 @@ LEAST_SHARE = 0.25
 LEAST_SHARE_OF_UNKNOWN = 0.02
 _COMPRESSED = frozenset(["PNG", "JPEG", "MPO", "WEBP", "AVIF", "JPEG2000", "GIF"])
 _UNCOMPRESSED = frozenset([".bmp"])
-_SAME = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif"}
+_SAME = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif", ".heif": ".heic", ".hif": ".heic"}
 _SIXTEEN_BITS = frozenset([".png", ".tif"])
 
 

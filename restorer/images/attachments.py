@@ -87,7 +87,8 @@ class Attachments:
         if name == "JPEG" and len(self.captions) > LONGEST:
             found.append("IPTC captions of this size")
         if name != "PNG":
-            found += [*describe_colour_chunks(self.chunks), *describe_other_chunks(self.chunks)]
+            chunks = [chunk for chunk in self.chunks if name != "HEIF" or chunk[0] != b"cICP"]
+            found += [*describe_colour_chunks(chunks), *describe_other_chunks(chunks)]
         return found + (["gain map"] if self.gain_map and name != "JPEG" else [])
 
 

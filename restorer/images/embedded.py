@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from restorer.images.endings import describe_rest
 from restorer.images.jpeg_file import SOI, JpegFile, make_segment, parse_jpeg
 
 __all__ = ["Companions", "find_companions", "turned_gain_map", "with_gain_map"]
@@ -25,7 +26,15 @@ __all__ = ["Companions", "find_companions", "turned_gain_map", "with_gain_map"]
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
 ISO_GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1\0"
 MPF = b"MPF\0"
-APP1, APP2 = 0xE1, 0xE2
+APP0, APP1, APP2, APP11, APP15 = 0xE0, 0xE1, 0xE2, 0xEB, 0xEF
+_KNOWN = {  # segments that are kept, or that are about the old pixels: thumbnails, the quality, the order of colours
+    APP0: (b"JFIF\0", b"JFXX\0", b"AVI1"),
+    APP1: (b"Exif\0", b"http://ns.adobe.com/"),
+    APP2: (b"ICC_PROFILE\0", MPF, ISO_GAIN_MAP),
+    0xEC: (b"Ducky", b"[picture info]"),
+    0xED: (b"Photoshop 3.0\0", b"Adobe_Photoshop2.5"),
+    0xEE: (b"Adobe",),
+}
 _LENGTH = re.compile(
     rb'(Item:Semantic\s*=\s*"GainMap"[^>]*?Item:Length\s*=\s*")\d+|(Item:Length\s*=\s*")\d+("[^>]*GainMap)'
 )
@@ -50,13 +59,14 @@ def find_companions(data: bytes) -> Companions:
     """Return what a file holds beside the picture; nothing if it is not a JPEG file."""
     parts = parse_jpeg(data)
     if parts is None:
-        return Companions()
+        following = describe_rest(data)
+        return Companions(names=(following,) if following else ())
     packet = next(parts.payloads(APP1, XMP), b"")
     version = next(parts.payloads(APP2, ISO_GAIN_MAP), b"")
     pictures, names = list[bytes](), list[str]()
     gain_map, at = None, parts.end
     rest = data[at:]
-    while rest.strip(b"\0\xff"):
+    while rest.strip(b"\0\xff\r\n"):
         start = rest.find(SOI + b"\xff")
         if start < 0 or (0 <= rest.find(b"ftyp") < start):
             break
@@ -70,7 +80,7 @@ def find_companions(data: bytes) -> Companions:
             pictures.append(picture)
     if b"ftyp" in rest[:64] or b"MotionPhoto" in packet or b"MicroVideo" in packet:
         names.append("a video")
-    elif rest.strip(b"\0\xff"):
+    elif rest.strip(b"\0\xff\r\n"):
         names.append(f"{len(rest):,} bytes after the picture")
     if b"GDepth:" in packet or b'"Depth"' in packet or b"DepthMap" in packet:
         names.append("a depth map")
@@ -78,7 +88,23 @@ def find_companions(data: bytes) -> Companions:
         names.append("another picture" if len(pictures) == 1 else f"{len(pictures)} further pictures")
     if any(True for _ in parts.payloads(APP1, b"http://ns.adobe.com/xmp/extension/\0")):
         names.append("extended XMP")
+    names += _other_data(parts)
     return Companions(gain_map, version, tuple(names))
+
+
+def _other_data(parts: JpegFile) -> list[str]:
+    """Return what the segments of other programs hold, in words."""
+    names, markers = [], set[int]()
+    for marker, content in parts.segments:
+        if not APP0 <= marker <= APP15 or content.startswith(_KNOWN.get(marker, ())):
+            continue
+        if marker == APP11 and b"jumb" in content[:40]:
+            names.append("content credentials")
+        else:
+            markers.add(marker - APP0)
+    if markers:
+        names.append(f"data of other programs ({', '.join(f'APP{n}' for n in sorted(markers))})")
+    return list(dict.fromkeys(names))
 
 
 def _is_gain_map(picture: JpegFile, packet: bytes) -> bool:

@@ -17,6 +17,7 @@ import importlib
 import io
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from PIL import Image
 
 from restorer.errors import PictureError
 
-__all__ = ["check_kind", "develop", "is_raw", "load_plugins", "raw_size"]
+__all__ = ["PLUGINS", "Plugin", "check_kind", "develop", "is_raw", "load_plugins", "raw_size"]
 
 _MAKERS = (  # how the files of makers begin that do not use TIFF
     b"FUJIFILMCCD-RAW",
@@ -68,8 +69,41 @@ _BEGINNINGS = {
     "a GIMP file": (b"gimp xcf",),
     "an OpenEXR file": (b"v/1\x01",),
     "a Radiance HDR file": (b"#?RADIANCE", b"#?RGBE"),
+    "a JPEG XR picture": (b"II\xbc\x01",),
+    "a large Photoshop document": (b"8BPS\0\2",),
+    "an MNG animation": (b"\x8aMNG", b"\x8bJNG"),
+    "a sound recording": (b"ID3", b"OggS", b"fLaC"),
+    "the second half of a file of a Mac, without the picture": (b"\0\5\x16\7", b"\0\5\x16\0"),
+    "a pointer of Git LFS, without the picture": (b"version https://git-lfs",),
+    "a Microsoft Office document": (b"\xd0\xcf\x11\xe0",),
+    "a program": (b"MZ", b"\x7fELF"),
 }
-_EXTRAS = {"a HEIC picture": ("pillow-heif", "heif"), "a JPEG XL picture": ("pillow-jxl-plugin", "jxl")}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plug-in of Pillow that an extra installs.
+
+    Args:
+        format: Pillow's name of its format.
+        title: The usual name of the format.
+        package: The name of the package.
+        extra: The extra that brings it.
+    """
+
+    format: str
+    title: str
+    package: str
+    extra: str
+
+
+PLUGINS = {
+    "HEIF": Plugin("HEIF", "HEIC", "pillow-heif", "heif"),
+    "JXL": Plugin("JXL", "JPEG XL", "pillow-jxl-plugin", "jxl"),
+}
+"""The plug-ins by Pillow's names of their formats."""
+
+_EMPTY = "holds nothing but zeros"
 _DEVELOP_FIRST = "develop it first, or let the program do it: pip install 'restorer[raw]'"
 
 
@@ -171,6 +205,19 @@ def _opened(data: bytes, name: str, max_pixels: int) -> Iterator[Any]:
         raise PictureError(message, "develop it with another program first") from error
 
 
+def _kind_of_text(data: bytes) -> str:
+    """Return what a file of text or of nothing is; '' for anything else."""
+    start = data[:1000].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not data.strip(b"\0"):
+        return _EMPTY
+    if b"<svg" in start:
+        return "an SVG drawing"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "a web page"
+    is_text = b"\0" not in data[:1000] and start.isascii() and all(b >= 32 or b in b"\t\r\n\f" for b in start)
+    return "a text" if is_text and len(start) > 3 else ""
+
+
 def load_plugins() -> tuple[str, ...]:
     """Register the plug-ins of Pillow that are installed, and return Pillow's names of their formats."""
     formats = []
@@ -200,13 +247,19 @@ def check_kind(data: bytes, name: str) -> None:
     brand = data[8:12] if data[4:8] == b"ftyp" else None
     kinds = [kind for kind, brands in _BRANDS.items() if brand in brands]
     kinds += [kind for kind, beginnings in _BEGINNINGS.items() if data.startswith(beginnings)]
-    if b"<svg" in data[:1000].lower():
-        kinds.append("an SVG drawing")
+    if data[:4] == b"RIFF" and data[8:12] in (b"AVI ", b"WAVE"):
+        kinds.append("a video" if data[8:12] == b"AVI " else "a sound recording")
+    if (text := _kind_of_text(data)) and not kinds:
+        kinds.append(text)
     if not kinds:
         return
     kind = kinds[0]
-    if kind in _EXTRAS:
-        package, extra = _EXTRAS[kind]
-        message = f"{name} is {kind}, which needs {package}"
-        raise PictureError(message, f"pip install 'restorer[{extra}]', or convert it to PNG or JPEG first")
+    plugin = next((plugin for plugin in PLUGINS.values() if kind == f"a {plugin.title} picture"), None)
+    if plugin is not None and plugin.format in load_plugins():
+        raise PictureError(f"{name} is {kind} that is damaged or cut short", "copy or download the file again")
+    if kind == _EMPTY:
+        raise PictureError(f"{name} {kind}: its content is lost", "copy the file again from where it is whole")
+    if plugin is not None:
+        message = f"{name} is {kind}, which needs {plugin.package}"
+        raise PictureError(message, f"pip install 'restorer[{plugin.extra}]', or convert it to PNG or JPEG first")
     raise PictureError(f"{name} is {kind}", "use PNG, JPEG, WebP, TIFF or another supported format")

@@ -9,10 +9,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator
 
+from restorer.images.jpeg_damage import NO_END
+
 __all__ = [
     "COLOUR_SPACE",
     "describe_colour_chunks",
     "describe_other_chunks",
+    "describe_png_damage",
     "kept_chunks",
     "lost_chunks",
     "with_chunks",
@@ -46,6 +49,26 @@ def _chunks(data: bytes) -> Iterator[Chunk]:
         if int.from_bytes(data[at + 8 + length : at + 12 + length], "big") == zlib.crc32(kind + content):
             yield kind, content
         at += 12 + length
+
+
+def describe_png_damage(data: bytes) -> str:
+    """Return what is wrong with a PNG file that can be decoded; '' if nothing is, or for any other file.
+
+    Pillow does not compare the checksums of the pixels, and it needs no end.
+
+    Args:
+        data: The whole file.
+    """
+    at = len(SIGNATURE)
+    while data.startswith(SIGNATURE) and at + 12 <= len(data):
+        kind, end = data[at + 4 : at + 8], at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if kind == b"IEND":
+            return ""
+        checksum = data[end : end + 4]
+        if kind == b"IDAT" and len(checksum) == 4 and zlib.crc32(data[at + 4 : end]) != int.from_bytes(checksum, "big"):
+            return "the file is damaged: the checksum of its pixels is wrong, so part of the picture may be wrong"
+        at = end + 4
+    return NO_END if data.startswith(SIGNATURE) else ""
 
 
 def kept_chunks(data: bytes) -> tuple[Chunk, ...]:

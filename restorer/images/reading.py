@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,9 +17,11 @@ from PIL import ExifTags, Image
 
 from restorer.errors import PictureError
 from restorer.images.attachments import read_attachments
+from restorer.images.boxed import read_boxed
 from restorer.images.foreign import check_kind, develop, is_raw, load_plugins, raw_size
 from restorer.images.high_depth import TIFF_MAGIC, check_strips, read_tiff
 from restorer.images.jpeg_damage import NO_END, completed, describe_damage
+from restorer.images.jpeg_file import parse_jpeg
 from restorer.images.metadata import (
     adapt_exif,
     describe_cut_profile,
@@ -31,9 +30,13 @@ from restorer.images.metadata import (
     read_record,
     read_resolution,
 )
+from restorer.images.older_formats import read_older
 from restorer.images.picture import COMMENT, RECORD, Picture
 from restorer.images.pillow_modes import Bands, assign_levels, read_bands, split_alpha, turn_upright
+from restorer.images.png_chunks import describe_png_damage
+from restorer.images.sources import convert_errors, display_name, read_file, silence_stderr
 from restorer.images.subject import turn_subject
+from restorer.images.supplement import Supplement
 from restorer.images.xmp import remove_claims, remove_orientation
 from restorer.limits import MAX_PIXELS
 
@@ -47,7 +50,6 @@ _FORMATS = (
 )
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-_STDERR_LOCK = threading.Lock()  # held by the thread that redirects standard error
 # Tags of TIFF 6.0 and its supplements, and their values
 _BITS = 258
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
@@ -56,6 +58,7 @@ _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # bands of colour by the 
 _PLANAR, _SEPARATE = 284, 2
 _SAMPLE_FORMAT, _SIGNED = 339, 2
 _XMP, _ICC = 700, 34675
+_COM = 0xFE  # the marker of a comment in a JPEG file
 
 
 def load(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS, data: bytes | None = None) -> Picture:
@@ -72,7 +75,7 @@ def load(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS, data: bytes | No
             `max_pixels`.
     """
     data, name = read_file(source) if data is None else data, display_name(source)
-    with _convert_errors(name, max_pixels):
+    with convert_errors(name, max_pixels):
         return replace(_decode(data, name, max_pixels), original=data)
 
 
@@ -82,7 +85,7 @@ def from_pil(image: Image.Image) -> Picture:
     Raises:
         PictureError: the image was opened lazily and its file is damaged.
     """
-    with _convert_errors(str(getattr(image, "filename", "") or "the picture"), MAX_PIXELS):
+    with convert_errors(str(getattr(image, "filename", "") or "the picture"), MAX_PIXELS):
         return _read_image(image, b"", "", MAX_PIXELS)
 
 
@@ -100,7 +103,7 @@ def read_size(source: Path, max_pixels: int = MAX_PIXELS, data: bytes | None = N
         PictureError: as for `load`, as far as the header shows the error.
     """
     data, name = read_file(source) if data is None else data, display_name(source)
-    with _convert_errors(name, max_pixels):
+    with convert_errors(name, max_pixels):
         if is_raw(data):
             return raw_size(data, name, max_pixels)
         try:
@@ -117,59 +120,6 @@ def read_size(source: Path, max_pixels: int = MAX_PIXELS, data: bytes | None = N
         if width * height > max_pixels:
             raise Image.DecompressionBombError
         return (height, width) if is_on_its_side else (width, height)
-
-
-def display_name(source: Path | BinaryIO) -> str:
-    """Return the name of a source for messages, on one line and printable."""
-    name = str(source) if isinstance(source, Path) else "standard input"
-    return name if name.isprintable() else ascii(name)
-
-
-def read_file(source: Path | BinaryIO) -> bytes:
-    """Return the whole file.
-
-    A file is small compared with the memory that its restoration needs, and a pipe cannot be rewound.
-
-    Raises:
-        PictureError: the file is absent, a folder, empty, or cannot be read.
-    """
-    name = display_name(source)
-    try:
-        data = source.read_bytes() if isinstance(source, Path) else source.read()
-    except FileNotFoundError as error:
-        raise PictureError(f"{name}: no such file", "check the path") from error
-    except OSError as error:  # a folder, a missing permission, a broken disk: the system's own message is the best
-        raise PictureError(f"{name} cannot be read: {error.strerror or error}", "choose a readable file") from error
-    except ValueError as error:
-        raise PictureError(f"{name} is not a valid file name", "check the path") from error
-    if not data:
-        raise PictureError(f"{name} is empty (0 bytes)", "copy or download the file again")
-    return data
-
-
-@contextlib.contextmanager
-def _convert_errors(name: str, max_pixels: int) -> Iterator[None]:
-    """Convert whatever a decoder raises on malformed bytes to a `PictureError` of one line."""
-    limit = Image.MAX_IMAGE_PIXELS
-    if max_pixels > MAX_PIXELS and limit is not None:
-        Image.MAX_IMAGE_PIXELS = max(limit, max_pixels // 2 + 1)  # Pillow refuses pictures above twice its limit
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about odd metadata, and about sizes below its hard limit
-            yield
-    except PictureError:
-        raise
-    except Image.UnidentifiedImageError as error:
-        hint = "use PNG, JPEG, WebP, TIFF or another supported format"
-        raise PictureError(f"{name} is not a picture", hint) from error
-    except Image.DecompressionBombError as error:
-        what = f"is too large to be decoded safely: it has more than {max_pixels / 1e6:.0f} megapixels"
-        raise PictureError(f"{name} {what}", "raise the limit with --max-pixels, or split it into parts") from error
-    except MemoryError as error:
-        raise PictureError(f"{name} is too large for the available memory", "split it into parts") from error
-    except Exception as error:  # decoders raise nearly anything: OSError, SyntaxError, struct.error, ValueError, ...
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise PictureError(f"{name} is damaged or cut short: {reason}", "copy or download the file again") from error
 
 
 def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
@@ -193,7 +143,7 @@ def _open_and_read(data: bytes, name: str, max_pixels: int) -> Picture:
     if is_raw(data):
         return _read_raw(data, name, max_pixels)
     is_tiff = data.startswith(TIFF_MAGIC)
-    with _silence_stderr() if is_tiff else contextlib.nullcontext():
+    with silence_stderr() if is_tiff else contextlib.nullcontext():
         try:
             image = _open_lazily(data)
         except Image.UnidentifiedImageError:
@@ -203,25 +153,8 @@ def _open_and_read(data: bytes, name: str, max_pixels: int) -> Picture:
             return _read_with_tifffile(data, name, max_pixels)
         with image:
             picture = _read_image(image, data, name, max_pixels)
-    damage = describe_damage(data) if picture.format == "JPEG" else ""
+    damage = describe_damage(data) if picture.format == "JPEG" else describe_png_damage(data)
     return replace(picture, notes=(damage, *picture.notes)) if damage else picture
-
-
-@contextlib.contextmanager
-def _silence_stderr() -> Iterator[None]:
-    """Redirect standard error to the null device while libtiff works.
-
-    libtiff writes every error that it finds to the standard error of the process, and Pillow raises it as well.
-    """
-    with _STDERR_LOCK, contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # the process may have no standard error
-            saved = os.dup(2)
-            stack.callback(os.close, saved)
-            null = os.open(os.devnull, os.O_WRONLY)
-            stack.callback(os.close, null)
-            stack.callback(os.dup2, saved, 2)
-            os.dup2(null, 2)
-        yield
 
 
 def _open_lazily(data: bytes) -> Image.Image:
@@ -275,26 +208,44 @@ def _read_image(image: Image.Image, data: bytes, name: str, max_pixels: int) -> 
     frames = _count_frames(image)
     # Pillow turns a TIFF file upright when it loads it, and then drops the tag.
     is_oriented = ExifTags.Base.Orientation in tags
-    bands = read_bands(image, data, white_is_zero=tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
-    info, avif_bits = image.info, _avif_bits(data) if kind == "AVIF" else 0
-    notes = [f"{avif_bits} bits per channel are read as 8 bits"] if avif_bits > 8 else []
+    more = _supplement(image, data, name)
+    bands = more.bands or read_bands(image, data, white_is_zero=tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
+    info, notes = image.info, [*more.notes]
     dropped = _dropped_bands(tags, has_alpha=bands.alpha is not None)
     notes += [f"{dropped} bands besides the colour are left out"] if dropped else []
     attachments, lost = read_attachments(data, {**info, **getattr(image, "text", {})}, tags)
-    packet = remove_orientation(info.get("xmp") or info.get("XML:com.adobe.xmp"))
+    attachments = replace(
+        attachments, chunks=(*attachments.chunks, *more.chunks), captions=attachments.captions or more.captions
+    )
+    packet = remove_orientation(more.xmp or info.get("xmp") or info.get("XML:com.adobe.xmp"))
     base = Picture(
         bands.colour,
         mode=mode,
-        depth=avif_bits or bands.depth,
+        depth=more.depth or bands.depth,
         format="JPEG" if kind == "MPO" else kind,
-        icc=None if bands.is_managed else info.get("icc_profile"),
+        icc=None if bands.is_managed else (more.icc or info.get("icc_profile")),
         xmp=remove_claims(packet, keep_gain_map=bool(attachments.gain_map)),
-        text=_read_texts(image),
+        text=_read_texts(image, data),
         attachments=attachments,
         lossy=kind in ("JPEG", "MPO", "AVIF", "HEIF") or (kind == "WEBP" and _is_lossy_webp(data)),
         notes=(*notes, *lost),
     )
-    return _assemble(base, bands, image.getexif, frames, info.get("dpi"), is_oriented)
+    return _assemble(
+        base, bands, lambda: more.exif or image.getexif(), frames, more.dpi or info.get("dpi"), is_oriented
+    )
+
+
+def _supplement(image: Image.Image, data: bytes, name: str) -> Supplement:
+    """Return what the file holds besides what Pillow returns.
+
+    Raises:
+        PictureError: it is a PNG file for telephones of Apple, of which Pillow knows nothing.
+    """
+    if data.startswith(_PNG) and data[12:16] == b"CgBI":
+        hint = "convert it to a plain PNG: xcrun -sdk iphoneos pngcrush -revert-iphone-optimizations IN OUT"
+        raise PictureError(f"{name} is a PNG file that is packed for the telephones of Apple (CgBI)", hint)
+    found = read_boxed(image, data)
+    return read_older(image, data) if found == Supplement() else found
 
 
 def _read_raw(data: bytes, name: str, max_pixels: int) -> Picture:
@@ -388,11 +339,13 @@ def _count_frames(image: Image.Image) -> int:
         return 1
 
 
-def _read_texts(image: Image.Image) -> dict[str, str]:
-    """Return the texts of a PNG, except XMP and raw profiles, and the comment of a JPEG or GIF."""
+def _read_texts(image: Image.Image, data: bytes) -> dict[str, str]:
+    """Return the texts of a PNG, except XMP and raw profiles, and the comments of a JPEG or GIF, one a line."""
     texts = getattr(image, "text", {}) if image.format == "PNG" else {}
     found = {key: str(text) for key, text in texts.items() if not key.startswith(("XML:com.adobe", "Raw profile"))}
     comment = image.info.get("comment")
+    if isinstance(comment, bytes) and (parts := parse_jpeg(data)) is not None:  # Pillow keeps the last one alone
+        comment = b"\n".join(parts.payloads(_COM, b"")) or comment
     if isinstance(comment, bytes):
         found[COMMENT] = comment.decode("utf-8", "replace")
     return found
@@ -408,13 +361,3 @@ def _is_lossy_webp(data: bytes) -> bool:
         # The chunks of an animation frame follow 16 bytes of its header.
         start += 8 + (16 if kind == b"ANMF" else length + length % 2)
     return False
-
-
-def _avif_bits(data: bytes) -> int:
-    """Return the bits per channel of an AVIF file.
-
-    The flags high_bitdepth and twelve_bit of the codec's configuration give them (AV1-ISOBMFF, 2.3.3).
-    """
-    start = data.find(b"av1C")
-    flags = data[start + 6] if 0 <= start < len(data) - 6 else 0
-    return 8 + 2 * bool(flags & 0x40) + 2 * bool(flags & 0x40 and flags & 0x20)

@@ -19,8 +19,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from restorer.errors import OutputError, UsageError
+from restorer.images import heif_file, jxl_file
 from restorer.images.attributes import copy_attributes
 from restorer.images.encoders import encode_png, encode_tiff
+from restorer.images.foreign import PLUGINS, load_plugins
 from restorer.images.metadata import add_dpi_to_exif, add_record_to_exif, match_profile, read_record
 from restorer.images.partials import partial_name
 from restorer.images.picture import COMMENT, RECORD, Picture, reduce_depth, to_pil
@@ -28,16 +30,17 @@ from restorer.images.xmp import remove_claims
 
 __all__ = ["check_size", "check_target_size", "save", "target_format", "written_depth"]
 
-_ALIASES = {"JPG": "JPEG", "MPO": "JPEG", "TIF": "TIFF"}
-_ALPHA_FORMATS = frozenset({"PNG", "WEBP", "TIFF", "AVIF", "JPEG2000", "GIF"})
-_METADATA_FORMATS = frozenset({"PNG", "JPEG", "WEBP", "TIFF", "AVIF"})
+_ALIASES = {"JPG": "JPEG", "MPO": "JPEG", "TIF": "TIFF", "HEIC": "HEIF", "HIF": "HEIF"}
+_ALPHA_FORMATS = frozenset({"PNG", "WEBP", "TIFF", "AVIF", "HEIF", "JXL", "JPEG2000", "GIF"})
+_METADATA_FORMATS = frozenset({"PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF", "JXL"})
 _DPI_FORMATS = _METADATA_FORMATS | {"BMP"}
 _COMMENT_FORMATS = frozenset({"JPEG", "GIF"})
-_MAX_BITS = {"TIFF": 32, "PNG": 16}  # all other formats hold 8 bits per channel
+_MAX_BITS = {"TIFF": 32, "PNG": 16, "HEIF": heif_file.MAX_BITS}  # results in other formats have 8 bits per channel
 _COMMON_FORMATS = "PNG, JPEG, WebP or TIFF"
 _QUALITY = 95  # of JPEG, lossy WebP and AVIF
 _JPEG_SEGMENT = 65_000  # bytes that a segment can hold besides its header
 _MAX_SIDES = {"WEBP": 16_383, "JPEG": 65_500, "AVIF": 65_536, "GIF": 65_535, "TGA": 65_535, "PCX": 65_535, "ICO": 256}
+_MAX_SIDES |= {"HEIF": 16_384}  # of the encoder; H.265 allows 16,888 at its highest level
 
 
 def target_format(picture: Picture, target: Path | BinaryIO, format: str | None = None) -> str:
@@ -52,16 +55,30 @@ def target_format(picture: Picture, target: Path | BinaryIO, format: str | None 
         format: name of a format, for instance "png" or "jpg".
 
     Raises:
-        UsageError: the format is unknown or cannot be written, or it cannot hold the picture's transparency.
+        UsageError: the format is unknown or cannot be written, it needs a plug-in that is not installed, or it cannot
+            hold the picture's transparency.
     """
     name = _named_format(target, format) or picture.format.upper()
     name = _ALIASES.get(name, name)
+    _check_encoder(name)
     if name not in Image.SAVE:
         raise UsageError(f"cannot write {name or 'a picture without a format'}", f"choose {_COMMON_FORMATS}")
     if _is_transparent(picture) and name not in _ALPHA_FORMATS:
         hint = "write PNG or WebP instead, or flatten the picture onto a background first"
         raise UsageError(f"{name} cannot hold the picture's transparency", hint)
     return name
+
+
+def _check_encoder(name: str) -> None:
+    """Check that the plug-in is installed that writes a format; other formats need none.
+
+    Raises:
+        UsageError: It is not installed. The hint names the extra that brings it.
+    """
+    if name in PLUGINS and PLUGINS[name].format not in load_plugins():
+        plugin = PLUGINS[name]
+        message = f"writing {plugin.title} needs {plugin.package}"
+        raise UsageError(message, f"run: pip install 'restorer[{plugin.extra}]', or choose another format")
 
 
 def _named_format(target: Path | BinaryIO, format: str | None) -> str:
@@ -82,9 +99,11 @@ def check_target_size(target: Path, format: str | None, width: int, height: int)
         height: height of the result in pixels.
 
     Raises:
-        UsageError: a side is longer than the format allows.
+        UsageError: a side is longer than the format allows, or the plug-in that writes the format is missing.
     """
-    check_size(_named_format(target, format), width, height)
+    name = _named_format(target, format)
+    _check_encoder(name)
+    check_size(name, width, height)
 
 
 def check_size(name: str, width: int, height: int) -> None:
@@ -113,6 +132,8 @@ def written_depth(picture: Picture, name: str) -> int:
     """
     if _is_copied(picture, name):
         return picture.depth
+    if name == "JXL" and picture.channels == 1 and picture.alpha is None:
+        return min(picture.bits, 16)  # the encoder takes deep gray, but no deep colour
     return min(picture.bits, _MAX_BITS.get(name, 8))
 
 
@@ -126,8 +147,9 @@ def save(
     """Write a picture with all its metadata.
 
     A picture that is still identical to its file is written as that file, byte for byte, if the format is the same.
-    PNG (up to 16 bits) and TIFF (up to 32 bits, floats included) are lossless. WebP is lossless unless the picture was
-    lossy. JPEG, lossy WebP and AVIF have quality 95; JPEG and AVIF are 4:4:4.
+    PNG (up to 16 bits) and TIFF (up to 32 bits, floats included) are lossless. WebP and JPEG XL are lossless unless the
+    picture was lossy. JPEG, lossy WebP and JPEG XL, AVIF and HEIC have quality 95; JPEG and AVIF are 4:4:4, and HEIC is
+    4:2:0 with up to 10 bits.
 
     A file is first written under a hidden name beside the target and then moved into place, so that a failure leaves
     nothing behind.
@@ -137,7 +159,8 @@ def save(
         target: a path, or an open binary file.
         format: as for `target_format`.
         overwrite: whether an existing file is replaced.
-        quality: quality of JPEG, WebP and AVIF, 1 to 100; None for the default. WebP is then lossy.
+        quality: quality of JPEG, WebP, AVIF, HEIC and JPEG XL, 1 to 100; None for the default. With a quality, WebP is
+            lossy, and so is JPEG XL below 100.
 
     Returns:
         One line for each thing that the format cannot hold.
@@ -181,6 +204,12 @@ def _encode(picture: Picture, name: str, quality: int | None) -> tuple[bytes, tu
     try:
         if name == "TIFF":
             return encode_tiff(_stack_bands(reduced), reduced.alpha is not None, **options), notes
+        if name == "HEIF":
+            chunks = dict(picture.attachments.chunks)
+            return heif_file.encode_heif(_stack_bands(reduced), chunks=chunks, **options), notes
+        if name == "JXL":
+            bands, note = _in_srgb(_stack_bands(reduced), picture.icc)
+            return jxl_file.encode_jxl(bands, **options), (*notes, note) if note else notes
         if name == "PNG" and reduced.bits == 16:
             data = encode_png(_stack_bands(reduced), **options)
         else:
@@ -197,9 +226,10 @@ def _reduce_to_format(picture: Picture, name: str) -> tuple[Picture, str]:
     depth = written_depth(picture, name)
     if depth == 32 or (depth == picture.bits and picture.pixels.dtype.kind == "u"):
         return picture, ""
+    numbers = 8 if depth == 8 else 16
     values = "floating-point values" if picture.pixels.dtype.kind == "f" else f"{picture.bits}-bit values"
-    note = f"{name} holds at most {depth} bits per channel: {values} are rounded to {depth} bits"
-    return reduce_depth(picture, depth), note
+    note = f"{name} is written with at most {depth} bits per channel: {values} are rounded to {depth} bits"
+    return reduce_depth(picture, numbers), note
 
 
 def _stack_bands(picture: Picture) -> np.ndarray:
@@ -229,9 +259,10 @@ def _save_options(picture: Picture, name: str, quality: int | None) -> tuple[dic
     xmp = picture.xmp if has_gain_map else remove_claims(picture.xmp)
     if RECORD in picture.text and (name in _METADATA_FORMATS - {"PNG"} or read_record(exif)):
         exif = add_record_to_exif(exif, picture.text[RECORD])
-    if name in ("WEBP", "AVIF"):
+    if name in ("WEBP", "AVIF") or (name == "HEIF" and picture.alpha is not None):
         icc, note = match_profile(icc, 3)  # these formats store gray as colour
         notes += [note] if note else []
+    if name in ("WEBP", "AVIF", "HEIF", "JXL"):
         exif, dpi = add_dpi_to_exif(exif, dpi), None
     if name == "JPEG":
         options = {"quality": quality or _QUALITY, "subsampling": 0}
@@ -239,6 +270,10 @@ def _save_options(picture: Picture, name: str, quality: int | None) -> tuple[dic
         exif, xmp = (None if _is_too_long(block) else block for block in (exif, xmp))
     elif name == "AVIF":
         options = {"quality": quality or _QUALITY, "subsampling": "4:4:4"}
+    elif name == "HEIF":
+        options = {"quality": quality or _QUALITY}
+    elif name == "JXL":
+        icc, options = None, {"quality": quality or (_QUALITY if picture.lossy else None)}
     elif name == "WEBP":
         # `exact` keeps the colour hidden under full transparency
         is_lossy = picture.lossy or quality is not None
@@ -259,6 +294,11 @@ def _save_options(picture: Picture, name: str, quality: int | None) -> tuple[dic
     if len(comment.encode()) > _JPEG_SEGMENT:
         notes.append(f"{name} cannot hold a comment of {len(comment.encode()):,} bytes, so its end is cut off")
     return options | {key: value for key, value in metadata.items() if value}, tuple(notes)
+
+
+def _in_srgb(bands: np.ndarray, icc: bytes | None) -> tuple[np.ndarray, str]:
+    """Return the bands of a picture converted from its profile to sRGB, and a note if this has changed them."""
+    return jxl_file.to_srgb(bands, icc) if icc else (bands, "")
 
 
 def _is_too_long(block: bytes | None) -> bool:

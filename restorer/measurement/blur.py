@@ -185,8 +185,8 @@ def estimate_blur(image: Tensor, estimator: BlurEstimator, evidence: Tensor | No
     blur, gain = _known(described.energy, found, kinds) if known >= POSSIBLE else (None, 0.0)
     # What the fit adds speaks for a blur, and half as much for one of the three kinds: another blur has zeros, too, but
     # in other places.
-    evidence = min(max(EVIDENCE * gain, 0.0), MOST_EVIDENCE)
-    odds = {"none": none, "known": known * math.exp(evidence), "other": other * math.exp(evidence / 2)}
+    added = min(max(EVIDENCE * gain, 0.0), MOST_EVIDENCE)
+    odds = {"none": none, "known": known * math.exp(added), "other": other * math.exp(added / 2)}
     total = sum(odds.values())
     if blur is not None and odds["known"] / total >= LEAST_PROBABILITY:
         is_natural = blur.kind == "gaussian" and blur.width < NATURAL

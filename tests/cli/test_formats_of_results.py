@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from stubs import Smooth
 
 from restorer.cli.app import run
 from restorer.images.files import load
+from restorer.images.foreign import PLUGINS, load_plugins
 from restorer.models import load as models_load
 
 Call = Callable[..., tuple[int, str, str]]
@@ -47,9 +49,12 @@ def format_of(path: str) -> str | None:
     [
         *(("png", ".png", "PNG"), ("jpeg", ".jpg", "JPEG"), ("JPG", ".jpg", "JPEG"), ("webp", ".webp", "WEBP")),
         *(("tiff", ".tif", "TIFF"), ("avif", ".avif", "AVIF"), ("bmp", ".bmp", "BMP")),
+        *(("heic", ".heic", "HEIF"), ("jxl", ".jxl", "JXL")),
     ],
 )
 def test_a_folder_in_one_format(name: str, suffix: str, format: str, call: Call) -> None:
+    if format in PLUGINS and format not in load_plugins():
+        pytest.skip(f"{PLUGINS[format].package} is not installed")
     picture("in/a.png"), picture("in/b.jpg"), picture("in/deep/c.gif")
     code, out, err = call("denoise", "in", "-r", "-o", "out", "--format", name, "--sigma", 9, "--steps", 1)
     assert code == 0, err
@@ -83,6 +88,20 @@ def test_the_record_holds_both_and_resume_notices_them(call: Call) -> None:
     assert Path("out/a_denoised.jpg").read_bytes() == before
     assert call(*base, "--quality", 90, "--resume")[0] == 0
     assert len(Path("out/a_denoised.jpg").read_bytes()) > len(before)
+
+
+@pytest.mark.parametrize("arguments", [("--format", "heic"), ("-o", "x.HEIF"), ("-o", "x.jxl"), ("--format", "jxl")])
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_format_whose_plug_in_is_missing(
+    arguments: tuple[str, str], more: tuple[str, ...], call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("pillow_heif", "pillow_jxl"):
+        monkeypatch.setitem(sys.modules, module, None)
+    picture("a.png")
+    code, _, err = call("denoise", "a.png", "--sigma", 9, "--steps", 1, *arguments, *more)
+    extra = "jxl" if "jxl" in arguments[1] else "heif"
+    assert code == 2 and f"pip install 'restorer[{extra}]'" in err
+    assert [path.name for path in Path().iterdir()] == ["a.png"]
 
 
 @pytest.mark.parametrize(

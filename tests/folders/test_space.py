@@ -81,7 +81,7 @@ def test_the_estimate_grows_with_the_result() -> None:
     assert estimate_bytes(Header("PNG", 100, 50, 1, 8), ".png") == round(estimate_bytes(header, ".png") / 3)
     assert estimate_bytes(Header("TIFF", 100, 50, 3, 16), ".tiff") == 2 * estimate_bytes(header, ".tif")
     assert estimate_bytes(Header("JPEG", 100, 50, 3, 8), ".webp") < estimate_bytes(header, ".webp")
-    assert set(BYTES_PER_PIXEL) <= {".png", ".jpg", ".webp", ".tif", ".bmp", ".avif"}
+    assert set(BYTES_PER_PIXEL) <= {".png", ".jpg", ".webp", ".tif", ".bmp", ".avif", ".heic", ".jxl"}
 
 
 def test_the_needs_are_those_of_files_with_headers() -> None:

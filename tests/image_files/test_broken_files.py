@@ -26,7 +26,7 @@ from picture_files import (
 from PIL import ExifTags, Image, features
 
 from restorer.errors import PictureError, RestorerError
-from restorer.images import reading
+from restorer.images import reading, sources
 from restorer.images.encoders import encode_tiff
 from restorer.images.files import MAX_PIXELS, load
 from restorer.images.reading import read_size
@@ -214,7 +214,7 @@ def test_the_limit_on_pixels_holds_for_every_reader(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_higher_limit_lifts_pillow_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "MAX_PIXELS", 2 * 50)
+    monkeypatch.setattr(sources, "MAX_PIXELS", 2 * 50)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
     assert load(io.BytesIO(PNG), max_pixels=64 * 64).width == 64
     assert MAX_PIXELS == 2 * (1024 * 1024 * 1024 // 4 // 3)

@@ -355,7 +355,7 @@ def test_avif_of_ten_bits_is_said_to_be_reduced() -> None:
     at = data.index(b"av1C") + 6
     picture = decode(data)
     assert picture.depth == 8 and not any("bits" in note for note in picture.notes)
-    from restorer.images.reading import _avif_bits
+    from restorer.images.boxed import _avif_bits
 
     flagged = bytearray(data)
     flagged[at] |= 0x40

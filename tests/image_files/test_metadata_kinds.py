@@ -14,10 +14,12 @@ from PIL import ExifTags, Image, ImageCms, features
 from PIL.PngImagePlugin import PngInfo
 
 from restorer.images.files import Picture, load, with_result
+from restorer.images.foreign import PLUGINS, load_plugins
 from restorer.images.jpeg_file import make_segment
 from restorer.images.writing import save
 
 FORMATS = [name for name in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "BMP") if name != "AVIF" or features.check("avif")]
+FORMATS += [PLUGINS[name].format for name in load_plugins()]
 WIDTH, HEIGHT = 48, 32
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = (
