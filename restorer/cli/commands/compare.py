@@ -394,7 +394,7 @@ def _save_page(report: Report, targets: _Targets, reporter: Reporter) -> None:
 
 
 def _show(images: list[Image.Image], reporter: Reporter) -> None:
-    from restorer.cli.terminal.half_blocks import show
+    from restorer.cli.terminal.showing import show
 
     if not reporter.quiet and not show(reporter.console, images):
         reporter.warn("the comparison is not drawn, because this is not a terminal with colours")

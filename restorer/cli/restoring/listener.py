@@ -187,7 +187,7 @@ class Listener:
             self._draw(*event.drawn)
 
     def _draw(self, before: Picture, after: Picture) -> None:
-        from restorer.cli.terminal.half_blocks import show
+        from restorer.cli.terminal.showing import show
         from restorer.images.files import reduce_depth, to_pil
 
         if not self.reporter.quiet and not show(
