@@ -1,7 +1,7 @@
 """Scratches, dust, hairs and creases: which pixels of a picture are damaged.
 
 A small network (`networks/scratch_finder.py`) gives the log odds that a pixel is damaged, in tiles whose borders are
-discarded. Then a place is damaged where the odds are fair and where they are high somewhere in the same connected place
+discarded. It sees each tile as it is and mirrored, and the mean of what it says counts. Then a place is damaged where the odds are fair and where they are high somewhere in the same connected place
 (hysteresis; Canny 1986, "A Computational Approach to Edge Detection"), so that a scratch is followed to its faint ends,
 and a doubtful twig is left alone. How high they must be depends on how much of the picture is doubtful.
 """
@@ -22,7 +22,7 @@ from restorer.networks.scratch_finder import MULTIPLE, ScratchFinder
 __all__ = ["LEVEL", "RULE", "Features", "Rule", "Scratches", "find_scratches", "log_odds"]
 
 TILE = 512  # side in pixels of what a tile contributes
-CONTEXT = 96  # pixels around it that the network sees, too
+CONTEXT = 128  # pixels around it that the network sees, too
 
 SURE_WEIGHT = 0.5  # how much the area of sure places counts against that of doubtful ones
 
@@ -52,7 +52,7 @@ class Rule:
     evidence: float
 
 
-RULE = Rule(fair=-2.0, high=4.0, doubt=2.0, evidence=20.0)
+RULE = Rule(fair=-1.5, high=5.0, doubt=1.0, evidence=20.0)
 """The rule that `tests/bench/scratches.py rules` selected on training photographs that were held out."""
 
 
@@ -102,7 +102,9 @@ def log_odds(image: Tensor, network: ScratchFinder, features_of: Features) -> Te
             rows = slice(max(0, top - CONTEXT), top + TILE + CONTEXT)
             columns = slice(max(0, left - CONTEXT), left + TILE + CONTEXT)
             tile = padded[:, :, rows, columns].expand(-1, 3, -1, -1).float().clamp(0, 1).to(device)
-            found = network(tile, features_of(tile))[0].cpu()
+            mirrored = tile.flip(-1)
+            both = network(tile, features_of(tile))[0], network(mirrored, features_of(mirrored))[0].flip(-1)
+            found = ((both[0] + both[1]) / 2).cpu()
             inner = found[top - rows.start :, left - columns.start :][:TILE, :TILE]
             odds[top : top + TILE, left : left + TILE] = inner
     return odds[:height, :width]

@@ -1,14 +1,16 @@
 """The network that tells scratches, dust and hairs from the thin structures of a scene.
 
-It is the way up of a U-Net whose way down is the encoder of the embedded prior, which has learned what photographs look
-like and is not changed. A scratch is recognized by what lies around it: that it crosses objects, that it is sharper or
-softer than they are, that it has one colour, and that no texture continues it.
+It is a small U-Net that reads the picture and, on its way down, what the encoder of the embedded prior makes of it, which
+has learned what photographs look like and is not changed. A scratch is recognized by what lies around it: that it
+crosses objects, that it is sharper or softer than they are, that it has one colour, and that no texture continues it.
+The features of the prior tell textures apart, but it was not trained to follow a thin stroke over a hundred pixels. The
+way down of the network itself carries what looks like a stroke to the coarse levels, where its parts support each other.
 
     f_k = features of the prior's level k, k = 0..3      half the resolution of the picture, and down to a sixteenth
-    h_3 = blocks(lateral f_3)
-    h_k = blocks(lateral f_k + up(h_{k+1}))              k = 2, 1
-    h_0 = blocks(lateral f_0 + stem(unshuffle(x)) + up(h_1))
-    logits = shuffle(head(h_0))                          one number a pixel
+    d_0 = blocks(lateral f_0 + stem(unshuffle(x)))
+    d_k = blocks(lateral f_k + down(d_{k-1}))            k = 1, 2, 3
+    u_k = blocks(d_k + up(u_{k+1}))                      k = 2, 1, 0, with u_3 = d_3
+    logits = shuffle(head(u_0))                          one number a pixel
 
 The blocks are residual (He et al. 2016, https://arxiv.org/abs/1512.03385) and without normalization, so that what the
 network says about a pixel does not depend on the tile that it is computed in. That the features of a denoiser serve to
@@ -29,10 +31,10 @@ __all__ = ["MULTIPLE", "PRIOR_WIDTHS", "WIDTHS", "ScratchFinder"]
 PRIOR_WIDTHS = (64, 128, 192, 256)
 """Features of the levels of the embedded prior, the finest first."""
 
-WIDTHS = (32, 48, 64, 96)
+WIDTHS = (48, 64, 96, 128)
 """Channels of the levels of this network."""
 
-BLOCKS = (1, 1, 1, 1)  # residual blocks of each level
+DOWN_BLOCKS, UP_BLOCKS = (1, 1, 1, 3), (2, 1, 1)  # residual blocks of each level
 
 MULTIPLE = 2 ** len(WIDTHS)
 """The number of whose multiples the sides of its input must be."""
@@ -53,6 +55,10 @@ class _Block(nn.Module):
         return x + self.second(F.relu(self.first(F.relu(x))))
 
 
+def _blocks(count: int, width: int) -> nn.Sequential:
+    return nn.Sequential(*(_Block(width) for _ in range(count)))
+
+
 class ScratchFinder(nn.Module):
     """The network of the module docstring."""
 
@@ -62,10 +68,10 @@ class ScratchFinder(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(12, WIDTHS[0], 3, padding=1)
         self.lateral = nn.ModuleList(nn.Conv2d(n, width, 1) for n, width in zip(PRIOR_WIDTHS, WIDTHS, strict=True))
+        self.down = nn.ModuleList(nn.Conv2d(above, below, 2, stride=2) for above, below in pairwise(WIDTHS))
         self.up = nn.ModuleList(nn.ConvTranspose2d(below, above, 2, stride=2) for above, below in pairwise(WIDTHS))
-        self.blocks = nn.ModuleList(
-            nn.Sequential(*(_Block(width) for _ in range(count))) for width, count in zip(WIDTHS, BLOCKS, strict=True)
-        )
+        self.down_blocks = nn.ModuleList(_blocks(n, width) for n, width in zip(DOWN_BLOCKS, WIDTHS, strict=True))
+        self.up_blocks = nn.ModuleList(_blocks(n, width) for n, width in zip(UP_BLOCKS, WIDTHS[:-1], strict=True))
         self.head = nn.Conv2d(WIDTHS[0], 4, 3, padding=1)
         if self.head.bias is not None:
             nn.init.constant_(self.head.bias, -3.0)  # so that it begins at about the share of damaged pixels
@@ -88,8 +94,11 @@ class ScratchFinder(nn.Module):
             lateral(feature.to(x.dtype) * scale[: feature.shape[1], None, None])
             for lateral, feature, scale in zip(self.lateral, features, self.scales, strict=True)
         ]
-        sides[0] = sides[0] + self.stem(F.pixel_unshuffle(4 * x - 2, 2))
-        h = self.blocks[-1](sides.pop())
-        for up, blocks in zip(reversed(self.up), reversed(self.blocks[:-1]), strict=True):
-            h = blocks(sides.pop() + up(h))
+        h = self.down_blocks[0](sides[0] + self.stem(F.pixel_unshuffle(4 * x - 2, 2)))
+        levels = [h]
+        for side, down, blocks in zip(sides[1:], self.down, self.down_blocks[1:], strict=True):
+            h = blocks(side + down(h))
+            levels.append(h)
+        for level, up, blocks in zip(levels[-2::-1], reversed(self.up), reversed(self.up_blocks), strict=True):
+            h = blocks(level + up(h))
         return F.pixel_shuffle(self.head(F.relu(h)), 2)[:, 0]

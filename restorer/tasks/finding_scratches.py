@@ -23,7 +23,7 @@ from restorer.tasks.scratches import MARGIN, scratches_of
 
 __all__ = ["POSSIBLE_SCRATCHES", "find_scratches_step"]
 
-SURE, SURE_ALONE = 0.7, 0.8
+SURE, SURE_ALONE = 0.78, 0.85
 """Mean probability of the marked pixels from which they are filled: where several places are marked, and where it is
 one, which a rope or a wire of the scene may be.
 

@@ -42,8 +42,8 @@ from restorer.training.thin_structures import draw_structure
 
 __all__ = ["Example", "Examples", "example_of", "fit", "loss_of"]
 
-SIDE = 128  # pixels of an example
-BATCH = 12
+SIDE = 160  # pixels of an example
+BATCH = 8
 PARTS = 2  # examples of a photograph, one after the other
 KEPT_BATCHES, USES = 60, 4  # batches that are kept, and uses of each
 AHEAD = 4  # batches that are drawn ahead
@@ -52,7 +52,7 @@ RATE = 2e-3  # the highest learning rate
 KEPT = 0.995  # decay of the running mean of the weights
 SAVE_EVERY = 3.0  # minutes
 WARM_UP, COOL_DOWN = 60, 0.4  # steps until the highest rate is reached; share of the training in which it falls to 0
-DAMAGED_SHARE, STRUCTURE_SHARE = 0.6, 0.3
+DAMAGED_SHARE, STRUCTURE_SHARE = 0.7, 0.3
 INVISIBLE, VISIBLE = 4.0, 24.0  # levels up to which damage does not count, and from which it counts in full
 
 

@@ -5,8 +5,9 @@ Every object is a path or a blob with a width, an opacity that varies along it, 
     y = (1 - a) x + a c    (paint, dust, bare paper),    or    y = x (1 + g a)    (a scratch that thins or thickens)
 
 with a, the coverage times the opacity, drawn with three times the resolution and averaged, or without antialiasing. A
-path is the integral of a heading whose curvature is a random process: weak for scratches, strong for hairs. Pictures
-are (3, H, W) on the 0..255 scale.
+path is the integral of a heading whose curvature is a random process: weak for scratches, strong for hairs. Half of the
+pictures have plain damage, as a pen or a retoucher's brush draws it: its width, opacity and colour do not vary along an
+object, and its flanks are not soft. Pictures are (3, H, W) on the 0..255 scale.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = ["KINDS", "Damage", "damage"]
 
 FINE = 3  # subpixels a pixel, in each direction
 STEP = 1.5  # pixels between the points of a path
+PLAIN_SHARE = 0.5  # of the damaged pictures
 TOUCHED = 0.05  # opacity from which a pixel counts as touched
 
 Array = np.ndarray
@@ -62,13 +64,17 @@ class _Path:
 class _Canvas:
     """A plane of subpixels on which one object is drawn."""
 
-    def __init__(self, height: int, width: int, *, smooth: bool) -> None:
+    def __init__(self, height: int, width: int, *, smooth: bool, plain: bool) -> None:
         self.fine = FINE if smooth else 1
+        self.plain = plain
         self.image = Image.new("L", (width * self.fine, height * self.fine))
         self.pen = ImageDraw.Draw(self.image)
 
     def line(self, path: _Path) -> None:
-        """Draw a path, segment by segment."""
+        """Draw a path, segment by segment; a plain one has one width and one opacity."""
+        if self.plain:
+            count, width = len(path.points), np.exp(np.log(path.widths).mean())
+            path = _Path(path.points, np.full(count, width), np.ones(count))
         points = path.points * self.fine + (self.fine - 1) / 2
         widths = np.maximum(1, np.round(path.widths * self.fine)).astype(int)
         fills = np.round(255 * path.opacities).astype(int)
@@ -82,7 +88,8 @@ class _Canvas:
     def blob(self, x: float, y: float, outline: Array, opacity: float) -> None:
         """Draw a filled polygon whose outline (N, 2) surrounds a point."""
         corners = (np.array([x, y]) + outline) * self.fine + (self.fine - 1) / 2
-        self.pen.polygon([(float(u), float(v)) for u, v in corners], fill=round(255 * opacity))
+        fill = 255 if self.plain else round(255 * opacity)
+        self.pen.polygon([(float(u), float(v)) for u, v in corners], fill=fill)
 
     def coverage(self) -> Tensor:
         """Return what was drawn, (H, W) in 0..1."""
@@ -212,8 +219,10 @@ def _colour(rng: Generator, *, gray: bool) -> Tensor:
     return torch.tensor(np.clip(level + tint * rng.normal(size=3), 0, 255), dtype=torch.float32).view(3, 1, 1)
 
 
-def _applied(x: Tensor, alpha: Tensor, rng: Generator, *, gray: bool) -> Tensor:
+def _applied(x: Tensor, alpha: Tensor, rng: Generator, *, gray: bool, plain: bool) -> Tensor:
     """Return a picture with one object, whose coverage is `alpha` (H, W)."""
+    if plain:
+        return x + alpha * (_colour(rng, gray=gray) - x)
     if rng.random() < 0.15:  # the emulsion is thinner or thicker there
         gain = _log_uniform(0.25, 1.2, rng)
         return x * (1 + gain * alpha) if rng.random() < 0.6 else x * (1 - min(gain, 0.9) * alpha)
@@ -240,18 +249,20 @@ def damage(x: Tensor, rng: Generator, *, objects: int | None = None, kinds: tupl
     opacity, core = torch.zeros(size), torch.zeros(size, dtype=torch.bool)
     touched = torch.zeros(size, dtype=torch.bool)
     y = x
+    plain = rng.random() < PLAIN_SHARE
     strength = rng.uniform(0.35, 1.0)  # damage of one picture is of one strength, more or less
     for _ in range(count):
-        canvas = _Canvas(*size, smooth=rng.random() < 0.8)
-        KINDS[rng.choice(kinds, p=shares / shares.sum())](canvas, size, _log_uniform(0.8, 7, rng), rng)
-        softness = rng.uniform(0.4, 1.3) if rng.random() < 0.45 else 0.0
+        canvas = _Canvas(*size, smooth=rng.random() < (0.6 if plain else 0.8), plain=plain)
+        width = rng.uniform(0.8, 7) if plain else _log_uniform(0.8, 7, rng)
+        KINDS[rng.choice(kinds, p=shares / shares.sum())](canvas, size, width, rng)
+        softness = rng.uniform(0.4, 1.3) if not plain and rng.random() < 0.45 else 0.0
         drawn = blur(canvas.coverage()[None], softness)[0]
         peak = float(drawn.max())
         if peak < TOUCHED:
             continue
         alpha = drawn * min(1.0, strength * _log_uniform(0.7, 1.5, rng))
-        y = _applied(y, alpha, rng, gray=gray)
-        if rng.random() < 0.1:  # paper bends beside a crease, and light falls on it differently
+        y = _applied(y, alpha, rng, gray=gray, plain=plain)
+        if not plain and rng.random() < 0.1:  # paper bends beside a crease, and light falls on it differently
             shade = blur(alpha[None], rng.uniform(2, 5))[0]
             y = y * (1 + rng.choice([-0.3, 0.3]) * (shade - alpha).clamp(min=0))
         near = F.max_pool2d(F.max_pool2d(drawn[None], (9, 1), 1, (4, 0)), (1, 9), 1, (0, 4))[0]
