@@ -1,9 +1,10 @@
 """Scratches, dust, hairs and creases: which pixels of a picture are damaged.
 
 A small network (`networks/scratch_finder.py`) gives the log odds that a pixel is damaged, in tiles whose borders are
-discarded. It sees each tile as it is and mirrored, and the mean of what it says counts. Then a place is damaged where the odds are fair and where they are high somewhere in the same connected place
-(hysteresis; Canny 1986, "A Computational Approach to Edge Detection"), so that a scratch is followed to its faint ends,
-and a doubtful twig is left alone. How high they must be depends on how much of the picture is doubtful.
+discarded. It sees each tile as it is and mirrored, and the mean of what it says counts. Then a place is damaged where
+the odds are fair and where they are high somewhere in the same connected place (hysteresis; Canny 1986, "A
+Computational Approach to Edge Detection"), so that a scratch is followed to its faint ends, and a doubtful twig is left
+alone. How high they must be depends on how much of the picture is doubtful.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """The network that tells scratches, dust and hairs from the thin structures of a scene.
 
-It is a small U-Net that reads the picture and, on its way down, what the encoder of the embedded prior makes of it, which
-has learned what photographs look like and is not changed. A scratch is recognized by what lies around it: that it
+It is a small U-Net that reads the picture and, on its way down, what the encoder of the embedded prior makes of it,
+which has learned what photographs look like and is not changed. A scratch is recognized by what lies around it: that it
 crosses objects, that it is sharper or softer than they are, that it has one colour, and that no texture continues it.
-The features of the prior tell textures apart, but it was not trained to follow a thin stroke over a hundred pixels. The
-way down of the network itself carries what looks like a stroke to the coarse levels, where its parts support each other.
+The features of the prior tell textures apart, but the prior was not trained to follow a thin stroke over a hundred
+pixels. The way down of the network itself carries what looks like a stroke to the coarse levels, where the parts of a
+stroke support each other.
 
     f_k = features of the prior's level k, k = 0..3      half the resolution of the picture, and down to a sixteenth
     d_0 = blocks(lateral f_0 + stem(unshuffle(x)))

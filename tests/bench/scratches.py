@@ -5,10 +5,11 @@
     python tests/bench/scratches.py filled SOURCE... [--every N] [--drawn here|training]
     python tests/bench/scratches.py rules SOURCE... [--every N] [--drawn here|training]
 
-`found` draws damage onto the photographs, and prints the share of the damaged pixels that is found and the share of
-the others that is marked, and how faint the rest is. `clean` prints the share that is marked of photographs without damage. `filled` prints the
-PSNR in the damaged pixels before and after `inpaint(picture, "scratches")`. `rules` prints what other rules of
-`restorer.measurement.scratches` would find, and what they would mark of the photographs without damage.
+`found` draws damage onto the photographs, and prints the share of the damaged pixels that is found, the share of the
+others that is marked, and how faint the damage is that is missed. `clean` prints the share that is marked of
+photographs without damage. `filled` prints the PSNR in the damaged pixels before and after
+`inpaint(picture, "scratches")`. `rules` prints what other rules of `restorer.measurement.scratches` would find, and
+what they would mark of the photographs without damage.
 
 The damage is drawn by the code of this script, which shares nothing with the simulation of the training: scratches,
 hairs and dust of 1 to 6 pixels as an editor draws them, hard or antialiased, white, black or gray, opaque or not. With

@@ -523,7 +523,9 @@ def test_a_region_without_scratches_is_enlarged_all_the_same() -> None:
     assert not job.is_copy and job.run().image.shape == (3, 32, 32)
 
 
-@pytest.mark.parametrize(("places", "sure", "filled"), [(1, 0.8, False), (2, 0.8, True), (1, 0.86, True), (2, 0.75, False)])
+@pytest.mark.parametrize(
+    ("places", "sure", "filled"), [(1, 0.8, False), (2, 0.8, True), (1, 0.86, True), (2, 0.75, False)]
+)
 def test_what_may_be_of_the_scene_is_left(
     places: int, sure: float, filled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
