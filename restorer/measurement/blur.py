@@ -182,18 +182,16 @@ def estimate_blur(image: Tensor, estimator: BlurEstimator, evidence: Tensor | No
     kinds = dict(zip(KINDS, found.kinds[0].tolist(), strict=True))
     none, other = kinds.pop("none"), kinds.pop("other")
     known = 1 - none - other
-    blur, gain = _known(described.energy, found, kinds) if known >= POSSIBLE else (None, 0.0)
-    # What the fit adds speaks for a blur, and half as much for one of the three kinds: another blur has zeros, too, but
-    # in other places.
-    added = min(max(EVIDENCE * gain, 0.0), MOST_EVIDENCE)
-    odds = {"none": none, "known": known * math.exp(added), "other": other * math.exp(added / 2)}
-    total = sum(odds.values())
-    if blur is not None and odds["known"] / total >= LEAST_PROBABILITY:
-        is_natural = blur.kind == "gaussian" and blur.width < NATURAL
-        return replace(blur, probability=min(odds["known"] / total, LIKELY if is_natural else 1.0))
-    blurred = 1 - odds["none"] / total
-    is_other = other >= max(known, POSSIBLE) and blurred >= LEAST_PROBABILITY
-    return Blur("other", 0.0, probability=blurred) if is_other else None
+    if other >= known:  # another blur has zeros, too, so that the fit says nothing against it
+        return Blur("other", 0.0, probability=1 - none) if 1 - none >= LEAST_PROBABILITY else None
+    if known < POSSIBLE:
+        return None
+    blur, gain = _known(described.energy, found, kinds)
+    odds = known / max(none + other, 1e-6) * math.exp(min(max(EVIDENCE * gain, 0.0), MOST_EVIDENCE))
+    if blur is None or odds / (1 + odds) < LEAST_PROBABILITY:
+        return None
+    is_natural = blur.kind == "gaussian" and blur.width < NATURAL
+    return replace(blur, probability=min(odds / (1 + odds), LIKELY if is_natural else 1.0))
 
 
 def _known(energy: Tensor, found: BlurEstimate, kinds: dict[str, float]) -> tuple[Blur | None, float]:

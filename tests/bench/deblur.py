@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--sigma", type=float, default=2.55)
     parser.add_argument("--detail", type=float, default=0.0)
+    parser.add_argument("--steps", type=int, help="evaluations of the prior; default: that of the program")
     parser.add_argument("--kernel", choices=KERNELS, nargs="+", default=list(KERNELS))
     parser.add_argument("--model", default="photo")
     options = parser.parse_args()
@@ -68,7 +69,7 @@ def main() -> None:
             with Image.open(path) as image:
                 pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
             y, true = blurred(pixels, kernel, options.sigma)
-            result = prepare_deblur(y, kernel, detail=options.detail, prior=prior).run().image
+            result = prepare_deblur(y, kernel, detail=options.detail, steps=options.steps, prior=prior).run().image
             rows.append([psnr(y, true), best_wiener(y, true, kernel), psnr((result * 255).round() / 255, true)])
         before, wiener_filter, after = np.mean(rows, 0)
         least = min(row[2] - row[1] for row in rows)

@@ -10,9 +10,29 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from restorer.networks.blur_estimator import ANGLES, KINDS, LEVELS, MAPS, PROFILE, RADII, SpectrumNetwork
-from restorer.training.blur_estimator import Examples, examples_of, fit, loss_of
+from restorer.networks.blur_estimator import (
+    ANGLES,
+    KINDS,
+    LEVELS,
+    MAPS,
+    PROFILE,
+    RADII,
+    BlurEstimator,
+    SpectrumNetwork,
+)
+from restorer.training.blur_estimator import (
+    NAMES,
+    Examples,
+    examine,
+    examples_of,
+    fit,
+    is_held_out,
+    load_estimator,
+    load_examples,
+    loss_of,
+)
 from restorer.training.simulated_blur import SHARES, choose_kind, drawing, simulate_blur
 
 IMAGES = Path(__file__).resolve().parents[1] / "images"
@@ -41,6 +61,30 @@ def test_the_network_learns_what_the_examples_say() -> None:
     torch.manual_seed(0)
     untrained = loss_of(SpectrumNetwork()(examples.maps.float(), examples.profiles), examples)
     assert float(loss_of(raw, examples)) < 0.6 * float(untrained.detach())
+
+
+def test_examples_are_the_same_however_they_were_shared_out(tmp_path: Path) -> None:
+    examples = made_up(40)
+    for part in range(2):
+        rows = (examples.photo % 2 == part).nonzero()[:, 0]
+        torch.save({name: getattr(examples[rows], name) for name in NAMES}, tmp_path / f"{part}.pt")
+    loaded = load_examples([tmp_path / "1.pt", tmp_path / "0.pt"])
+    assert all(torch.equal(getattr(loaded, name), getattr(examples, name)) for name in NAMES)
+    assert is_held_out(examples, 20).nonzero()[:, 0].tolist() == [0, 20] and not is_held_out(examples, 0).any()
+
+
+def test_a_trained_network_is_examined(tmp_path: Path) -> None:
+    examples, estimator = made_up(320), BlurEstimator(0)
+    estimator.members.append(fit(examples, epochs=20, batch=32))
+    weights = {name: weight.half() for name, weight in estimator.state_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    table = examine(load_estimator(tmp_path / "model.safetensors"), examples).splitlines()
+    assert [line.split()[0] for line in table[1:]] == [*KINDS, "all"]
+    for index, line in enumerate(table[1:-1]):
+        likeliest = [float(share) for share in line.split(";")[1].replace("%", "").split()]
+        assert int(line.split()[1]) == 64 and likeliest[index] == max(likeliest)
+    chance = 1 - 1 / len(KINDS)  # the Brier score of equal probabilities
+    assert float(table[-1].split("Brier score ")[1].split(",")[0]) < 0.75 * chance
 
 
 @pytest.mark.parametrize("kind", KINDS)
