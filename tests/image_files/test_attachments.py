@@ -435,3 +435,29 @@ def test_a_long_comment_is_cut_and_said() -> None:
     picture = Picture(pixels(), text={"Comment": "x" * 70_000})
     _, notes = write(picture, "JPEG")
     assert notes == ("JPEG cannot hold a comment of 70,000 bytes, so its end is cut off",)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            b"<GPano:FullPanoWidthPixels>4000</GPano:FullPanoWidthPixels>",
+            b"<GPano:FullPanoWidthPixels>8000</GPano:FullPanoWidthPixels>",
+        ),
+        (b"a GPano:FullPanoHeightPixels = '2000' b", b"a GPano:FullPanoHeightPixels = '6000' b"),
+        (
+            b'<mwg-rs:AppliedToDimensions stDim:w="4000" stDim:h="2000"/>',
+            b'<mwg-rs:AppliedToDimensions stDim:w="8000" stDim:h="6000"/>',
+        ),
+        (b'<xmpTPg:MaxPageSize stDim:w="11.0" stDim:h="8.5" stDim:unit="Inches"/>',) * 2,
+        (b"<xmpTPg:MaxPageSize><stDim:w>11.0</stDim:w></xmpTPg:MaxPageSize>",) * 2,
+        (
+            b"<exif:SubjectArea><rdf:Seq><rdf:li>100</rdf:li> <rdf:li>50</rdf:li></rdf:Seq></exif:SubjectArea>",
+            b"<exif:SubjectArea><rdf:Seq><rdf:li>200</rdf:li> <rdf:li>150</rdf:li></rdf:Seq></exif:SubjectArea>",
+        ),
+        (b'GPano:PoseHeadingDegrees="350.0" xmpGImg:width="256"',) * 2,
+    ],
+)
+def test_what_is_in_pixels_grows_and_nothing_else(before: bytes, after: bytes) -> None:
+    assert adapt_sizes(before, (4000, 2000), (8000, 6000)) == after
+    assert adapt_sizes(before, (4000, 2000), (4000, 2000)) == before
