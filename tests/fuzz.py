@@ -240,7 +240,7 @@ def _hub() -> Hub:
 def try_answer(name: str, data: bytes) -> None:
     """Fetch a model from a Hub that gives one wrong answer."""
     hub, what = _hub(), name.partition(".")[2]
-    hub.faults = [Fault("GET /api" if what == "listing" else f"(GET|HEAD) .*{re.escape(what)}", body=data)]
+    hub.faults = [Fault("GET /api" if what == "listing" else f"(GET|HEAD) .*/{re.escape(what)}", body=data)]
     download._fetched.clear()
     shutil.rmtree(constants.HF_HUB_CACHE, ignore_errors=True)
     original, time.sleep = time.sleep, lambda seconds: None  # the client waits between attempts

@@ -26,7 +26,7 @@ from restorer.images.foreign import load_plugins
 from restorer.images.reading import from_pil
 from restorer.images.writing import save
 
-__all__ = ["Mutant", "base_files", "mask_files", "mutant", "operations_for"]
+__all__ = ["BOXED_SUFFIXES", "Mutant", "base_files", "mask_files", "mutant", "operations_for"]
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 EXTREMES = (0, 1, 2, 0x7F, 0xFF, 0x100, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fuzz
+import guided_fuzz
 import pytest
 
 FILES = sorted(path for path in fuzz.REGRESSIONS.glob("*-*-*") if path.is_file())
@@ -67,3 +68,20 @@ def test_what_is_not_handled_is_noticed(replaced: dict[str, fuzz.Try], monkeypat
     monkeypatch.setattr(fuzz, "MAX_SECONDS", 1e-9)
     monkeypatch.setattr(fuzz.faulthandler, "dump_traceback_later", lambda *a, **k: None)
     assert fuzz.fault("pictures", "a.png", b"").startswith("it takes")
+
+
+@pytest.mark.parametrize("kind", guided_fuzz.KINDS)
+def test_the_guided_fuzzer_starts_from_inputs_that_are_read(kind: str) -> None:
+    """One undamaged input of each name is handled without a refusal, so that coverage begins deep inside."""
+    for name, inputs in guided_fuzz.seeds(kind, fuzz).items():
+        assert inputs and fuzz.fault(kind, name, inputs[0]) == ""
+        assert not _is_refused(fuzz.KINDS[kind][1], name, inputs[0])
+
+
+def test_the_guided_fuzzer_mends_the_checksums_of_png_files() -> None:
+    whole = next(data for data in guided_fuzz.seeds("pictures", fuzz)["any"] if data.startswith(guided_fuzz.PNG_MAGIC))
+    assert guided_fuzz.with_checksums(whole) == whole
+    changed = whole[:18] + b"\x07" + whole[19:]  # the width
+    mended = guided_fuzz.with_checksums(changed)
+    assert mended[:29] == changed[:29] and mended[29:33] != changed[29:33] and mended[33:] == changed[33:]
+    assert guided_fuzz.with_checksums(b"GIF89a") == b"GIF89a"

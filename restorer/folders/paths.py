@@ -11,7 +11,7 @@ from pathlib import Path
 
 from restorer.errors import OutputError, PictureError, RestorerError, UsageError
 from restorer.folders.names import Named, choose_names, reserved_reason
-from restorer.images.find import STDIO, content_suffix, is_descriptor, is_stream, picture_suffixes, safe_check
+from restorer.images.find import STDIO, content_suffix, is_descriptor, is_loop, is_stream, picture_suffixes, safe_check
 from restorer.limits import FORMAT_OF_SUFFIX
 
 __all__ = ["Found", "Item", "combined_exit_code", "find_log_folder", "find_mask", "resolve_targets", "split_results"]
@@ -145,6 +145,8 @@ def split_results(
 def _without_results(pictures: list[Found], output: str | None, tag: str, suffix: str) -> list[Found]:
     """Return the pictures that are not results of an earlier run, or samples beside them; see `split_results`."""
     if output is not None:
+        if is_loop(Path(output)):
+            raise OutputError(f"{output} is a link that leads back to itself", "name another file with -o")
         place = Path(output).resolve()
         roots = {root: root.resolve() for _, root in pictures if root is not None}
         is_beside = any(place == root for root in roots.values())

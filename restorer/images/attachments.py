@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from restorer.images import photoshop
-from restorer.images.embedded import find_companions, turned_gain_map, with_gain_map
+from restorer.images.embedded import find_companions, scaled_gain_map, turned_gain_map, with_gain_map
 from restorer.images.jpeg_file import make_segment, parse_jpeg
 from restorer.images.png_chunks import (
     describe_colour_chunks,
@@ -47,6 +47,12 @@ class Attachments:
         if not self.gain_map or orientation == 1:
             return self
         return replace(self, gain_map=turned_gain_map(self.gain_map, orientation))
+
+    def enlarged(self, across: float, down: float) -> Attachments:
+        """Return the attachments of the picture after it has become wider and higher by these factors."""
+        if not self.gain_map or across == down == 1:
+            return self
+        return replace(self, gain_map=scaled_gain_map(self.gain_map, across, down))
 
     def options(self, name: str) -> dict[str, Any]:
         """Return the options of a writer.

@@ -2,7 +2,7 @@
 
 A JPEG file may go on after the picture has ended. Telephones append the brightness that a screen of high dynamic range
 adds (a gain map, itself a JPEG), a video of the moment, or a map of distances. The gain map of Ultra HDR is kept: it
-stays valid for the restored picture, of which a viewer takes it to be a smaller version. Everything else is named.
+stays valid for the restored picture, and it is turned and enlarged together with it. Everything else is named.
 
 Sources:
     Android, "Ultra HDR Image Format" 1.1, and ISO 21496-1:2025: gain maps.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import Image
@@ -21,7 +22,7 @@ from PIL import Image
 from restorer.images.endings import describe_rest
 from restorer.images.jpeg_file import SOI, JpegFile, make_segment, parse_jpeg
 
-__all__ = ["Companions", "find_companions", "turned_gain_map", "with_gain_map"]
+__all__ = ["Companions", "find_companions", "scaled_gain_map", "turned_gain_map", "with_gain_map"]
 
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
 ISO_GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1\0"
@@ -135,16 +136,39 @@ def turned_gain_map(data: bytes, orientation: int) -> bytes:
         7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_90,
     }
+    if orientation not in turns:
+        return data
+    return _changed_gain_map(data, lambda image: image.transpose(turns[orientation]))
+
+
+def scaled_gain_map(data: bytes, across: float, down: float) -> bytes:
+    """Return a gain map enlarged as the picture was, with its metadata.
+
+    Args:
+        data: The JPEG file of the gain map.
+        across: The factor by which the picture has become wider.
+        down: The factor by which it has become higher.
+    """
+
+    def enlarged(image: Image.Image) -> Image.Image:
+        size = (min(65_500, max(1, round(image.width * across))), min(65_500, max(1, round(image.height * down))))
+        return image.resize(size, Image.Resampling.BICUBIC)
+
+    return _changed_gain_map(data, enlarged)
+
+
+def _changed_gain_map(data: bytes, change: Callable[[Image.Image], Image.Image]) -> bytes:
+    """Return a gain map whose pixels are changed, with its metadata; unchanged if it is damaged."""
     parts = parse_jpeg(data)
-    if orientation not in turns or parts is None:
+    if parts is None:
         return data
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
         options = {} if image.mode == "L" else {"subsampling": 0}
-        image.transpose(turns[orientation]).save(buffer, "JPEG", quality=95, **options)
+        change(image).save(buffer, "JPEG", quality=95, **options)
     metadata = [make_segment(m, c) for m, c in parts.segments if m in (APP1, APP2) and not c.startswith(MPF)]
-    turned = buffer.getvalue()
-    return turned[:2] + b"".join(metadata) + turned[2:]
+    changed = buffer.getvalue()
+    return changed[:2] + b"".join(metadata) + changed[2:]
 
 
 def with_gain_map(picture: bytes, gain_map: bytes, version: bytes) -> bytes:

@@ -7,6 +7,7 @@ natural: img2.png comes before img10.png, on every system.
 
 from __future__ import annotations
 
+import errno
 import glob
 import importlib.util
 import os
@@ -30,6 +31,7 @@ __all__ = [
     "collect",
     "content_suffix",
     "is_descriptor",
+    "is_loop",
     "is_stream",
     "natural_key",
     "picture_suffixes",
@@ -202,6 +204,10 @@ def search(name: str, *, recursive: bool, include: Sequence[str] = (), exclude: 
         return Search([(p, None) for p in sorted(matches, key=natural_key)])
     if safe_check(path.exists):
         error = PictureError(f"{name} is a device or a socket", "name a picture, a folder or a pipe")
+    elif is_loop(path):
+        error = PictureError(f"{name} is a link that leads back to itself", "name the file that it should lead to")
+    elif safe_check(path.is_symlink):
+        error = PictureError(f"{name} is a link to {path.readlink()}, which does not exist", "check where it leads")
     else:
         error = PictureError(f"{name} does not exist", "check the path")
     return Search(failed=[(path, error)])
@@ -272,6 +278,8 @@ def _kind_of_entry(entry: os.DirEntry[str]) -> str:
     suffix = PurePath(entry.name).suffix.lower()
     if suffix in SUFFIXES:
         return ""
+    if kind == "heic" and content_suffix(Path(entry.path)):
+        return ""  # telephones and services send JPEG files under the names of HEIC files
     return "" if suffix in picture_suffixes() and _looks_like(Path(entry.path), kind) else kind
 
 
@@ -358,6 +366,17 @@ def is_stream(path: Path) -> bool:
 def is_descriptor(path: Path) -> bool:
     """Return whether a path is the system's name of something that a process has open, which is no name of a file."""
     return _DESCRIPTOR.fullmatch(path.as_posix()) is not None
+
+
+def is_loop(path: Path) -> bool:
+    """Return whether a path cannot be followed because it leads through links that lead back to themselves."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    except ValueError:
+        return False
+    return False
 
 
 def safe_check(predicate: Callable[[], bool]) -> bool:

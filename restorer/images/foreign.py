@@ -18,12 +18,14 @@ import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from restorer.errors import PictureError
+from restorer.images.kinds import KINDS
 
 __all__ = ["PLUGINS", "Plugin", "check_kind", "develop", "is_raw", "load_plugins", "raw_size"]
 
@@ -36,11 +38,18 @@ _MAKERS = (  # how the files of makers begin that do not use TIFF
     b"II\x1a\0\0\0HEAPCCDR",  # Canon CRW
     b"\0MRM",  # Minolta MRW
     b"FOVb",  # Sigma X3F
+    b"IIIIwaR",  # Phase One
+    b"MMMMRaw",
 )
 _SUB_DIRECTORIES, _DNG_VERSION, _PHOTOMETRIC, _COMPRESSION = 330, 50706, 262, 259
 _SENSOR_VALUES = frozenset({32803, 34892})  # a colour filter array, and linear values of a sensor
-_SENSOR_COMPRESSIONS = frozenset({34713, 32767, 65535})  # Nikon, Sony, Pentax
+_SENSOR_COMPRESSIONS = frozenset(  # Nikon, Sony, Pentax, Samsung, Epson, Kodak, Panasonic
+    {34713, 32767, 65535, 32769, 32770, 32772, 65000, 32867, 34316}
+)
+_PHASE_ONE = (b"IIII", b"MMMM")  # what follows the header of TIFF
 _MAX_DIRECTORIES = 32
+_TIFF, _BIG_TIFF = (b"II*\0", b"MM\0*"), (b"II+\0", b"MM\0+")
+_WHOLE_NUMBERS = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 13: (4, "I"), 16: (8, "Q"), 18: (8, "Q")}  # bytes by the type
 
 _BRANDS = {
     "a raw photograph": (b"crx ",),
@@ -107,25 +116,33 @@ _EMPTY = "holds nothing but zeros"
 _DEVELOP_FIRST = "develop it first, or let the program do it: pip install 'restorer[raw]'"
 
 
-def is_raw(data: bytes) -> bool:
-    """Return whether a file is a raw photograph of a camera."""
+def is_raw(data: bytes, name: str = "") -> bool:
+    """Return whether a file is a raw photograph of a camera.
+
+    Args:
+        data: The file, or its beginning.
+        name: Its name. A file of the format TIFF with the suffix of raw photographs is one, whatever it holds.
+    """
     if data.startswith(_MAKERS) or data[4:12] == b"ftypcrx ":
         return True
-    if data[:4] not in (b"II*\0", b"MM\0*"):
+    if data[:4] not in (*_TIFF, *_BIG_TIFF):
         return False
-    return data[8:11] == b"CR\x02" or _has_sensor_values(data)
+    if data[8:11] == b"CR\x02" or data[8:12] in _PHASE_ONE or _has_sensor_values(data):
+        return True
+    return PurePath(name).suffix.lower() in KINDS["raw"].suffixes
 
 
 def _has_sensor_values(data: bytes) -> bool:
     """Return whether a directory of a TIFF file describes values of a sensor."""
     order = "<" if data[:2] == b"II" else ">"
-    waiting, seen = [_number(data, order, 4)], set[int]()
+    is_big = data[:4] in _BIG_TIFF
+    waiting, seen = [_number(data, order, 8 if is_big else 4, is_big)], set[int]()
     while waiting and len(seen) < _MAX_DIRECTORIES:
         at = waiting.pop()
         if at is None or not 8 <= at < len(data) or at in seen:
             continue
         seen.add(at)
-        tags, following = _read_directory(data, order, at)
+        tags, following = _read_directory(data, order, at, is_big)
         if _DNG_VERSION in tags or _SENSOR_VALUES.intersection(tags.get(_PHOTOMETRIC, ())):
             return True
         if _SENSOR_COMPRESSIONS.intersection(tags.get(_COMPRESSION, ())):
@@ -134,25 +151,31 @@ def _has_sensor_values(data: bytes) -> bool:
     return False
 
 
-def _number(data: bytes, order: str, at: int) -> int | None:
-    return struct.unpack_from(order + "I", data, at)[0] if at + 4 <= len(data) else None
+def _number(data: bytes, order: str, at: int, is_big: bool) -> int | None:
+    """Return the offset at a place, which has eight bytes in BigTIFF; None beyond the end."""
+    size = 8 if is_big else 4
+    return struct.unpack_from(order + "Q" if is_big else order + "I", data, at)[0] if at + size <= len(data) else None
 
 
-def _read_directory(data: bytes, order: str, at: int) -> tuple[dict[int, tuple[int, ...]], int | None]:
+def _read_directory(data: bytes, order: str, at: int, is_big: bool) -> tuple[dict[int, tuple[int, ...]], int | None]:
     """Return the whole numbers of a directory by their tags, and where the next directory begins."""
-    if at + 2 > len(data):
+    head, length, room = (8, 20, 8) if is_big else (2, 12, 4)  # bytes of the count, of an entry, of a value in it
+    if at + head > len(data):
         return {}, None
-    (count,) = struct.unpack_from(order + "H", data, at)
+    (count,) = struct.unpack_from(order + ("Q" if is_big else "H"), data, at)
     tags: dict[int, tuple[int, ...]] = {}
-    for entry in range(at + 2, min(at + 2 + 12 * count, len(data) - 11), 12):
-        tag, kind, number = struct.unpack_from(order + "HHI", data, entry)
-        size, letter = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 13: (4, "I")}.get(kind, (0, ""))
+    count = min(count, len(data) // length)
+    for entry in range(at + head, min(at + head + length * count, len(data) - length + 1), length):
+        tag, kind, number = struct.unpack_from(order + ("HHQ" if is_big else "HHI"), data, entry)
+        size, letter = _WHOLE_NUMBERS.get(kind, (0, ""))
         if not size or number > 64:
             continue
-        place = entry + 8 if size * number <= 4 else (_number(data, order, entry + 8) or 0)
+        place = entry + length - room
+        if size * number > room:
+            place = _number(data, order, place, is_big) or 0
         if place + size * number <= len(data):
             tags[tag] = struct.unpack_from(f"{order}{number}{letter}", data, place)
-    return tags, _number(data, order, at + 2 + 12 * count)
+    return tags, _number(data, order, at + head + length * count, is_big)
 
 
 def develop(data: bytes, name: str, max_pixels: int) -> np.ndarray:
@@ -215,7 +238,7 @@ def _kind_of_text(data: bytes) -> str:
     if start.startswith((b"<!doctype html", b"<html")):
         return "a web page"
     is_text = b"\0" not in data[:1000] and start.isascii() and all(b >= 32 or b in b"\t\r\n\f" for b in start)
-    return "a text" if is_text and len(start) > 3 else ""
+    return "not a picture but text" if is_text and len(start) > 3 else ""
 
 
 def load_plugins() -> tuple[str, ...]:

@@ -156,7 +156,7 @@ def to_srgb(bands: np.ndarray, icc: bytes) -> tuple[np.ndarray, str]:
         icc: Its colour profile.
 
     Returns:
-        The bands, and a note; '' if they were in sRGB.
+        The bands, and a note on what becomes of the profile.
     """
     colours = 1 if bands.shape[-1] < 3 else 3
     mode = "L" if colours == 1 else "RGB"
@@ -165,7 +165,7 @@ def to_srgb(bands: np.ndarray, icc: bytes) -> tuple[np.ndarray, str]:
         name = " ".join(ImageCms.getProfileDescription(profile).split())[:60]
         transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB", _INTENT)
         if _is_identity(transform, mode):
-            return bands, ""
+            return bands, f"JXL results are in sRGB and need no colour profile, so that {name!r} is left out"
         if bands.dtype != np.uint8:
             curve = np.asarray(transform.apply(Image.fromarray(np.arange(256, dtype=np.uint8)[None])))[0, :, 0]
             shade = np.interp(bands.astype(np.float64) / 257, np.arange(256), curve)

@@ -234,7 +234,9 @@ def with_result(
     old = (picture.width, picture.height)
     exif = adapt_exif(picture.exif, size, old=old) if picture.exif else None
     xmp = adapt_sizes(picture.xmp, old, size)
-    return replace(changed, alpha=_enlarged_alpha(picture, size, alpha), exif=exif, xmp=xmp)
+    attachments = picture.attachments.enlarged(size[0] / old[0], size[1] / old[1])
+    larger = _enlarged_alpha(picture, size, alpha)
+    return replace(changed, alpha=larger, exif=exif, xmp=xmp, attachments=attachments)
 
 
 def _revealed(alpha: np.ndarray, opaque: float, keep: np.ndarray) -> np.ndarray | None:

@@ -104,7 +104,7 @@ def read_size(source: Path, max_pixels: int = MAX_PIXELS, data: bytes | None = N
     """
     data, name = read_file(source) if data is None else data, display_name(source)
     with convert_errors(name, max_pixels):
-        if is_raw(data):
+        if is_raw(data, name):
             return raw_size(data, name, max_pixels)
         try:
             with _open_lazily(data) as image:
@@ -140,7 +140,7 @@ def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
 
 
 def _open_and_read(data: bytes, name: str, max_pixels: int) -> Picture:
-    if is_raw(data):
+    if is_raw(data, name):
         return _read_raw(data, name, max_pixels)
     is_tiff = data.startswith(TIFF_MAGIC)
     with silence_stderr() if is_tiff else contextlib.nullcontext():

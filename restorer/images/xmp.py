@@ -10,6 +10,7 @@ Sources:
 
 from __future__ import annotations
 
+import itertools
 import re
 
 __all__ = ["adapt_sizes", "remove_claims", "remove_orientation"]
@@ -24,6 +25,10 @@ _HEIGHTS = (
     *("GPano:FullPanoHeightPixels", "GPano:CroppedAreaImageHeightPixels", "GPano:CroppedAreaTopPixels"),
     *("GPano:SourcePhotoHeightPixels", "exif:PixelYDimension", "exifEX:PixelYDimension", "tiff:ImageLength", "stDim:h"),
 )
+
+_PAGES = re.compile(rb"(<xmpTPg:MaxPageSize\b[^>]*/>|<xmpTPg:MaxPageSize\b.*?</xmpTPg:MaxPageSize\s*>)", re.DOTALL)
+_SUBJECTS = re.compile(rb"<exif:Subject(?:Area|Location)\b.*?</exif:Subject(?:Area|Location)\s*>", re.DOTALL)
+_NUMBERS = re.compile(rb"(?<=li>)\s*\d+")
 
 _CLAIMS = {
     "gain map": ("hdrgm", "HDRGainMap", "HDRGainMapVersion"),
@@ -55,6 +60,20 @@ def adapt_sizes(packet: bytes | None, old: tuple[int, int], new: tuple[int, int]
     """
     if packet is None or old == new:
         return packet
+    parts = _PAGES.split(packet)  # every second part is the size of a page, in inches or millimetres
+    parts[::2] = [_scale(part, old, new) for part in parts[::2]]
+    return b"".join(parts)
+
+
+def _scale(packet: bytes, old: tuple[int, int], new: tuple[int, int]) -> bytes:
+    """Return a part of a packet whose sizes and places in pixels are scaled; see `adapt_sizes`."""
+    across, down = new[0] / old[0], new[1] / old[1]
+
+    def moved(match: re.Match[bytes]) -> bytes:
+        factors = itertools.cycle((across, down))  # a point, and a width and a height or a diameter
+        return _NUMBERS.sub(lambda number: str(round(int(number[0]) * next(factors))).encode(), match[0])
+
+    packet = _SUBJECTS.sub(moved, packet)
     for names, before, after in ((_WIDTHS, old[0], new[0]), (_HEIGHTS, old[1], new[1])):
         joined = b"|".join(re.escape(name.encode()) for name in names)
         pattern = re.compile(rb'((?:%s)(?:\s*=\s*["\']|\s*>\s*))(\d+(?:\.\d+)?)' % joined)

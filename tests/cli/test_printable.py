@@ -200,3 +200,69 @@ def test_the_result_goes_into_the_home_folder(tmp_path: Path) -> None:
     assert code == 0, err
     assert out.decode().strip() == str(tmp_path / "home/out/n_denoised.png")
     assert not (tmp_path / "~").exists()
+
+
+EVERY_VERB = f"""
+import os, sys, traceback
+sys.path.insert(0, {str(TESTS)!r})
+from pathlib import Path
+from PIL import Image
+from stubs import Smooth
+from restorer.models import load as models_load
+models_load.load_prior = lambda *arguments: Smooth()
+from restorer.cli.app import run
+from restorer.cli.terminal.streams import open_streams
+
+names, encodings = sys.argv[1].split("|"), sys.argv[2].split()
+for encoding in encodings:
+    sys.stdout.reconfigure(encoding=encoding, errors="strict")
+    sys.stderr.reconfigure(encoding=encoding, errors="strict")
+    open_streams()
+    for name in names:
+        picture, mask, out = f"{{name}}.png", f"{{name}}_m.png", f"{{encoding}}/{{name}}"
+        Path(encoding).mkdir(exist_ok=True)
+        quick = ["--sigma", "9", "--steps", "1", "--overwrite", "-v"]
+        for words in (
+            ["denoise", picture, "-o", f"{{out}}1.png", *quick],
+            ["dejpeg", f"{{name}}.jpg", "-o", f"{{out}}2.jpg", "--overwrite", "-v"],
+            ["inpaint", picture, "--mask", mask, "-o", f"{{out}}3.png", "--steps", "1", "--overwrite", "-v"],
+            ["upscale", picture, "--scale", "2", "-o", f"{{out}}4.png", *quick],
+            ["deblur", picture, "--gaussian", "1", "-o", f"{{out}}5.png", "--steps", "1", "--overwrite", "-v"],
+            ["auto", picture, "-o", f"{{out}}6.png", "--overwrite", "-v"],
+            ["mask", picture, "--box", "1,1,4,4", "-o", f"{{out}}7.png", "--overwrite"],
+            ["compare", picture, mask, "-o", f"{{out}}8.png", "--overwrite"],
+            ["doctor", f"{{out}}1.png"],
+            ["denoise", picture, "--dry-run"],
+            ["models", "info", f"{{name}}.safetensors"],
+            ["train", f"{{name}}.png", "--out", f"{{name}}/run", "--steps", "0"],
+            ["manifest", "merge", f"{{name}}.jsonl", "-o", f"{{out}}9.jsonl"],
+            ["evaluate", f"{{name}}.png"],
+            ["generate", "--size", "8", "-n", "1", "--steps", "1", "-o", f"{{name}}.png/x.png"],
+            ["denoise", f"{{name}}-absent.png"],
+        ):
+            code = run(words)
+            sys.stdout.flush(), sys.stderr.flush()
+            Path("codes").open("a").write(f"{{encoding}} {{code}} {{words[0]}}\\n")
+            if code == 1:
+                Path("bugs").open("a").write(repr(words) + "\\n")
+"""
+
+
+def test_every_verb_prints_names_of_ten_scripts_in_every_encoding(tmp_path: Path) -> None:
+    """One process runs all verbs on names of all scripts, with the streams set to one encoding after the other."""
+    joined = ["-".join([*TEN_SCRIPTS.values(), *(NAMES[name] for name in ("emoji", "escape", "newline", "override"))])]
+    for name in joined:
+        draw(tmp_path / f"{name}.png")
+        draw(tmp_path / f"{name}.jpg")
+        Image.fromarray(np.pad(np.full((4, 4), 255, np.uint8), ((2, 6), (3, 3)))).save(tmp_path / f"{name}_m.png")
+    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent), "PYTHONIOENCODING": "utf-8", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", EVERY_VERB, "|".join(joined), " ".join(ENCODINGS)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not (tmp_path / "bugs").exists(), (tmp_path / "bugs").read_text("utf-8")
+    assert b"Traceback" not in done.stderr and b"UnicodeEncodeError" not in done.stderr
+    codes = (tmp_path / "codes").read_text().splitlines()
+    assert len(codes) == len(ENCODINGS) * len(joined) * 16
+    restored = {"denoise", "dejpeg", "inpaint", "upscale", "deblur", "auto", "mask", "compare", "doctor"}
+    for verb in restored:
+        assert sum(line.split()[1:] == ["0", verb] for line in codes) >= len(ENCODINGS) * len(joined), verb

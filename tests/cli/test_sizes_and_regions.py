@@ -68,21 +68,30 @@ def mask(width: int = 40, height: int = 30) -> str:
     return "m.png"
 
 
+RESULT_TAGS = {
+    "denoise": "denoised",
+    "dejpeg": "dejpegged",
+    "deblur": "deblurred",
+    "inpaint": "inpainted",
+    "upscale": "x2",
+    "auto": "restored",
+}
+"""The restoring verbs, and what they add to the names of results."""
+
+
 def options_of(verb: str) -> list[str]:
     return {
         "inpaint": ["--mask", mask()],
         "denoise": ["--sigma", "20"],
+        "deblur": ["--gaussian", "1", "--sigma", "5", "--steps", "2"],
         "upscale": ["--scale", "2", "--steps", "2"],
     }.get(verb, [])
 
 
-@pytest.mark.parametrize("verb", ["denoise", "dejpeg", "inpaint", "upscale"])
+@pytest.mark.parametrize("verb", RESULT_TAGS)
 def test_a_region_is_written_alone(verb: str, restore: Restore) -> None:
     picture()
-    options, tag = (
-        options_of(verb),
-        {"inpaint": "inpainted", "upscale": "x2"}.get(verb, f"{verb}d".replace("gd", "gged")),
-    )
+    options, tag = options_of(verb), RESULT_TAGS[verb]
     assert restore(verb, "img.png", *options, "--region", "6,5,20,10").code == 0
     factor = 2 if verb == "upscale" else 1
     name = f"img_{tag}_20x10+6+5.png"

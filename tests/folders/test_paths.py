@@ -372,3 +372,12 @@ def test_a_dot_in_a_name_does_not_end_it() -> None:
 )
 def test_exit_code(codes: list[int], done: int, expected: int) -> None:
     assert combined_exit_code(codes, done) == expected
+
+
+@pytest.mark.parametrize("name", ["loop", "loop/x.png", "loop/"])
+def test_an_output_that_leads_back_to_itself_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    source = tmp_path / "a.png"
+    source.write_bytes(b"x")
+    with pytest.raises(OutputError, match="is a link that leads back to itself"):
+        resolve_targets([(source, None)], f"{tmp_path}/{name}", "denoised", overwrite=False, skip_existing=False)

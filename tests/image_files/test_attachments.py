@@ -329,14 +329,18 @@ def test_a_gain_map_is_kept_in_a_jpeg(factor: int) -> None:
     data, notes = write(restored(ultra_hdr(), factor), "JPEG")
     assert not notes
     again = load(io.BytesIO(data))
-    assert again.attachments.gain_map == gain_map() and (again.height, again.width) == (48 * factor, 64 * factor)
+    assert (again.height, again.width) == (48 * factor, 64 * factor)
+    kept = again.attachments.gain_map
+    with Image.open(io.BytesIO(kept)) as larger, Image.open(io.BytesIO(gain_map())) as smaller:
+        assert larger.size == (factor * smaller.width, factor * smaller.height) and b"GainMapMax" in kept
+        assert factor > 1 or kept == gain_map()
     assert b'hdrgm:Version="1.0"' in (again.xmp or b"") and b'dc:title="Sea"' in (again.xmp or b"")
     with Image.open(io.BytesIO(data)) as image:
         index = JpegImagePlugin._getmp(image)  # type: ignore[attr-defined]
         entries, base = index[0xB002], image.info["mpoffset"]
-    assert entries[0]["Size"] == len(data) - len(gain_map()) == parse_jpeg(data).end  # type: ignore[union-attr]
+    assert entries[0]["Size"] == len(data) - len(kept) == parse_jpeg(data).end  # type: ignore[union-attr]
     start = base + entries[1]["DataOffset"]
-    assert data[start:] == gain_map() and entries[1]["Size"] == len(gain_map())
+    assert data[start:] == kept and entries[1]["Size"] == len(kept)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -431,3 +435,29 @@ def test_a_long_comment_is_cut_and_said() -> None:
     picture = Picture(pixels(), text={"Comment": "x" * 70_000})
     _, notes = write(picture, "JPEG")
     assert notes == ("JPEG cannot hold a comment of 70,000 bytes, so its end is cut off",)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            b"<GPano:FullPanoWidthPixels>4000</GPano:FullPanoWidthPixels>",
+            b"<GPano:FullPanoWidthPixels>8000</GPano:FullPanoWidthPixels>",
+        ),
+        (b"a GPano:FullPanoHeightPixels = '2000' b", b"a GPano:FullPanoHeightPixels = '6000' b"),
+        (
+            b'<mwg-rs:AppliedToDimensions stDim:w="4000" stDim:h="2000"/>',
+            b'<mwg-rs:AppliedToDimensions stDim:w="8000" stDim:h="6000"/>',
+        ),
+        (b'<xmpTPg:MaxPageSize stDim:w="11.0" stDim:h="8.5" stDim:unit="Inches"/>',) * 2,
+        (b"<xmpTPg:MaxPageSize><stDim:w>11.0</stDim:w></xmpTPg:MaxPageSize>",) * 2,
+        (
+            b"<exif:SubjectArea><rdf:Seq><rdf:li>100</rdf:li> <rdf:li>50</rdf:li></rdf:Seq></exif:SubjectArea>",
+            b"<exif:SubjectArea><rdf:Seq><rdf:li>200</rdf:li> <rdf:li>150</rdf:li></rdf:Seq></exif:SubjectArea>",
+        ),
+        (b'GPano:PoseHeadingDegrees="350.0" xmpGImg:width="256"',) * 2,
+    ],
+)
+def test_what_is_in_pixels_grows_and_nothing_else(before: bytes, after: bytes) -> None:
+    assert adapt_sizes(before, (4000, 2000), (8000, 6000)) == after
+    assert adapt_sizes(before, (4000, 2000), (4000, 2000)) == before

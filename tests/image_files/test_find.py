@@ -13,7 +13,7 @@ from PIL import Image
 
 from restorer.errors import PictureError
 from restorer.images import find, reading
-from restorer.images.find import FORMAT_SUFFIXES, STDIO, SUFFIXES, collect, is_stream, natural_key, search_all
+from restorer.images.find import FORMAT_SUFFIXES, STDIO, SUFFIXES, collect, is_stream, natural_key, search, search_all
 from restorer.images.kinds import KINDS, describe_counts, kind_of
 
 PICTURES = [f"all/p{suffix}" for suffix in sorted(SUFFIXES)]
@@ -273,3 +273,27 @@ def test_searching_does_not_wait_for_a_pipe() -> None:
     thread.start()
     thread.join(60)
     assert not thread.is_alive()
+
+
+def test_links_that_lead_nowhere_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "b.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
+    (tmp_path / "c.png").symlink_to("gone.png")
+    told = {
+        name: str(search(str(tmp_path / name), recursive=False).failed[0][1]) for name in ("a.png", "c.png", "d.png")
+    }
+    assert told["a.png"].endswith("a.png is a link that leads back to itself")
+    assert told["c.png"].endswith("c.png is a link to gone.png, which does not exist")
+    assert told["d.png"].endswith("d.png does not exist")
+    inside = search(str(tmp_path / "a.png" / "x.png"), recursive=False).failed[0][1]
+    assert str(inside).endswith("x.png is a link that leads back to itself")
+
+
+@pytest.mark.parametrize("heif", [True, False])
+def test_a_jpeg_under_the_name_of_a_heic_is_found(heif: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suffixes = SUFFIXES | ({".heic"} if heif else set())
+    monkeypatch.setattr(find, "picture_suffixes", lambda: suffixes)
+    Image.new("RGB", (8, 8)).save(tmp_path / "sent.HEIC", "JPEG")
+    (tmp_path / "other.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    found = search(str(tmp_path), recursive=True)
+    assert [path.name for path, _ in found.pictures] == (["other.heic", "sent.HEIC"] if heif else ["sent.HEIC"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 from pathlib import Path
@@ -83,6 +84,27 @@ def test_raw_files_that_are_tiff_files_are_refused(photometric: str, version: bo
         assert preview.size == (60, 40)  # what a reader of TIFF files takes for the picture
     with pytest.raises(PictureError, match="is a raw file"):
         load(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.usefixtures("without_plugins")
+def test_the_preview_of_a_raw_file_in_any_kind_of_tiff_is_not_taken(order: str, big: bool) -> None:
+    with tifffile.TiffWriter(buffer := io.BytesIO(), byteorder=order, bigtiff=big) as tiff:
+        tiff.write(np.zeros((40, 60, 3), np.uint8), photometric="rgb", subifds=1, subfiletype=1, metadata=None)
+        pattern = [(33421, "H", 2, (2, 2), True), (33422, "B", 4, (0, 1, 1, 2), True)]
+        tiff.write(np.zeros((80, 120), np.uint16), photometric=32803, extratags=pattern, metadata=None)
+    with pytest.raises(PictureError, match="is a raw file"):
+        load(io.BytesIO(buffer.getvalue()))
+
+
+@pytest.mark.usefixtures("without_plugins")
+def test_a_tiff_file_under_the_name_of_a_raw_file_may_be_its_preview(tmp_path: Path) -> None:
+    for name, is_refused in (("a.MEF", True), ("a.3fr", True), ("a.tif", False)):
+        Image.new("RGB", (8, 6)).save(tmp_path / name, "TIFF")
+        for read in (load, read_size):
+            with pytest.raises(PictureError, match="is a raw file") if is_refused else contextlib.nullcontext():
+                read(tmp_path / name)
 
 
 @pytest.mark.parametrize("maker", ["NIKON CORPORATION", "SONY", "ACME"])

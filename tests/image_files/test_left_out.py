@@ -203,7 +203,7 @@ def test_a_wrong_checksum_of_the_pixels_is_said() -> None:
     [
         (b"<!DOCTYPE html><html>sign in</html>", "is a web page"),
         (b"\xef\xbb\xbf\r\n<html>", "is a web page"),
-        (b'{"error": "not found"}', "is a text"),
+        (b'{"error": "not found"}', "is not a picture but text"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS"),
         (bytes(5000), "holds nothing but zeros"),
         (b"\0\5\x16\7\0\2\0\0Mac OS X        ", "second half of a file of a Mac"),

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from mutations import mutant
+from mutations import BOXED_SUFFIXES, mutant
 from PIL import Image
 from stubs import Smooth
 
@@ -130,7 +130,11 @@ def find_faults(verb: str, seeds: range, call: Call) -> list[str]:
     written = {str(path) for path in Path("out").rglob("*") if not path.name.startswith(MANIFEST)}
     if written != {record["output"] for record in results.values() if record["status"] == "ok"}:
         found.append(f"{verb} {seeds}: the output folder does not contain exactly the reported results")
+    # A file with the suffix of an optional format that does not begin as such files do is passed over.
+    passed_over = {record["input"] for record in records if record["event"] == "passed_over"}
     for path in sorted(Path("in").iterdir()):
+        if str(path) in passed_over and path.suffix in BOXED_SUFFIXES.values():
+            continue
         if fault := describe_fault(verb, path, results.get(str(path))):
             found.append(f"{verb} {path}: {fault}")
     return found
