@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +34,7 @@ __all__ = [
     "STANDARD_TABLES",
     "Component",
     "Jpeg",
+    "expected_errors",
     "indices_of",
     "quality_of",
     "read_jpeg",
@@ -137,7 +139,7 @@ class Jpeg:
     @property
     def sigma(self) -> float:
         """Expected standard deviation of the error of the compression, in levels, over all pixels and channels."""
-        errors = [_expected_error(component) for component in self.components]
+        errors = [float(expected_errors(component)[0].mean()) + 1 / 12 for component in self.components]
         if self.colour == "ycbcr":
             return math.sqrt(sum(share * error for share, error in zip(CHANNEL_SHARES, errors, strict=True)))
         return math.sqrt(sum(errors) / len(errors))
@@ -162,15 +164,23 @@ class Jpeg:
         nothing = Component(torch.zeros_like(first.indices), torch.zeros(BLOCK, BLOCK), (1, 1))
         return replace(self, colour="ycbcr", components=(first, nothing, nothing))
 
-    def degradation(self, shares: tuple[float, float] = (1.0, 1.0), most_doubt: float = 1.0) -> Quantization:
+    def degradation(
+        self,
+        shares: tuple[float, float] = (1.0, 1.0),
+        most_doubt: float = 1.0,
+        noise: Sequence[Tensor] | None = None,
+    ) -> Quantization:
         """Return the operator of the loop.
 
         Args:
             shares: `prior_share` of the luminance and of the chroma.
             most_doubt: As in `Quantization`.
+            noise: Variance in squared levels of the noise that every component had before it was quantized, (8, 8)
+                each; None for none.
         """
         planes = [
-            Plane(component.steps, component.shrink, shares[min(i, 1)]) for i, component in enumerate(self.components)
+            Plane(component.steps, component.shrink, shares[min(i, 1)], None if noise is None else noise[i])
+            for i, component in enumerate(self.components)
         ]
         size = (self.height, self.width) if self.orientation < 5 else (self.width, self.height)
         return Quantization(
@@ -228,8 +238,11 @@ def read_jpeg(data: bytes) -> Jpeg | None:
     return None
 
 
-def _expected_error(component: Component) -> float:
-    """Return the expected mean square error of the values of a plane, in squared levels.
+def expected_errors(component: Component) -> tuple[Tensor, Tensor]:
+    """Return the expected square error of every coefficient of a plane by the compression, and its share of others.
+
+    The errors, (64,), are in squared levels. The shares, (64,), are those of the blocks in which the coefficient was
+    not rounded to 0.
 
     A coefficient that is not 0 is anywhere in its cell. The coefficients of a frequency have a Laplace distribution of
     scale b, of which the share exp(-q / 2b) is not rounded to 0. Where nearly all of them are 0, b follows from lower
@@ -243,7 +256,7 @@ def _expected_error(component: Component) -> float:
     b = _laplace_scales(edge, 1 - zeros, len(blocks))
     left = (-edge / b).exp()
     inside = 2 * b.square() - (edge.square() + 2 * edge * b) * left / (1 - left)
-    return float((zeros * inside.clamp(min=0).minimum(cell) + (1 - zeros) * cell).mean()) + 1 / 12
+    return zeros * inside.clamp(min=0).minimum(cell) + (1 - zeros) * cell, 1 - zeros
 
 
 def _laplace_scales(edge: Tensor, share: Tensor, count: int) -> Tensor:

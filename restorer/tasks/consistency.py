@@ -74,6 +74,8 @@ def consistency_of(job: Job, image: Tensor) -> Consistency:
     if job.doubt is not None and job.doubt.known is not None:
         known = job.doubt.known
         return Consistency(known_equal=bool(torch.equal(image[:, known], given[:, known])))
+    if isinstance(job.degradation, Quantization) and job.degradation.is_noisy:
+        return Consistency()  # the cells are those of the picture with its noise
     if isinstance(job.degradation, Quantization) and job.second_pass is None and job.y is not None:
         operator, channels = job.degradation, job.degradation.channels
         size = operator.size[::-1] if operator.turn[0] else operator.size

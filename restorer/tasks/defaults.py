@@ -16,6 +16,7 @@ __all__ = [
     "INPAINT_WIDE",
     "JPEG",
     "LATENT_STEPS",
+    "NOISY_JPEG",
     "OUTLIERS",
     "PATCHED_SIDE",
     "UPSCALE",
@@ -95,9 +96,9 @@ class CameraDefaults:
 CAMERA = CameraDefaults(
     steps=4,
     detail=0.2,
-    detail_of_strong=0.6,
-    weak=8.0,
-    strong=16.0,
+    detail_of_strong=0.8,
+    weak=7.0,
+    strong=12.0,
     first=4.0,
     faithful=1.3,
     natural=0.7,
@@ -119,6 +120,7 @@ class JpegDefaults:
         shares: How far the prediction of a level is taken to be from the truth in the luminance and in the chroma, as
             multiples of its variance.
         most_doubt: By how much this is raised at most where the file contradicts the prediction.
+        extrapolation: As in `Plan`.
     """
 
     steps: int
@@ -128,9 +130,39 @@ class JpegDefaults:
     single: float
     shares: tuple[float, float]
     most_doubt: float
+    extrapolation: float
 
 
-JPEG = JpegDefaults(steps=6, detail=0.0, first=3.5, last=0.6, single=1.4, shares=(0.9, 0.3), most_doubt=8.0)
+JPEG = JpegDefaults(
+    steps=6, detail=0.0, first=3.5, last=0.6, single=1.4, shares=(0.9, 0.3), most_doubt=8.0, extrapolation=1.0
+)
+
+
+@dataclass(frozen=True)
+class NoisyJpegDefaults(CameraDefaults):
+    """The default settings for noise that was compressed. All levels are multiples of the expected error of both.
+
+    Args:
+        most_doubt: As in `JpegDefaults`.
+    """
+
+    most_doubt: float = 1.0
+
+
+# The data are trusted as `JPEG.shares` says, so that the trust of camera noise has no part in it.
+NOISY_JPEG = NoisyJpegDefaults(
+    steps=4,
+    detail=0.2,
+    detail_of_strong=0.6,
+    weak=8.0,
+    strong=16.0,
+    first=3.0,
+    faithful=1.2,
+    natural=0.7,
+    single=2.0,
+    trust=1.0,
+    most_doubt=2.0,
+)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from restorer.images.sizes import Region
 from restorer.limits import check, check_denoising
 from restorer.measurement.camera_noise import CameraNoise, mean_variance, measure_camera_noise
 from restorer.measurement.jpeg import Jpeg
+from restorer.measurement.jpeg_noise import NoiseBefore, find_noise_before
 from restorer.measurement.noise import Noise
 from restorer.measurement.outliers import find_outliers
 from restorer.measurement.white_noise import constant_areas, estimate_sigma, is_white, undo_clipping
@@ -44,6 +45,7 @@ from restorer.tasks.common import LOWEST_LEVEL, as_colour, check_picture, select
 from restorer.tasks.defaults import CAMERA, DENOISE
 from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
 from restorer.tasks.job import Job
+from restorer.tasks.noisy_jpeg import least_probability, noise_of, with_noise_removed
 from restorer.tasks.outliers import without_outliers
 from restorer.tasks.region import Place
 from restorer.tasks.started import alone, check_start, repaired_from
@@ -80,6 +82,9 @@ MOST_EXPLAINED = 1.3
 
 KNOWN_QUALITY = 50
 """JPEG quality from which the noise estimator tells noise from compression by itself, because it was trained on it."""
+
+COARSE, COLOURED = 0.75, 0.75
+"""Correlation of neighbours and share of colour from which the luminance of a JPEG file need not show camera noise."""
 
 NOTHING_FOUND = "no noise that can be told from texture was found: the picture is copied; --sigma N removes white noise"
 
@@ -154,6 +159,8 @@ def prepare_denoise(
     if noise == "off":
         return task.or_compression(task.copy(Noise("none", 0.0, estimated=False)))
     level = estimate_sigma(image, evidence)
+    if noise == "auto" and task.before is not None:  # what passed the compression may look white, and is less than all
+        return replace(task.unmeasured(), measure=lambda: task.measure(level))
     if noise == "white" or (noise == "auto" and is_white(image, level, evidence)):
         found = Noise("white", strength * level, estimated=True, strength=strength)
         return task.or_compression(task.remove_white(found))
@@ -191,6 +198,11 @@ class _Denoising:
         """The pixels of areas that never vary, bool (H, W). They hold no noise, and keep their colour exactly."""
         return constant_areas(self.image)
 
+    @cached_property
+    def before(self) -> NoiseBefore | None:
+        """The noise before the compression, by the coefficients of the file; None if they show none."""
+        return find_noise_before(self.jpeg) if self.jpeg is not None and can_be_restored(self.jpeg) else None
+
     @property
     def doubted(self) -> dict[str, Any]:
         """What a `Doubt` says about the picture itself."""
@@ -220,7 +232,8 @@ class _Denoising:
         """
         if self.jpeg is None or job.noise is None:
             return job
-        is_told_apart = job.noise.kind == "camera" and self.jpeg.quality >= KNOWN_QUALITY
+        is_camera = job.noise.kind == "camera" and not self._is_contradicted(job.noise)
+        is_told_apart = is_camera and self.jpeg.quality >= KNOWN_QUALITY
         is_explained = not is_told_apart and job.noise.sigma <= MOST_EXPLAINED * self.jpeg.sigma * self.strength
         if not can_be_restored(self.jpeg) or not is_explained:
             return replace(job, jpeg=self.jpeg)
@@ -245,8 +258,11 @@ class _Denoising:
         """
         evidence = ~self.constant if self.evidence is None else self.evidence & ~self.constant
         found = measure_camera_noise(self.image, measuring_prior(self.model), load_noise_estimator(), evidence)
+        is_believed = found is not None and (self.kind == "camera" or _is_believed(found, white_sigma))
+        if found is not None and self.kind == "auto" and self._is_noise_before(found, is_believed):
+            return self.remove_before(found.probability)
         is_white = found is not None and self.kind == "auto" and self._looks_white(found, white_sigma)
-        if found is not None and not is_white and (self.kind == "camera" or _is_believed(found, white_sigma)):
+        if found is not None and not is_white and is_believed:
             return self.or_compression(self.remove_camera(found))
         probability = None if found is None else found.probability
         least = SURE_WHITE_SIGMA if probability is not None and probability < LIKELY else LEAST_WHITE_SIGMA
@@ -255,6 +271,31 @@ class _Denoising:
             return self.or_compression(self.remove_white(Noise("white", sigma, True, self.strength, probability)))
         nothing = Noise("none", 0.0, True, probability=probability)
         return self.or_compression(self.copy(nothing, NOTHING_FOUND))
+
+    def _is_noise_before(self, found: CameraNoise, is_believed: bool) -> bool:
+        """Return whether noise is removed together with the compression, by what the coefficients of the file show.
+
+        Coarse noise that is believed by the pixels alone is removed from them.
+        """
+        is_white = self.before is not None and self.before.is_white
+        return found.probability >= least_probability(self.before) and (is_white or not is_believed)
+
+    def _is_contradicted(self, noise: Noise) -> bool:
+        """Return whether the coefficients of the file speak against camera noise that was found in the pixels.
+
+        Very coarse noise is in no coefficient that is looked at, and colour is not looked at.
+        """
+        is_looked_at = noise.correlation < COARSE and noise.chroma < COLOURED
+        return is_looked_at and (noise.probability or 0.0) < least_probability(self.before)
+
+    def remove_before(self, probability: float | None) -> Job:
+        """Return the job that removes the noise that was there before the compression, and undoes that too."""
+        assert self.jpeg is not None and self.before is not None
+        before = self.before.scaled(self.strength, self.jpeg)
+        options: dict[str, Any] = {"steps": self.steps, "detail": self.detail, "method": self.method, "seed": self.seed}
+        copied = self.copy(noise_of(before, self.strength, probability))
+        job = with_noise_removed(copied, self.image, self.place, self.jpeg, before, self.finish, **options)
+        return replace(job, redo=lambda *state: self.of(*state).remove_before(probability))
 
     def _looks_white(self, found: CameraNoise, white_sigma: float) -> bool:
         """Return whether what was measured is white noise, of which texture has misled the quicker test."""
@@ -305,6 +346,10 @@ class _Denoising:
     def remove_camera(self, found: CameraNoise) -> Job:
         """Return the job that removes camera noise."""
         measured = found.sigma if found.probability >= SURE else found.cautious
+        if self.before is not None and found.probability >= SURE:
+            measured = math.sqrt(
+                measured * self.before.error
+            )  # the file tells it as well, and neither knows it exactly
         sigma = self.strength * measured
         detail = CAMERA.detail_at(sigma) if self.detail is None else self.detail
         count, s_y = self.steps or CAMERA.steps, 2 * sigma / 255

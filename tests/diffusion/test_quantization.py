@@ -160,3 +160,15 @@ def test_unknown_blocks_stay_as_they_are_without_noise():
 def test_other_numbers_of_planes_are_refused():
     with pytest.raises(ValueError, match="one or three planes"):
         Quantization((BLOCK, BLOCK), [Plane(TABLE)] * 4)
+
+
+def test_noise_before_the_compression_adds_to_every_cell():
+    """With steps of 0 the data are the coefficients with their noise, and the proximal point is a weighted mean."""
+    variance = 4.0 + torch.arange(64.0).view(8, 8)
+    op = Quantization((16, 24), [Plane(torch.zeros(8, 8), noise=variance)])
+    assert op.is_noisy
+    x, y = random(1, 1, 16, 24), op.measure(random(1, 1, 16, 24, seed=1))
+    moved = op.measure(op.correct(x, y, 1.0, 0.01))
+    weight = 0.01 / (0.01 + variance.double() / 127.5**2)
+    expected = op.measure(x) + weight.flatten().repeat(6) * (y - op.measure(x))
+    torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-6)

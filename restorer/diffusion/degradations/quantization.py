@@ -18,6 +18,9 @@ An image that is not a multiple of 8 pixels was continued by its last pixels bef
 and that is part of A. If the image was cropped after it had been stored, the incomplete blocks at its borders are
 unknown.
 
+Noise that the image had before it was stored adds its variance to that of every cell. The cells then are those of the
+noisy image, and `finish` must not be used.
+
 The proximal point is computed coefficient by coefficient in YCbCr, with the weight
 
     w = r_c^2 / (r_c^2 + s_y^2 v),   r_c^2 = r^2 times the share of the prior's variance that a plane has
@@ -77,11 +80,14 @@ class Plane:
             for coefficients that are known exactly.
         shrink: The factors by which the plane is smaller than the image, down and across.
         prior_share: Variance of the prior's error in this plane, as a multiple of its variance in RGB.
+        noise: Variance in squared levels of the noise that every coefficient had before it was quantized, (8, 8); None
+            for none.
     """
 
     steps: Tensor
     shrink: tuple[int, int] = (1, 1)
     prior_share: float = 1.0
+    noise: Tensor | None = None
 
 
 @cache
@@ -131,12 +137,17 @@ class Quantization(Degradation):
         self.most_doubt, self.own_edges = most_doubt, own_edges
         self.turn = _TURNS[orientation]
         self.size = size[::-1] if self.turn[0] else size  # as stored
-        self._weights: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._weights: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]] = {}
 
     @property
     def channels(self) -> int:
         """Number of channels of the image."""
         return len(self.planes)
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the image had noise before it was quantized."""
+        return any(plane.noise is not None for plane in self.planes)
 
     def measure(self, x: Tensor) -> Tensor:
         """Return the coefficients of images (B, C, H, W), (B, N)."""
@@ -243,11 +254,15 @@ class Quantization(Degradation):
                 torch.full((down * across * BLOCK**2,), plane.prior_share)
                 for plane, (down, across) in zip(self.planes, self._block_counts(), strict=True)
             ]
-            self._weights[key] = self._steps(y), torch.cat(shares).to(y)[None]
-        steps, share = self._weights[key]
+            noise = [
+                (torch.zeros(BLOCK, BLOCK) if plane.noise is None else plane.noise).flatten().repeat(down * across)
+                for plane, (down, across) in zip(self.planes, self._block_counts(), strict=True)
+            ]
+            self._weights[key] = self._steps(y), torch.cat(shares).to(y)[None], torch.cat(noise).to(y)[None]
+        steps, share, before = self._weights[key]
         cell = steps.square() / 12
-        rounding = torch.where(steps > 0, ROUNDING, 0.0)
-        return LEVEL**2 * (torch.where(self._is_zero(y), ZERO_SHARE * cell, cell) + rounding), share
+        others = torch.where(steps > 0, ROUNDING, 0.0) + before
+        return LEVEL**2 * (torch.where(self._is_zero(y), ZERO_SHARE * cell, cell) + others), share
 
     def _is_zero(self, y: Tensor) -> Tensor:
         """Return which coefficients were rounded to 0, bool (B, N). The mean of a block is as likely to be 0 as not."""

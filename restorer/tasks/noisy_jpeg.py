@@ -1,0 +1,116 @@
+"""Removal of noise from a picture that was compressed with it: both in one run of the reverse process.
+
+Compression has changed the noise, and noise has filled the cells of the coefficients, so that neither can be undone
+first without a loss. The reverse process starts at the decoded picture, and each prediction is drawn towards the
+coefficients of the file. Each of them is as uncertain as its cell and the noise together
+(`restorer.diffusion.degradations.quantization`). As with camera noise, the last prediction is not drawn back, and
+`detail` decides at which level it is made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from restorer.diffusion.plan import Plan, log_levels, make_plan
+from restorer.measurement.jpeg import Jpeg
+from restorer.measurement.jpeg_noise import NoiseBefore
+from restorer.measurement.jpeg_window import cut_jpeg
+from restorer.measurement.noise import Noise
+from restorer.measurement.white_noise import undo_clipping
+from restorer.tasks.common import as_colour, without_equal_channels
+from restorer.tasks.defaults import JPEG, NOISY_JPEG
+from restorer.tasks.job import Job
+from restorer.tasks.region import Place
+from restorer.tasks.uncertain import Doubt
+
+__all__ = ["least_probability", "noise_of", "with_noise_removed"]
+
+LEAST_PROBABILITIES_BEFORE = {"wide": 0.03, "even": 0.4, "found": 0.8}
+LEAST_PROBABILITIES_OF_FEW = {"wide": 0.9, "even": 0.9, "found": 0.985}
+"""Probabilities from which noise is removed that the coefficients of a JPEG file show in flat blocks. Where these
+blocks agree about its strength, and the more where half of all blocks do, it is hardly texture. Small pictures have
+too few blocks for that."""
+
+
+def least_probability(before: NoiseBefore | None) -> float:
+    """Return the probability of noise from which the noise is believed that a file shows; infinite if it shows none."""
+    if before is None:
+        return math.inf
+    least = LEAST_PROBABILITIES_OF_FEW if before.is_of_few else LEAST_PROBABILITIES_BEFORE
+    return least["wide" if before.is_wide else "even" if before.is_even else "found"]
+
+
+def noise_of(before: NoiseBefore, strength: float, probability: float | None, *, estimated: bool = True) -> Noise:
+    """Return what is told of noise that was compressed.
+
+    Args:
+        before: The noise, to which the strength was applied.
+        strength: The factor that was applied.
+        probability: Probability of noise; None if it was not computed.
+        estimated: Whether it was measured.
+    """
+    kind = "white" if before.is_white else "camera"
+    return Noise(kind, before.sigma, estimated=estimated, strength=strength, probability=probability)
+
+
+def with_noise_removed(
+    copied: Job,
+    image: Tensor,
+    place: Place,
+    jpeg: Jpeg,
+    before: NoiseBefore,
+    finish: Callable[[Tensor, Callable[[Tensor], Tensor] | None], Tensor],
+    *,
+    steps: int | None,
+    detail: float | None,
+    method: str,
+    seed: int,
+) -> Job:
+    """Return the job that removes noise and undoes the compression.
+
+    Args:
+        copied: A job that copies the picture, and holds what was found out about its noise.
+        image: The picture, float (C, H, W) in [0, 1].
+        place: What part of it is restored.
+        jpeg: What is known of its file.
+        before: The noise that it had before it was compressed.
+        finish: Returns the result of the last state and of a correction for noise that was clipped, or None.
+        steps: Number of evaluations; None for the default.
+        detail: As in `restorer.denoise`.
+        method: As in `restorer.denoise`.
+        seed: As in `restorer.denoise`.
+    """
+    is_gray = len(without_equal_channels(image)) == 1
+    known = cut_jpeg(jpeg.luminance() if is_gray else jpeg, place.window)
+    noise = [before.variances[0], *([torch.zeros_like(before.variances[0])] * 2 if is_gray else before.variances[1:])]
+    degradation = known.degradation(JPEG.shares, NOISY_JPEG.most_doubt, noise)
+    used = NOISY_JPEG.detail_at(before.error) if detail is None else detail
+    count, s = steps or NOISY_JPEG.steps, 2 * before.error / 255
+    first, last = (NOISY_JPEG.single,) * 2 if count == 1 else (NOISY_JPEG.first, NOISY_JPEG.last(used))
+    auto = Plan(
+        (*log_levels(first * s, last * s, count), 0.0),
+        zeta=(0.0,) * count,
+        kappa=0.0 if method == "auto" else 1.0,  # the published methods carry all noise
+        correct_last=False,
+        fresh_start=False,
+        mirrored=copied.prior.mirrors,
+        seed=seed,
+    )
+    unclip = (lambda mean: undo_clipping(mean, before.sigma / 255)) if before.is_white else None
+    return replace(
+        copied,
+        detail=0.0 if count == 1 else used,
+        plan=make_plan(method, auto, start=first * s, end=last * s, steps=count),
+        start=as_colour(place.seen(image)),
+        finish=lambda x, _: finish(x, unclip),
+        degradation=degradation,
+        y=known.data(),
+        noise_variance=1.0,
+        jpeg=jpeg,
+        doubt=Doubt("camera", before.error, at=1.0, cut=place.inner, is_gray=is_gray, canvas=place.canvas),
+    )

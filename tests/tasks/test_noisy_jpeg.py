@@ -1,0 +1,114 @@
+"""Photographs with noise that were saved as JPEG: the noise is not taken for compression, nor compression for noise."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from restorer.diffusion.degradations.quantization import Quantization
+from restorer.evaluation.metrics import psnr
+from restorer.images.sizes import Region
+from restorer.measurement.jpeg import Jpeg, read_jpeg
+from restorer.models.load import load_prior
+from restorer.tasks.consistency import consistency_of
+from restorer.tasks.dejpeg import prepare_dejpeg
+from restorer.tasks.denoise import prepare_denoise
+from restorer.tasks.job import Job
+from restorer.training.edits import blur
+
+IMAGES = Path(__file__).resolve().parents[1] / "images"
+
+
+def photograph(name: str, side: int = 192) -> Tensor:
+    """Return a square of a photograph without the noise that it has itself, (3, H, W) on the 0..255 scale."""
+    with Image.open(IMAGES / f"{name}.jpg") as image:
+        pixels = np.array(image.crop((112, 52, 112 + side, 52 + side)))
+    return blur(torch.from_numpy(pixels).permute(2, 0, 1).float(), 0.8)
+
+
+def saved(x: Tensor, sigma: float, quality: int, sampling: int) -> tuple[Tensor, Jpeg]:
+    """Return a picture with white noise as a JPEG file: decoded, in [0, 1], and what is known of the file."""
+    noisy = x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
+    pixels, file = noisy.round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy(), io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=sampling)
+    jpeg = read_jpeg(file.getvalue())
+    assert jpeg is not None
+    return torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1) / 255, jpeg
+
+
+def prepared(y: Tensor, jpeg: Jpeg, **options: object) -> Job:
+    """Return the measured job of `denoise`."""
+    return prepare_denoise(y, jpeg=jpeg, prior=load_prior(precision="fp32"), **options).measured()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["eagles", "gates", "grapes"])
+@pytest.mark.parametrize(("sigma", "quality", "sampling"), [(19, 75, 0), (19, 75, 2), (10, 90, 2)])
+def test_noise_is_not_taken_for_compression(name: str, sigma: float, quality: int, sampling: int):
+    """The reference undoes the compression first, and is then told the noise."""
+    clean, (y, jpeg) = photograph(name) / 255, saved(photograph(name), sigma, quality, sampling)
+    job = prepared(y, jpeg)
+    assert job.noise is not None
+    assert job.noise.kind == "white"
+    assert job.noise.sigma == pytest.approx(sigma, rel=0.25)
+    assert isinstance(job.degradation, Quantization)
+    assert job.evaluations == 4
+    undone = prepare_dejpeg(y, jpeg, prior=job.prior).run().image
+    told = prepare_denoise(undone, float(sigma), outliers="off", prior=job.prior).run().image
+    assert psnr(job.run().image, clean) > psnr(told, clean) - 0.5
+
+
+@pytest.mark.parametrize("name", ["eagles", "gates", "grapes"])
+@pytest.mark.parametrize("side", [96, 192])
+@pytest.mark.parametrize("quality", [50, 75])
+def test_compression_is_not_taken_for_noise(name: str, side: int, quality: int):
+    y, jpeg = saved(photograph(name, side), 0, quality, 2)
+    job = prepared(y, jpeg)
+    assert job.noise is not None
+    assert job.noise.kind == "none"
+    assert isinstance(job.degradation, Quantization)
+    assert not job.degradation.is_noisy
+
+
+def test_options_decide_what_is_removed():
+    y, jpeg = saved(photograph("gates"), 15, 85, 2)
+    job = prepared(y, jpeg)
+    assert prepared(y, jpeg, strength=1.5).sigma == pytest.approx(1.5 * job.sigma)
+    texture = [prepared(y, jpeg, detail=d).run().image.diff(dim=-1).square().mean().item() for d in (0.0, 0.5, 1.0)]
+    assert texture == sorted(texture)
+    assert prepared(y, jpeg, steps=1).evaluations == 1
+    assert prepared(y, jpeg, method="ddim", steps=5).evaluations == 5
+    off = prepared(y, jpeg, noise="off")
+    assert isinstance(off.degradation, Quantization)
+    assert not off.degradation.is_noisy
+    assert not isinstance(prepare_denoise(y, prior=job.prior).measured().degradation, Quantization)
+
+
+def test_a_region_is_the_same_part_of_the_whole():
+    y, jpeg = saved(photograph("gates"), 15, 85, 2)
+    region = Region(40, 56, 136, 120)
+    whole, part = prepared(y, jpeg).run().image, prepared(y, jpeg, region=region).run().image
+    inside = whole[:, region.rows, region.columns]
+    assert part.shape == inside.shape
+    assert float((part - inside).abs().max()) <= 2 / 255
+
+
+def test_gray_pictures_stay_gray():
+    gray = photograph("gates").mean(0, keepdim=True).expand(3, -1, -1)
+    noise = torch.randn(1, *gray.shape[1:], generator=torch.Generator().manual_seed(5))
+    y, jpeg = saved(gray + 15 * noise, 0, 85, 2)
+    job = prepared(y, jpeg)
+    result = job.run().image
+    assert torch.equal(result, result[:1].expand(3, -1, -1))
+    assert psnr(result, gray / 255) > psnr(y, gray / 255) + 3
+
+
+def test_the_cells_of_a_noisy_picture_are_no_figure():
+    y, jpeg = saved(photograph("gates"), 15, 85, 2)
+    job = prepared(y, jpeg)
+    assert consistency_of(job, job.run().image).cells is None
