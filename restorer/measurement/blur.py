@@ -38,6 +38,9 @@ __all__ = ["Blur", "estimate_blur"]
 LEAST_PROBABILITY, SURE = 0.8, 0.95
 """Probability of a blur from which one is claimed, and from which it is called sure."""
 
+LEAST_OTHER = 0.85
+"""Probability of any blur from which another one is told. Nothing is undone then, so that little is lost by silence."""
+
 NATURAL, LIKELY = 1.1, 0.94
 """Standard deviation in pixels up to which a Gaussian may be the softness that pictures have at the full size of a
 camera, and the largest probability of such a blur, which is not sure."""
@@ -183,7 +186,7 @@ def estimate_blur(image: Tensor, estimator: BlurEstimator, evidence: Tensor | No
     none, other = kinds.pop("none"), kinds.pop("other")
     known = 1 - none - other
     if other >= known:  # another blur has zeros, too, so that the fit says nothing against it
-        return Blur("other", 0.0, probability=1 - none) if 1 - none >= LEAST_PROBABILITY else None
+        return Blur("other", 0.0, probability=1 - none) if 1 - none >= LEAST_OTHER else None
     if known < POSSIBLE:
         return None
     blur, gain = _known(described.energy, found, kinds)
