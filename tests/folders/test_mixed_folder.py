@@ -51,7 +51,7 @@ OTHERS = {
     "phone/DCIM/Camera/VID_20240101.mp4": "video",
     "phone/DCIM/Camera/IMG_0001.MOV": "video",
     "phone/DCIM/Camera/IMG_0001.AAE": "sidecar",
-    "phone/DCIM/Camera/.trashed-1700000000-IMG.jpg": "hidden",
+    "phone/DCIM/Camera/.trashed-1700000000-IMG.jpg": "system",
     "phone/DCIM/.thumbnails": "hidden",
     "phone/Pictures/.nomedia": "hidden",
     "phone/WhatsApp/Media/PTT-20240101.opus": "audio",
