@@ -278,7 +278,7 @@ def test_a_run_that_ends_anywhere_goes_on(number: signal.Signals) -> None:
     finished, codes, rng = 0, [], random.Random(int(number))
     for _ in range(40):
         process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        wanted = finished + rng.randint(1, 14)
+        wanted = finished + rng.randint(4, 16)
         while process.poll() is None and len(results() if Path("out").exists() else []) < wanted:
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.01))
