@@ -33,12 +33,12 @@ demo: $(VENV)/.installed
 	@echo "after:  demo/denoised.png"
 
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # The instructions of a processor without AVX512, for the tests that compare numbers; it has no effect elsewhere.
 test-avx2: $(VENV)/.tested
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
-		$(BIN)/python -m pytest -n auto --dist loadfile -m numbers
+		$(BIN)/python -m pytest -n auto --dist worksteal -m numbers
 
 MINUTES ?= 10
 
