@@ -193,7 +193,7 @@ class DeblurDefaults:
 
 # The least trust is that of DPIR, 1 / 0.23, which suits disks and lines. A Gaussian amplifies less, and bears more.
 DEBLUR = DeblurDefaults(
-    steps=10, detail=0.4, first=49.0, trusts=(4.37, 8.0), passed=0.28, caution=1.05, least=0.7, most_carried=0.7
+    steps=8, detail=0.4, first=49.0, trusts=(4.37, 8.0), passed=0.28, caution=1.05, least=0.7, most_carried=0.7
 )
 
 # Narrow holes are almost determined by their rims: a low starting level and little noise, drawn anew at every step, are
