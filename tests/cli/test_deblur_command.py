@@ -100,7 +100,7 @@ def test_the_noise_is_measured_and_told(call: Call) -> None:
         (("--motion", "0@10"), 2, "the length of a motion"),
         (("--motion", "5@inf"), 2, "the length of a motion"),
         (("--kernel", "nowhere.png"), 4, "does not exist"),
-        (("--kernel", "img.txt"), 4, "img.txt is a text"),
+        (("--kernel", "img.txt"), 4, "img.txt is not a picture but text"),
         (("--kernel", "cube.npy"), 2, "rows and columns"),
         (("--kernel", "words.npy"), 4, "damaged"),
         (("--kernel", "zero.npy"), 2, "at least one is above 0"),
