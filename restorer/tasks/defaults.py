@@ -120,7 +120,6 @@ class JpegDefaults:
         shares: How far the prediction of a level is taken to be from the truth in the luminance and in the chroma, as
             multiples of its variance.
         most_doubt: By how much this is raised at most where the file contradicts the prediction.
-        extrapolation: As in `Plan`.
     """
 
     steps: int
@@ -130,12 +129,9 @@ class JpegDefaults:
     single: float
     shares: tuple[float, float]
     most_doubt: float
-    extrapolation: float
 
 
-JPEG = JpegDefaults(
-    steps=6, detail=0.0, first=3.5, last=0.6, single=1.4, shares=(0.9, 0.3), most_doubt=8.0, extrapolation=0.0
-)
+JPEG = JpegDefaults(steps=6, detail=0.0, first=3.5, last=0.6, single=1.4, shares=(0.9, 0.3), most_doubt=8.0)
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,6 @@ def prepare_dejpeg(
         (*log_levels(first * s, last * s, count), 0.0),
         zeta=(0.0,) * count,
         kappa=carried,
-        extrapolation=JPEG.extrapolation,
         fresh_start=carried > 0,
         mirrored=model.mirrors,
         seed=seed,
