@@ -37,7 +37,7 @@ __all__ = ["NoiseBefore", "find_noise_before", "white_noise_before"]
 
 QUANTILES = (0.1, 0.25, 0.5)
 FLAT_SHARE, FLAT_COUNT = 0.1, 24  # share and least number of the flattest blocks
-LEAST_BLOCKS = 48  # blocks from which anything is said
+LEAST_BLOCKS = 128  # blocks from which anything is said: with fewer, all of a small picture is often texture
 FEW_BLOCKS = 400  # blocks below which the flattest ones often have a texture: a picture of 160x160 pixels
 MOST_BLOCKS = 1 << 14  # blocks that are looked at, spread over the picture
 DARK, BRIGHT = 20.0, 235.0  # mean levels between which noise is not much clipped
@@ -62,7 +62,8 @@ class NoiseBefore:
 
     Args:
         sigma: Standard deviation over all pixels and channels, on the 0..255 scale.
-        variances: Variance of every coefficient of the components, (8, 8) in squared levels each.
+        variances: Variance of every coefficient of the components, (8, 8) in squared levels each; only that of the
+            luminance for a picture without colour.
         is_white: Whether it was white, as far as the file tells.
         is_even: Whether the flattest blocks agree about it, which those with a texture hardly do.
         is_wide: Whether half of all blocks agree about it.
@@ -89,7 +90,7 @@ class NoiseBefore:
         if strength == 1:
             return self
         variances = tuple(strength**2 * variance for variance in self.variances)
-        error = _error(jpeg, variances)
+        error = _error(_planes(jpeg), variances)
         return replace(self, sigma=strength * self.sigma, variances=variances, error=error)
 
 
@@ -105,7 +106,8 @@ def find_noise_before(jpeg: Jpeg) -> NoiseBefore | None:
     """
     if jpeg.colour not in ("gray", "ycbcr"):
         return None
-    luminance, *chroma = jpeg.components
+    planes = _planes(jpeg)
+    luminance, *chroma = planes
     blocks = _blocks_between(luminance, DARK, BRIGHT)
     if (found := _strengths(blocks, luminance.steps)) is None:
         return None
@@ -123,23 +125,34 @@ def find_noise_before(jpeg: Jpeg) -> NoiseBefore | None:
     wider = _strength_in(_flattest(blocks, WIDE_SHARE, most_low=2), luminance.steps, _ALL)[0]
     is_wide = is_even and wider <= WIDE * quarter
     return NoiseBefore(
-        math.sqrt(total), variances, is_white, is_even, is_wide, len(blocks) < FEW_BLOCKS, _error(jpeg, variances)
+        math.sqrt(total), variances, is_white, is_even, is_wide, len(blocks) < FEW_BLOCKS, _error(planes, variances)
     )
 
 
-def white_noise_before(jpeg: Jpeg, sigma: float) -> NoiseBefore:
+def white_noise_before(jpeg: Jpeg, sigma: float) -> NoiseBefore | None:
     """Return white noise of a known strength.
 
     Args:
-        jpeg: The file, gray or in YCbCr.
+        jpeg: The file.
         sigma: Standard deviation of the noise, on the 0..255 scale.
+
+    Returns:
+        None if the components of the file are neither gray nor YCbCr.
     """
-    shares = _SHARES if len(jpeg.components) == 3 else (1.0,)
+    if jpeg.colour not in ("gray", "ycbcr"):
+        return None
+    planes = _planes(jpeg)
+    shares = _SHARES if len(planes) == 3 else (1.0,)
     variances = tuple(
-        torch.full((BLOCK, BLOCK), sigma**2 * share / math.prod(component.shrink))
-        for share, component in zip(shares, jpeg.components, strict=True)
+        torch.full((BLOCK, BLOCK), sigma**2 * share / math.prod(plane.shrink))
+        for share, plane in zip(shares, planes, strict=True)
     )
-    return NoiseBefore(sigma, variances, True, True, True, False, _error(jpeg, variances))
+    return NoiseBefore(sigma, variances, True, True, True, False, _error(planes, variances))
+
+
+def _planes(jpeg: Jpeg) -> tuple[Component, ...]:
+    """Return the luminance and the chroma of a file; the luminance alone if the chroma is known to be 0."""
+    return tuple(component for component in jpeg.components if bool(component.steps.any()))
 
 
 def _blocks_between(component: Component, dark: float, bright: float) -> Tensor:
@@ -248,14 +261,14 @@ def _total(variances: tuple[Tensor, ...]) -> float:
     return sum(share * float(variance.mean()) for share, variance in zip(shares, variances, strict=True))
 
 
-def _error(jpeg: Jpeg, variances: tuple[Tensor, ...]) -> float:
+def _error(planes: tuple[Component, ...], variances: tuple[Tensor, ...]) -> float:
     """Return the expected standard deviation of the error by noise and compression, in levels.
 
     A coefficient has the noise and the error of its cell if it was not rounded to 0. Where the picture is flat, it has
     the noise that passes the compression.
     """
     errors = []
-    for component, variance in zip(jpeg.components, variances, strict=True):
+    for component, variance in zip(planes, variances, strict=True):
         compression, is_seen = expected_errors(component)
         passed = _energy_that_passes(variance.flatten().sqrt(), component.steps.flatten())
         errors.append(torch.maximum(compression + is_seen * variance.flatten(), passed))
