@@ -64,7 +64,8 @@ def denoise(
         strength: Factor on the noise that is measured: more than 1 removes more.
         outliers: "auto" fills hot pixels, dead pixels, and salt and pepper, unless `sigma` is 0 or there is a `start`;
             "off" leaves them.
-        jpeg: "auto" undoes JPEG compression that is stronger than the noise, as `dejpeg` does; "off" leaves it.
+        jpeg: "auto" undoes JPEG compression that is stronger than the noise, as `dejpeg` does, or together with noise
+            that was compressed; "off" leaves it.
         steps: Number of network evaluations; None selects the default. `steps=1` alone, like `detail=0`, returns the
             posterior mean.
         detail: 0 (faithful and smooth) .. 1 (natural texture); None selects the default.

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -34,18 +34,19 @@ from restorer.images.sizes import Region
 from restorer.limits import check, check_denoising
 from restorer.measurement.camera_noise import CameraNoise, mean_variance, measure_camera_noise
 from restorer.measurement.jpeg import Jpeg
-from restorer.measurement.jpeg_noise import NoiseBefore, find_noise_before
+from restorer.measurement.jpeg_noise import NoiseBefore, find_noise_before, white_noise_before
 from restorer.measurement.noise import Noise
 from restorer.measurement.outliers import find_outliers
 from restorer.measurement.white_noise import constant_areas, estimate_sigma, is_white, undo_clipping
 from restorer.models.feed_forward import FeedForward
 from restorer.models.load import load_noise_estimator, measuring_prior
 from restorer.priors.tiled import Tiled
+from restorer.tasks.believed_noise import SURE, is_before, is_believed, is_explained, least_white_sigma, looks_white
 from restorer.tasks.common import LOWEST_LEVEL, as_colour, check_picture, select_prior, to_unit, without_equal_channels
 from restorer.tasks.defaults import CAMERA, DENOISE
 from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
 from restorer.tasks.job import Job
-from restorer.tasks.noisy_jpeg import least_probability, noise_of, with_noise_removed
+from restorer.tasks.noisy_jpeg import noise_of, with_noise_removed
 from restorer.tasks.outliers import without_outliers
 from restorer.tasks.region import Place
 from restorer.tasks.started import alone, check_start, repaired_from
@@ -53,38 +54,6 @@ from restorer.tasks.tiles import with_default_tiles
 from restorer.tasks.uncertain import Doubt
 
 __all__ = ["prepare_denoise"]
-
-LEAST_PROBABILITY, LEAST_PROBABILITY_OF_GRAY, GRAY = 0.9, 0.98, 0.1
-"""Probability from which camera noise is removed. A missed one costs little; a texture taken for noise is destroyed.
-Noise with less colour than a share of GRAY is more like the texture of gray things, such as stone and wood."""
-
-LIKELY = 0.5
-"""Probability below which weak white noise is not believed either."""
-
-POSSIBLE = 0.2
-"""Probability from which camera noise is removed where the estimate of white noise says that there is noise."""
-
-SURE = 0.97
-"""Probability from which the median estimate of the strength is used, and not the cautious one."""
-
-LEAST_CAMERA_SIGMA, LEAST_WHITE_SIGMA = 1.3, 1.0
-"""Standard deviations in levels from which noise is removed. Weaker noise is hardly seen, and is mostly texture."""
-
-SURE_WHITE_SIGMA = 5.0
-"""Standard deviation of white noise that is not an estimate from texture: photographs without noise reach 3.9."""
-
-MAX_WHITE_CORRELATION, LEAST_WHITE_CHROMA, WHITE_SHARE = 0.25, 0.2, 0.75
-"""Noise is taken for white, although it was measured, up to this correlation of neighbours, from this share of colour,
-and if the estimate of white noise is at least this share of it. In coarse noise that estimate finds at most half."""
-
-MOST_EXPLAINED = 1.3
-"""Standard deviation of noise up to which compression explains it, as a multiple of the error that it expects."""
-
-KNOWN_QUALITY = 50
-"""JPEG quality from which the noise estimator tells noise from compression by itself, because it was trained on it."""
-
-COARSE, COLOURED = 0.75, 0.75
-"""Correlation of neighbours and share of colour from which the luminance of a JPEG file need not show camera noise."""
 
 NOTHING_FOUND = "no noise that can be told from texture was found: the picture is copied; --sigma N removes white noise"
 
@@ -155,15 +124,14 @@ def prepare_denoise(
         return without_outliers(image, outlying, place, model, rest, **options)
     task = _Denoising(image, place, evidence, model, noise, strength, jpeg, steps, detail, method, seed)
     if sigma is not None:
-        return task.remove_white(Noise("white", sigma, estimated=False))
+        return task.remove_told(sigma)
     if noise == "off":
         return task.or_compression(task.copy(Noise("none", 0.0, estimated=False)))
     level = estimate_sigma(image, evidence)
-    if noise == "auto" and task.before is not None:  # what passed the compression may look white, and is less than all
-        return replace(task.unmeasured(), measure=lambda: task.measure(level))
-    if noise == "white" or (noise == "auto" and is_white(image, level, evidence)):
-        found = Noise("white", strength * level, estimated=True, strength=strength)
-        return task.or_compression(task.remove_white(found))
+    # What passed a compression may look white, and is less than all.
+    is_seen = noise == "camera" or task.before is not None
+    if not is_seen and (noise == "white" or is_white(image, level, evidence)):
+        return task.remove_measured_white(level)
     return replace(task.unmeasured(), measure=lambda: task.measure(level))
 
 
@@ -201,7 +169,14 @@ class _Denoising:
     @cached_property
     def before(self) -> NoiseBefore | None:
         """The noise before the compression, by the coefficients of the file; None if they show none."""
-        return find_noise_before(self.jpeg) if self.jpeg is not None and can_be_restored(self.jpeg) else None
+        return None if self.undone is None else find_noise_before(self.undone)
+
+    @property
+    def undone(self) -> Jpeg | None:
+        """What is known of the file, without colour if the picture has none; None if no compression is undone."""
+        if self.jpeg is None or not can_be_restored(self.jpeg):
+            return None
+        return self.jpeg.luminance() if len(self.reduced) == 1 else self.jpeg
 
     @property
     def doubted(self) -> dict[str, Any]:
@@ -232,10 +207,7 @@ class _Denoising:
         """
         if self.jpeg is None or job.noise is None:
             return job
-        is_camera = job.noise.kind == "camera" and not self._is_contradicted(job.noise)
-        is_told_apart = is_camera and self.jpeg.quality >= KNOWN_QUALITY
-        is_explained = not is_told_apart and job.noise.sigma <= MOST_EXPLAINED * self.jpeg.sigma * self.strength
-        if not can_be_restored(self.jpeg) or not is_explained:
+        if not can_be_restored(self.jpeg) or not is_explained(job.noise, self.jpeg, self.before):
             return replace(job, jpeg=self.jpeg)
         restored = prepare_dejpeg(
             self.image,
@@ -258,49 +230,56 @@ class _Denoising:
         """
         evidence = ~self.constant if self.evidence is None else self.evidence & ~self.constant
         found = measure_camera_noise(self.image, measuring_prior(self.model), load_noise_estimator(), evidence)
-        is_believed = found is not None and (self.kind == "camera" or _is_believed(found, white_sigma))
-        if found is not None and self.kind == "auto" and self._is_noise_before(found, is_believed):
-            return self.remove_before(found.probability)
-        is_white = found is not None and self.kind == "auto" and self._looks_white(found, white_sigma)
-        if found is not None and not is_white and is_believed:
+        is_camera = found is not None and (self.kind == "camera" or is_believed(found, white_sigma))
+        if found is not None and self.kind != "camera":
+            if self.before is not None and is_before(found, self.before, is_coarse=is_camera or self.kind == "white"):
+                return self.remove_before(self.before, found)
+            is_camera &= not looks_white(found, white_sigma, is_gray=len(self.reduced) == 1)
+        if self.kind == "white":
+            return self.remove_measured_white(white_sigma)
+        if found is not None and is_camera:
             return self.or_compression(self.remove_camera(found))
         probability = None if found is None else found.probability
-        least = SURE_WHITE_SIGMA if probability is not None and probability < LIKELY else LEAST_WHITE_SIGMA
-        if self.kind == "auto" and white_sigma >= least:
-            sigma = self.strength * white_sigma
-            return self.or_compression(self.remove_white(Noise("white", sigma, True, self.strength, probability)))
+        if self.kind == "auto" and white_sigma >= least_white_sigma(probability):
+            return self.remove_measured_white(white_sigma, probability)
         nothing = Noise("none", 0.0, True, probability=probability)
         return self.or_compression(self.copy(nothing, NOTHING_FOUND))
 
-    def _is_noise_before(self, found: CameraNoise, is_believed: bool) -> bool:
-        """Return whether noise is removed together with the compression, by what the coefficients of the file show.
+    def remove_told(self, sigma: float) -> Job:
+        """Return the job that removes white noise of a given standard deviation, with the compression if it is known.
 
-        Coarse noise that is believed by the pixels alone is removed from them.
+        Args:
+            sigma: The standard deviation, on the 0..255 scale.
         """
-        is_white = self.before is not None and self.before.is_white
-        return found.probability >= least_probability(self.before) and (is_white or not is_believed)
+        before = white_noise_before(self.undone, sigma) if sigma > 0 and self.undone is not None else None
+        if before is not None:
+            return self.remove_before(before)
+        return self.remove_white(Noise("white", sigma, estimated=False))
 
-    def _is_contradicted(self, noise: Noise) -> bool:
-        """Return whether the coefficients of the file speak against camera noise that was found in the pixels.
+    def remove_measured_white(self, sigma: float, probability: float | None = None) -> Job:
+        """Return the job that removes white noise by its estimate, or undoes the compression that explains it.
 
-        Very coarse noise is in no coefficient that is looked at, and colour is not looked at.
+        Args:
+            sigma: The estimate, on the 0..255 scale.
+            probability: Probability of noise; None if it was not computed.
         """
-        is_looked_at = noise.correlation < COARSE and noise.chroma < COLOURED
-        return is_looked_at and (noise.probability or 0.0) < least_probability(self.before)
+        noise = Noise("white", self.strength * sigma, True, self.strength, probability)
+        return self.or_compression(self.remove_white(noise))
 
-    def remove_before(self, probability: float | None) -> Job:
-        """Return the job that removes the noise that was there before the compression, and undoes that too."""
-        assert self.jpeg is not None and self.before is not None
-        before = self.before.scaled(self.strength, self.jpeg)
+    def remove_before(self, found: NoiseBefore, measured: CameraNoise | None = None) -> Job:
+        """Return the job that removes the noise that was there before the compression, and undoes that too.
+
+        Args:
+            found: The noise.
+            measured: What was measured in the pixels; None if the user gave the noise.
+        """
+        assert self.jpeg is not None and self.undone is not None
+        before = found.scaled(self.strength, self.undone)
         options: dict[str, Any] = {"steps": self.steps, "detail": self.detail, "method": self.method, "seed": self.seed}
-        copied = self.copy(noise_of(before, self.strength, probability))
-        job = with_noise_removed(copied, self.image, self.place, self.jpeg, before, self.finish, **options)
-        return replace(job, redo=lambda *state: self.of(*state).remove_before(probability))
-
-    def _looks_white(self, found: CameraNoise, white_sigma: float) -> bool:
-        """Return whether what was measured is white noise, of which texture has misled the quicker test."""
-        has_colour = len(self.reduced) == 1 or found.chroma >= LEAST_WHITE_CHROMA
-        return has_colour and found.correlation <= MAX_WHITE_CORRELATION and white_sigma >= WHITE_SHARE * found.sigma
+        copied = self.copy(noise_of(before, self.strength, measured))
+        finish = partial(self.finish, keep_constant=measured is not None)
+        job = with_noise_removed(copied, self.image, self.place, self.jpeg, before, finish, **options)
+        return replace(job, redo=lambda *state: self.of(*state).remove_before(found, measured))
 
     def remove_white(self, noise: Noise) -> Job:
         """Return the job that removes white noise."""
@@ -346,10 +325,8 @@ class _Denoising:
     def remove_camera(self, found: CameraNoise) -> Job:
         """Return the job that removes camera noise."""
         measured = found.sigma if found.probability >= SURE else found.cautious
-        if self.before is not None and found.probability >= SURE:
-            measured = math.sqrt(
-                measured * self.before.error
-            )  # the file tells it as well, and neither knows it exactly
+        if self.before is not None and found.probability >= SURE:  # the file tells it as well, and neither is exact
+            measured = math.sqrt(measured * self.before.error)
         sigma = self.strength * measured
         usual = CAMERA.detail_at(sigma) if self.method == "auto" else CAMERA.detail
         detail = usual if self.detail is None else self.detail
@@ -401,16 +378,6 @@ class _Denoising:
         restored, part = self.place.inner(to_unit(x, len(self.reduced))), self.place.exact(self.image)
         restored = (restored if unclip is None else unclip(restored)).expand(part.shape)
         return torch.where(self.place.exact(self.constant), part, restored) if keep_constant else restored
-
-
-def _is_believed(found: CameraNoise, white_sigma: float) -> bool:
-    """Return whether camera noise is sure and strong enough to be removed unasked.
-
-    Noise whose white part alone is strong needs less of a probability.
-    """
-    usual = LEAST_PROBABILITY_OF_GRAY if found.chroma < GRAY else LEAST_PROBABILITY
-    least = POSSIBLE if white_sigma >= SURE_WHITE_SIGMA else usual
-    return found.probability >= least and found.cautious >= LEAST_CAMERA_SIGMA
 
 
 def _add_chroma_noise(start: Tensor, s_y: float, seed: int, canvas: Canvas | None) -> Tensor:

@@ -2,7 +2,8 @@
 
 Compression takes the finest noise away and makes what is left of it coarse; its own traces look like such noise, too.
 Where the compression is strong beside the noise, it is therefore undone first, within what the file says, and noise is
-looked for again in the result. Strong noise is removed from the picture as it is.
+looked for again in the result. Strong noise is removed from the picture as it is. Where the coefficients of the file
+show the noise, both are removed in one run, as `denoise` does it.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from torch import Tensor
 from restorer.diffusion.prior import Prior
 from restorer.images.sizes import Region
 from restorer.measurement.jpeg import Jpeg
+from restorer.measurement.jpeg_noise import find_noise_before
 from restorer.measurement.noise import Noise
 from restorer.tasks.common import without_equal_channels
 from restorer.tasks.dejpeg import LEFT_BY_COMPRESSION, can_be_restored, prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.finding import Finding, Left, Seen
 from restorer.tasks.job import Job
+from restorer.tasks.noisy_jpeg import removes_both
 from restorer.tasks.passes import Pass, chained, everything
 
 __all__ = ["NOTHING_LEFT", "POSSIBLE_NOISE", "find_noise"]
@@ -57,26 +60,21 @@ def find_noise(seen: Seen) -> Finding | None:
     }
     if options["noise"] == options["outliers"] == "off":
         return None if jpeg is None else _compression(seen, jpeg, Noise("none", 0.0, False))
+    if options["noise"] == "auto" and (finding := _both_at_once(seen, jpeg, options)) is not None:
+        return finding
     job = prepare_denoise(seen.image, detail=seen.detail, prior=seen.prior, **options).measured()
-    noise, redo = job.noise or Noise("none", 0.0, True), job.redo
+    noise = job.noise or Noise("none", 0.0, True)
     if job.outliers is not None:
         kind = "off" if _may_be_texture(noise, seen.image) else options["noise"]
         return _outliers(seen, {**options, "noise": kind})
-    if redo is None or _may_be_texture(noise, seen.image):
+    if job.redo is None or _may_be_texture(noise, seen.image):
         nothing = Noise("none", 0.0, noise.estimated, probability=noise.probability)
         if can_be_restored(jpeg):
             return _compression(seen, jpeg, nothing)
         is_possible = (noise.probability or 0.0) >= POSSIBLE
         return Finding(noise=nothing, jpeg=jpeg, note=POSSIBLE_NOISE if is_possible else "")
 
-    def prepare(detail: float | None, left: Left) -> Pass:
-        planned = job if detail == seen.detail else redo(seen.image, None, seen.prior, detail)
-
-        def begin(image: Tensor, prior: Prior, region: Region | None) -> Job:
-            return planned if image is seen.image and region is None else redo(image, region, prior, detail)
-
-        return Pass(begin, planned.evaluations, planned.detail, everything)
-
+    prepare = partial(_planned, seen, job)
     if jpeg is None or not can_be_restored(jpeg):
         white = noise.sigma if noise.kind == "white" else 0.0
         return Finding(noise.describe(), "denoise", prepare, noise=noise, jpeg=jpeg, white=white)
@@ -85,6 +83,45 @@ def find_noise(seen: Seen) -> Finding | None:
     words = f"{jpeg.describe()}; {noise.describe()}, part or all of it from the compression"
     both = partial(_undone_first, seen, jpeg, prepare)
     return Finding(words, "dejpeg, then denoise", both, _left_by(jpeg), noise, jpeg)
+
+
+def _both_at_once(seen: Seen, jpeg: Jpeg | None, options: dict[str, Any]) -> Finding | None:
+    """Return what is found if there is noise that was compressed: it is removed together with the compression.
+
+    Args:
+        seen: The picture.
+        jpeg: What is known of its file; None if it is not a JPEG, or if its compression is left.
+        options: The options of `prepare_denoise`.
+
+    Returns:
+        None if the file shows no noise, if it may be texture, or if there are outliers beside it.
+    """
+    if jpeg is None or not can_be_restored(jpeg) or find_noise_before(jpeg) is None:
+        return None
+    job = prepare_denoise(seen.image, jpeg=jpeg, detail=seen.detail, prior=seen.prior, **options).measured()
+    if job.noise is None or not removes_both(job) or _may_be_texture(job.noise, seen.image):
+        return None
+    words = f"{job.noise.describe()}, compressed as {jpeg.describe()}"
+    return Finding(words, "denoise", partial(_planned, seen, job), noise=job.noise, jpeg=jpeg)
+
+
+def _planned(seen: Seen, job: Job, detail: float | None, left: Left) -> Pass:
+    """Return the pass that does what a measured job of `denoise` does.
+
+    Args:
+        seen: The picture.
+        job: The job for the whole picture, in the detail that was asked for.
+        detail: The detail of the pass.
+        left: What the passes before have left.
+    """
+    redo = job.redo
+    assert redo is not None
+    planned = job if detail == seen.detail else redo(seen.image, None, seen.prior, detail)
+
+    def begin(image: Tensor, prior: Prior, region: Region | None) -> Job:
+        return planned if image is seen.image and region is None else redo(image, region, prior, detail)
+
+    return Pass(begin, planned.evaluations, planned.detail, everything)
 
 
 def _outliers(seen: Seen, options: dict[str, Any]) -> Finding:

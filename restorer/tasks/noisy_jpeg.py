@@ -16,7 +16,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from restorer.diffusion.degradations.quantization import Quantization
 from restorer.diffusion.plan import Plan, log_levels, make_plan
+from restorer.measurement.camera_noise import CameraNoise
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.jpeg_noise import NoiseBefore
 from restorer.measurement.jpeg_window import cut_jpeg
@@ -28,34 +30,27 @@ from restorer.tasks.job import Job
 from restorer.tasks.region import Place
 from restorer.tasks.uncertain import Doubt
 
-__all__ = ["least_probability", "noise_of", "with_noise_removed"]
-
-LEAST_PROBABILITIES_BEFORE = {"wide": 0.03, "even": 0.4, "found": 0.8}
-LEAST_PROBABILITIES_OF_FEW = {"wide": 0.9, "even": 0.9, "found": 0.985}
-"""Probabilities from which noise is removed that the coefficients of a JPEG file show in flat blocks. Where these
-blocks agree about its strength, and the more where half of all blocks do, it is hardly texture. Small pictures have
-too few blocks for that."""
+__all__ = ["noise_of", "removes_both", "with_noise_removed"]
 
 
-def least_probability(before: NoiseBefore | None) -> float:
-    """Return the probability of noise from which the noise is believed that a file shows; infinite if it shows none."""
-    if before is None:
-        return math.inf
-    least = LEAST_PROBABILITIES_OF_FEW if before.is_of_few else LEAST_PROBABILITIES_BEFORE
-    return least["wide" if before.is_wide else "even" if before.is_even else "found"]
-
-
-def noise_of(before: NoiseBefore, strength: float, probability: float | None, *, estimated: bool = True) -> Noise:
+def noise_of(before: NoiseBefore, strength: float, measured: CameraNoise | None) -> Noise:
     """Return what is told of noise that was compressed.
 
     Args:
         before: The noise, to which the strength was applied.
         strength: The factor that was applied.
-        probability: Probability of noise; None if it was not computed.
-        estimated: Whether it was measured.
+        measured: What was measured in the pixels, which tell how sure the noise is; None if the user gave it.
     """
     kind = "white" if before.is_white else "camera"
-    return Noise(kind, before.sigma, estimated=estimated, strength=strength, probability=probability)
+    if measured is None:
+        return Noise(kind, before.sigma, estimated=False, strength=strength)
+    chroma = math.nan if before.is_white else measured.chroma
+    return Noise(kind, before.sigma, True, strength, measured.probability, chroma=chroma)
+
+
+def removes_both(job: Job) -> bool:
+    """Return whether a job that was measured removes noise together with the compression."""
+    return isinstance(job.degradation, Quantization) and job.degradation.is_noisy
 
 
 def with_noise_removed(

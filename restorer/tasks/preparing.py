@@ -12,7 +12,6 @@ from torch import Tensor
 from restorer.images.conversion import Given
 from restorer.images.files import alpha_tensor
 from restorer.measurement.earlier_jpeg import find_jpeg
-from restorer.measurement.jpeg import Jpeg
 from restorer.models.feed_forward import FeedForward
 from restorer.tasks.auto import prepare_auto
 from restorer.tasks.blind_deblur import prepare_blind_deblur
@@ -38,7 +37,7 @@ __all__ = ["auto_job", "deblur_job", "dejpeg_job", "denoise_job", "inpaint_job",
 
 def denoise_job(options: DenoiseOptions, given: Given, **common: Any) -> Job:
     """Return the job of `denoise`."""
-    measuring = _measuring(options, given)
+    measuring = _measuring(options, given, is_compressed=options.sigma != 0)
     return prepare_denoise(given.image, outliers=options.outliers, **measuring, **options.sampling, **common)
 
 
@@ -50,7 +49,7 @@ def dejpeg_job(options: DejpegOptions, given: Given, **common: Any) -> Job:
 
 def deblur_job(options: DeblurOptions, kernel: Tensor | None, given: Given, **common: Any) -> Job:
     """Return the job of `deblur`; without a kernel, it finds the blur."""
-    measuring = _measuring(options, given)
+    measuring = _measuring(options, given, is_compressed=options.sigma is None)
     if kernel is None:
         return prepare_blind_deblur(given.image, **measuring, **options.sampling, **common)
     return prepare_deblur(given.image, kernel, **measuring, **options.sampling, **common)
@@ -94,9 +93,13 @@ def auto_job(options: AutoOptions, given: Given, **common: Any) -> Job:
     )
 
 
-def _measuring(options: DenoiseOptions | DeblurOptions, given: Given) -> dict[str, Any]:
-    """Return what `denoise` and `deblur` are told about what they measure."""
-    jpeg: Jpeg | None = None
-    if options.jpeg == "auto" and options.sigma is None:
-        jpeg = find_jpeg(given.image, given.file)
+def _measuring(options: DenoiseOptions | DeblurOptions, given: Given, *, is_compressed: bool) -> dict[str, Any]:
+    """Return what `denoise` and `deblur` are told about what they measure.
+
+    Args:
+        options: The options of the command.
+        given: The picture.
+        is_compressed: Whether its compression counts, unless the options say that it is left.
+    """
+    jpeg = find_jpeg(given.image, given.file) if options.jpeg == "auto" and is_compressed else None
     return {"noise": options.noise, "strength": options.strength, "evidence": given.visible, "jpeg": jpeg}

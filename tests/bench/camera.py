@@ -36,6 +36,7 @@ from restorer.measurement.camera_noise import (
 from restorer.measurement.windows import windows_of
 from restorer.models.load import load_noise_estimator, load_prior
 from restorer.tasks import denoise
+from restorer.tasks.believed_noise import is_believed
 from restorer.tasks.job import Job
 from restorer.tasks.region import Place
 from restorer.tasks.tiles import with_default_tiles
@@ -92,7 +93,7 @@ def strength(options: argparse.Namespace) -> None:
             if sigma_of(pair) >= LEAST_SIGMA:
                 found = measure(pair.noisy)
                 ratios.append(found.sigma / sigma_of(pair))
-                missed += not denoise._is_believed(found, 0.0)
+                missed += not is_believed(found, 0.0)
         within = np.mean([0.75 <= ratio <= 1.25 for ratio in ratios])
         low, middle, high = np.quantile(ratios, [0.05, 0.5, 0.95])
         print(f"{kind}: {len(ratios)}, {missed}, {within:.2f}, {low:.2f} {middle:.2f} {high:.2f}", flush=True)

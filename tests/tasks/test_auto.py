@@ -27,8 +27,9 @@ from restorer.measurement.blur import Blur as FoundBlur
 from restorer.measurement.camera_noise import CameraNoise, measure_camera_noise
 from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.measurement.jpeg import Jpeg
+from restorer.measurement.jpeg_noise import NoiseBefore, find_noise_before
 from restorer.measurement.scratches import Scratches
-from restorer.tasks import auto, denoise, finding_blur, finding_scratches
+from restorer.tasks import auto, denoise, finding_blur, finding_noise, finding_scratches
 from restorer.tasks.auto import prepare_auto
 from restorer.tasks.batching import batch_share
 from restorer.tasks.consistency import consistency_of
@@ -149,6 +150,19 @@ def test_noise_without_colour_is_not_sure_in_a_colour_picture(chroma: float, mon
     assert (POSSIBLE_NOISE in job.notes) == job.is_copy == (chroma < 0.1)
     assert job.noise is not None and job.noise.probability == 0.99
     z, jpeg = compressed(y, 40)
+    assert steps_of(prepare_auto(z, jpeg=jpeg).measured()) == ["noise: denoise"], "the file shows white noise"
+
+    def coarse(jpeg: Jpeg) -> NoiseBefore:
+        found = find_noise_before(jpeg)
+        assert found is not None
+        return replace(found, is_white=False)
+
+    with monkeypatch.context() as context:
+        context.setattr(denoise, "find_noise_before", coarse)
+        context.setattr(denoise, "is_believed", lambda *arguments: False)
+        both = steps_of(prepare_auto(z, jpeg=jpeg).measured()) == ["noise: denoise"]
+        assert both == (chroma > 0.1), "without colour, it is not removed before the compression is undone"
+    monkeypatch.setattr(finding_noise, "find_noise_before", lambda jpeg: None)
     assert steps_of(prepare_auto(z, jpeg=jpeg).measured())[0].startswith("noise: dejpeg")
     gray = prepare_auto(y.mean(0, keepdim=True).expand(3, -1, -1)).measured()
     assert steps_of(gray) == ["noise: denoise"], "in a gray picture, noise has no colour"

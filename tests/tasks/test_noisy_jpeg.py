@@ -15,11 +15,14 @@ from restorer.diffusion.degradations.quantization import Quantization
 from restorer.evaluation.metrics import psnr
 from restorer.images.sizes import Region
 from restorer.measurement.jpeg import Jpeg, read_jpeg
+from restorer.measurement.noise import Noise
 from restorer.models.load import load_prior
+from restorer.tasks.auto import prepare_auto
 from restorer.tasks.consistency import consistency_of
 from restorer.tasks.dejpeg import prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.job import Job
+from restorer.tasks.noisy_jpeg import removes_both
 from restorer.training.edits import blur
 
 IMAGES = Path(__file__).resolve().parents[1] / "images"
@@ -112,3 +115,56 @@ def test_the_cells_of_a_noisy_picture_are_no_figure():
     y, jpeg = saved(photograph("gates"), 15, 85, 2)
     job = prepared(y, jpeg)
     assert consistency_of(job, job.run().image).cells is None
+
+
+@pytest.mark.parametrize("name", ["eagles", "gates", "grapes"])
+@pytest.mark.parametrize(("sigma", "quality", "sampling"), [(19, 75, 2), (5, 90, 0), (25, 50, 2)])
+def test_white_noise_that_is_told_is_removed_with_the_compression(name: str, sigma: float, quality: int, sampling: int):
+    """The reference knows nothing of the file, and returns the posterior mean."""
+    clean, (y, jpeg) = photograph(name) / 255, saved(photograph(name), sigma, quality, sampling)
+    job = prepared(y, jpeg, sigma=float(sigma))
+    assert job.noise == Noise("white", float(sigma), estimated=False)
+    assert removes_both(job) and job.jpeg is jpeg
+    alone = prepare_denoise(y, float(sigma), detail=0.0, prior=job.prior).run().image
+    assert psnr(job.run().image, clean) > psnr(alone, clean) + 0.1
+
+
+def test_noise_that_is_told_leaves_what_hardly_was_compressed():
+    y, jpeg = saved(photograph("gates"), 0, 100, 0)
+    job = prepared(y, jpeg, sigma=15.0)
+    assert job.noise == Noise("white", 15.0, estimated=False)
+    assert job.degradation is None
+    assert prepared(*saved(photograph("gates"), 15, 60, 2), sigma=0.0).is_copy
+
+
+def test_white_noise_that_is_looked_for_is_removed_with_the_compression():
+    y, jpeg = saved(photograph("gates"), 15, 75, 2)
+    job = prepared(y, jpeg, noise="white")
+    assert job.noise is not None and job.noise.kind == "white"
+    assert removes_both(job)
+    assert job.noise.sigma == pytest.approx(15, rel=0.15)
+    compressed = prepared(*saved(photograph("gates"), 0, 75, 2), noise="white")
+    assert compressed.noise is not None and compressed.noise.kind == "none"
+    assert isinstance(compressed.degradation, Quantization) and not removes_both(compressed)
+
+
+@pytest.mark.parametrize("detail", [None, 0.0])
+def test_auto_removes_it_as_denoise_does(detail: float | None):
+    y, jpeg = saved(photograph("grapes"), 12, 75, 2)
+    alone = prepared(y, jpeg, detail=detail)
+    job = prepare_auto(y, jpeg=jpeg, detail=detail, prior=alone.prior).measured()
+    assert job.repairs is not None and job.noise is not None
+    assert (job.noise, job.jpeg) == (alone.noise, jpeg)
+    repair = job.repairs[0]
+    assert repair.action == "denoise"
+    assert repair.found == f"{job.noise.describe()}, compressed as JPEG of quality 75, 4:2:0"
+    assert job.evaluations == alone.evaluations
+    assert torch.equal(job.run().image, alone.run().image)
+
+
+def test_gray_noise_is_told_as_strong_as_it_is():
+    gray = photograph("gates").mean(0, keepdim=True).expand(3, -1, -1)
+    noise = torch.randn(1, *gray.shape[1:], generator=torch.Generator().manual_seed(5))
+    job = prepared(*saved(gray + 15 * noise, 0, 85, 2))
+    assert job.noise is not None
+    assert job.noise.sigma == pytest.approx(15, rel=0.1)
