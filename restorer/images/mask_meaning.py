@@ -73,8 +73,8 @@ def interpret(mask: Picture, picture: Picture | None = None, *, invert: bool = F
         return _from_single_colour(colour, mask.pixels.shape[:2], invert)
     colours = _colours(mask)
     copied = "the mask is a copy of the picture: what was painted over is filled"
-    if picture is not None and _has_colours_of_picture(colours.reshape(-1, 3)):
-        changes = _changes(colours, mask.lossy, picture)
+    if picture is not None:
+        changes = _changes(mask, picture)
         if changes is not None:
             return Meaning(changes != invert, False, copied)
     return _from_colours(colours, mask.lossy, invert)
@@ -89,7 +89,7 @@ def _from_transparency(mask: Picture, picture: Picture | None, invert: bool) -> 
     is_exact = len(np.unique(mask.alpha)) == 2
     colours, is_visible = _colours(mask), alpha > 0.5
     visible = colours[is_visible]
-    if _shows_picture(colours, is_visible, picture):
+    if _shows_picture(visible, is_visible, mask, picture):
         fill = painted if invert else erased
         return Meaning(fill, is_exact, "the mask is a copy of the picture: what was erased is filled")
     dark = float((visible.max(-1) < NEAR).mean())
@@ -173,30 +173,46 @@ def _order(pair: np.ndarray, shares: np.ndarray) -> tuple[int, int]:
     return hole, 1 - hole
 
 
-def _shows_picture(colours: np.ndarray, is_visible: np.ndarray, picture: Picture | None) -> bool:
-    """Return whether the visible part of a mask is the picture itself, or a photograph at least."""
-    visible = colours[is_visible]
+def _shows_picture(visible: np.ndarray, is_visible: np.ndarray, mask: Picture, picture: Picture | None) -> bool:
+    """Return whether the visible part of a mask, of those colours, is the picture itself, or a photograph at least."""
     if len(visible) == 0 or float(visible.std(0).max()) < TRACE:
         return False
     if picture is not None:
-        true = _colours(picture, (colours.shape[0], colours.shape[1]))[is_visible]
-        if (np.abs(visible - true).max(-1) < SAME_AS_LOSSY).mean() > 1 - LEAST_SAME:
+        shown, true = _units(mask), _units(picture, (mask.height, mask.width))
+        if (np.abs(shown - true).max(-1)[is_visible] < SAME_AS_LOSSY).mean() > 1 - LEAST_SAME:
             return True
     return _has_colours_of_picture(visible)
 
 
-def _changes(colours: np.ndarray, is_lossy: bool, picture: Picture) -> np.ndarray | None:
+def _changes(mask: Picture, picture: Picture) -> np.ndarray | None:
     """Return where the colours of a mask differ from the picture, bool (H, W); None if it is not a copy of it."""
-    if colours.shape[:2] != (picture.height, picture.width):
+    if (mask.height, mask.width) != (picture.height, picture.width):
         return None
-    is_changed = np.abs(colours - _colours(picture)).max(-1) > (SAME_AS_LOSSY if is_lossy else SAME)
-    return is_changed if is_changed.mean() < 1 - LEAST_SAME else None
+    shown, true = _units(mask), _units(picture)
+    is_changed = np.abs(shown - true).max(-1) > (SAME_AS_LOSSY if mask.lossy else SAME)
+    if is_changed.mean() >= 1 - LEAST_SAME:
+        return None
+    if _has_colours_of_picture((shown / (float(true.max()) or 1)).clip(0, 1).reshape(-1, 3)):
+        return is_changed
+    # A gray photograph has few colours by that measure, but a drawing never shares so many values with the picture.
+    shared = np.unique(_packed(shown[~is_changed]))
+    return is_changed if len(shared) > LABELS and not mask.lossy else None
 
 
-def _colours(picture: Picture, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Return the colours of a picture, float32 (H, W, 3), black at 0, and white or the largest number at 1.
+def _colours(mask: Picture) -> np.ndarray:
+    """Return the colours of a mask, float32 (H, W, 3), black at 0, and white or the largest number at 1.
 
     Programs store masks whose holes are 1, or 255 in 16 bits, so the numbers of a file say nothing about white.
+    """
+    units = _units(mask)
+    largest = float(units.max())
+    return units if mask.lossy or largest in (0.0, 1.0) else units / largest
+
+
+def _units(picture: Picture, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Return the colours of a picture as its file has them, float32 (H, W, 3), black at 0 and white at 1.
+
+    A copy is compared with its picture by these, because what was painted on it, or erased, may be its brightest part.
 
     Args:
         picture: The picture.
@@ -207,8 +223,7 @@ def _colours(picture: Picture, size: tuple[int, int] | None = None) -> np.ndarra
     if size is not None and size != units.shape[:2]:
         image = Image.fromarray(np.rint(units * 255).astype(np.uint8)).resize((size[1], size[0]))
         return np.asarray(image, np.float32) / 255
-    largest = float(units.max())
-    return units if picture.lossy or size is not None or largest in (0.0, 1.0) else units / largest
+    return units
 
 
 def _has_colours_of_picture(colours: np.ndarray) -> bool:

@@ -172,6 +172,19 @@ def test_a_mask_that_is_a_copy_in_a_jpeg_shows_what_was_painted_over() -> None:
     assert fill[HOLES].mean() > 0.97 and fill[~grow(HOLES, 9)].mean() < 0.01
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("hole", [0, 255, None])
+def test_a_copy_of_a_dark_picture_shows_what_was_erased_or_painted_over(mode: str, hole: int | None) -> None:
+    dark = np.rint(np.asarray(photograph().convert(mode).convert("RGB")) * 0.4).astype(np.uint8)
+    over = np.where(HOLES[..., None], dark if hole is None else np.uint8(hole), dark)
+    erased_copy = np.dstack([over, np.where(HOLES, 0, 255).astype(np.uint8)])
+    copies = [erased_copy] if hole in (0, None) else [erased_copy, over]
+    for copy in copies:
+        mask = encode(Image.fromarray(copy), "PNG")
+        fill = load_mask(mask, SIZE, picture=from_pil(Image.fromarray(dark))).fill
+        np.testing.assert_array_equal(fill, HOLES)
+
+
 def test_labels_of_several_objects_are_all_filled() -> None:
     labels = HOLES.astype(np.uint8)
     labels[60:80, 5:30] = 7
