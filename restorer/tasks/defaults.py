@@ -96,9 +96,9 @@ class CameraDefaults:
 CAMERA = CameraDefaults(
     steps=4,
     detail=0.2,
-    detail_of_strong=0.8,
-    weak=7.0,
-    strong=12.0,
+    detail_of_strong=0.6,
+    weak=8.0,
+    strong=16.0,
     first=4.0,
     faithful=1.3,
     natural=0.7,
