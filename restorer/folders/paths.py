@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from restorer.errors import OutputError, PictureError, RestorerError, UsageError
 from restorer.folders.names import Named, choose_names, reserved_reason
 from restorer.images.find import STDIO, content_suffix, is_descriptor, is_loop, is_stream, picture_suffixes, safe_check
+from restorer.images.streams import ClosedStream
 from restorer.limits import FORMAT_OF_SUFFIX
 
 __all__ = ["Found", "Item", "combined_exit_code", "find_log_folder", "find_mask", "resolve_targets", "split_results"]
@@ -210,6 +212,8 @@ def _plain_name(source: Path, root: Path | None, output: str | None, tag: str, s
 def _check_target(item: Item, taken: set[Path], sources: set[Path], *, overwrite: bool) -> None:
     target = item.target
     if target == STDIO:
+        if isinstance(sys.stdout, ClosedStream):
+            raise OutputError("standard output is closed", "name a file with -o")
         return
     try:
         exists = target.exists()

@@ -94,7 +94,9 @@ def estimate_needs(items: Iterable[Item], geometry: Geometry = UNCHANGED, *, kee
     for item in items:
         from restorer.images.headers import read_header  # which imports Pillow
 
-        if item.target == STDIO or is_stream(item.source) or (header := read_header(item.source)) is None:
+        if item.target == STDIO or is_stream(item.target):
+            continue
+        if is_stream(item.source) or (header := read_header(item.source)) is None:
             continue
         with suppress(UsageError):  # which the run reports for the picture
             scale = geometry.ratio(header.width, header.height)

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from restorer.errors import PictureError, UsageError
+from restorer.errors import UsageError
 from restorer.folders.blur_options import BlurOptions
 from restorer.folders.options import Options
 from restorer.folders.paths import Item, find_mask
 from restorer.folders.picture import Kept, Verb
 from restorer.folders.starting import load_requested_start, scale_of_start
 from restorer.folders.verb_options import Auto, Deblur, Dejpeg, Denoise, Inpaint, Upscale
-from restorer.images.find import STDIO, is_stream
+from restorer.images.find import STDIO, absence, is_stream
 from restorer.images.sizes import Geometry
 from restorer.images.streams import stream_bytes
 from restorer.limits import OWN_SCRATCHES, OWN_TRANSPARENCY
@@ -93,7 +93,7 @@ def inpainting(options: Inpaint) -> Verb:
     mask, invert_mask = options.mask, options.invert_mask
     is_own = str(mask) in (OWN_TRANSPARENCY, OWN_SCRATCHES) and not mask.exists()
     if not is_own and not mask.exists():
-        raise PictureError(f"the mask {mask} does not exist", "check the path")
+        raise absence(mask, f"the mask {mask}")
 
     def prepare(image: Tensor, item: Item, picture: Picture, prior: UNetPrior | Tiled) -> Prepared:
         from restorer.images.conversion import Given

@@ -204,13 +204,18 @@ def search(name: str, *, recursive: bool, include: Sequence[str] = (), exclude: 
         return Search([(p, None) for p in sorted(matches, key=natural_key)])
     if safe_check(path.exists):
         error = PictureError(f"{name} is a device or a socket", "name a picture, a folder or a pipe")
-    elif is_loop(path):
-        error = PictureError(f"{name} is a link that leads back to itself", "name the file that it should lead to")
-    elif safe_check(path.is_symlink):
-        error = PictureError(f"{name} is a link to {path.readlink()}, which does not exist", "check where it leads")
     else:
-        error = PictureError(f"{name} does not exist", "check the path")
+        error = absence(path, name)
     return Search(failed=[(path, error)])
+
+
+def absence(path: Path, name: str) -> PictureError:
+    """Return the error for a path that leads to nothing, which is called by a name in the message."""
+    if is_loop(path):
+        return PictureError(f"{name} is a link that leads back to itself", "name the file that it should lead to")
+    if safe_check(path.is_symlink):
+        return PictureError(f"{name} is a link to {path.readlink()}, which does not exist", "check where it leads")
+    return PictureError(f"{name} does not exist", "check the path")
 
 
 def _search_folder(folder: Path, include: Sequence[str], exclude: Sequence[str]) -> Search:

@@ -1,13 +1,18 @@
-"""The content of pipes, which can be read only once and are wanted more often."""
+"""The content of pipes, which can be read only once and are wanted more often; and streams that are not there."""
 
 from __future__ import annotations
 
+import io
 from functools import cache
 from pathlib import Path
 
 from restorer.errors import PictureError
 
-__all__ = ["stream_bytes"]
+__all__ = ["ClosedStream", "stream_bytes"]
+
+
+class ClosedStream(io.TextIOWrapper):
+    """The null device in place of a standard stream that was closed when the process started."""
 
 
 @cache

@@ -158,6 +158,12 @@ def test_a_closed_stream_is_no_failure(closes: str, tmp_path: Path) -> None:
     assert code == 4
 
 
+def test_a_result_for_a_closed_standard_output_is_refused(tmp_path: Path) -> None:
+    draw(tmp_path / "n.png")
+    code, _, err = restore("denoise", "n.png", "--sigma", "9", "-o", "-", closes=">&-", cwd=tmp_path)
+    assert code == 7 and b"standard output is closed" in err
+
+
 # ------------------------------------------------------------------------------------------------------------- the ~
 
 

@@ -15,6 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from restorer.errors import PictureError
+from restorer.folders.verb_options import Inpaint
+from restorer.folders.verbs import inpainting
+
 TESTS = Path(__file__).resolve().parents[1]
 CHILD = f"""
 import sys
@@ -103,6 +107,26 @@ def test_standard_output_as_a_file(verb: str) -> None:
     assert done.returncode == 0, done.stderr
     with Image.open("o.png") as image:
         assert image.width in (10, 20)
+
+
+@needs_bash
+def test_a_result_goes_to_a_process_substitution() -> None:
+    draw("n.png")
+    os.mkfifo("done")
+    done = shell("restore denoise n.png --sigma 9 -q -o >(cat > o.png; echo > done) && cat done")
+    assert done.returncode == 0, done.stderr
+    with Image.open("o.png") as image:
+        assert image.size == (10, 12)
+
+
+@pytest.mark.parametrize(
+    ("leads", "message"), [("mask.png", "leads back to itself"), ("gone.png", "to gone.png, which")]
+)
+def test_a_mask_that_is_a_link_to_nothing(leads: str, message: str) -> None:
+    draw("n.png")
+    Path("mask.png").symlink_to(leads)
+    with pytest.raises(PictureError, match=f"the mask mask.png is a link.*{message}"):
+        inpainting(Inpaint(inputs=["n.png"], mask=Path("mask.png")))
 
 
 def test_a_named_pipe_is_read_once() -> None:

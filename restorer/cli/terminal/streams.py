@@ -9,6 +9,7 @@ import sys
 
 from restorer.cli.terminal.printable import NAMES_AS_BYTES, for_encoding, printable, register_error_handler
 from restorer.errors import OutputError
+from restorer.images.streams import ClosedStream
 
 __all__ = ["DISK_FULL_ERRORS", "flush_streams", "open_streams", "print_line"]
 
@@ -28,7 +29,8 @@ def open_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is that of the stream
-            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+            binary = open(number, "wb" if number else "rb", closefd=False)  # noqa: SIM115
+            setattr(sys, name, ClosedStream(binary))
     register_error_handler()
     for stream, errors in ((sys.stdout, NAMES_AS_BYTES), (sys.stderr, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):
