@@ -41,10 +41,6 @@ LEAST_PROBABILITY, SURE = 0.8, 0.95
 LEAST_OTHER = 0.85
 """Probability of any blur from which another one is told. Nothing is undone then, so that little is lost by silence."""
 
-NATURAL, LIKELY = 1.1, 0.94
-"""Standard deviation in pixels up to which a Gaussian may be the softness that pictures have at the full size of a
-camera, and the largest probability of such a blur, which is not sure."""
-
 LEAST_SHARE = 0.02
 """Share of a kind in the probability of the three from which its kernels are fitted."""
 
@@ -65,8 +61,9 @@ LEAST_GAIN = 0.003
 NARROWER = 0.97
 """Factor on the width of a Gaussian, whose fit has no zeros to go by."""
 
-LEAST_SIZE = {"gaussian": 1.0, "defocus": 1.2, "motion": 3.0}
-"""Width in pixels, as `Blur.width` states it, from which a blur is worth undoing."""
+LEAST_SIZE = {"gaussian": 1.1, "defocus": 1.2, "motion": 3.0}
+"""Width in pixels, as `Blur.width` states it, from which a blur is worth undoing. A narrower Gaussian may be the
+softness that pictures have at the full size of a camera, whose edges would ring."""
 
 THINNEST = 0.3
 """Least standard deviation of a Gaussian across its angle, which a grid of pixels does not tell from 0."""
@@ -193,8 +190,7 @@ def estimate_blur(image: Tensor, estimator: BlurEstimator, evidence: Tensor | No
     odds = known / max(none + other, 1e-6) * math.exp(min(max(EVIDENCE * gain, 0.0), MOST_EVIDENCE))
     if blur is None or odds / (1 + odds) < LEAST_PROBABILITY:
         return None
-    is_natural = blur.kind == "gaussian" and blur.width < NATURAL
-    return replace(blur, probability=min(odds / (1 + odds), LIKELY if is_natural else 1.0))
+    return replace(blur, probability=odds / (1 + odds))
 
 
 def _known(energy: Tensor, found: BlurEstimate, kinds: dict[str, float]) -> tuple[Blur | None, float]:
