@@ -2,8 +2,9 @@
 
 Most of these edges were not made by bicubic shrinking. Forced as exact data they would ring or stay stairs, so a little
 noise is assumed, which leaves the edge to the prior. A transparency of two values has nothing but stairs, each of which
-tells the edge to half a pixel; they are smoothed before. Where the transparency does not vary around a pixel, the
-result has its exact value, so that what is opaque stays opaque, and what is transparent stays transparent.
+tells the edge to half a pixel; they are smoothed before, apart from lines of one pixel, which would vanish. Where the
+transparency does not vary around a pixel, the result has its exact value, so that what is opaque stays opaque, and what
+is transparent stays transparent.
 """
 
 from __future__ import annotations
@@ -97,7 +98,17 @@ def _without_stairs(plane: Tensor) -> Tensor:
         blurred = F.conv2d(blurred, kernel.view(shape))
     low, high = float(plane.min()), float(plane.max())
     middle, steepness = (low + high) / 2, STAIRS_BLUR * math.sqrt(2 * math.pi)
-    return (middle + steepness * (blurred[0] - middle)).clamp(low, high)
+    steep = (middle + steepness * (blurred[0] - middle)).clamp(low, high)
+    return torch.where(_is_thin(plane), plane, steep)
+
+
+def _is_thin(plane: Tensor) -> Tensor:
+    """Return where no square of 2x2 pixels around a pixel of a plane (1, H, W) has one value, bool (1, H, W)."""
+
+    def opened(x: Tensor) -> Tensor:
+        return F.max_pool2d(-F.max_pool2d(-F.pad(x[None], (1, 1, 1, 1), mode="replicate"), 2, 1), 2, 1)[0]
+
+    return (opened(plane) != plane) | (-opened(-plane) != plane)
 
 
 def _nearest(first: int, count: int, length: int, of: int) -> Tensor:

@@ -70,6 +70,18 @@ def test_a_shape_of_two_values_has_less_error_than_by_lanczos(shape: object) -> 
     assert error(enlarged(small, 2), truth) < error(by_lanczos(small, SIDE * 2), truth)
 
 
+@pytest.mark.parametrize("is_opaque", [True, False])
+def test_lines_of_one_pixel_keep_their_opacity(is_opaque: bool) -> None:
+    """Hairs and gaps of one pixel stay, level and slanted, as they do in a shape that is enlarged by Lanczos."""
+    image = Image.new("L", (SIDE, SIDE))
+    for line in ((4, 10, 44, 10), (20, 4, 20, 44), (4, 40, 40, 4), (6, 44, 44, 30)):
+        ImageDraw.Draw(image).line(line, fill=255)
+    hairs = np.asarray(image) if is_opaque else 255 - np.asarray(image)
+    found = enlarged(hairs, 2)
+    assert found.mean() == pytest.approx(hairs.mean(), abs=0.1 * np.asarray(image).mean())
+    assert (found.max() if is_opaque else 255 - found.min()) > 240
+
+
 @pytest.mark.parametrize("scale", [2, 1.5])
 def test_what_does_not_vary_is_exact(scale: float) -> None:
     alpha = shrunk(drawn(disc), SIDE)
