@@ -22,6 +22,14 @@ __all__ = ["Options", "check_options", "own_names"]
 _ADDRESS = re.compile(r"ray://(\[[0-9A-Fa-f:.]+\]|[^\s/:@\[\]]+):([1-9]\d{0,4})")
 
 
+_STANDARD_OUTPUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+
+def _read_output(text: str) -> str:
+    """Return the output that a text stands for: "-" for what the system calls standard output."""
+    return "-" if text in _STANDARD_OUTPUT else text
+
+
 def _parse_tile(value: Any) -> int | str:
     if isinstance(value, str) and value in ("auto", "off"):
         return value
@@ -52,6 +60,7 @@ class Options(SamplingOptions):
         OUTPUT,
         short="-o",
         shown_default="beside the input",
+        read=_read_output,
     )
     overwrite: bool = option(False, "Replace results that already exist", panel=OUTPUT)
     skip_existing: bool = option(False, "Skip pictures whose result already exists", panel=OUTPUT)

@@ -110,6 +110,16 @@ def test_standard_output_as_a_file(verb: str) -> None:
 
 
 @needs_bash
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1"])
+def test_standard_output_that_is_a_file(name: str) -> None:
+    draw("n.png")
+    done = shell(f"restore denoise n.png --sigma 9 -o {name} > o.png")
+    assert done.returncode == 0, done.stderr
+    with Image.open("o.png") as image:
+        assert image.size == (10, 12)
+
+
+@needs_bash
 def test_a_result_goes_to_a_process_substitution() -> None:
     draw("n.png")
     os.mkfifo("done")
