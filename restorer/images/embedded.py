@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from restorer.images.endings import describe_rest
-from restorer.images.jpeg_file import SOI, JpegFile, make_segment, parse_jpeg
+from restorer.images.jpeg_file import MOST_SIDE, SOI, JpegFile, make_segment, parse_jpeg
 
 __all__ = ["Companions", "find_companions", "scaled_gain_map", "turned_gain_map", "with_gain_map"]
 
@@ -151,7 +151,8 @@ def scaled_gain_map(data: bytes, across: float, down: float) -> bytes:
     """
 
     def enlarged(image: Image.Image) -> Image.Image:
-        size = (min(65_500, max(1, round(image.width * across))), min(65_500, max(1, round(image.height * down))))
+        sides = round(image.width * across), round(image.height * down)
+        size = [min(max(side, 1), MOST_SIDE) for side in sides]
         return image.resize(size, Image.Resampling.BICUBIC)
 
     return _changed_gain_map(data, enlarged)

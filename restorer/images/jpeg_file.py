@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["EOI", "SOI", "SOS", "JpegFile", "make_segment", "parse_jpeg"]
+__all__ = ["EOI", "MOST_SIDE", "SOI", "SOS", "JpegFile", "make_segment", "parse_jpeg"]
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
 SOS = 0xDA
+MOST_SIDE = 65_500  # pixels that libjpeg writes
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
 _AFTER_A_SCAN = frozenset({0xC4, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)})
 

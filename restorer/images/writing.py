@@ -23,6 +23,7 @@ from restorer.images import heif_file, jxl_file
 from restorer.images.attributes import copy_attributes
 from restorer.images.encoders import encode_png, encode_tiff
 from restorer.images.foreign import PLUGINS, load_plugins
+from restorer.images.jpeg_file import MOST_SIDE
 from restorer.images.metadata import add_dpi_to_exif, add_record_to_exif, match_profile, read_record
 from restorer.images.partials import partial_name
 from restorer.images.picture import COMMENT, RECORD, Picture, reduce_depth, to_pil
@@ -39,8 +40,16 @@ _MAX_BITS = {"TIFF": 32, "PNG": 16, "HEIF": heif_file.MAX_BITS}  # results in ot
 _COMMON_FORMATS = "PNG, JPEG, WebP or TIFF"
 _QUALITY = 95  # of JPEG, lossy WebP and AVIF
 _JPEG_SEGMENT = 65_000  # bytes that a segment can hold besides its header
-_MAX_SIDES = {"WEBP": 16_383, "JPEG": 65_500, "AVIF": 65_536, "GIF": 65_535, "TGA": 65_535, "PCX": 65_535, "ICO": 256}
-_MAX_SIDES |= {"HEIF": 16_384}  # of the encoder; H.265 allows 16,888 at its highest level
+_MAX_SIDES = {
+    "WEBP": 16_383,
+    "JPEG": MOST_SIDE,
+    "AVIF": 65_536,
+    "GIF": 65_535,
+    "TGA": 65_535,
+    "PCX": 65_535,
+    "ICO": 256,
+    "HEIF": 16_384,  # of the encoder; H.265 allows 16,888 at its highest level
+}
 
 
 def target_format(picture: Picture, target: Path | BinaryIO, format: str | None = None) -> str:

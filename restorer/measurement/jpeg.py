@@ -29,12 +29,12 @@ from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from restorer.diffusion.degradations.quantization import BLOCK, Plane, Quantization, dct_matrix
+from restorer.measurement.jpeg_error import expected_errors
 
 __all__ = [
     "STANDARD_TABLES",
     "Component",
     "Jpeg",
-    "expected_errors",
     "indices_of",
     "quality_of",
     "read_jpeg",
@@ -70,9 +70,6 @@ STANDARD_TABLES = tuple(
 """The tables of the standard for luminance and chrominance, which libjpeg uses at quality 50, two of (8, 8)."""
 
 TRIANGLE_STEPS = 15  # of the inversion of the smooth enlargement; each leaves .6 of the error
-LEAST_COUNT = 10  # coefficients other than 0 from which the scale of a frequency is estimated by itself
-MOST_NONZERO = 0.95  # share of them up to which it is
-FLATTEST_SLOPE = -1.5  # exponent of the power law that the scales of photographs follow at least
 SEARCH_ROUNDS = 12  # of the search for values that were clipped or cut off
 
 
@@ -139,7 +136,7 @@ class Jpeg:
     @property
     def sigma(self) -> float:
         """Expected standard deviation of the error of the compression, in levels, over all pixels and channels."""
-        errors = [float(expected_errors(component)[0].mean()) + 1 / 12 for component in self.components]
+        errors = [float(expected_errors(c.indices, c.steps)[0].mean()) + 1 / 12 for c in self.components]
         if self.colour == "ycbcr":
             return math.sqrt(sum(share * error for share, error in zip(CHANNEL_SHARES, errors, strict=True)))
         return math.sqrt(sum(errors) / len(errors))
@@ -236,47 +233,6 @@ def read_jpeg(data: bytes) -> Jpeg | None:
     with contextlib.suppress(Exception):  # a decoder may raise anything, and the pixels have been read already
         return _read(data)
     return None
-
-
-def expected_errors(component: Component) -> tuple[Tensor, Tensor]:
-    """Return the expected square error of every coefficient of a plane by the compression, and its share of others.
-
-    The errors, (64,), are in squared levels. The shares, (64,), are those of the blocks in which the coefficient was
-    not rounded to 0.
-
-    A coefficient that is not 0 is anywhere in its cell. The coefficients of a frequency have a Laplace distribution of
-    scale b, of which the share exp(-q / 2b) is not rounded to 0. Where nearly all of them are 0, b follows from lower
-    frequencies by a power law, as the spectra of photographs do.
-    """
-    steps, blocks = component.steps.flatten(), component.indices.flatten(0, 1).flatten(1)
-    is_zero = blocks == 0
-    is_zero[:, 0] = False  # a mean of 128 is as likely as any other
-    zeros = is_zero.float().mean(0)
-    cell, edge = steps.square() / 12, steps / 2
-    b = _laplace_scales(edge, 1 - zeros, len(blocks))
-    left = (-edge / b).exp()
-    inside = 2 * b.square() - (edge.square() + 2 * edge * b) * left / (1 - left)
-    return zeros * inside.clamp(min=0).minimum(cell) + (1 - zeros) * cell, 1 - zeros
-
-
-def _laplace_scales(edge: Tensor, share: Tensor, count: int) -> Tensor:
-    """Return the scale b of every frequency in levels, (64,).
-
-    Args:
-        edge: Half the steps, (64,).
-        share: Share of the coefficients that are not 0.
-        count: Number of blocks.
-    """
-    rows = torch.arange(BLOCK, dtype=torch.float32)
-    distance = torch.hypot(rows[:, None], rows).flatten().clamp(min=1).log()
-    is_counted = (share * count >= LEAST_COUNT) & (share < MOST_NONZERO)
-    b = -edge / share.clamp(1e-6, MOST_NONZERO).log()
-    if not bool(is_counted.any()):  # nothing but means: less than one coefficient in all would not be 0
-        b, is_counted = edge / math.log(2 * count + 2), distance == 0
-    x, y = distance[is_counted], b[is_counted].log()
-    slope = float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum().clamp(min=1e-6))
-    line = y.mean() + min(slope, FLATTEST_SLOPE) * (distance - x.mean())
-    return torch.where(is_counted, b, line.exp())
 
 
 def _read(data: bytes) -> Jpeg | None:

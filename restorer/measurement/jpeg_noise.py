@@ -31,7 +31,8 @@ import torch
 from torch import Tensor
 
 from restorer.diffusion.degradations.quantization import BLOCK, RGB_TO_YCBCR
-from restorer.measurement.jpeg import CHANNEL_SHARES, Component, Jpeg, expected_errors
+from restorer.measurement.jpeg import CHANNEL_SHARES, Component, Jpeg
+from restorer.measurement.jpeg_error import expected_errors
 
 __all__ = ["NoiseBefore", "find_noise_before", "white_noise_before"]
 
@@ -269,7 +270,7 @@ def _error(planes: tuple[Component, ...], variances: tuple[Tensor, ...]) -> floa
     """
     errors = []
     for component, variance in zip(planes, variances, strict=True):
-        compression, is_seen = expected_errors(component)
+        compression, is_seen = expected_errors(component.indices, component.steps)
         passed = _energy_that_passes(variance.flatten().sqrt(), component.steps.flatten())
         errors.append(torch.maximum(compression + is_seen * variance.flatten(), passed))
     return math.sqrt(_total(tuple(errors)) + 1 / 12)
