@@ -28,7 +28,7 @@ from PIL import ExifTags
 from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
-from restorer.diffusion.degradations.quantization import BLOCK, Plane, Quantization, dct_matrix
+from restorer.diffusion.degradations.quantization import BLOCK, Plane, Quantization, dct_matrix, turn_of
 from restorer.measurement.jpeg_error import expected_errors
 
 __all__ = [
@@ -132,6 +132,16 @@ class Jpeg:
         names = {(1, 1): "4:4:4", (1, 2): "4:2:2", (2, 2): "4:2:0", (2, 1): "4:4:0", (1, 4): "4:1:1"}
         down, across = self.components[1].shrink
         return names.get((down, across), f"{down}x{across}")
+
+    @property
+    def missing(self) -> tuple[int, int]:
+        """How many rows and columns of the first blocks are missing in the upright picture."""
+        is_transposed, is_flipped_down, is_flipped_across = turn_of(self.orientation)
+        stored = []
+        for axis, (side, is_flipped) in enumerate(((self.height, is_flipped_down), (self.width, is_flipped_across))):
+            unit = BLOCK * max(component.shrink[axis] for component in self.components)
+            stored.append(-(side + self.offset[axis]) % unit if is_flipped else self.offset[axis])
+        return (stored[1], stored[0]) if is_transposed else (stored[0], stored[1])
 
     @property
     def sigma(self) -> float:

@@ -22,16 +22,10 @@ checkpoint as if it had not been stopped:
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import time
-import tomllib
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -39,28 +33,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from restorer.diffusion.schedule import alpha_bar_of
-from restorer.errors import ModelError, UsageError
 from restorer.models.catalogue import weights_folder
-from restorer.models.checkpoints import load_model, save_model
 from restorer.models.devices import resolve_device
-from restorer.networks.fast.pixel_shuffle import pixel_shuffle, pixel_unshuffle
-from restorer.networks.residual_unet import ResidualUNet
 from restorer.priors.experts import SPREAD, first_level
-from restorer.priors.unet_prior import ModelSpec
 from restorer.training.adversary import Features, Heads, discriminator_loss, feature_distance
 from restorer.training.crops import Augmentation
-from restorer.training.datasets import Dataset, find_sources
 from restorer.training.decompressed import Decompressed, random_crop, read_decompressed
+from restorer.training.first_answer import (
+    answer_once,
+    begin_with,
+    read_pictures,
+    read_recipe,
+    resume_from,
+    run_training,
+)
 from restorer.training.optimizer import make_optimizer
-from restorer.training.run_folder import CHECKPOINT, METRICS
 from restorer.training.shrinking import enlarge_bicubic, shrink
 
-__all__ = ["EnlargerRecipe", "Pairs", "Trainer", "enlarge_once", "make_pairs", "read_enlarger_recipe", "train_enlarger"]
+__all__ = ["EnlargerRecipe", "Pairs", "Trainer", "make_pairs", "train_enlarger"]
 
-MEMORY = 4_000_000_000  # bytes for decoded pictures
-SAVE_EVERY = 240.0  # seconds
-LOG_EVERY = 50  # steps
 MEASURE_EVERY = 10  # steps between measurements of the norms of the gradients
 RAMP = 300  # steps over which the weight of the discriminator rises
 WARMUP = 50  # steps over which a rate rises
@@ -116,20 +107,6 @@ class EnlargerRecipe:
         return self.rate * min(1, (step - self.mean_steps + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * fall))
 
 
-def read_enlarger_recipe(path: Path) -> EnlargerRecipe:
-    """Read a recipe: a TOML file with the fields of `EnlargerRecipe`.
-
-    Raises:
-        UsageError: The file cannot be read, or a field is unknown.
-    """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-        return EnlargerRecipe(**values)
-    except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"the recipe {path} cannot be read: {error}") from error
-
-
 @dataclass(frozen=True)
 class Pairs:
     """The crops of a step.
@@ -181,34 +158,6 @@ def make_pairs(
     )
 
 
-def _stream(
-    pictures: Sequence[np.ndarray], recipe: EnlargerRecipe, first: int, made: Sequence[Decompressed]
-) -> Iterator[Pairs]:
-    """Yield the pairs of step `first` and of all later steps."""
-    pending: deque[Future[Pairs]] = deque()
-    with ThreadPoolExecutor(1) as pool:
-        for number in count(first):
-            pending.append(pool.submit(make_pairs, pictures, recipe, number, made))
-            if len(pending) == 4:
-                yield pending.popleft().result()
-
-
-def enlarge_once(network: Any, spec: ModelSpec, x: Tensor, level: Tensor) -> Tensor:
-    """Return the network's answer to interpolated pictures, as `UNetPrior` computes it, not clipped.
-
-    Args:
-        network: (folded x_t, t) -> v.
-        spec: Its schedule and patch size.
-        x: Small pictures enlarged by the bicubic filter, (B, 3, H, W) on [-1, 1].
-        level: What the network is told, float64 (B,).
-    """
-    abar = alpha_bar_of(level).to(x.device, x.dtype).view(-1, 1, 1, 1)
-    t = spec.schedule.t_at(level).to(x.device, torch.float32)
-    folded = pixel_unshuffle(abar.sqrt() * x, spec.patch_size, x.dtype)
-    v = pixel_shuffle(network(folded, t).float(), spec.patch_size)
-    return abar * x - (1 - abar).sqrt() * v
-
-
 class Trainer:
     """Networks, optimizers and the number of steps done: everything that a checkpoint contains.
 
@@ -228,10 +177,7 @@ class Trainer:
     def __init__(self, init: Path, recipe: EnlargerRecipe, device: torch.device, *, bf16: bool) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.device, self.bf16 = recipe, device, bf16
-        network, self.spec = load_model(init)
-        if not isinstance(network, ResidualUNet) or self.spec.prediction_type != "v_prediction":
-            raise ModelError(f"{init} is not a ResidualUNet that predicts v")
-        network = network.float().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network, self.spec = begin_with(init, device)
         self.features = Features(deepcopy(network), self.spec).to(device)
         self.network = network.requires_grad_(True)
         self.average = deepcopy(self.network).requires_grad_(False)
@@ -251,7 +197,7 @@ class Trainer:
             group["lr"] = self.recipe.rate_at(self.step)
         optimizer.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            made = enlarge_once(self.network, self.spec, y, pairs.level)
+            made = answer_once(self.network, self.spec, y, pairs.level)
         pixels = (made - x).abs().mean()
         if self.step < self.recipe.mean_steps:
             pixels.backward()
@@ -340,36 +286,11 @@ def train_enlarger(
         device: A name as in `resolve_device`.
         bf16: As in `Trainer`.
     """
-    out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(init, recipe, resolve_device(device), bf16=bf16)
-    if (out / CHECKPOINT).exists():
-        trainer.load_state_dict(torch.load(out / CHECKPOINT, map_location=trainer.device, weights_only=True))
-    pictures = Dataset(find_sources(data, recipe.crop, exclude=out).sources, MEMORY, recipe.seed).decode_share(0)
+    resume_from(out, trainer)
+    pictures = read_pictures(data, recipe.crop, out, recipe.seed)
     made = [] if pairs is None else read_decompressed(pairs)
-    saved = noted = time.monotonic()
-    for batch in _stream(pictures, recipe, trainer.step, made):
-        if trainer.step >= recipe.steps:
-            break
-        trainer.run_step(batch)
-        now = time.monotonic()
-        if trainer.step % LOG_EVERY == 0:
-            rounded = {name: round(value, 5) for name, value in trainer.meter.items()}
-            line = {"step": trainer.step, "seconds": round(now - noted, 1), **rounded}
-            with (out / METRICS).open("a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
-            noted = now
-        if now - saved > SAVE_EVERY:
-            _save(trainer, out)
-            saved = now
-    _save(trainer, out)
-
-
-def _save(trainer: Trainer, out: Path) -> None:
-    """Write the model and the checkpoint, each in one operation."""
-    partial = out / f".{CHECKPOINT}.partial"
-    torch.save(trainer.state_dict(), partial)
-    save_model(out, trainer.average, trainer.spec)
-    partial.replace(out / CHECKPOINT)
+    run_training(trainer, lambda number: make_pairs(pictures, recipe, number, made), out, recipe.steps)
 
 
 def main() -> None:
@@ -383,7 +304,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--fp32", action="store_true", help="compute in float32 instead of bfloat16")
     given = parser.parse_args()
-    recipe = EnlargerRecipe() if given.recipe is None else read_enlarger_recipe(given.recipe)
+    recipe = EnlargerRecipe() if given.recipe is None else read_recipe(given.recipe, EnlargerRecipe)
     print(asdict(recipe))
     train_enlarger(
         given.init or weights_folder(),

@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from restorer.images.sizes import Region
 from restorer.measurement.jpeg import STANDARD_TABLES, quality_of, read_jpeg, table_of_quality
+from restorer.measurement.jpeg_window import cut_jpeg
 
 IMAGES = Path(__file__).resolve().parents[1] / "images"
 SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
@@ -120,6 +122,29 @@ def test_the_data_belong_to_the_upright_picture(orientation: int):
     assert jpeg is not None
     assert jpeg.orientation == orientation
     assert jpeg.degradation().consistency(files.to_tensor(picture)[None] * 2 - 1, jpeg.data()) > 0.995
+
+
+@pytest.mark.parametrize("size", [(176, 128), (187, 141)])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("window", [None, (96, 32)])
+def test_the_first_block_of_the_upright_picture_is_known(
+    orientation: int, size: tuple[int, int], window: tuple[int, int] | None
+):
+    """Where blocks meet, the steps between neighbouring pixels of a coarse file are largest."""
+    from restorer.images import files
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = stored(photograph(*size), quality=4, subsampling=2, exif=exif)
+    jpeg, picture = read_jpeg(data), files.to_tensor(files.load(io.BytesIO(data)))
+    assert jpeg is not None
+    if window is not None:  # a part of the picture, which begins on its own grid of 32 pixels
+        part = Region(window[0] // 3, window[1], picture.shape[-1] - window[0] // 3, picture.shape[-2] - window[1])
+        jpeg, picture = cut_jpeg(jpeg, part), picture[..., part.rows, part.columns]
+    for axis, missing in ((-2, jpeg.missing[0]), (-1, jpeg.missing[1])):
+        jumps = picture.mean(0).diff(dim=axis).abs().mean(-1 if axis == -2 else 0)
+        by_place = [float(jumps[place::8].mean()) for place in range(8)]
+        assert (int(np.argmax(by_place)) + 1 + missing) % 8 == 0
 
 
 def test_other_files_are_not_read():

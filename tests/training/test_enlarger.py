@@ -25,11 +25,10 @@ from restorer.training.decompressed import Decompressed, make_decompressed, rand
 from restorer.training.enlarger import (
     EnlargerRecipe,
     Trainer,
-    enlarge_once,
     make_pairs,
-    read_enlarger_recipe,
     train_enlarger,
 )
+from restorer.training.first_answer import answer_once, read_recipe
 from restorer.training.shrinking import enlarge_bicubic, shrink
 
 SPEC = ModelSpec(
@@ -156,7 +155,7 @@ def test_the_network_answers_as_the_prior_does(prior_folder) -> None:
     x = torch.rand(2, 3, 32, 32) * 1.2 - 0.6
     level = torch.tensor([0.2, 0.4], dtype=torch.float64)
     with torch.no_grad():
-        trained = enlarge_once(network.float(), spec, x, level)
+        trained = answer_once(network.float(), spec, x, level)
     answered = UNetPrior(network, replace(spec, clip=False)).predict(x, level).x0
     torch.testing.assert_close(trained, answered, atol=1e-5, rtol=1e-5)
 
@@ -247,10 +246,10 @@ def test_rates_rise_fall_and_end_at_zero() -> None:
 def test_recipes_are_read_and_unknown_fields_refused(tmp_path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text("steps = 12\nlevels = [0.01, 0.2]\n")
-    assert read_enlarger_recipe(path) == EnlargerRecipe(steps=12, levels=(0.01, 0.2))
+    assert read_recipe(path, EnlargerRecipe) == EnlargerRecipe(steps=12, levels=(0.01, 0.2))
     path.write_text("stepps = 12\n")
     with pytest.raises(UsageError, match="stepps"):
-        read_enlarger_recipe(path)
+        read_recipe(path, EnlargerRecipe)
 
 
 def test_other_networks_are_refused(tmp_path) -> None:
