@@ -31,6 +31,7 @@ from restorer.models import load as models_load
 from restorer.models.catalogue import cards
 from restorer.tasks.defaults import (
     DEBLUR,
+    DECOMPRESS,
     DENOISE,
     EXPERT,
     INPAINT,
@@ -206,7 +207,7 @@ def test_defaults_by_task_are_documented() -> None:
     stated = {row[0]: (row[1], row[2]) for row in rows(section(COMMANDS, "Defaults by task"))}
     tasks = {
         "`denoise`": DENOISE,
-        "`dejpeg`": JPEG,
+        "`dejpeg`, another model": JPEG,
         "`deblur`": DEBLUR,
         "`inpaint`, narrow holes": INPAINT,
         "`inpaint`, wide holes": INPAINT_PATCHED,
@@ -215,6 +216,7 @@ def test_defaults_by_task_are_documented() -> None:
     tasks |= {f"`upscale --scale {scale}`, other models": found for scale, found in UPSCALE.items()}
     expected = {name: (str(found.steps), f"{found.detail:g}") for name, found in tasks.items()}
     first = {f"`upscale` by up to {EXPERT.largest_factor}, embedded model": ("1", f"{EXPERT.detail:g}")}
+    first |= {"`dejpeg`, embedded model": (str(DECOMPRESS.steps), "0")}
     first |= {"`upscale` by more, embedded model": ("2", f"{EXPERT.detail:g}")}
     assert stated == {**expected, **first, "`upscale` by latent diffusion": (str(LATENT_STEPS), "none")}
 
@@ -281,7 +283,7 @@ def test_every_line_has_the_schema(lines: list[dict[str, Any]]) -> None:
 def test_results_have_the_fields_that_are_written_down(lines: list[dict[str, Any]]) -> None:
     common = ALWAYS | documented(JSON, "`result`")
     ok, failed = of(lines, "result", "ok"), of(lines, "result", "failed")
-    assert set(ok) == common | documented(JSON, "`result` with status `ok`")
+    assert set(ok) == common | documented(JSON, "`result` with status `ok`") | {"decompressor"}
     assert set(ok["model"]) == documented(JSON, "Identity of a model") == {"id", "sha256", "revision"}
     assert set(failed) == common | documented(JSON, "`result` with status `failed`")
     assert set(of(lines, "result", "skipped")) == common
@@ -293,7 +295,7 @@ def test_repairs_have_the_fields_that_are_written_down(printed: Callable[..., li
     (plan, _), (done, _) = printed(*command, "--dry-run"), printed(*command)
     assert set(done) == ALWAYS | documented(JSON, "`result`") | documented(JSON, "`result` with status `ok`") - {
         "recipe"
-    } | {"repairs", "enlarger", "blur"}
+    } | {"repairs", "enlarger", "decompressor", "blur"}
     assert set(plan) == ALWAYS | documented(JSON, "`plan`") | {"repairs"}
     assert set(plan["repairs"][0]) == set(done["repairs"][0]) == documented(JSON, "Repairs of a result")
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "DECOMPRESSES",
+    "ENLARGES",
     "JobAndKept",
     "Kept",
     "PreparedPicture",
@@ -47,6 +49,9 @@ __all__ = [
 
 FILE_BYTES_PER_PIXEL = 16
 """The largest file that is read ahead, in bytes per pixel of a batch: four floats and no other large content."""
+
+ENLARGES, DECOMPRESSES = ("auto", "upscale"), ("auto", "dejpeg", "denoise", "upscale")
+"""The commands in which a second network of the embedded model may enlarge, and in which one may undo a compression."""
 
 
 @dataclass(frozen=True)
@@ -263,10 +268,13 @@ def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, An
         prior: The prior as it was used in the end, which may have smaller tiles or another precision than the job's.
         options: The options of the run.
     """
-    from restorer.models.load import first_expert_identity, precision_name
+    from restorer.models.load import DECOMPRESSING, ENLARGING, first_expert_identity, precision_name
 
     start = start_record(job.starter)
-    enlarger = None if start is not None and job.plan is None else first_expert_identity(prior)
+    is_alone = start is not None and job.plan is None
+    enlarger, decompressor = (
+        None if is_alone else first_expert_identity(prior, name) for name in (ENLARGING, DECOMPRESSING)
+    )
     return {
         "device": str(prior.device),
         "precision": precision_name(prior) if start is None or job.plan is not None else start["precision"],
@@ -283,7 +291,8 @@ def effective_settings(job: Job, prior: Tiled, options: Options) -> dict[str, An
         **({} if job.repairs is None else {"repairs": [repair.to_dict() for repair in job.repairs]}),
         **({"blur": job.blur and job.blur.to_dict()} if options.command in ("deblur", "auto") else {}),
         **({} if options.start is None else {"start": start}),
-        **({"enlarger": enlarger} if options.command in ("upscale", "auto") else {}),
+        **({"enlarger": enlarger} if options.command in ENLARGES else {}),
+        **({"decompressor": decompressor} if options.command in DECOMPRESSES else {}),
         "region": None if options.region is None else list(options.region),
         "tile": job.factor * min(prior.tile, max(job.largest)),
         "overlap": job.factor * prior.overlap,
@@ -355,5 +364,6 @@ def build_record(
         prepared.in_place,
         "" if job.starter is None else job.starter.sha256,
         enlarger_sha256=(settings.get("enlarger") or {"sha256": ""})["sha256"],
+        decompressor_sha256=(settings.get("decompressor") or {"sha256": ""})["sha256"],
         repairs=tuple(repair.describe() for repair in job.repairs or ()),
     )

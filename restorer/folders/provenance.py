@@ -37,6 +37,8 @@ class Record:
             that was written beside its picture.
         start_sha256: SHA-256 of the network from whose result the restoration started; empty if there was none.
         enlarger_sha256: SHA-256 of the network that gave the first answer of an enlargement; empty if there was none.
+        decompressor_sha256: SHA-256 of the network that gave the first answer of the undoing of a compression; empty if
+            there was none.
         uncertainty: How uncertain the result is, in words; empty if that was not estimated.
         consistency: How far the result, degraded again, is from the input, in words; empty if that is not known.
         sample: Which of several samples the result is, in words; empty for a result of which no others were drawn.
@@ -58,6 +60,7 @@ class Record:
     in_place: Sequence[str] = ()
     start_sha256: str = ""
     enlarger_sha256: str = ""
+    decompressor_sha256: str = ""
     uncertainty: str = ""
     consistency: str = ""
     sample: str = ""
@@ -104,9 +107,10 @@ def parse_record(text: str) -> Record | None:
     except (ValueError, TypeError, RecursionError):
         return None
     texts = (record.version, record.command, record.source, record.source_sha256, record.model, record.model_sha256)
-    others = (record.device, record.precision, record.found, record.start_sha256, record.enlarger_sha256)
+    others = (record.device, record.precision, record.found, record.start_sha256)
+    firsts = (record.enlarger_sha256, record.decompressor_sha256)
     told = (record.uncertainty, record.consistency, record.sample)
-    has_texts = all(isinstance(text, str) for text in (*texts, *others, *told))
+    has_texts = all(isinstance(text, str) for text in (*texts, *others, *firsts, *told))
     has_options = isinstance(record.options, dict) and all(
         value is None or isinstance(value, (str, int, float)) for value in record.options.values()
     )

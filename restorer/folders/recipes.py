@@ -10,7 +10,7 @@ from restorer.errors import PictureError
 from restorer.folders.manifest import compute_fingerprint
 from restorer.folders.options import Options
 from restorer.folders.paths import Item
-from restorer.folders.picture import Verb
+from restorer.folders.picture import DECOMPRESSES, ENLARGES, Verb
 from restorer.folders.starting import start_hashes
 from restorer.images.find import is_stream
 from restorer.images.streams import stream_bytes
@@ -36,14 +36,15 @@ def recipe_of(item: Item, options: Options, verb: Verb, model: Model, *hashes: s
         ModelError: The network of the start cannot be found.
     """
     from restorer.models.calibration import calibration_file
-    from restorer.models.load import ENLARGING, weights_folder, weights_sha256
+    from restorer.models.load import DECOMPRESSING, ENLARGING, expert_sha256, weights_folder
 
     chosen = {**options.sampling, **verb.extra_options, **options.asked}
     chosen |= start_hashes(options)
     if options.uncertainty is not None and (constants := calibration_file(model.path)).is_file():
         hashes = (*hashes, sha256_of_file(constants))
-    if options.command == "upscale" and model.path == weights_folder():  # it stands beside this model alone
-        hashes = (*hashes, weights_sha256(weights_folder(ENLARGING)))
+    if model.path == weights_folder():  # they stand beside this model alone
+        experts = (ENLARGES, ENLARGING), (DECOMPRESSES, DECOMPRESSING)
+        hashes = (*hashes, *(expert_sha256(name) for verbs, name in experts if options.command in verbs))
     if verb.find_mask is not None:
         hashes = (*hashes, sha256_of_file(verb.find_mask(item)))
     return compute_fingerprint(options.command, chosen, model.sha256, *hashes)

@@ -18,7 +18,7 @@ def record_facts(record: Record) -> list[tuple[str, str]]:
     values |= {name: getattr(record, name) for name in TOLD}  # an option may have the same name
     values["repairs"] = ", then ".join(record.repairs)
     own = (name for name in record.options if name not in TOLD)
-    names = (*FIELDS, "start_sha256", "enlarger_sha256", *own, "found", "repairs", *TOLD)
+    names = (*FIELDS, "start_sha256", "decompressor_sha256", "enlarger_sha256", *own, "found", "repairs", *TOLD)
     facts = [(name.replace("_", " "), str(values[name])) for name in names if values[name] not in (None, "")]
     circumstances = f" with {record.threads} threads" if record.device == "cpu" else ""
     if record.batch > 1:

@@ -19,6 +19,7 @@ from restorer.models.calibration import calibration_file, read_calibration
 from restorer.models.catalogue import EMBEDDED, Card, weights_folder
 from restorer.models.checkpoints import load_model
 from restorer.models.devices import PRECISIONS, resolve_device, resolve_dtype
+from restorer.models.differences import DIFFERENCE, add_difference
 from restorer.models.foreign import explained
 from restorer.models.hub.download import OnBytes, fetch, sha256_of
 from restorer.models.hub.references import Snapshot, find_revision, model_files, parse_reference, weights_file
@@ -26,16 +27,18 @@ from restorer.models.latent_pipelines import is_latent, load_latent
 from restorer.networks.blur_estimator import BlurEstimator
 from restorer.networks.noise_estimator import NoiseEstimator
 from restorer.networks.scratch_finder import ScratchFinder
-from restorer.priors.experts import Experts
+from restorer.priors.experts import BOUNDARY, Experts, Shifted
 from restorer.priors.latent import LatentPrior
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import UNetPrior
 
 __all__ = [
+    "DECOMPRESSING",
     "EMBEDDED",
     "ENLARGING",
     "Model",
     "calibration_of",
+    "expert_sha256",
     "find_calibration",
     "first_expert_identity",
     "identity",
@@ -50,8 +53,8 @@ __all__ = [
     "with_first_expert",
 ]
 
-ENLARGING = "enlarge"
-"""The folder of the network that gives the first answer of an enlargement."""
+ENLARGING, DECOMPRESSING = "enlarge", "jpeg"
+"""The folders of the networks that give the first answer: of an enlargement, and of the undoing of a compression."""
 
 T = TypeVar("T")
 N = TypeVar("N", bound=torch.nn.Module)
@@ -62,8 +65,7 @@ REMEMBERED = 8
 
 def precision_name(prior: Prior) -> str:
     """Return the name of the precision that a prior computes in: "fp32", "bf16" or "fp16"."""
-    inner = prior.prior if isinstance(prior, Tiled) else prior
-    inner = inner.prior if isinstance(inner, Experts) else inner
+    inner = _without_experts(prior.prior if isinstance(prior, Tiled) else prior)
     dtype = inner.dtype if isinstance(inner, UNetPrior) else torch.float32
     return next(name for name, known in PRECISIONS.items() if known == dtype)
 
@@ -120,6 +122,10 @@ def _build(model: Path, device: torch.device, dtype: torch.dtype) -> UNetPrior:
 
 
 def _build_plain(model: Path, device: torch.device, dtype: torch.dtype) -> UNetPrior:
+    if model.parent == weights_folder().parent and (model / DIFFERENCE).is_file():
+        network, spec = load_model(weights_folder())
+        network.load_state_dict(add_difference(model / DIFFERENCE, network.state_dict()), assign=True)
+        return UNetPrior(network, spec, device=device, dtype=dtype)
     if not is_latent(model):
         network, spec = load_model(model)
         return UNetPrior(network, spec, device=device, dtype=dtype)
@@ -219,40 +225,59 @@ def measuring_prior(prior: Prior) -> UNetPrior:
     return _load(weights_folder(), inner.device, PRECISIONS[precision_name(prior)])
 
 
-def with_first_expert(prior: Prior) -> Prior | None:
-    """Return the embedded prior with the network that gives the first answer of an enlargement.
+def with_first_expert(prior: Prior, name: str = ENLARGING, missing: tuple[int, int] = (0, 0)) -> Prior | None:
+    """Return the embedded prior with a network that gives the first answer.
 
     Args:
         prior: A prior, tiled or not.
+        name: Which network: `ENLARGING` or `DECOMPRESSING`.
+        missing: Number of rows and columns of the first blocks of a JPEG file that are missing in the picture.
 
     Returns:
         The pair of networks on the device and in the precision of the prior, tiled alike; None for any other prior,
         beside which there is no such network.
     """
     if isinstance(prior, Tiled):
-        inner = with_first_expert(prior.prior)
+        inner = with_first_expert(prior.prior, name, missing)
         return None if inner is None else prior.with_prior(inner)
-    if isinstance(prior, Experts):
-        return prior
-    return _experts(prior) if isinstance(prior, UNetPrior) and measuring_prior(prior) is prior else None
+    plain = _without_experts(prior)
+    if not isinstance(plain, UNetPrior) or measuring_prior(plain) is not plain:
+        return None
+    return prior if isinstance(prior, Experts) and prior.name == name == ENLARGING else _experts(prior, name, missing)
 
 
-def first_expert_identity(prior: Prior) -> dict[str, Any] | None:
-    """Return the identity of the network that gives the first answer, as results record it; None if there is none.
+def first_expert_identity(prior: Prior, name: str = ENLARGING) -> dict[str, Any] | None:
+    """Return the identity of a network that gave the first answer, as results record it; None if it gave none.
 
     Args:
         prior: The prior that was used, tiled or not.
+        name: Which network.
     """
     while isinstance(prior, PriorWrapper):
-        if isinstance(prior, Experts):
-            return {"id": ENLARGING, "sha256": weights_sha256(weights_folder(ENLARGING))}
+        if isinstance(prior, Experts) and prior.name == name:
+            return {"id": name, "sha256": expert_sha256(name)}
         prior = prior.prior
     return None
 
 
-@lru_cache(maxsize=2)
-def _experts(prior: UNetPrior) -> Experts:
-    return Experts(prior, _load(weights_folder(ENLARGING), prior.device, prior.dtype))
+def expert_sha256(name: str) -> str:
+    """Return the SHA-256 of the weights of a network that gives the first answer, in hexadecimal."""
+    folder = weights_folder(name)
+    return weights_sha256(folder / DIFFERENCE if (folder / DIFFERENCE).is_file() else folder)
+
+
+def _without_experts(prior: Prior) -> Prior:
+    """Return the prior beside which networks give the first answer."""
+    while isinstance(prior, Experts):
+        prior = prior.prior
+    return prior
+
+
+@lru_cache(maxsize=32)
+def _experts(prior: UNetPrior | Experts, name: str, missing: tuple[int, int]) -> Experts:
+    first: Prior = _load(weights_folder(name), prior.device, PRECISIONS[precision_name(prior)])
+    first = first if missing == (0, 0) else Shifted(first, missing)
+    return Experts(prior, first, name, BOUNDARY if name == DECOMPRESSING else 0.0)
 
 
 @cache

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 __all__ = [
     "CAMERA",
     "DEBLUR",
+    "DECOMPRESS",
     "DEFAULT_STEPS",
     "DENOISE",
     "EXPERT",
@@ -135,6 +136,32 @@ JPEG = JpegDefaults(steps=6, detail=0.0, first=3.5, last=0.6, single=1.4, shares
 
 
 @dataclass(frozen=True)
+class DecompressDefaults:
+    """The default settings for JPEG files whose first answer a network of its own gives.
+
+    All levels are multiples of the expected error of the compression.
+
+    Args:
+        steps: Number of evaluations, the first of which is that of the network.
+        first: Level of the first evaluation after it.
+        last: Level of the last one.
+        trust: Standard deviation of the error of an answer, as a share of that of the compression.
+        shares: As in `JpegDefaults`.
+        most_doubt: As in `JpegDefaults`.
+    """
+
+    steps: int
+    first: float
+    last: float
+    trust: float
+    shares: tuple[float, float]
+    most_doubt: float
+
+
+DECOMPRESS = DecompressDefaults(steps=3, first=1.0, last=0.5, trust=0.8, shares=(0.9, 0.3), most_doubt=1.0)
+
+
+@dataclass(frozen=True)
 class NoisyJpegDefaults(CameraDefaults):
     """The default settings for noise that was compressed. All levels are multiples of the expected error of both.
 
@@ -254,9 +281,9 @@ LATENT_STEPS = 100
 
 DEFAULT_STEPS = {
     "deblur": DEBLUR.steps,
-    "dejpeg": JPEG.steps,
+    "dejpeg": DECOMPRESS.steps,
     "denoise": DENOISE.steps,
     "inpaint": INPAINT.steps,
     "upscale": UPSCALE[4].steps,
 }
-"""Number of network evaluations of each verb by default."""
+"""Number of network evaluations of each verb by default; `dejpeg` takes `JPEG.steps` with other models."""

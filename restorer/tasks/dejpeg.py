@@ -1,10 +1,12 @@
 """Removal of what JPEG compression did: blocks, ringing and coarse colour.
 
 The file says in which interval each of its coefficients lies (`restorer.diffusion.degradations.quantization`). The
-reverse process starts at the decoded picture y, at a level above the error of the compression, and each prediction is
-drawn towards the middle of these intervals. The last one is forced into them, so that compressing the result again
-gives the file back. `detail` is the factor on the noise that is carried from step to step, and with it the share of
-texture that is sampled and not averaged.
+reverse process starts at the decoded picture y, and each prediction is drawn towards the middle of these intervals. The
+last one is forced into them, so that compressing the result again gives the file back. `detail` is the factor on the
+noise that is carried from step to step, and with it the share of texture that is sampled and not averaged.
+
+Beside the embedded prior there is a network that was trained for JPEG, which gives the first answer
+(`restorer/priors/experts.py`). The prior alone starts at a level above the error of the compression instead.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from restorer.limits import check
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.jpeg_window import cut_jpeg
 from restorer.models.feed_forward import FeedForward
+from restorer.models.load import DECOMPRESSING, with_first_expert
+from restorer.priors.experts import decompressing_level
 from restorer.tasks.common import as_colour, check_picture, select_prior, to_unit, without_equal_channels
-from restorer.tasks.defaults import JPEG
+from restorer.tasks.defaults import DECOMPRESS, JPEG
 from restorer.tasks.job import Job
 from restorer.tasks.region import Place
 from restorer.tasks.started import alone, check_start, repaired_from
@@ -76,32 +80,56 @@ def prepare_dejpeg(
     check_picture(image)
     check(steps=steps, detail=detail, method=method, seed=seed, started=start is not None)
     place = Place.of(image, region)
-    if start is not None:
-        model = select_prior("dejpeg", prior)
-        check_start(start, "dejpeg", model)
-        if steps == 0:
-            return alone(start, image, place, model)
-        job = prepare_dejpeg(image, jpeg, method=method, seed=seed, region=region, prior=model)
-        return repaired_from(job, start, image, place, steps=steps, detail=detail, method=method)
+    model = select_prior("dejpeg", prior)
+    if start is None:
+        return _prepare(image, jpeg, place, model, steps, detail, method, seed, may_ask_expert=True)
+    check_start(start, "dejpeg", model)
+    if steps == 0:
+        return alone(start, image, place, model)
+    job = _prepare(image, jpeg, place, model, None, None, method, seed, may_ask_expert=False)
+    return repaired_from(job, start, image, place, steps=steps, detail=detail, method=method)
+
+
+def _prepare(
+    image: Tensor,
+    jpeg: Jpeg | None,
+    place: Place,
+    prior: Prior,
+    steps: int | None,
+    detail: float | None,
+    method: str,
+    seed: int,
+    *,
+    may_ask_expert: bool,
+) -> Job:
+    """Prepare the job of a part of a picture, which starts from the picture.
+
+    Args:
+        image: As in `prepare_dejpeg`.
+        jpeg: As in `prepare_dejpeg`.
+        place: The part.
+        prior: The prior.
+        steps: As in `prepare_dejpeg`.
+        detail: As in `prepare_dejpeg`.
+        method: As in `prepare_dejpeg`.
+        seed: As in `prepare_dejpeg`.
+        may_ask_expert: Whether the network for the first answer is asked, if the prior has one.
+    """
     picture, channels = as_colour(place.seen(image)), len(without_equal_channels(image))
-    model = with_default_tiles(select_prior("dejpeg", prior), *picture.shape[-2:])
+    model = with_default_tiles(prior, *picture.shape[-2:])
     used = JPEG.detail if detail is None else detail
     part = place.exact(image)
     unchanged = Job(model, None, part, 0.0, True, used, picture, lambda x, first: part, jpeg=jpeg, canvas=place.canvas)
     if jpeg is None or not can_be_restored(jpeg):
         return unchanged.with_note(NOT_FOUND)
     known = cut_jpeg(jpeg.luminance() if channels == 1 else jpeg, place.window)
-    degradation, data, s = known.degradation(JPEG.shares, JPEG.most_doubt), known.data(), 2 * jpeg.sigma / 255
-    count = steps or JPEG.steps
-    first, last = (JPEG.single, JPEG.single) if count == 1 else (JPEG.first, JPEG.last)
-    carried = used if method == "auto" else 1.0  # the published methods carry all noise
-    auto = Plan(
-        (*log_levels(first * s, last * s, count), 0.0),
-        zeta=(0.0,) * count,
-        kappa=carried,
-        fresh_start=carried > 0,
-        mirrored=model.mirrors,
-        seed=seed,
+    expert = with_first_expert(model, DECOMPRESSING, known.missing) if may_ask_expert and method == "auto" else None
+    settings = JPEG if expert is None else DECOMPRESS
+    degradation, data, s = known.degradation(settings.shares, settings.most_doubt), known.data(), 2 * jpeg.sigma / 255
+    plan = (
+        _plan(model, s, steps, used, method, seed)
+        if expert is None
+        else _expert_plan(model, known, s, steps, used, seed)
     )
 
     def finish(x: Tensor, first: Tensor) -> Tensor:
@@ -109,13 +137,60 @@ def prepare_dejpeg(
 
     return replace(
         unchanged,
-        plan=make_plan(method, auto, start=first * s, end=last * s, steps=count),
+        prior=model if expert is None else with_default_tiles(expert, *picture.shape[-2:]),
+        plan=plan,
         sigma=jpeg.sigma,
         finish=finish,
         degradation=degradation,
         y=data,
         noise_variance=1.0,
         doubt=Doubt(
-            "dejpeg", 101.0 - jpeg.quality, at=1.0, cut=place.inner, is_gray=channels == 1, canvas=place.canvas
+            "dejpeg",
+            101.0 - jpeg.quality,
+            at=1.0,
+            level=DECOMPRESS.last * s if expert is not None and plan.evaluations == 1 else None,
+            cut=place.inner,
+            is_gray=channels == 1,
+            canvas=place.canvas,
         ),
+    )
+
+
+def _plan(prior: Prior, s: float, steps: int | None, detail: float, method: str, seed: int) -> Plan:
+    """Return the plan of a run that asks the prior alone.
+
+    Args:
+        prior: The prior.
+        s: Standard deviation of the error of the compression, on the [-1, 1] scale.
+        steps: Number of evaluations; None for the default.
+        detail: The detail, 0..1.
+        method: One of METHODS.
+        seed: Seed of the noise field.
+    """
+    count = steps or JPEG.steps
+    first, last = (JPEG.single, JPEG.single) if count == 1 else (JPEG.first, JPEG.last)
+    carried = detail if method == "auto" else 1.0  # the published methods carry all noise
+    auto = Plan(
+        (*log_levels(first * s, last * s, count), 0.0),
+        zeta=(0.0,) * count,
+        kappa=carried,
+        fresh_start=carried > 0,
+        mirrored=prior.mirrors,
+        seed=seed,
+    )
+    return make_plan(method, auto, start=first * s, end=last * s, steps=count)
+
+
+def _expert_plan(prior: Prior, jpeg: Jpeg, s: float, steps: int | None, detail: float, seed: int) -> Plan:
+    """Return the plan of a run whose first answer another network gives; the arguments are those of `_plan`."""
+    count = (steps or DECOMPRESS.steps) - 1
+    levels = log_levels(DECOMPRESS.first * s, DECOMPRESS.last * s, count) if count else []
+    return Plan(
+        (decompressing_level(jpeg.components[0].steps), *levels, 0.0),
+        zeta=(1.0,) + (0.0,) * count,
+        kappa=detail,
+        prior_variance=(DECOMPRESS.trust * s) ** 2,
+        fresh_start=False,
+        mirrored=prior.mirrors,
+        seed=seed,
     )

@@ -66,6 +66,8 @@ class Doubt:
         at: Place in the run of the evaluation whose derivative tells the uncertainty, from 0 (the first one) to 1 (the
             last one); None if samples tell it.
         samples: Number of samples, the result included, that tell it if the derivative does not.
+        level: Noise level of the evaluation on the [-1, 1] scale if that evaluation was another network's, whose level
+            is none of noise; the prior is then asked about its answer. None for the level of the evaluation.
         cut: Maps a map of the size of the state to the size of the result.
         is_gray: Whether the result is gray.
         has_mean: Whether the first prediction is the posterior mean, from which the detail leads away.
@@ -77,6 +79,7 @@ class Doubt:
     strength: float
     at: float | None = None
     samples: int = 4
+    level: float | None = None
     cut: Callable[[Tensor], Tensor] = lambda x: x
     is_gray: bool = False
     has_mean: bool = False
@@ -161,12 +164,16 @@ def spread_by_derivative(doubt: Doubt, prior: Prior, plan: Plan, step: Step, cha
     """
     # The probes are oriented as the evaluation was.
     oriented = prior.mirrored(MIRRORS[(step.index - 1) % len(MIRRORS)]) if plan.mirrored else prior
-    with prior.resources.run([step.sigma]):
+    level = doubt.level or step.sigma
+    with prior.resources.run([level]):
+        state, x0 = step.state, step.x0
+        if doubt.level is not None:
+            state, x0 = x0, oriented.denoise(x0, level)
         variance = posterior_variance(
-            lambda x: oriented.denoise(x, step.sigma),
-            step.state,
-            step.x0,
-            step.sigma,
+            lambda x: oriented.denoise(x, level),
+            state,
+            x0,
+            level,
             is_gray=doubt.is_gray,
             canvas=doubt.canvas,
         )

@@ -9,7 +9,7 @@ for, by the root of the mean square error of each crop,
 so that a coarse file does not outweigh many fine ones, as it would in the mean square error.
 
 The pairs of step k are a function of the pictures, the recipe and k (`compressing.py`), and a run continues from its
-checkpoint as if it had not been stopped:
+checkpoint as if it had not been stopped. What ships is `difference.safetensors`, which the end of a run writes:
 
     python -m restorer.training.decompressor SHARD... --recipe weights/jpeg/recipe.toml --out FOLDER
 """
@@ -31,6 +31,7 @@ from torch import Tensor
 from restorer.errors import UsageError
 from restorer.models.catalogue import weights_folder
 from restorer.models.devices import resolve_device
+from restorer.models.differences import DIFFERENCE, write_difference
 from restorer.priors.experts import compression_level
 from restorer.training.compressing import MCU, compress, draw_crop
 from restorer.training.crops import Augmentation
@@ -195,7 +196,7 @@ def train_decompressor(
     Args:
         init: As in `Trainer`.
         data: Folders, .tar shards and pictures.
-        out: The folder to write: a model, its checkpoint, and metrics.jsonl.
+        out: The folder to write: a model, its checkpoint, metrics.jsonl, and in the end the difference from the prior.
         recipe: The recipe.
         device: A name as in `resolve_device`.
         bf16: As in `Trainer`.
@@ -204,6 +205,7 @@ def train_decompressor(
     resume_from(out, trainer)
     pictures = read_pictures(data, recipe.crop, out, recipe.seed)
     run_training(trainer, lambda number: make_pairs(pictures, recipe, number), out, recipe.steps)
+    write_difference(out / DIFFERENCE, trainer.average.state_dict(), begin_with(init, trainer.device)[0].state_dict())
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ python tests/bench/jpeg.py enlarge FOLDER                  # thumbnails that are
 python tests/bench/jpeg.py png FOLDER                      # what happens to pictures as they are, without their file
 python tests/bench/jpeg.py cost PICTURE                    # seconds over those of one evaluation
 
-`--set steps=8 first=4` changes constants of `JPEG` (restorer/tasks/defaults.py).
+`--set steps=4 first=0.8` changes constants of `DECOMPRESS` (restorer/tasks/defaults.py). `--alone` asks the prior
+without the network that gives the first answer; `--set` then changes those of `JPEG`.
 """
 
 from __future__ import annotations
@@ -153,10 +154,15 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=0, help="rows that are cut off, and half the columns but one")
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--detail", type=float)
+    parser.add_argument("--alone", action="store_true", help="ask the prior without the network for JPEG")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     options = parser.parse_args()
-    changed = {name: type(getattr(dejpeg.JPEG, name))(value) for name, value in (s.split("=") for s in options.set)}
-    dejpeg.JPEG = replace(dejpeg.JPEG, **changed)
+    kind = "JPEG" if options.alone else "DECOMPRESS"
+    settings = getattr(dejpeg, kind)
+    changed = {name: type(getattr(settings, name))(value) for name, value in (s.split("=") for s in options.set)}
+    setattr(dejpeg, kind, replace(settings, **changed))
+    if options.alone:
+        dejpeg.with_first_expert = lambda *arguments: None
     with torch.inference_mode():
         {"gain": gain, "enlarge": enlarge, "png": png, "cost": cost}[options.command](options)
 

@@ -20,7 +20,7 @@ from restorer.cli.app import app, run
 from restorer.folders.provenance import Record, parse_record
 from restorer.images.files import load
 from restorer.images.metadata import RECORD
-from restorer.models.load import ENLARGING, weights_folder, weights_sha256
+from restorer.models.load import DECOMPRESSING, ENLARGING, expert_sha256, weights_folder, weights_sha256
 
 SIDE = 40
 QUICK = ("--steps", "2")
@@ -245,6 +245,30 @@ def test_the_second_network_is_named(
     capsys.readouterr()
     assert run(["doctor", done["output"]]) == 0
     assert (f"enlarger sha256  {weights}" in capsys.readouterr().err) is is_named
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_named"),
+    [
+        (CASES["dejpeg"], True),
+        (CASES["a JPEG"], True),
+        (CASES["x2 of a JPEG"], True),
+        (("auto", "compressed.jpg"), True),
+        (CASES["x2"], False),
+        (("dejpeg", "compressed.jpg", "--method", "ddim", *QUICK), False),
+    ],
+)
+def test_the_network_that_undoes_compression_is_named(
+    arguments: tuple[str, ...], is_named: bool, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*arguments, "--json"]) == 0
+    done = json.loads(capsys.readouterr().out.splitlines()[0])
+    weights = expert_sha256(DECOMPRESSING)
+    assert done["decompressor"] == ({"id": "jpeg", "sha256": weights} if is_named else None)
+    assert record_of(Path(done["output"])).decompressor_sha256 == (weights if is_named else "")
+    capsys.readouterr()
+    assert run(["doctor", done["output"]]) == 0
+    assert (f"decompressor sha256  {weights}" in capsys.readouterr().err) is is_named
 
 
 def test_a_region_is_in_the_json_and_in_what_resume_goes_by(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

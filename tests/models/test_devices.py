@@ -23,7 +23,7 @@ from restorer.models import load as models_load
 from restorer.models.catalogue import weights_folder
 from restorer.models.checkpoints import load_model
 from restorer.models.devices import count_devices, resolve_device, resolve_dtype
-from restorer.models.load import ENLARGING, load_prior
+from restorer.models.load import DECOMPRESSING, EMBEDDED, ENLARGING, load_prior
 from restorer.priors.tiled import Tiled
 from restorer.priors.unet_prior import UNetPrior
 from restorer.tasks.deblur import prepare_deblur
@@ -199,19 +199,19 @@ def jobs(prior: UNetPrior) -> Iterator[tuple[str, Callable[[], Job]]]:
     yield "JPEG", lambda: prepare_dejpeg(image, find_jpeg(image, compressed.original), steps=2, prior=prior)
 
 
-def embedded(device: str = "cpu", folder: Path | None = None) -> UNetPrior:
-    network, spec = load_model(folder or weights_folder())
-    return UNetPrior(network, spec, device=device)
+def embedded(device: str, folder: Path) -> UNetPrior:
+    return models_load._build_plain(folder, torch.device(device), torch.float32)
 
 
 def test_every_task_runs_on_a_device_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """The results are those of the CPU, but for rounding: the stand-in computes there, without its fast networks."""
     expected = {name: job().run().image for name, job in jobs(load_prior("photo", "cpu", "fp32"))}
     with FakeDevice("mps") as fake:
-        enlarging = weights_folder(ENLARGING)
-        prior, first = embedded("mps"), embedded("mps", enlarging)
-        # The priors for measuring and for the first answer of an enlargement are those of the device, too.
-        monkeypatch.setattr(models_load, "_load", lambda folder, *others: first if folder == enlarging else prior)
+        # The networks for measuring and for first answers are those of the device, too.
+        names = (EMBEDDED, ENLARGING, DECOMPRESSING)
+        built = {weights_folder(name): embedded("mps", weights_folder(name)) for name in names}
+        monkeypatch.setattr(models_load, "_load", lambda folder, *others: built[folder])
+        prior = built[weights_folder()]
         for name, job in jobs(prior):
             before = fake.calls
             result = job().run().image

@@ -34,7 +34,7 @@ from restorer.tasks.auto import prepare_auto
 from restorer.tasks.batching import batch_share
 from restorer.tasks.consistency import consistency_of
 from restorer.tasks.deblur import prepare_deblur
-from restorer.tasks.defaults import CAMERA, JPEG
+from restorer.tasks.defaults import CAMERA, DECOMPRESS
 from restorer.tasks.dejpeg import prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.finding import Finding, Left, Seen, Step
@@ -125,7 +125,7 @@ def test_compression_that_looks_like_noise_is_undone_before_what_is_left_is_remo
     assert steps_of(job) == ["noise: dejpeg, then denoise"] and "JPEG of quality 60" in job.repairs[0].found  # type: ignore[index]
     seen: list[Evaluation] = []
     result = job.run(seen.append).image
-    assert seen[-1].total == job.evaluations == JPEG.steps + CAMERA.steps
+    assert seen[-1].total == job.evaluations == DECOMPRESS.steps + CAMERA.steps
     undone = prepare_dejpeg(y, jpeg, detail=0).run().image
     assert torch.equal(result, prepare_denoise(undone, detail=0).run().image)
     assert psnr(result, true) > psnr(prepare_denoise(y, jpeg=jpeg, detail=0).run().image, true) - 0.1

@@ -15,6 +15,7 @@ from restorer.diffusion.schedule import Schedule
 from restorer.errors import UsageError
 from restorer.measurement.jpeg import STANDARD_TABLES
 from restorer.models.checkpoints import load_model, save_model
+from restorer.models.differences import DIFFERENCE, add_difference
 from restorer.networks.residual_unet import ResidualUNetConfig
 from restorer.priors.experts import compression_level
 from restorer.priors.unet_prior import ModelSpec
@@ -120,6 +121,10 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(prior_folder: Path
     train_decompressor(prior_folder, data, parts, RECIPE, device="cpu", bf16=False)
     (one, _), (other, _) = load_model(whole), load_model(parts)
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    prior, _ = load_model(prior_folder)
+    again = add_difference(whole / DIFFERENCE, prior.state_dict())
+    for name, weight in one.state_dict().items():
+        torch.testing.assert_close(again[name], weight.float(), rtol=1e-3, atol=2e-4)
 
 
 def test_recipes_are_checked(tmp_path: Path) -> None:
