@@ -36,6 +36,7 @@ from torch import Tensor
 from restorer.diffusion.degradations.blur import Blur
 from restorer.diffusion.plan import log_levels
 from restorer.diffusion.prior import Prior
+from restorer.diffusion.reverse import NotFiniteError
 
 __all__ = ["EVALUATIONS", "Trial", "trial_of"]
 
@@ -77,6 +78,9 @@ def trial_of(prior: Prior, window: Tensor, sigma: float) -> Callable[[Tensor], T
     Returns:
         A function of a kernel (2 a + 1, 2 b + 1), at most as large as the window. It costs EVALUATIONS evaluations of
         the prior, on a picture that is larger than the window by the kernel.
+
+    Raises:
+        NotFiniteError: The network returns values that are not finite, in full precision, too.
     """
     y = (window.float() / 127.5 - 1).expand(1, 3, -1, -1).to(prior.device)
     # Three equal channels have sqrt(3) times as much noise along the gray axis as the prior expects of white noise.
@@ -101,5 +105,9 @@ def _energies(prior: Prior, y: Tensor, kernel: Tensor, s: float) -> tuple[float,
         for corrected, level in zip((levels[0], *levels), levels, strict=False):
             z = operator.correct(x, y, noise_variance, corrected**2)
             x = prior.denoise(z, level).float()
+    if not bool(x.isfinite().all()):
+        if (precise := prior.resources.full_precision()) is None:
+            raise NotFiniteError("the network returned values that are not finite")
+        return _energies(precise, y, kernel, s)
     removed = (z - x)[..., down : down + y.shape[-2], across : across + y.shape[-1]]
     return float((y - operator.measure(x)).square().mean()), float(removed.square().mean())

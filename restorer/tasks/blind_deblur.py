@@ -28,7 +28,7 @@ from restorer.tasks.tiles import with_default_tiles
 __all__ = ["find_blur", "prepare_blind_deblur"]
 
 SHARP = "no blur was found: the picture is copied; --gaussian, --defocus, --motion and --kernel undo one that you know"
-OTHER = "the blur is neither a Gaussian nor a defocus nor a motion along a line: the picture is copied"
+OTHER = "neither a Gaussian nor a defocus nor a motion along a line explains the blur: the picture is copied"
 TOO_SMALL = f"a blur can be found in pictures of at least {LEAST_SIDE}x{LEAST_SIDE} pixels: the picture is copied"
 UNSURE = "the blur is likely, but not sure: if edges ring, name a smaller one, or raise --strength"
 
