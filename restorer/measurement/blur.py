@@ -35,6 +35,7 @@ from restorer.diffusion.prior import Prior
 from restorer.measurement.blur_fit import SpectrumFit
 from restorer.measurement.blur_spectrum import describe_spectrum, luminance
 from restorer.measurement.blur_trial import trial_of
+from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.measurement.white_noise import estimate_sigma
 from restorer.networks.blur_estimator import ANGLES, KINDS, BlurEstimate, BlurEstimator
 
@@ -69,6 +70,10 @@ NARROWER = 0.97
 REFUTED = 1.7
 """Misfit of a trial from which a kernel is refuted. The kernels of held-out photographs that were worth undoing have up
 to 1.7, most of them less than 1; those that made the photographs worse have 1.3 to 7."""
+
+COMPRESSION = 0.5
+"""Share of the error of a compression that a trial allows for. It is allowed for only if the kernel explains the
+spectrum, because the error of a compression hides the ringing of a wrong kernel, too."""
 
 UNEXPLAINED = 0.8
 """Probability of a blur by the network from which a disk or a line is claimed that explains the spectrum badly."""
@@ -225,12 +230,16 @@ def estimate_blur(
     candidates = _candidates(described.energy, found, kinds)
     if prior is None:
         return _claim(candidates[0], known, is_tried=False)
-    attempt, is_refuted = trial_of(prior, described.window, _noise(image, evidence)), False
+    noise, is_refuted = _noise(image, evidence), False
+    attempt = trial_of(prior, described.window, noise)
     for candidate in candidates:
         least_share = RUNNER_UP if is_refuted and candidate.is_explained else CLEAR
         blur = _claim(candidate, known, is_tried=True)
         if blur is not None and (candidate is candidates[0] or candidate.share >= least_share):
-            if attempt(blur.kernel()).misfit < REFUTED:
+            misfit = attempt(blur.kernel()).misfit
+            if misfit >= REFUTED and candidate.is_explained and (compression := _compression(image)) > 0:
+                misfit = trial_of(prior, described.window, math.hypot(noise, compression))(blur.kernel()).misfit
+            if misfit < REFUTED:
                 return blur
             is_refuted = True
     return another if is_refuted else None
@@ -252,6 +261,12 @@ def _claim(candidate: _Candidate, known: float, *, is_tried: bool) -> Blur | Non
         return replace(candidate.blur, probability=known) if is_tried and is_likely and kind != "gaussian" else None
     odds = known / max(1 - known, 1e-6) * math.exp(min(max(EVIDENCE * candidate.gain, 0.0), MOST_EVIDENCE))
     return replace(candidate.blur, probability=odds / (1 + odds)) if odds / (1 + odds) >= LEAST_PROBABILITY else None
+
+
+def _compression(image: Tensor) -> float:
+    """Return the error of an earlier JPEG compression that is allowed for, in levels; 0 if none is found."""
+    jpeg = find_jpeg(image, None)
+    return 0.0 if jpeg is None else COMPRESSION * jpeg.sigma
 
 
 def _noise(image: Tensor, evidence: Tensor | None) -> float:
