@@ -30,8 +30,8 @@ from torch import Tensor
 
 from restorer.diffusion.degradations.kernels import as_kernel, defocus_kernel, gaussian_kernel, motion_kernel
 from restorer.evaluation.metrics import psnr
-from restorer.measurement.blur import Blur
-from restorer.models.load import load_prior
+from restorer.measurement.blur import Blur, estimate_blur
+from restorer.models.load import load_blur_estimator, load_prior
 from restorer.priors.unet_prior import UNetPrior
 from restorer.tasks.blind_deblur import find_blur, prepare_blind_deblur
 from restorer.tasks.deblur import prepare_deblur
@@ -86,7 +86,7 @@ def stored(y: Tensor, rng: random.Random) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1) / 255
 
 
-def estimate(folder: Path, every: int, draws: int, verbose: bool) -> None:
+def estimate(folder: Path, every: int, draws: int, verbose: bool, spectrum_alone: bool) -> None:
     """Print how many blurs of each kind are found, and how far their sizes and angles are off."""
     found: dict[str, list[str]] = defaultdict(list)
     errors: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -95,7 +95,8 @@ def estimate(folder: Path, every: int, draws: int, verbose: bool) -> None:
         for kind in KINDS * draws:
             kernel, expected = draw(kind, rng)
             y, _ = blurred(true, kernel, rng.choice([0.0, rng.uniform(0, 10)]))
-            blur = find_blur(stored(y, rng))
+            picture = stored(y, rng)
+            blur = estimate_blur(picture, load_blur_estimator()) if spectrum_alone else find_blur(picture)
             if verbose:
                 print(f"{name}: {expected or 'sharp'} -> {blur or 'sharp'}", flush=True)
             found[kind].append("sharp" if blur is None else blur.kind)
@@ -211,6 +212,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--draws", type=int, default=2, help="pictures of each kind that are made of one")
     parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--spectrum-alone", action="store_true", help="without trials of the kernels by the prior")
     parser.add_argument("--sigma", type=float, default=2.55)
     parser.add_argument(
         "--side", type=int, help="side of the middle that is restored and measured; default: the whole, and 256 of CC15"
@@ -218,7 +220,7 @@ def main() -> None:
     parser.add_argument("--kernel", choices=KERNELS, nargs="+", default=list(KERNELS))
     options = parser.parse_args()
     if options.command == "estimate":
-        estimate(options.input, options.every, options.draws, options.verbose)
+        estimate(options.input, options.every, options.draws, options.verbose, options.spectrum_alone)
     elif options.command == "left":
         left(options.input, options.every, options.side or 256)
     else:
