@@ -1,13 +1,15 @@
 """Whether a picture is blurred, and by what: a Gaussian, a lens out of focus, a camera that moved, or something else.
 
-The evidence is the spectrum alone. A small network (`restorer.networks.blur_estimator`) decides whether there is a blur
+The evidence is the spectrum. A small network (`restorer.networks.blur_estimator`) decides whether there is a blur
 and of what kinds it may be, and the kernel of each of these families that explains the spectrum best is fitted to it
-(`restorer.measurement.blur_fit`). The energy of a restored picture, with which a prior could compare kernels, is no
-evidence: it is least without any blur (Levin et al. 2009), because a prior likes smooth pictures.
+(`restorer.measurement.blur_fit`). With a prior, the kernels are tried as well (`restorer.measurement.blur_trial`). The
+energy of a restored picture is no evidence for a blur: it is least without any (Levin et al. 2009), because a prior
+likes smooth pictures. But a wrong kernel makes edges ring, and the trial refutes it. A disk or a line that is not
+refuted may explain the spectrum badly, as it does where a compression has filled its zeros.
 
 The probability of a blur is that of the network, raised by what the fit adds: the zeros of a disk or a line, which no
 soft subject has, and a Gaussian that is wider than soft subjects are. A blur that the network takes for another one is
-said to be one, and nothing more is claimed of it.
+said to be one, and nothing more is claimed of it. The same is said where all kernels of a clear blur are refuted.
 
 In doubt the picture is not blurred. A blur that is missed leaves the picture as it is, while a kernel that is too wide
 makes every edge ring.
@@ -29,8 +31,12 @@ import torch
 from torch import Tensor
 
 from restorer.diffusion.degradations.kernels import defocus_kernel, gaussian_kernel, motion_kernel
+from restorer.diffusion.prior import Prior
 from restorer.measurement.blur_fit import SpectrumFit
-from restorer.measurement.blur_spectrum import describe_spectrum
+from restorer.measurement.blur_spectrum import describe_spectrum, luminance
+from restorer.measurement.blur_trial import trial_of
+from restorer.measurement.earlier_jpeg import find_jpeg
+from restorer.measurement.white_noise import estimate_sigma
 from restorer.networks.blur_estimator import ANGLES, KINDS, BlurEstimate, BlurEstimator
 
 __all__ = ["Blur", "estimate_blur"]
@@ -60,6 +66,20 @@ LEAST_GAIN = 0.003
 
 NARROWER = 0.97
 """Factor on the width of a Gaussian, whose fit has no zeros to go by."""
+
+REFUTED = 1.7
+"""Misfit of a trial from which a kernel is refuted. The kernels of held-out photographs that were worth undoing have up
+to 1.7, most of them less than 1; those that made the photographs worse have 1.3 to 7."""
+
+COMPRESSION = 0.5
+"""Share of the error of a compression that a trial allows for. It is allowed for only if the kernel explains the
+spectrum, because the error of a compression hides the ringing of a wrong kernel, too."""
+
+UNEXPLAINED = 0.8
+"""Probability of a blur by the network from which a disk or a line is claimed that explains the spectrum badly."""
+
+CLEAR, RUNNER_UP = 0.9, 0.25
+"""Least share of a kind in the probability of the three for this, and for a trial after a likelier kind was refuted."""
 
 LEAST_SIZE = {"gaussian": 1.1, "defocus": 1.2, "motion": 3.0}
 """Width in pixels, as `Blur.width` states it, from which a blur is worth undoing. A narrower Gaussian may be the
@@ -159,7 +179,26 @@ class Blur:
         }
 
 
-def estimate_blur(image: Tensor, estimator: BlurEstimator, evidence: Tensor | None = None) -> Blur | None:
+@dataclass(frozen=True)
+class _Candidate:
+    """A blur of one kind that explains the spectrum best among those of its kind.
+
+    Args:
+        blur: The blur.
+        share: The share of its kind in the probability of the three, by the network.
+        gain: By how much it lowers the loss of the fit beyond what a picture without it can have.
+        is_explained: Whether it lowers the loss of the fit at all.
+    """
+
+    blur: Blur
+    share: float
+    gain: float
+    is_explained: bool
+
+
+def estimate_blur(
+    image: Tensor, estimator: BlurEstimator, evidence: Tensor | None = None, prior: Prior | None = None
+) -> Blur | None:
     """Estimate the blur of a picture, of any noise and compression.
 
     The sizes are rounded to hundredths of a pixel and the angle to whole degrees, so that the option that names the
@@ -169,6 +208,7 @@ def estimate_blur(image: Tensor, estimator: BlurEstimator, evidence: Tensor | No
         image: float (C, H, W) in [0, 1], with C = 1 or 3.
         estimator: The network, which `restorer.models.load.load_blur_estimator` returns.
         evidence: bool (H, W), the pixels that count; None for all of them.
+        prior: The embedded prior, with which kernels are tried if a blur is possible; None to go by the spectrum alone.
 
     Returns:
         The blur; None if the picture is sharp, if there is too little evidence that it is not, or if it is too small or
@@ -182,28 +222,65 @@ def estimate_blur(image: Tensor, estimator: BlurEstimator, evidence: Tensor | No
     kinds = dict(zip(KINDS, found.kinds[0].tolist(), strict=True))
     none, other = kinds.pop("none"), kinds.pop("other")
     known = 1 - none - other
+    another = Blur("other", 0.0, probability=1 - none) if 1 - none >= LEAST_OTHER else None
     if other >= known:  # another blur has zeros, too, so that the fit says nothing against it
-        return Blur("other", 0.0, probability=1 - none) if 1 - none >= LEAST_OTHER else None
+        return another
     if known < POSSIBLE:
         return None
-    blur, gain = _known(described.energy, found, kinds)
-    odds = known / max(none + other, 1e-6) * math.exp(min(max(EVIDENCE * gain, 0.0), MOST_EVIDENCE))
-    if blur is None or odds / (1 + odds) < LEAST_PROBABILITY:
+    candidates = _candidates(described.energy, found, kinds)
+    if prior is None:
+        return _claim(candidates[0], known, is_tried=False)
+    noise, is_refuted = _noise(image, evidence), False
+    attempt = trial_of(prior, described.window, noise)
+    for candidate in candidates:
+        least_share = RUNNER_UP if is_refuted and candidate.is_explained else CLEAR
+        blur = _claim(candidate, known, is_tried=True)
+        if blur is not None and (candidate is candidates[0] or candidate.share >= least_share):
+            misfit = attempt(blur.kernel()).misfit
+            if misfit >= REFUTED and candidate.is_explained and (compression := _compression(image)) > 0:
+                misfit = trial_of(prior, described.window, math.hypot(noise, compression))(blur.kernel()).misfit
+            if misfit < REFUTED:
+                return blur
+            is_refuted = True
+    return another if is_refuted else None
+
+
+def _claim(candidate: _Candidate, known: float, *, is_tried: bool) -> Blur | None:
+    """Return a blur with its probability; None if it is too unlikely or too small to be claimed.
+
+    Args:
+        candidate: The blur.
+        known: The probability of a blur of the three kinds, by the network.
+        is_tried: Whether a trial can still refute it.
+    """
+    kind = candidate.blur.kind
+    if candidate.blur.width < LEAST_SIZE[kind]:
         return None
-    return replace(blur, probability=odds / (1 + odds))
+    if not candidate.is_explained:
+        is_likely = known >= UNEXPLAINED and candidate.share >= CLEAR
+        return replace(candidate.blur, probability=known) if is_tried and is_likely and kind != "gaussian" else None
+    odds = known / max(1 - known, 1e-6) * math.exp(min(max(EVIDENCE * candidate.gain, 0.0), MOST_EVIDENCE))
+    return replace(candidate.blur, probability=odds / (1 + odds)) if odds / (1 + odds) >= LEAST_PROBABILITY else None
 
 
-def _known(energy: Tensor, found: BlurEstimate, kinds: dict[str, float]) -> tuple[Blur | None, float]:
-    """Return the blur of one of the three kinds that explains a spectrum best, and what speaks for a blur of any kind.
+def _compression(image: Tensor) -> float:
+    """Return the error of an earlier JPEG compression that is allowed for, in levels; 0 if none is found."""
+    jpeg = find_jpeg(image, None)
+    return 0.0 if jpeg is None else COMPRESSION * jpeg.sigma
+
+
+def _noise(image: Tensor, evidence: Tensor | None) -> float:
+    """Return the standard deviation of white noise in the luminance of a picture (C, H, W), in levels."""
+    return estimate_sigma(luminance(image)[None] / 255, evidence)
+
+
+def _candidates(energy: Tensor, found: BlurEstimate, kinds: dict[str, float]) -> list[_Candidate]:
+    """Return the blur of each of the three kinds that explains a spectrum best, the best of them first.
 
     Args:
         energy: As in `Described`.
         found: What the network says.
         kinds: Its probabilities of the three kinds.
-
-    Returns:
-        The blur, None if it explains too little or is too small to be undone; and by how much it lowers the loss of the
-        fit beyond what a picture without it can have.
     """
     fit = SpectrumFit(energy)
     sharp, total = fit.fit(torch.ones(1, 1)).loss, sum(kinds.values())
@@ -212,11 +289,14 @@ def _known(energy: Tensor, found: BlurEstimate, kinds: dict[str, float]) -> tupl
     for kind in kinds:
         if kind == "gaussian" or kinds[kind] >= LEAST_SHARE * total:
             blurs[kind], losses[kind] = REFINE[kind](fit, found)
-    kind = max(losses, key=lambda one: math.log(kinds[one] + 1e-6) - EVIDENCE_OF_KIND * losses[one])
-    # A disk and a line have zeros, which a Gaussian lacks. A Gaussian makes a picture softer than subjects are.
-    gain = losses["gaussian"] - losses[kind] if kind != "gaussian" else sharp - losses[kind] - SOFT_SUBJECT
-    is_explained = sharp - losses[kind] >= LEAST_GAIN and blurs[kind].width >= LEAST_SIZE[kind]
-    return blurs[kind] if is_explained else None, gain
+
+    def candidate(kind: str) -> _Candidate:
+        # A disk and a line have zeros, which a Gaussian lacks. A Gaussian makes a picture softer than subjects are.
+        gain = losses["gaussian"] - losses[kind] if kind != "gaussian" else sharp - losses[kind] - SOFT_SUBJECT
+        return _Candidate(blurs[kind], kinds[kind] / total, gain, sharp - losses[kind] >= LEAST_GAIN)
+
+    order = sorted(losses, key=lambda one: EVIDENCE_OF_KIND * losses[one] - math.log(kinds[one] + 1e-6))
+    return [candidate(kind) for kind in order]
 
 
 def _gaussian(fit: SpectrumFit, found: BlurEstimate) -> tuple[Blur, float]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from restorer.networks.blur_estimator import ANGLES, LEVELS, PROFILE, RADII
 
-__all__ = ["LEAST_SIDE", "SIDE", "Described", "describe_spectrum"]
+__all__ = ["LEAST_SIDE", "SIDE", "Described", "describe_spectrum", "luminance"]
 
 SIDE = 128
 """Side of a window in pixels, which tells the zeros of a motion of 30 pixels apart."""
@@ -50,11 +50,13 @@ class Described:
         profiles: Quantiles over the windows of their radial profiles, and the level of the reference,
             (len(LEVELS) * PROFILE + 1,).
         energy: Mean energy of the windows at the frequencies of `rfft2`, (128, 65) in squared levels.
+        window: The luminance of the window with the strongest edges, (128, 128) in levels.
     """
 
     maps: Tensor
     profiles: Tensor
     energy: Tensor
+    window: Tensor
 
 
 def describe_spectrum(image: Tensor, evidence: Tensor | None = None) -> Described | None:
@@ -69,12 +71,10 @@ def describe_spectrum(image: Tensor, evidence: Tensor | None = None) -> Describe
     """
     if min(image.shape[-2:]) < LEAST_SIDE:
         return None
-    weights = torch.tensor(LUMA if len(image) == 3 else (1.0,), dtype=torch.float32, device=image.device)
-    luma = (255 * weights.view(-1, 1, 1) * image.float()).sum(0).cpu()
-    windows = _edge_windows(luma, None if evidence is None else ~evidence.cpu())
-    if len(windows) == 0:
+    chosen = _edge_windows(luminance(image), None if evidence is None else ~evidence.cpu())
+    if len(chosen) == 0:
         return None
-    windows = (windows - windows.mean((1, 2), keepdim=True)) * _taper()
+    windows = (chosen - chosen.mean((1, 2), keepdim=True)) * _taper()
     energy = torch.fft.rfft2(windows).abs().square() / SIDE**2
     mean = energy.mean(0)
     profiles = (energy.flatten(1) @ _rings() + FLOOR).log()
@@ -90,11 +90,20 @@ def describe_spectrum(image: Tensor, evidence: Tensor | None = None) -> Describe
     level = polar[:, :, is_reference].mean((1, 2))
     relative = profiles - profiles[:, _reference_rings()].mean(1, keepdim=True)
     spread = relative.quantile(torch.tensor(LEVELS), 0)
-    return Described(polar - level.view(2, 1, 1), torch.cat([spread.flatten(), level[:1]]), mean)
+    return Described(polar - level.view(2, 1, 1), torch.cat([spread.flatten(), level[:1]]), mean, chosen[0])
+
+
+def luminance(image: Tensor) -> Tensor:
+    """Return the luminance (H, W) in levels, on the CPU, of a picture (C, H, W) in [0, 1]."""
+    weights = torch.tensor(LUMA if len(image) == 3 else (1.0,), dtype=torch.float32, device=image.device)
+    return (255 * weights.view(-1, 1, 1) * image.float()).sum(0).cpu()
 
 
 def _edge_windows(luma: Tensor, hidden: Tensor | None) -> Tensor:
-    """Return the windows (N, 128, 128) of a picture (H, W) with the strongest edges, and without hidden pixels."""
+    """Return the windows (N, 128, 128) of a picture (H, W) with the strongest edges, and without hidden pixels.
+
+    The window with the strongest edges is the first.
+    """
     height, width = luma.shape
     stride = STRIDE
     while ((height - SIDE) // stride + 1) * ((width - SIDE) // stride + 1) > MOST_PLACES:

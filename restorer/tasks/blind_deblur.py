@@ -17,7 +17,7 @@ from restorer.images.sizes import Region
 from restorer.limits import check
 from restorer.measurement.blur import Blur, estimate_blur
 from restorer.measurement.blur_spectrum import LEAST_SIDE
-from restorer.models.load import load_blur_estimator
+from restorer.models.load import load_blur_estimator, load_prior, measuring_prior
 from restorer.tasks.common import as_colour, check_picture, select_prior, without_equal_channels
 from restorer.tasks.deblur import prepare_deblur
 from restorer.tasks.defaults import DEBLUR
@@ -28,18 +28,23 @@ from restorer.tasks.tiles import with_default_tiles
 __all__ = ["find_blur", "prepare_blind_deblur"]
 
 SHARP = "no blur was found: the picture is copied; --gaussian, --defocus, --motion and --kernel undo one that you know"
-OTHER = "the blur is neither a Gaussian nor a defocus nor a motion along a line: the picture is copied"
+OTHER = "neither a Gaussian nor a defocus nor a motion along a line explains the blur: the picture is copied"
 TOO_SMALL = f"a blur can be found in pictures of at least {LEAST_SIDE}x{LEAST_SIDE} pixels: the picture is copied"
 UNSURE = "the blur is likely, but not sure: if edges ring, name a smaller one, or raise --strength"
 
 
-def find_blur(image: Tensor, evidence: Tensor | None = None) -> Blur | None:
-    """Find the blur of a picture with the network that belongs to the program; see `estimate_blur`.
+def find_blur(image: Tensor, evidence: Tensor | None = None, prior: Prior | None = None) -> Blur | None:
+    """Find the blur of a picture with the networks that belong to the program; see `estimate_blur`.
+
+    Args:
+        image: As in `estimate_blur`.
+        evidence: As in `estimate_blur`.
+        prior: The prior on whose device kernels are tried, which is done by the embedded one; None for the default.
 
     Raises:
         ModelError: The installation lacks the weights of the network.
     """
-    return estimate_blur(image, load_blur_estimator(), evidence)
+    return estimate_blur(image, load_blur_estimator(), evidence, measuring_prior(prior or load_prior()))
 
 
 def prepare_blind_deblur(
@@ -70,7 +75,7 @@ def prepare_blind_deblur(
     copy = Job(tiled, None, part, sigma or 0.0, False, used, seen, lambda x, first: part)
 
     def measure() -> Job:
-        blur = find_blur(image, evidence)
+        blur = find_blur(image, evidence, model)
         if blur is None:
             return copy.with_note(TOO_SMALL if min(image.shape[-2:]) < LEAST_SIDE else SHARP)
         if blur.kind == "other":

@@ -57,7 +57,7 @@ def find_blur_step(seen: Seen) -> Finding | None:
     """
     if "blur" in seen.without or (picture := _without_outliers(seen)) is None:
         return None
-    blur = find_blur(picture, seen.evidence)
+    blur = find_blur(picture, seen.evidence, seen.prior)
     if blur is None:
         return None
     if blur.kind == "other":

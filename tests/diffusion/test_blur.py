@@ -11,7 +11,7 @@ from gaussian import GaussianPrior
 from scipy.signal import convolve2d
 from torch import Tensor
 
-from restorer.diffusion.degradations.blur import Blur
+from restorer.diffusion.degradations.blur import TOLERANCE, Blur
 from restorer.diffusion.degradations.kernels import as_kernel, defocus_kernel, gaussian_kernel, motion_kernel
 from restorer.diffusion.plan import Plan, log_levels
 from restorer.diffusion.reverse import reverse
@@ -85,6 +85,20 @@ def test_the_correction_is_the_proximal_point(kernel: Tensor, known: Tensor | No
     best = objective(x0 + prior * (matrix.T @ u).view(x0.shape))
     found = objective(operator.correct(x0, y, noise, prior))
     assert best <= found * (1 + 1e-9) and found <= 1.002 * best
+
+
+@pytest.mark.parametrize("noise", [1e-2, 3e-4, 4e-6])
+@pytest.mark.parametrize("known", [None, some_known()], ids=["all", "some"])
+@every_kernel
+def test_the_correction_is_as_exact_as_it_says(kernel: Tensor, known: Tensor | None, noise: float) -> None:
+    """It differs from the solution of the dense system by at most half the tolerance, as a share of r."""
+    operator, prior = Blur(kernel, known), 20 * noise
+    x0, y = image_of(operator, 1, 1), random(1, 1, HEIGHT, WIDTH, seed=2)
+    matrix, data = dense(operator), y if known is None else y * known
+    system = prior * matrix @ matrix.T + noise * torch.eye(len(matrix), dtype=torch.float64)
+    u = torch.linalg.solve(system, data.flatten() - matrix @ x0.flatten())
+    error = operator.correct(x0, y, noise, prior) - x0 - prior * (matrix.T @ u).view(x0.shape)
+    assert float(error.norm()) <= TOLERANCE / 2 * math.sqrt(prior * y.numel())
 
 
 @every_kernel

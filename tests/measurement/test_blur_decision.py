@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from restorer.diffusion.degradations.blur import Blur as Operator
-from restorer.diffusion.degradations.kernels import gaussian_kernel, motion_kernel
+from restorer.diffusion.degradations.kernels import as_kernel, defocus_kernel, gaussian_kernel, motion_kernel
 from restorer.measurement.blur import LEAST_PROBABILITY, estimate_blur
+from restorer.models.load import load_prior
 from restorer.networks.blur_estimator import ANGLES, KINDS, BlurEstimate, BlurEstimator
 
 IMAGES = Path(__file__).parents[1] / "images"
@@ -49,6 +51,12 @@ def blurred(kernel: Tensor) -> Tensor:
     return (y * 255).round().clamp(0, 255) / 255
 
 
+def compressed(x: Tensor, quality: int) -> Tensor:
+    file = io.BytesIO()
+    Image.fromarray((x * 255).byte().permute(1, 2, 0).numpy()).save(file, "JPEG", quality=quality)
+    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) / 255
+
+
 MOVED = motion_kernel(13, 30)
 
 
@@ -79,6 +87,34 @@ def test_another_blur_is_told_where_it_is_the_likeliest(kinds: dict[str, float],
     assert (blur is not None) == found
     if blur is not None:
         assert blur.kind == "other" and blur.probability >= LEAST_PROBABILITY
+
+
+def test_zeros_that_a_compression_has_filled_are_no_reason_to_doubt_a_likely_disk() -> None:
+    """The spectrum is explained badly then, so that nothing is claimed without a trial."""
+    y, opinion = compressed(blurred(defocus_kernel(5)), 75), Opinion(5.0, defocus=0.88, none=0.06)
+    assert estimate_blur(y, opinion) is None
+    found = estimate_blur(y, opinion, prior=load_prior())
+    assert found is not None and found.kind == "defocus" and found.size == pytest.approx(5, rel=0.05)
+    assert not found.is_sure and found.probability == pytest.approx(0.9, abs=0.03)  # the fit adds nothing to it
+    unlikely = Opinion(5.0, defocus=0.7, none=0.25)
+    assert estimate_blur(y, unlikely, prior=load_prior()) is None
+
+
+def test_a_kernel_that_makes_edges_ring_is_refuted() -> None:
+    """The network errs: two exposures are no line."""
+    two = torch.zeros(15, 15)
+    two[7, 7], two[2, 14] = 1.0, 0.8
+    y, opinion = blurred(as_kernel(two)), Opinion(8.6, 36, motion=0.97, none=0.01)
+    tried = estimate_blur(y, opinion, prior=load_prior())
+    assert tried is not None and tried.kind == "other"
+    sharp, surely = blurred(torch.ones(1, 1)), Opinion(2.0, gaussian=0.9, none=0.09)
+    assert estimate_blur(sharp, surely, prior=load_prior()) is None
+
+
+def test_a_true_kernel_is_what_it_is_without_a_trial() -> None:
+    for kernel, opinion in ((MOVED, Opinion(13, motion=0.97)), (gaussian_kernel(2.0), Opinion(2.0, gaussian=0.97))):
+        y = blurred(kernel)
+        assert estimate_blur(y, opinion, prior=load_prior()) == estimate_blur(y, opinion) is not None
 
 
 def test_a_gaussian_as_narrow_as_the_softness_of_a_camera_is_left() -> None:

@@ -473,7 +473,7 @@ def test_which_blurs_are_wide(blur: FoundBlur, wide: bool) -> None:
 
 def test_what_blur_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     def notes(blur: FoundBlur, scale: int | None = None) -> tuple[str, ...]:
-        monkeypatch.setattr(finding_blur, "find_blur", lambda image, evidence: blur)
+        monkeypatch.setattr(finding_blur, "find_blur", lambda image, evidence, prior: blur)
         job = prepare_auto(scene(side=64), scale=scale, without=("noise", "outliers", "scratches")).measured()
         assert "deblur" not in str(steps_of(job))
         return job.notes

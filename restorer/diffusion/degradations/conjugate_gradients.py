@@ -42,19 +42,18 @@ def conjugate_gradients(
         return (p * q).sum((1, 2, 3), keepdim=True)
 
     u, r, rr = torch.zeros_like(b), b.clone(), dot(b, b)
-    z = r if precondition is None else precondition(r)
-    p, rz = z.clone(), rr if precondition is None else dot(r, z)
+    p, previous = torch.zeros_like(b), torch.ones_like(rr)
     goal = tolerance**2 * rr.clamp(min=b[0].numel())
     for _ in range(STEPS):
         active = rr > goal
         if not active.any():
             break
+        z = r if precondition is None else precondition(r)
+        rz = rr if precondition is None else dot(r, z)
+        p.mul_(torch.where(active, rz / previous, 0.0)).add_(z)
         q = system(p)
         step = torch.where(active, rz / dot(p, q), 0.0)
         u.addcmul_(step, p)
         r.addcmul_(step, q, value=-1)
-        rr = dot(r, r)
-        z = r if precondition is None else precondition(r)
-        previous, rz = rz, rr if precondition is None else dot(r, z)
-        p.mul_(torch.where(active, rz / previous, 0.0)).add_(z)
+        rr, previous = dot(r, r), rz
     return u
