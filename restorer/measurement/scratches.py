@@ -9,6 +9,7 @@ alone. How high they must be depends on how much of the picture is doubtful.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -66,11 +67,13 @@ class Scratches:
         places: Number of connected places.
         sure: The mean probability that the marked pixels are damaged, as the network judges each of them alone, 0..1;
             0 if there are none.
+        highest: The largest log odds of a marked pixel; -inf if there are none.
     """
 
     fill: np.ndarray
     places: int
     sure: float = 0.0
+    highest: float = -math.inf
 
     @property
     def share(self) -> float:
@@ -150,4 +153,4 @@ def followed(odds: np.ndarray, rule: Rule = RULE) -> Scratches:
     fill[fair] = kept[numbers]
     marked = values[kept[numbers]]
     sure = float((1 / (1 + np.exp(-marked))).mean()) if len(marked) else 0.0
-    return Scratches(fill, int(kept.sum()), sure)
+    return Scratches(fill, int(kept.sum()), sure, float(marked.max(initial=-np.inf)))

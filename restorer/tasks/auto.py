@@ -122,6 +122,7 @@ def _measured(seen: Seen, copy: Job, region: Region | None, alpha: Tensor | None
         if finding is None:
             continue
         told.append(finding)
+        seen = replace(seen, noise=finding.noise or seen.noise)
         if finding.prepare is None:
             continue
         if finding.takes_noise and repairs and repairs[-1][1].white:

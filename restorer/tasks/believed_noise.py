@@ -14,7 +14,16 @@ from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.jpeg_noise import NoiseBefore
 from restorer.measurement.noise import Noise
 
-__all__ = ["SURE", "is_before", "is_believed", "is_explained", "least_white_sigma", "looks_white"]
+__all__ = [
+    "SURE",
+    "is_before",
+    "is_believed",
+    "is_changed",
+    "is_explained",
+    "least_white_sigma",
+    "looks_white",
+    "may_be_texture",
+]
 
 LEAST_PROBABILITY, LEAST_PROBABILITY_OF_GRAY, GRAY = 0.9, 0.98, 0.1
 """Probability from which camera noise is removed. A missed one costs little; a texture taken for noise is destroyed.
@@ -41,6 +50,13 @@ and if the estimate of white noise is at least this share of it. In coarse noise
 
 MOST_EXPLAINED = 1.3
 """Standard deviation of noise up to which compression explains it, as a multiple of the error that it expects."""
+
+MOST_CHANGED = {"camera": 3.0, "white": 1.3}
+"""Standard deviation of noise up to which compression has changed it, as a multiple of the error that it expects."""
+
+LEAST_CHROMA = 0.03
+"""Share of colour from which noise of a colour picture is sure. That of a sensor has more, and the fine texture of
+stone or grass has less."""
 
 KNOWN_QUALITY = 50
 """JPEG quality from which the noise estimator tells noise from compression by itself, because it was trained on it."""
@@ -114,6 +130,27 @@ def is_explained(noise: Noise, jpeg: Jpeg, before: NoiseBefore | None) -> bool:
     if noise.kind == "camera" and jpeg.quality >= KNOWN_QUALITY and not _is_contradicted(noise, before):
         return False
     return noise.sigma <= MOST_EXPLAINED * jpeg.sigma * noise.strength
+
+
+def is_changed(noise: Noise, jpeg: Jpeg) -> bool:
+    """Return whether noise that compression does not explain was changed by it, or is in part its traces.
+
+    Where several repairs are done, the compression is then undone before noise is looked for again. Stronger noise is
+    removed from the picture as it is.
+
+    Args:
+        noise: What was found in the pixels.
+        jpeg: What is known of the file.
+    """
+    return noise.sigma <= MOST_CHANGED[noise.kind] * jpeg.sigma * noise.strength
+
+
+def may_be_texture(noise: Noise, *, is_colour: bool) -> bool:
+    """Return whether camera noise without colour was found in a colour picture, whose texture may be taken for it.
+
+    A command that is to remove noise removes it all the same; one that is to find out what a picture needs leaves it.
+    """
+    return noise.kind == "camera" and is_colour and noise.chroma < LEAST_CHROMA
 
 
 def _is_contradicted(noise: Noise, before: NoiseBefore | None) -> bool:

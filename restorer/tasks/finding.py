@@ -24,6 +24,7 @@ class Seen:
 
     Args:
         found: What the steps before have found and are sure of.
+        noise: What was found out about the noise, sure or not; None if it was not looked for, or not yet.
     """
 
     image: Tensor
@@ -35,6 +36,7 @@ class Seen:
     detail: float | None
     seed: int
     found: tuple[Finding, ...] = ()
+    noise: Noise | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from restorer.measurement.noise_under_blur import noise_under_blur
 from restorer.measurement.white_noise import estimate_sigma
 from restorer.tasks.blind_deblur import find_blur
 from restorer.tasks.deblur import prepare_deblur
+from restorer.tasks.defaults import DEBLUR
 from restorer.tasks.finding import Finding, Left, Seen
 from restorer.tasks.job import Job
 from restorer.tasks.outliers import SPARSE, filled_smoothly
@@ -46,6 +47,10 @@ ALLOWED = 2.0
 """The white noise for which a deblurring allows in place of such noise, as a multiple: below these frequencies there is
 more of it, which is amplified if too little is allowed for."""
 
+UNLIKELY = 0.3
+"""Probability of noise below which a picture has none. Where its kernel is wide, what is left of a picture beneath it
+looks like coarse noise, which costs up to 4 dB if it is allowed for."""
+
 POSSIBLE_BLUR = "a blur is likely, but not sure, and is left; restore deblur undoes it"
 OTHER_BLUR = "the picture is blurred, but in no way that can be undone, and is left so"
 
@@ -70,10 +75,12 @@ def find_blur_step(seen: Seen) -> Finding | None:
     if not blur.is_sure:
         return Finding(blur=blur, note=POSSIBLE_BLUR)
     removed, compression = max((_left_by(finding) for finding in seen.found), default=0.0), _compression_left(seen)
+    is_clean = _is_clean(seen)
 
     def prepare(detail: float | None, left: Left) -> Pass:
         def begin(image: Tensor, prior: Prior, region: Region | None) -> Job:
-            noise = max(left.sigma, removed, _coarse_noise(image, kernel, seen.evidence))
+            coarse = 0.0 if is_clean else _coarse_noise(image, kernel, seen.evidence)
+            noise = max(left.sigma, removed, coarse)
             sigma = math.hypot(noise or estimate_sigma(image, seen.evidence), compression)
             return prepare_deblur(image, kernel, sigma=sigma, detail=detail, seed=seen.seed, region=region, prior=prior)
 
@@ -96,13 +103,24 @@ def _without_outliers(seen: Seen) -> Tensor | None:
     return filled_smoothly(seen.image, outliers.values) if outliers.share <= SPARSE else None
 
 
+def _is_clean(seen: Seen) -> bool:
+    """Return whether the picture has no noise and no compression, as far as the steps before can tell."""
+    noise = seen.noise
+    if noise is None or not noise.estimated or seen.jpeg is not None:
+        return False
+    return noise.kind == "none" and (noise.probability or 0.0) < UNLIKELY
+
+
 def _coarse_noise(image: Tensor, kernel: Tensor, evidence: Tensor | None) -> float:
     """Return the white noise for which a deblurring must allow if the noise is coarse, in levels; 0 if it is white.
 
-    What the steps before have not found, are not sure of, or leave because the user says so would be amplified.
+    What the steps before have not found, are not sure of, or leave because the user says so would be amplified. What is
+    weaker than the noise that a deblurring assumes in any case is not told from what the kernel has left of the
+    picture.
     """
     beside = noise_under_blur(image, kernel, evidence)
-    return ALLOWED * beside if beside > COARSE * estimate_sigma(image, evidence) else 0.0
+    is_coarse = beside > max(COARSE * estimate_sigma(image, evidence), DEBLUR.least)
+    return ALLOWED * beside if is_coarse else 0.0
 
 
 def _left_by(finding: Finding) -> float:

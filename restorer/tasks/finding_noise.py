@@ -1,9 +1,9 @@
 """The step of `auto` that looks for outliers, noise and compression, which hide each other.
 
-Compression takes the finest noise away and makes what is left of it coarse; its own traces look like such noise, too.
-Where the compression is strong beside the noise, it is therefore undone first, within what the file says, and noise is
-looked for again in the result. Strong noise is removed from the picture as it is. Where the coefficients of the file
-show the noise, both are removed in one run, as `denoise` does it.
+The picture is measured once, as `denoise` measures it, and by the same rule (`restorer.tasks.believed_noise`): the
+compression explains what was found, or the coefficients of the file show noise that is removed in one run with it, or
+noise is removed from the picture as it is. Where compression has changed the noise, several repairs can do more than
+one: the compression is undone first, within what the file says, and noise is looked for again in the result.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor
 from restorer.diffusion.prior import Prior
 from restorer.images.sizes import Region
 from restorer.measurement.jpeg import Jpeg
-from restorer.measurement.jpeg_noise import find_noise_before
 from restorer.measurement.noise import Noise
+from restorer.tasks.believed_noise import is_changed, may_be_texture
 from restorer.tasks.common import without_equal_channels
 from restorer.tasks.dejpeg import LEFT_BY_COMPRESSION, can_be_restored, prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
@@ -39,15 +39,6 @@ POSSIBLE = 0.5
 
 NOTHING_LEFT = "once the compression is undone, no noise is left that can be told from texture"
 
-HIDDEN = {"camera": 3.0, "white": 1.3}
-"""Strength of the noise, as a multiple of the error that is expected of the compression, above which the noise is
-removed from the picture as it is. Weaker noise was changed by the compression, or is nothing else than its traces: the
-compression is undone first, and the noise is looked for again."""
-
-LEAST_CHROMA = 0.03
-"""Share of colour from which noise of a colour picture is sure. That of a sensor has more, and the fine texture of
-stone or grass has less."""
-
 
 def find_noise(seen: Seen) -> Finding | None:
     """Look for outliers, noise and compression, which hide each other."""
@@ -60,14 +51,12 @@ def find_noise(seen: Seen) -> Finding | None:
     }
     if options["noise"] == options["outliers"] == "off":
         return None if jpeg is None else _compression(seen, jpeg, Noise("none", 0.0, False))
-    if options["noise"] == "auto" and (finding := _both_at_once(seen, jpeg, options)) is not None:
-        return finding
-    job = prepare_denoise(seen.image, detail=seen.detail, prior=seen.prior, **options).measured()
-    noise = job.noise or Noise("none", 0.0, True)
+    job = prepare_denoise(seen.image, jpeg=jpeg, detail=seen.detail, prior=seen.prior, **options).measured()
+    noise, is_colour = job.noise or Noise("none", 0.0, True), len(without_equal_channels(seen.image)) == 3
+    is_texture = may_be_texture(noise, is_colour=is_colour)
     if job.outliers is not None:
-        kind = "off" if _may_be_texture(noise, seen.image) else options["noise"]
-        return _outliers(seen, {**options, "noise": kind})
-    if job.redo is None or _may_be_texture(noise, seen.image):
+        return _outliers(seen, {**options, "noise": "off" if is_texture else options["noise"]})
+    if job.redo is None or noise.kind == "none" or is_texture:
         nothing = Noise("none", 0.0, noise.estimated, probability=noise.probability)
         if can_be_restored(jpeg):
             return _compression(seen, jpeg, nothing)
@@ -78,31 +67,14 @@ def find_noise(seen: Seen) -> Finding | None:
     if jpeg is None or not can_be_restored(jpeg):
         white = noise.sigma if noise.kind == "white" else 0.0
         return Finding(noise.describe(), "denoise", prepare, noise=noise, jpeg=jpeg, white=white)
-    if noise.sigma > HIDDEN[noise.kind] * jpeg.sigma:
+    if removes_both(job):
+        words = f"{noise.describe()}, compressed as {jpeg.describe()}"
+        return Finding(words, "denoise", prepare, noise=noise, jpeg=jpeg)
+    if not is_changed(noise, jpeg):
         return Finding(f"{noise.describe()}; {jpeg.describe()}", "denoise", prepare, noise=noise, jpeg=jpeg)
     words = f"{jpeg.describe()}; {noise.describe()}, part or all of it from the compression"
     both = partial(_undone_first, seen, jpeg, prepare)
     return Finding(words, "dejpeg, then denoise", both, _left_by(jpeg), noise, jpeg)
-
-
-def _both_at_once(seen: Seen, jpeg: Jpeg | None, options: dict[str, Any]) -> Finding | None:
-    """Return what is found if there is noise that was compressed: it is removed together with the compression.
-
-    Args:
-        seen: The picture.
-        jpeg: What is known of its file; None if it is not a JPEG, or if its compression is left.
-        options: The options of `prepare_denoise`.
-
-    Returns:
-        None if the file shows no noise, if it may be texture, or if there are outliers beside it.
-    """
-    if jpeg is None or not can_be_restored(jpeg) or find_noise_before(jpeg) is None:
-        return None
-    job = prepare_denoise(seen.image, jpeg=jpeg, detail=seen.detail, prior=seen.prior, **options).measured()
-    if job.noise is None or not removes_both(job) or _may_be_texture(job.noise, seen.image):
-        return None
-    words = f"{job.noise.describe()}, compressed as {jpeg.describe()}"
-    return Finding(words, "denoise", partial(_planned, seen, job), noise=job.noise, jpeg=jpeg)
 
 
 def _planned(seen: Seen, job: Job, detail: float | None, left: Left) -> Pass:
@@ -186,7 +158,8 @@ def _undone_first(
         # Without the compression, the noise is another: it is measured again, and on the whole picture.
         options: dict[str, Any] = {"evidence": seen.evidence, "seed": seen.seed, "detail": detail}
         job = prepare_denoise(image, outliers="off", region=region, prior=prior, **options).measured()
-        is_sure = job.noise is not None and not _may_be_texture(job.noise, image)
+        is_colour = len(without_equal_channels(image)) == 3
+        is_sure = job.noise is not None and not may_be_texture(job.noise, is_colour=is_colour)
         job = job if is_sure else prepare_denoise(image, 0.0, region=region, prior=prior)
         return replace(job, notes=(NOTHING_LEFT,)) if job.is_copy else job
 
@@ -194,9 +167,3 @@ def _undone_first(
     count = undo(seen.image, seen.prior, None).evaluations
     passes = (Pass(undo, count, 0.0), replace(second, begin=denoise))
     return Pass(partial(chained, passes), count + second.evaluations, second.detail, everything)
-
-
-def _may_be_texture(noise: Noise, image: Tensor) -> bool:
-    """Return whether camera noise without colour was found in a colour picture, whose texture may be taken for it."""
-    is_colour = len(without_equal_channels(image)) == 3
-    return noise.kind == "camera" and is_colour and noise.chroma < LEAST_CHROMA

@@ -1,120 +1,89 @@
 """Compare `restore auto` with the best sequence of single commands, and measure what it does to good pictures.
 
-python tests/bench/auto.py damaged FOLDER            # 30 crops with one to three damages, PSNR by picture
-python tests/bench/auto.py good FOLDER               # PSNR of crops without damage to themselves
+python tests/bench/auto.py damaged FOLDER --results damaged.csv   # 30 crops with one to three damages
+python tests/bench/auto.py good FOLDER --results good.csv         # PSNR of crops without damage to themselves
 
-A crop is blurred, shrunk by 2, made noisy and compressed, each if its turn in KINDS says so. Every sequence of commands
-that a person may try is run with the same options, and its pictures are rounded to 8 bits in between, as files hold
-them. Only the first command of a sequence sees the JPEG file. The best sequence is chosen by the truth, which a person
-does not have.
+`damaged` draws the damages of `tests/bench/auto_damages.py`. Every sequence of the commands that repair them is run in
+every order with the same options, and its pictures are rounded to 8 bits in between, as files hold them. Only the first
+command of a sequence sees the JPEG file. The best sequence is chosen by the truth, which a person does not have. A
+sequence whose last command changes nothing is not continued, because it equals a shorter one.
+
+The table is written to the CSV file after every crop, and a run continues where an earlier one has stopped. `--again`
+measures `auto` again and keeps what the sequences have reached.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
-import random
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from itertools import permutations
+import csv
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageFilter
+from auto_damages import KINDS, MARGIN, SCALE, Damaged, damage, to_tensor
+from PIL import Image
 from torch import Tensor
 
 from restorer.evaluation.metrics import psnr
 from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.models.load import load_prior
 from restorer.tasks.auto import prepare_auto
+from restorer.tasks.blind_deblur import prepare_blind_deblur
 from restorer.tasks.dejpeg import prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
+from restorer.tasks.inpaint import prepare_inpaint
 from restorer.tasks.job import Job
 from restorer.tasks.repair import describe_repairs
+from restorer.tasks.scratches import scratch_mask
 from restorer.tasks.upscale import prepare_upscale
-from restorer.training.simulated_camera import Camera, photograph
 
-KINDS = (
-    ("white",),
-    ("camera",),
-    ("jpeg",),
-    ("small",),
-    ("blur",),
-    ("white", "jpeg"),
-    ("camera", "jpeg"),
-    ("white", "small"),
-    ("camera", "small"),
-    ("jpeg", "small"),
-    ("blur", "white"),
-    ("blur", "jpeg"),
-    ("white", "jpeg", "small"),
-    ("camera", "jpeg", "small"),
-    ("blur", "white", "jpeg"),
-)
-"""The damages of the pictures, in turn."""
+Command = Callable[[Tensor, bytes | None], Job]
+Row = dict[str, str]
 
-SCALE = 2
+COMMANDS_OF = {
+    "white": ("denoise",),
+    "camera": ("denoise",),
+    "jpeg": ("dejpeg", "denoise"),
+    "blur": ("deblur",),
+    "scratches": ("inpaint",),
+    "small": ("upscale",),
+}
+"""The commands that may repair a damage."""
+
 BAR, BAR_OF_GOOD = 0.1, 44.0  # dB below the best sequence, and to a good picture itself
+DAMAGED = ("number", "picture", "damage", "input", "by_hand", "best", "all", "auto", "gain", "found")
+GOOD = ("number", "picture", "auto", "found")
 
 
-@dataclass(frozen=True)
-class Damaged:
-    """A damaged picture.
+class Table:
+    """Rows of a CSV file that an earlier run may have begun.
 
     Args:
-        pixels: (3, H, W) in [0, 1], in 8 bits.
-        file: The bytes of its file if it is a JPEG; else None.
-        words: What was done to it.
+        path: The file; None to keep nothing.
+        names: The names of the columns.
     """
 
-    pixels: Tensor
-    file: bytes | None
-    words: str
+    def __init__(self, path: Path | None, names: tuple[str, ...]) -> None:
+        self.path, self.names, self.rows = path, names, dict[int, Row]()
+        if path is not None and path.exists():
+            with path.open(newline="") as file:
+                self.rows = {int(row["number"]): row for row in csv.DictReader(file)}
+
+    def put(self, row: Row) -> None:
+        """Keep a row, print it, and write the file anew."""
+        self.rows[int(row["number"])] = row
+        print("; ".join(row[name] for name in self.names if name != "all"), flush=True)
+        if self.path is None:
+            return
+        partial = self.path.with_suffix(".partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.names)
+            writer.writeheader()
+            writer.writerows(self.rows[number] for number in sorted(self.rows))
+        partial.replace(self.path)
 
 
-def to_tensor(image: Image.Image) -> Tensor:
-    """Return an image as (3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
-
-
-def to_image(x: Tensor) -> Image.Image:
-    """Return (3, H, W) in [0, 1] as an image of 8 bits."""
-    return Image.fromarray((x * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
-
-
-def damage(true: Image.Image, kinds: tuple[str, ...], rng: random.Random) -> Damaged:
-    """Return a picture with damage of these kinds, whose strength is drawn."""
-    image, words, file, seed = true, [], None, rng.getrandbits(32)
-    if "blur" in kinds:
-        radius = rng.uniform(0.7, 1.6)
-        image = image.filter(ImageFilter.GaussianBlur(radius))
-        words.append(f"blur {radius:.1f}")
-    if "small" in kinds:
-        image = image.resize((image.width // SCALE, image.height // SCALE), Image.Resampling.BICUBIC)
-        words.append(f"shrunk by {SCALE}")
-    x = to_tensor(image)
-    if "white" in kinds:
-        sigma = rng.uniform(4, 25)
-        x = x + sigma / 255 * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
-        words.append(f"white noise {sigma:.0f}")
-    if "camera" in kinds:
-        camera = Camera(gain=rng.uniform(0.0005, 0.005), read=rng.uniform(0.5, 2.0), chroma=rng.choice([0.0, 1.5]))
-        noise = (photograph(255 * x, camera, seed) - photograph(255 * x, camera, None)) / 255
-        x = x + noise
-        words.append(f"camera noise {255 * float(noise.std()):.0f}")
-    image = to_image(x)
-    if "jpeg" in kinds:
-        quality, stored = rng.randint(25, 85), io.BytesIO()
-        image.save(stored, "JPEG", quality=quality, subsampling=rng.choice([0, 2]))
-        file = stored.getvalue()
-        image = Image.open(stored)
-        words.append(f"JPEG {quality}")
-    return Damaged(to_tensor(image), file, ", ".join(words))
-
-
-def commands(detail: float | None) -> dict[str, Callable[[Tensor, bytes | None], Job]]:
+def commands(detail: float | None) -> dict[str, Command]:
     """Return the single commands: functions of a picture and of the bytes of its file."""
     options = {"detail": detail, "prior": load_prior()}
 
@@ -124,85 +93,99 @@ def commands(detail: float | None) -> dict[str, Callable[[Tensor, bytes | None],
     def dejpeg(x: Tensor, file: bytes | None) -> Job:
         return prepare_dejpeg(x, find_jpeg(x, file), **options)
 
+    def deblur(x: Tensor, file: bytes | None) -> Job:
+        return prepare_blind_deblur(x, **options)
+
+    def inpaint(x: Tensor, file: bytes | None) -> Job:
+        return prepare_inpaint(x, torch.from_numpy(scratch_mask(x, prior=options["prior"]).fill), **options)
+
     def upscale(x: Tensor, file: bytes | None) -> Job:
         return prepare_upscale(x, SCALE, sigma=None, jpeg=find_jpeg(x, file), **options)
 
-    return {"denoise": denoise, "dejpeg": dejpeg, "upscale": upscale}
+    return {"denoise": denoise, "dejpeg": dejpeg, "deblur": deblur, "inpaint": inpaint, "upscale": upscale}
 
 
-def sequences(*, is_small: bool) -> list[tuple[str, ...]]:
-    """Return the sequences of commands that are tried. A small picture is enlarged at some place of each.
+def ends(found: Damaged, kinds: tuple[str, ...], detail: float | None) -> Iterator[tuple[str, Tensor]]:
+    """Yield the sequences of commands and what they make of a picture, each with another result.
 
-    Compression is not undone after an enlargement, which leaves nothing of its grid.
+    A small picture is enlarged at some place of each. Compression is not undone after that, which leaves nothing of its
+    grid, and the result is too large for the picture to be a JPEG of its own.
     """
-    names = ("denoise", "dejpeg", "upscale") if is_small else ("denoise", "dejpeg")
-    every = [tried for count in range(len(names) + 1) for tried in permutations(names, count)]
-    if not is_small:
-        return every
-    return [tried for tried in every if "upscale" in tried and "dejpeg" not in tried[tried.index("upscale") :]]
+    known = commands(detail)
+    usable = list(dict.fromkeys(name for kind in kinds for name in COMMANDS_OF[kind]))
+
+    def follow(done: tuple[str, ...], x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        if "small" not in kinds or "upscale" in done:
+            yield " > ".join(done) or "nothing", x
+        for name in usable:
+            if name in done or (name == "dejpeg" and "upscale" in done):
+                continue
+            job = known[name](x, None if done else found.file).measured()
+            if not job.is_copy or job.second_pass is not None:
+                yield from follow((*done, name), as_stored(job))
+
+    return follow((), found.pixels)
 
 
-def run(job: Job) -> Tensor:
+def as_stored(job: Job) -> Tensor:
     """Return the result of a job as a file of 8 bits holds it."""
     return (job.run().image * 255).round().clamp(0, 255) / 255
 
 
-def best_sequence(found: Damaged, true: Tensor, detail: float | None, *, is_small: bool) -> tuple[str, float]:
-    """Return the sequence with the highest PSNR, and its PSNR."""
-    known, made = commands(detail), {(): found.pixels}
-    scores: dict[str, float] = {}
-    for tried in sequences(is_small=is_small):
-        for count in range(1, len(tried) + 1):
-            if (part := tried[:count]) not in made:
-                made[part] = run(known[part[-1]](made[part[:-1]], found.file if count == 1 else None))
-        scores[" > ".join(tried) or "nothing"] = psnr(made[tried], true)
-    name = max(scores, key=scores.__getitem__)
-    return name, scores[name]
-
-
-def crops(options: argparse.Namespace, count: int) -> list[tuple[str, Image.Image]]:
-    """Return crops from the middle of pictures."""
-    paths, result = sorted(p for p in options.input.iterdir() if p.suffix in (".png", ".jpg", ".bmp")), []
-    for path in paths[options.first :: options.every][:count]:
+def crops(options: argparse.Namespace, margin: int) -> Iterator[tuple[int, str, Tensor]]:
+    """Yield numbers, names and middles of pictures, with a margin around them."""
+    paths = sorted(path for path in options.input.iterdir() if path.suffix in (".png", ".jpg", ".bmp"))
+    side = options.side + 2 * margin
+    for number, path in enumerate(paths[options.first :: options.every][: options.count]):
+        if options.only and number not in options.only:
+            continue
         with Image.open(path) as image:
-            left, top = (image.width - options.side) // 2, (image.height - options.side) // 2
-            result.append((path.name, image.convert("RGB").crop((left, top, left + options.side, top + options.side))))
-    return result
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            yield number, path.name, to_tensor(image.convert("RGB").crop((left, top, left + side, top + side)))
 
 
 def damaged(options: argparse.Namespace) -> None:
     """Print for each picture the best sequence and what `auto` makes of it."""
-    met, pictures = 0, list(enumerate(crops(options, options.count)))[options.skip :]
-    print("picture: damage; input, best sequence by hand, auto, difference in dB; what auto found", flush=True)
-    for number, (name, image) in pictures:
+    table = Table(options.results, DAMAGED)
+    print("; ".join(name for name in DAMAGED if name != "all"))
+    for number, name, wide in crops(options, MARGIN):
+        row = table.rows.get(number)
+        if row is not None and not options.again:
+            continue
         kinds = KINDS[number % len(KINDS)]
-        found, true, is_small = damage(image, kinds, random.Random(number)), to_tensor(image), "small" in kinds
-        best, score = best_sequence(found, true, options.detail, is_small=is_small)
+        found, true = damage(wide, kinds, number)
+        if row is None:
+            row = {"number": str(number), "picture": name, "damage": found.words}
+            scores = {words: psnr(x, true) for words, x in ends(found, kinds, options.detail)}
+            best = max(scores, key=scores.__getitem__)
+            row["input"] = "" if "small" in kinds else f"{psnr(found.pixels, true):.2f}"
+            row["by_hand"], row["best"] = best, f"{scores[best]:.3f}"
+            row["all"] = ", ".join(f"{words} {score:.2f}" for words, score in scores.items())
         job = prepare_auto(
             found.pixels,
-            scale=SCALE if is_small else None,
+            scale=SCALE if "small" in kinds else None,
             jpeg=find_jpeg(found.pixels, found.file),
             detail=options.detail,
             prior=load_prior(),
         ).measured()
-        after = psnr(run(job), true)
-        met += after >= score - BAR
-        before = "" if is_small else f"{psnr(found.pixels, true):.2f}"
-        figures = f"{before}, {best} {score:.2f}, {after:.2f}, {after - score:+.2f}"
-        print(f"{name}: {found.words}; {figures}; {describe_repairs(job.repairs or ())}", flush=True)
-    print(f"{met} of {len(pictures)} are at most {BAR} dB below the best sequence")
+        after = psnr(as_stored(job), true)
+        gain, words = f"{after - float(row['best']):+.2f}", describe_repairs(job.repairs or ())
+        table.put({**row, "auto": f"{after:.2f}", "gain": gain, "found": words})
+    met = sum(float(row["gain"]) >= -BAR for row in table.rows.values())
+    print(f"{met} of {len(table.rows)} are at most {BAR} dB below the best sequence")
 
 
 def good(options: argparse.Namespace) -> None:
     """Print the PSNR of good pictures to themselves, where they are changed."""
-    met, pictures = 0, crops(options, options.count)
-    for name, image in pictures:
-        x = to_tensor(image)
+    table = Table(options.results, GOOD)
+    for number, name, x in crops(options, 0):
+        if number in table.rows and not options.again:
+            continue
         job = prepare_auto(x, jpeg=find_jpeg(x, None), detail=options.detail, prior=load_prior()).measured()
-        score = psnr(run(job), x)
-        met += score >= BAR_OF_GOOD
-        print(f"{name}: {score:.1f} dB, {describe_repairs(job.repairs or ())}", flush=True)
-    print(f"{met} of {len(pictures)} have at least {BAR_OF_GOOD} dB to themselves")
+        score, words = psnr(as_stored(job), x), describe_repairs(job.repairs or ())
+        table.put({"number": str(number), "picture": name, "auto": f"{score:.2f}", "found": words})
+    met = sum(float(row["auto"]) >= BAR_OF_GOOD for row in table.rows.values())
+    print(f"{met} of {len(table.rows)} have at least {BAR_OF_GOOD} dB to themselves")
 
 
 def main() -> None:
@@ -210,15 +193,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["damaged", "good"])
     parser.add_argument("input", type=Path)
+    parser.add_argument("--results", type=Path, help="CSV file that is written, and continued if it exists")
+    parser.add_argument("--again", action="store_true", help="measure auto again for the crops of the CSV file")
+    parser.add_argument("--only", type=int, nargs="+", help="numbers of the crops to take")
     parser.add_argument("--side", type=int, default=192)
     parser.add_argument("--count", type=int, default=30)
     parser.add_argument("--first", type=int, default=0, help="number of the first picture of the folder")
-    parser.add_argument("--skip", type=int, default=0, help="crops to leave out, to continue an earlier run")
     parser.add_argument("--every", type=int, default=2)
     parser.add_argument("--detail", type=float)
     options = parser.parse_args()
     with torch.inference_mode():
-        {"damaged": partial(damaged, options), "good": partial(good, options)}[options.command]()
+        {"damaged": damaged, "good": good}[options.command](options)
 
 
 if __name__ == "__main__":

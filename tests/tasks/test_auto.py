@@ -29,9 +29,10 @@ from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.jpeg_noise import NoiseBefore, find_noise_before
 from restorer.measurement.scratches import Scratches
-from restorer.tasks import auto, denoise, finding_blur, finding_noise, finding_scratches
+from restorer.tasks import auto, denoise, finding_blur, finding_scratches
 from restorer.tasks.auto import prepare_auto
 from restorer.tasks.batching import batch_share
+from restorer.tasks.blind_deblur import prepare_blind_deblur
 from restorer.tasks.consistency import consistency_of
 from restorer.tasks.deblur import prepare_deblur
 from restorer.tasks.defaults import CAMERA, DECOMPRESS
@@ -40,10 +41,11 @@ from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.finding import Finding, Left, Seen, Step
 from restorer.tasks.finding_blur import OTHER_BLUR, POSSIBLE_BLUR, is_wide
 from restorer.tasks.finding_noise import POSSIBLE_NOISE
-from restorer.tasks.finding_scratches import POSSIBLE_SCRATCHES
+from restorer.tasks.finding_scratches import POSSIBLE_SCRATCHES, are_sure
 from restorer.tasks.inpaint import prepare_inpaint
 from restorer.tasks.job import Job
 from restorer.tasks.passes import Pass, everything
+from restorer.tasks.scratches import scratches_of
 from restorer.tasks.upscale import prepare_upscale
 from restorer.training.simulated_camera import Camera, photograph
 
@@ -119,10 +121,10 @@ def test_weak_noise_changes_little() -> None:
 
 def test_compression_that_looks_like_noise_is_undone_before_what_is_left_is_removed() -> None:
     true = scene()
-    y, jpeg = compressed(noisy(true, 10), 60)
+    y, jpeg = compressed(noisy(true, 15), 80)
     assert prepare_denoise(y).measured().noise.kind == "camera"  # type: ignore[union-attr]
     job = prepare_auto(y, jpeg=jpeg, detail=0).measured()
-    assert steps_of(job) == ["noise: dejpeg, then denoise"] and "JPEG of quality 60" in job.repairs[0].found  # type: ignore[index]
+    assert steps_of(job) == ["noise: dejpeg, then denoise"] and "JPEG of quality 80" in job.repairs[0].found  # type: ignore[index]
     seen: list[Evaluation] = []
     result = job.run(seen.append).image
     assert seen[-1].total == job.evaluations == DECOMPRESS.steps + CAMERA.steps
@@ -132,6 +134,25 @@ def test_compression_that_looks_like_noise_is_undone_before_what_is_left_is_remo
     region = Region(30, 40, 50, 60)
     part = prepare_auto(y, jpeg=jpeg, detail=0, region=region).run().image
     assert psnr(part, result[:, region.rows, region.columns]) > 45
+
+
+@pytest.mark.parametrize(("sigma", "quality"), [(0, 40), (10, 60), (15, 85)])
+def test_noise_in_a_file_is_measured_once_and_by_the_rule_of_denoise(
+    sigma: float, quality: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = list[Tensor]()
+
+    def measured(image: Tensor, *others: object) -> CameraNoise | None:
+        calls.append(image)
+        return measure_camera_noise(image, *others)  # type: ignore[arg-type]
+
+    y, jpeg = compressed(noisy(scene("grapes.jpg", 192), sigma), quality)
+    alone = prepare_denoise(y, jpeg=jpeg, detail=0).measured()
+    monkeypatch.setattr(denoise, "measure_camera_noise", measured)
+    job = prepare_auto(y, jpeg=jpeg, detail=0, without=("scratches", "blur")).measured()
+    assert len(calls) == 1
+    assert calls[0] is y
+    assert job.noise == alone.noise
 
 
 @pytest.mark.parametrize("chroma", [0.01, 0.2])
@@ -162,7 +183,7 @@ def test_noise_without_colour_is_not_sure_in_a_colour_picture(chroma: float, mon
         context.setattr(denoise, "is_believed", lambda *arguments: False)
         both = steps_of(prepare_auto(z, jpeg=jpeg).measured()) == ["noise: denoise"]
         assert both == (chroma > 0.1), "without colour, it is not removed before the compression is undone"
-    monkeypatch.setattr(finding_noise, "find_noise_before", lambda jpeg: None)
+    monkeypatch.setattr(denoise, "find_noise_before", lambda jpeg: None)
     assert steps_of(prepare_auto(z, jpeg=jpeg).measured())[0].startswith("noise: dejpeg")
     gray = prepare_auto(y.mean(0, keepdim=True).expand(3, -1, -1)).measured()
     assert steps_of(gray) == ["noise: denoise"], "in a gray picture, noise has no colour"
@@ -484,6 +505,17 @@ def test_what_blur_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     assert POSSIBLE_BLUR not in notes(FoundBlur("gaussian", 2.0, 2.0), scale=2), "enlarging sees to it"
 
 
+@pytest.mark.parametrize("kernel", [gaussian_kernel(2.5), motion_kernel(17, 90)])
+def test_what_a_wide_blur_leaves_is_not_taken_for_noise(kernel: Tensor) -> None:
+    """What was left beneath a wide kernel looked like coarse noise, and the result was up to 4 dB worse."""
+    y, true = blurred(kernel)
+    y = rounded(y)
+    job = prepare_auto(y, detail=0).measured()
+    assert steps_of(job) == ["blur: deblur"]
+    alone = prepare_blind_deblur(y, detail=0).run().image
+    assert psnr(job.run().image, true) > psnr(alone, true) - 0.1
+
+
 def test_a_blurred_picture_is_deblurred_before_it_is_enlarged() -> None:
     soft, _ = blurred(motion_kernel(10, 30))
     job = prepare_auto(rounded(soft), scale=2, detail=0).measured()
@@ -537,15 +569,37 @@ def test_a_region_without_scratches_is_enlarged_all_the_same() -> None:
     assert not job.is_copy and job.run().image.shape == (3, 32, 32)
 
 
+def test_scratches_under_noise_are_looked_for_without_it() -> None:
+    """What noise hides is found in the posterior mean."""
+    ground, _, hole = stroked()
+    z = noisy(torch.where(hole, ground + 60 / 255, ground), 25.0)
+    assert not are_sure(scratches_of(z))
+    job = prepare_auto(z, detail=0).measured()
+    assert steps_of(job) == ["noise: denoise", "scratches: inpaint"]
+    result = job.run().image
+    left = prepare_auto(z, detail=0, without=("scratches",)).run().image
+    assert psnr(result[:, hole], ground[:, hole]) > psnr(left[:, hole], ground[:, hole]) + 3
+    assert steps_of(prepare_auto(noisy(ground, 25.0), detail=0).measured()) == ["noise: denoise"]
+
+
 @pytest.mark.parametrize(
-    ("places", "sure", "filled"), [(1, 0.8, False), (2, 0.8, True), (1, 0.86, True), (2, 0.75, False)]
+    ("places", "sure", "highest", "length", "filled"),
+    [
+        (1, 0.8, 8, 40, False),
+        (1, 0.86, 8, 40, True),
+        (1, 0.7, 12, 40, True),  # a single pixel is certain
+        (2, 0.8, 8, 300, True),
+        (2, 0.75, 8, 40, True),
+        (2, 0.75, 8, 300, False),  # so much may be a facade
+        (2, 0.65, 8, 40, False),
+    ],
 )
 def test_what_may_be_of_the_scene_is_left(
-    places: int, sure: float, filled: bool, monkeypatch: pytest.MonkeyPatch
+    places: int, sure: float, highest: float, length: int, filled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill = np.zeros((64, 64), bool)
-    fill[30:33, 10:50] = True
-    found = Scratches(fill, places, sure)
+    fill[26:33].flat[:length] = True
+    found = Scratches(fill, places, sure, highest)
     monkeypatch.setattr(finding_scratches, "scratches_of", lambda *arguments, **named: found)
     job = prepare_auto(scene(side=64), without=("noise", "outliers"), prior=Smooth()).measured()
     assert steps_of(job) == (["scratches: inpaint"] if filled else [])
