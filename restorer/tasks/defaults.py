@@ -121,7 +121,7 @@ class TexturedDefaults(CameraDefaults):
 CAMERA = TexturedDefaults(
     steps=4,
     detail=0.2,
-    detail_of_strong=0.8,
+    detail_of_strong=0.7,
     weak=8.0,
     strong=12.0,
     first=4.0,

@@ -101,19 +101,18 @@ def test_texture_comes_back_in_textured_places_alone():
     """The left half is smooth, and stays so, whatever the detail."""
     scene = photo("gates").clone()
     scene[:, :, :128] = torch.linspace(60, 160, 128)
-    camera = Camera(gain=0.02, quality=0)
+    camera = Camera(gain=0.006, quality=0)
     noisy, clean = (photograph(scene, camera, seed) / 255 for seed in (1, None))
-    results = [denoise(noisy, noise="camera", detail=d, prior=load_prior(precision="fp32")) for d in (0.0, 0.8)]
+    results = [denoise(noisy, noise="camera", detail=d, prior=load_prior(precision="fp32")) for d in (0.0, 0.7)]
 
     def grain(picture: Tensor) -> float:
         """Return the standard deviation in levels of what differs between neighbours in the smooth half."""
         return float(255 * (picture - clean)[:, 16:-16, 16:88].diff(dim=-1).std())
 
-    assert grain(noisy) > 10
-    assert max(map(grain, results)) < 1
+    assert max(map(grain, results)) < 0.08 * grain(noisy)
     energies = [high_energy(picture[..., 136:]) for picture in (*results, clean)]
     assert energies[0] < energies[1] < 1.1 * energies[2]
-    assert energies[1] > 1.15 * energies[0]
+    assert energies[1] > 1.1 * energies[0]
 
 
 def test_the_plan_of_a_detail():
@@ -136,7 +135,7 @@ def test_any_number_of_steps_has_a_plan(steps: int):
 
 
 def test_the_default_detail_rises_with_the_noise():
-    assert [CAMERA.detail_at(sigma) for sigma in (1.0, 8.0, 9.8, 12.0, 50.0)] == [0.2, 0.2, 0.5, 0.8, 0.8]
+    assert [CAMERA.detail_at(sigma) for sigma in (1.0, 8.0, 9.8, 12.0, 50.0)] == [0.2, 0.2, 0.45, 0.7, 0.7]
     assert CAMERA.shares(0.0) == (0.6, 0.6), "the most faithful result has as much everywhere"
 
 
