@@ -37,6 +37,7 @@ from itertools import pairwise
 
 import torch
 
+from restorer.diffusion.data_noise import DataNoise
 from restorer.diffusion.schedule import Schedule
 from restorer.limits import METHODS, VARIANCES
 
@@ -74,6 +75,7 @@ class Plan:
         extrapolation: Weight 0..1 of the second-order step (DPM-Solver++ 2M on the corrected estimate).
         eps_from: "corrected" recomputes the implied noise from the corrected estimate; "predicted" keeps the noise that
             the network predicts.
+        data_noise: How low levels have the noise of the data; None if none does. No other noise is carried then.
         correct_last: Whether the last prediction is corrected towards the data, which puts some of their noise back.
         fresh_start: True if the start is the mean of the first state, to which noise is added; False if the start
             already contains the noise of the first level.
@@ -96,6 +98,7 @@ class Plan:
     prior_variance: float = 1.0
     extrapolation: float = 0.0
     eps_from: str = "corrected"
+    data_noise: DataNoise | None = None
     correct_last: bool = True
     fresh_start: bool = True
     variance: str = "small"
@@ -110,8 +113,8 @@ class Plan:
             raise ValueError("the noise levels must be positive and finite, except for the last, which must be 0")
         if not all(0 <= z <= 1 for z in self.zeta) or not 0 <= self.extrapolation <= 1:
             raise ValueError("zeta and extrapolation must lie between 0 and 1")
-        if not 0 <= self.kappa <= 1.1:
-            raise ValueError("kappa must lie between 0 and 1.1")
+        if not 0 <= self.kappa <= 1.1 or (self.data_noise is not None and self.kappa):
+            raise ValueError("kappa must lie between 0 and 1.1, and be 0 if the noise of the data is carried")
         if not self.prior_variance > 0 or self.eps_from not in ("corrected", "predicted"):
             raise ValueError("the prior variance must be positive, and eps_from must be 'corrected' or 'predicted'")
         if self.variance not in VARIANCES or (self.variance == "learned" and self.schedule is None):
@@ -121,6 +124,10 @@ class Plan:
     def evaluations(self) -> int:
         """Number of network evaluations that the plan makes."""
         return sum(after <= before for before, after in pairwise(self.sigmas))
+
+    def data_noise_at(self, level: float) -> DataNoise | None:
+        """Return how a state of a level has the noise of the data; None if it has not."""
+        return self.data_noise if self.data_noise is not None and self.data_noise.serves(level) else None
 
 
 def log_levels(start: float, end: float, count: int) -> list[float]:
@@ -262,7 +269,8 @@ def make_plan(
 
     Args:
         method: One of METHODS; "auto" returns `auto` unchanged.
-        auto: The default plan of the task. The plan of another method takes its seed, kappa and kind of start from it.
+        auto: The default plan of the task. The plan of another method takes its seed, kappa and kind of start from it,
+            and no noise of the data.
         start: Highest noise level, on the [-1, 1] scale.
         end: Lowest noise level above 0, on the [-1, 1] scale.
         steps: Number of network evaluations, at least 1.
@@ -290,6 +298,7 @@ def make_plan(
         prior_variance=preset.prior_variance,
         extrapolation=0.0,
         eps_from=preset.eps_from,
+        data_noise=None,
         variance=variance,
         schedule=schedule,
         mirrored=False,

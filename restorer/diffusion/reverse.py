@@ -7,7 +7,7 @@ r"""The reverse process: one loop for every task and method.
 
 with r^2 = sigma^2 v / (sigma^2 + v), a = sqrt(1 - zeta) and w = 1. With kappa = 1, zeta = 1 - (sigma'/sigma)^2 and no
 measurement this is Ho et al. 2020, algorithm 2, written for x_t / sqrt(abar_t): x' is a draw from
-q(x_{t-1} | x_t, x_0 = d). There are three more cases:
+q(x_{t-1} | x_t, x_0 = d). There are four more cases:
 
     another reverse variance    w^2 = (beta / beta~)^f, with f = 0 for beta~ (w = 1), f = 1 for beta, or f learned by
                                 the network (Nichol & Dhariwal 2021, eq. 15); beta and beta~ are those of the step taken
@@ -15,6 +15,7 @@ q(x_{t-1} | x_t, x_0 = d). There are three more cases:
                                 e = zeta sigma^2 / 2 and score = (x0c - x) / sigma^2, which is the corrector of Song et
                                 al. 2021, arXiv:2011.13456
     a level that rises          the step adds noise, q(x_t | x_{t-1}), which is how RePaint travels back
+    noise of the data           x' = x0 + the residual y - x0, made white and scaled to sigma' (`data_noise.py`)
 
 The loop is a generator of questions to the prior (`reversing`), so that several runs can share an evaluation. `reverse`
 answers each by itself.
@@ -31,6 +32,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from restorer.diffusion.data_noise import noised
 from restorer.diffusion.degradations.degradation import Degradation
 from restorer.diffusion.objective import fixed_log_variance
 from restorer.diffusion.plan import Plan
@@ -218,8 +220,8 @@ def reversing(
             x0 = prediction.x0
             if not math.isfinite(float(x0.sum())):  # the sum is finite only if all numbers are, and takes no memory
                 raise NotFiniteError("the network returned values that are not finite")
-            corrected = x0
-            if degradation is not None and y is not None and (after > 0 or plan.correct_last):
+            corrected, data_noise = x0, plan.data_noise_at(after)
+            if degradation is not None and y is not None and not data_noise and (after > 0 or plan.correct_last):
                 v = plan.prior_variance
                 r2 = sigma**2 if math.isinf(v) else sigma**2 * v / (sigma**2 + v)
                 corrected = degradation.correct(x0, y, noise_variance, r2)
@@ -228,6 +230,8 @@ def reversing(
             done += 1
             if on_step is not None:
                 on_step(Step(done, plan.evaluations, sigma, x0, corrected, x))
+            if degradation is not None and y is not None and data_noise:
+                d = noised(d, y, degradation, after, data_noise)
             clean, log_variance = d if plan.eps_from == "corrected" else x0, prediction.log_variance
             del prediction, x0, corrected  # large for a large picture, and the next line needs memory
             x = _renoise(x, d, clean, log_variance, carried, plan, i, noise)

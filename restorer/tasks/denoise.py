@@ -10,9 +10,7 @@ The result is (1 - detail) first + detail last. Along a straight line, this blen
 against perception (Freirich et al. 2021, https://arxiv.org/abs/2107.02555).
 
 Camera noise. Its energy lies in the low half of the spectrum, where it is several times as dense as white noise of the
-same standard deviation. The reverse process starts at y itself, at a level above that density, and each prediction is
-corrected towards y, frequency by frequency (`restorer.diffusion.degradations.coloured_noise`). The last prediction is
-the result. The detail decides at which level it is made: at a low one, the prior takes less of the texture for noise.
+same standard deviation. The reverse process starts at y itself, at a level above that density (`camera_plan.py`).
 """
 
 from __future__ import annotations
@@ -42,6 +40,7 @@ from restorer.models.feed_forward import FeedForward
 from restorer.models.load import load_noise_estimator, measuring_prior
 from restorer.priors.tiled import Tiled
 from restorer.tasks.believed_noise import SURE, is_before, is_believed, is_explained, least_white_sigma, looks_white
+from restorer.tasks.camera_plan import camera_plan, probed_at
 from restorer.tasks.common import LOWEST_LEVEL, as_colour, check_picture, select_prior, to_unit, without_equal_channels
 from restorer.tasks.defaults import CAMERA, DENOISE
 from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
@@ -328,19 +327,8 @@ class _Denoising:
         if self.before is not None and found.probability >= SURE:  # the file tells it as well, and neither is exact
             measured = math.sqrt(measured * self.before.error)
         sigma = self.strength * measured
-        usual = CAMERA.detail_at(sigma) if self.method == "auto" else CAMERA.detail
-        detail = usual if self.detail is None else self.detail
-        count, s_y = self.steps or CAMERA.steps, 2 * sigma / 255
-        start, end = (CAMERA.single, CAMERA.single) if count == 1 else (CAMERA.first, CAMERA.last(detail))
-        sigmas = (*log_levels(start * s_y, end * s_y, count), 0.0)
-        auto = Plan(
-            sigmas,
-            zeta=(0.0,) * count,
-            kappa=0.0 if self.method == "auto" else 1.0,  # the published methods carry all noise
-            correct_last=False,
-            fresh_start=False,
-            mirrored=self.model.mirrors,
-            seed=self.seed,
+        plan, detail = camera_plan(
+            sigma, self.steps, self.detail, self.method, self.seed, is_mirrored=self.model.mirrors
         )
         noise = Noise(
             "camera",
@@ -355,13 +343,13 @@ class _Denoising:
         picture = as_colour(self.place.seen(self.image))
         return replace(
             self.copy(noise),
-            detail=0.0 if count == 1 else detail,
-            plan=make_plan(self.method, auto, start=start * s_y, end=end * s_y, steps=count),
+            detail=detail,
+            plan=plan,
             start=picture,
             degradation=ColouredNoise(found.autocovariance / mean_variance(found.autocovariance)),
             y=picture,
-            noise_variance=s_y**2 / CAMERA.trust,
-            doubt=Doubt("camera", sigma, at=1.0, **self.doubted),
+            noise_variance=(2 * sigma / 255) ** 2 / CAMERA.trust,
+            doubt=Doubt("camera", sigma, at=probed_at(plan), **self.doubted),
             redo=lambda *state: self.of(*state).remove_camera(found),
         )
 

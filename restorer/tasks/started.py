@@ -175,6 +175,7 @@ def begun_from(
         sigmas=(*log_levels(first, last, count), 0.0),
         zeta=(settings.zeta,) * count,
         kappa=carried,
+        data_noise=None,
         extrapolation=0.0,
         fresh_start=True,
     )

@@ -1,7 +1,7 @@
 """How uncertain the result of a task is: by the derivative of the prior, or by several samples.
 
     denoise     white noise: by the derivative at the picture itself, where it is exact, and by what the detail adds
-                camera noise: by the derivative at the last evaluation
+                camera noise: by the derivative at the last evaluation at the level of the noise or above it
     dejpeg      by the derivative at the last evaluation
     deblur      by the derivative at the evaluation in the middle of the run
     inpaint     by several samples; known pixels are certain

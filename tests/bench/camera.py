@@ -3,9 +3,10 @@
 python tests/bench/camera.py strength SHARD...    # the estimated strength over the true one, by kind
 python tests/bench/camera.py gain SHARD...        # PSNR with what was measured, the true strength, the true covariance
 python tests/bench/camera.py clean FOLDER...      # what happens to pictures without noise
+python tests/bench/camera.py pairs FOLDER         # PSNR and texture of NAME_noisy.png beside NAME_clean.png
 python tests/bench/camera.py cost PICTURE         # seconds of measuring and sampling, over those of one evaluation
 
-`--set first=5 natural=1` changes constants of `CAMERA` (restorer/tasks/defaults.py) for `gain`. Every 40th photograph
+`--set first=5 textured=1` changes constants of `CAMERA` (restorer/tasks/defaults.py) for `gain`. Every 40th photograph
 is taken (`--every`), none of which the noise estimator was fitted to.
 """
 
@@ -35,7 +36,7 @@ from restorer.measurement.camera_noise import (
 )
 from restorer.measurement.windows import windows_of
 from restorer.models.load import load_noise_estimator, load_prior
-from restorer.tasks import denoise
+from restorer.tasks import camera_plan, denoise
 from restorer.tasks.believed_noise import is_believed
 from restorer.tasks.job import Job
 from restorer.tasks.region import Place
@@ -102,7 +103,7 @@ def strength(options: argparse.Namespace) -> None:
 def gain(options: argparse.Namespace) -> None:
     """Print what removing the noise brings, with what was measured and with the truth, and the texture that is left."""
     changed = {name: type(getattr(denoise.CAMERA, name))(value) for name, value in (s.split("=") for s in options.set)}
-    denoise.CAMERA = replace(denoise.CAMERA, **changed)
+    denoise.CAMERA = camera_plan.CAMERA = replace(denoise.CAMERA, **changed)
     print("kind: noisy, measured / texture, true strength, true covariance; share of the gain that is reached")
     for kind in options.kinds:
         rows, energies = [], []
@@ -110,12 +111,16 @@ def gain(options: argparse.Namespace) -> None:
             found = measure(pair.noisy)
             known = replace(found, sigma=sigma_of(pair))
             result = remove(pair.noisy, found, options.detail)
-            others = [remove(pair.noisy, n, options.detail) for n in (known, true_noise(pair, found))]
+            truths = () if options.measured else (known, true_noise(pair, found))
+            others = [remove(pair.noisy, n, options.detail) for n in truths]
             rows.append([psnr(p, pair.clean) for p in (pair.noisy, result, *others)])
             energies.append([high_energy(result), high_energy(pair.clean)])
-        noisy, measured, scaled, true = np.mean(rows, 0)
-        texture, share = np.divide(*np.sum(energies, 0)), (measured - noisy) / (true - noisy)
-        print(f"{kind}: {noisy:.2f}, {measured:.2f} / {texture:.2f}, {scaled:.2f}, {true:.2f}; {share:.0%}", flush=True)
+        (noisy, measured, *known_better), texture = np.mean(rows, 0), np.divide(*np.sum(energies, 0))
+        line = f"{kind}: {noisy:.2f}, {measured:.2f} / {texture:.2f}"
+        if known_better:
+            scaled, true = known_better
+            line += f", {scaled:.2f}, {true:.2f}; {(measured - noisy) / (true - noisy):.0%}"
+        print(line, flush=True)
 
 
 def clean(options: argparse.Namespace) -> None:
@@ -130,6 +135,25 @@ def clean(options: argparse.Namespace) -> None:
         assert job.noise is not None
         print(f"{source.path.name} at {source.offset}: {psnr(job.run().image, image):.1f} dB, {job.noise.describe()}")
     print(f"{copied} of {len(sources)} are copied")
+
+
+def paired(options: argparse.Namespace) -> None:
+    """Print the PSNR and the texture of pictures that were stored with and without noise, as the verb restores them."""
+    rows, energies = [], []
+    for path in sorted(p for folder in options.inputs for p in folder.glob("*_noisy.*"))[:: options.every]:
+        noisy, clean = (
+            torch.from_numpy(np.array(Image.open(p).convert("RGB"))).permute(2, 0, 1) / 255
+            for p in (path, path.with_name(path.name.replace("_noisy.", "_clean.")))
+        )
+        job = denoise.prepare_denoise(noisy, detail=options.detail, prior=load_prior()).measured()
+        result = (255 * job.run().image).round() / 255
+        rows.append([psnr(noisy, clean), psnr(result, clean)])
+        energies.append([high_energy(result), high_energy(clean), job.plan is not None])
+        texture = energies[-1][0] / energies[-1][1]
+        print(f"{path.stem}: {rows[-1][0]:.2f}, {rows[-1][1]:.2f} / {texture:.2f}", flush=True)
+    of_all, of_restored = (np.divide(*np.sum([e[:2] for e in energies if e[2] >= least], 0)) for least in (0, 1))
+    before, after = np.mean(rows, 0)
+    print(f"mean: {before:.2f}, {after:.2f} / {of_all:.2f}, {of_restored:.2f} without those that are copied")
 
 
 def cost(options: argparse.Namespace) -> None:
@@ -154,15 +178,17 @@ def cost(options: argparse.Namespace) -> None:
 def main() -> None:
     """Run one of the commands of the module docstring."""
     parser = argparse.ArgumentParser(description="Measure the removal of camera noise.")
-    parser.add_argument("command", choices=("strength", "gain", "clean", "cost"))
+    parser.add_argument("command", choices=("strength", "gain", "clean", "pairs", "cost"))
     parser.add_argument("inputs", type=Path, nargs="+")
     parser.add_argument("--every", type=int, help="take every Nth photograph; by default every 40th of the shards")
     parser.add_argument("--kinds", nargs="+", default=["camera", "phone", "reduced", "grain", "shared"], choices=KINDS)
     parser.add_argument("--detail", type=float, help="detail of the results")
+    parser.add_argument("--measured", action="store_true", help="leave out what the truth would bring")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="constants of CAMERA")
     options = parser.parse_args()
-    options.every = options.every or (1 if options.command in ("clean", "cost") else 40)
-    {"strength": strength, "gain": gain, "clean": clean, "cost": cost}[options.command](options)
+    options.every = options.every or (1 if options.command in ("clean", "pairs", "cost") else 40)
+    commands = {"strength": strength, "gain": gain, "clean": clean, "pairs": paired, "cost": cost}
+    commands[options.command](options)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,10 @@ from torch import Tensor
 from restorer.api import denoise
 from restorer.diffusion.degradations.coloured_noise import ColouredNoise
 from restorer.errors import UsageError
-from restorer.evaluation.metrics import psnr
+from restorer.evaluation.metrics import high_energy, psnr
 from restorer.models.load import load_prior
+from restorer.tasks.camera_plan import camera_plan, probed_at
+from restorer.tasks.defaults import CAMERA
 from restorer.tasks.denoise import NOTHING_FOUND, prepare_denoise
 from restorer.training.simulated_camera import Camera, photograph
 from restorer.training.simulated_noise import Pair, simulate
@@ -93,6 +95,48 @@ def test_the_strength_scales_what_is_removed():
 def test_detail_keeps_texture():
     texture = [denoise(pair().noisy, detail=d).diff(dim=-1).square().mean().item() for d in (0.0, 0.5, 1.0)]
     assert texture == sorted(texture)
+
+
+def test_texture_comes_back_in_textured_places_alone():
+    """The left half is smooth, and stays so, whatever the detail."""
+    scene = photo("gates").clone()
+    scene[:, :, :128] = torch.linspace(60, 160, 128)
+    camera = Camera(gain=0.006, quality=0)
+    noisy, clean = (photograph(scene, camera, seed) / 255 for seed in (1, None))
+    results = [denoise(noisy, noise="camera", detail=d, prior=load_prior(precision="fp32")) for d in (0.0, 0.7)]
+
+    def grain(picture: Tensor) -> float:
+        """Return the standard deviation in levels of what differs between neighbours in the smooth half."""
+        return float(255 * (picture - clean)[:, 16:-16, 16:88].diff(dim=-1).std())
+
+    assert max(map(grain, results)) < 0.08 * grain(noisy)
+    energies = [high_energy(picture[..., 136:]) for picture in (*results, clean)]
+    assert energies[0] < energies[1] < 1.1 * energies[2]
+    assert energies[1] > 1.1 * energies[0]
+
+
+def test_the_plan_of_a_detail():
+    plan, detail = camera_plan(10.0, None, 0.5, "auto", 7, is_mirrored=True)
+    s_y = 20 / 255
+    assert plan.sigmas == pytest.approx((4 * s_y, 2 * s_y, s_y, s_y / 2, 0))
+    assert plan.data_noise is not None
+    assert (detail, plan.data_noise.deviation, plan.seed, plan.mirrored) == (0.5, s_y, 7, True)
+    assert (plan.data_noise.smooth, plan.data_noise.textured) == pytest.approx((0.65, 1.025))
+    assert [plan.data_noise_at(sigma) is not None for sigma in plan.sigmas] == [False, False, True, True, False]
+    assert probed_at(plan) == pytest.approx(2 / 3), "the last level that is not below the noise"
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 8, 40])
+def test_any_number_of_steps_has_a_plan(steps: int):
+    plan, detail = camera_plan(10.0, steps, None, "auto", 0, is_mirrored=False)
+    assert plan.evaluations == steps
+    assert 0 <= probed_at(plan) <= 1
+    assert (detail == 0) == (steps == 1)
+
+
+def test_the_default_detail_rises_with_the_noise():
+    assert [CAMERA.detail_at(sigma) for sigma in (1.0, 8.0, 9.8, 12.0, 50.0)] == [0.2, 0.2, 0.45, 0.7, 0.7]
+    assert CAMERA.shares(0.0) == (0.6, 0.6), "the most faithful result has as much everywhere"
 
 
 def test_one_step_and_other_methods():

@@ -9,6 +9,7 @@ it is diagonalized by the Fourier transform, up to the three channels: C(f) = su
     correct(x0) = x0 + F^-1 r^2 (r^2 I + s_y^2 C(f))^-1 F (y - x0)
 
 White noise is the special case c(0) = I and c(d) = 0 elsewhere, in which this is the proximal point of `Identity`.
+F^-1 C(f)^-1/2 F n / s_y is white noise of variance 1.
 
 The image is processed in blocks that overlap, so that the memory for the matrices does not grow with the image. The
 filter hardly reaches farther than the autocovariance. Each block is computed with a margin of twice that reach, which
@@ -22,6 +23,8 @@ Source:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,6 +35,10 @@ __all__ = ["ColouredNoise"]
 
 BLOCK = 256
 """Largest side in pixels of what one block contributes to the result."""
+
+LEAST_DENSITY = 0.5
+"""Eigenvalue of C to which lower ones are raised before noise is made white. Where there is hardly any noise, its
+strength is not known well, and the residual of a prediction is not noise but what the prediction lacks."""
 
 
 class ColouredNoise(Degradation):
@@ -72,39 +79,51 @@ class ColouredNoise(Degradation):
         weight = float(torch.as_tensor(data_weight(noise_variance, prior_variance, like=x0)))
         if weight in (0.0, 1.0):
             return x0 + weight * (y - x0)
-        return self._correct_blocks(at_least_float32(x0), at_least_float32(y), weight).to(x0.dtype)
+        difference = at_least_float32(y) - at_least_float32(x0)
+        return self._filtered(difference, partial(self._gain, weight)).add_(x0).to(x0.dtype)
 
-    def _correct_blocks(self, x0: Tensor, y: Tensor, weight: float) -> Tensor:
-        """Return x0 + F^-1 w (w I + (1 - w) C)^-1 F (y - x0), computed block by block."""
-        height, width = x0.shape[-2:]
+    def whiten(self, noise: Tensor) -> Tensor:
+        """Return F^-1 C^-1/2 F noise, in which eigenvalues of C below LEAST_DENSITY are raised to it."""
+        return self._filtered(at_least_float32(noise), self._whitening_gain).to(noise.dtype)
+
+    def _filtered(self, x: Tensor, gain_of: Callable[[tuple[int, int], Tensor], Tensor]) -> Tensor:
+        """Return F^-1 G F x, computed block by block, for the matrices G of a block, by its size and x."""
+        height, width = x.shape[-2:]
         margin = self.autocovariance.shape[-1]  # the reach is half as long
-        result = x0.clone()
+        result = torch.empty_like(x)
         rows, columns = _blocks(height), _blocks(width)
         size = rows[0].stop - rows[0].start + 2 * margin, columns[0].stop - columns[0].start + 2 * margin
-        gain = self._gain(weight, size, x0)
+        gain = gain_of(size, x)
         for row in rows:
-            reached = _mirrored_range(row, margin, height, x0.device)
-            across = y.index_select(-2, reached) - x0.index_select(-2, reached)
+            across = x.index_select(-2, _mirrored_range(row, margin, height, x.device))
             for column in columns:
-                block = across.index_select(-1, _mirrored_range(column, margin, width, x0.device))
+                block = across.index_select(-1, _mirrored_range(column, margin, width, x.device))
                 spectrum = torch.einsum("ijhw,bjhw->bihw", gain, torch.fft.rfft2(block))
                 filtered = torch.fft.irfft2(spectrum, s=size)
-                inside = filtered[..., margin : size[0] - margin, margin : size[1] - margin]
-                # Blocks may overlap, so a block replaces what an earlier one has written.
-                result[..., row, column] = x0[..., row, column] + inside
+                result[..., row, column] = filtered[..., margin : size[0] - margin, margin : size[1] - margin]
         return result
 
     def _gain(self, weight: float, size: tuple[int, int], like: Tensor) -> Tensor:
         """Return w (w I + (1 - w) C)^-1 for the frequencies of `rfft2` on blocks of a size, (C, C, H, W / 2 + 1)."""
+        covariance = self._covariance(size, like)
+        identity = torch.eye(covariance.shape[-1], dtype=like.dtype, device=like.device)
+        gain = torch.linalg.inv(identity + (1 - weight) / weight * covariance)
+        return gain.movedim((-2, -1), (0, 1))
+
+    def _whitening_gain(self, size: tuple[int, int], like: Tensor) -> Tensor:
+        """Return C^-1/2 for the same frequencies, in the same shape."""
+        values, vectors = torch.linalg.eigh(self._covariance(size, like))
+        scaled = vectors * values.clamp(min=LEAST_DENSITY).rsqrt()[..., None, :]
+        return (scaled @ vectors.mH).movedim((-2, -1), (0, 1))
+
+    def _covariance(self, size: tuple[int, int], like: Tensor) -> Tensor:
+        """Return C for the same frequencies, (H, W / 2 + 1, C, C)."""
         count, n = self.autocovariance.shape[1:3]
         distances = torch.arange(n)
         distances = torch.where(distances < n - n // 2, distances, distances - n)
         padded = torch.zeros(count, count, *size, dtype=like.dtype)
         padded[..., (distances % size[0])[:, None], distances % size[1]] = self.autocovariance.to("cpu", like.dtype)
-        covariance = torch.fft.rfft2(padded.to(like.device)).movedim((0, 1), (-2, -1))
-        identity = torch.eye(count, dtype=like.dtype, device=like.device)
-        gain = torch.linalg.inv(identity + (1 - weight) / weight * covariance)
-        return gain.movedim((-2, -1), (0, 1))
+        return torch.fft.rfft2(padded.to(like.device)).movedim((0, 1), (-2, -1))
 
 
 def _blocks(length: int) -> list[slice]:

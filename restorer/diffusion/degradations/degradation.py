@@ -90,6 +90,17 @@ class Degradation(ABC):
             y: Data without noise, shaped like the result of `measure`.
         """
 
+    def whiten(self, noise: Tensor) -> Tensor:
+        """Return noise like that of the data as white noise of the same mean variance, where the class offers it.
+
+        Args:
+            noise: Noise, shaped like the data.
+
+        Raises:
+            NotImplementedError: The class does not offer it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not make noise white")
+
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """Return A^+ y, the image of least norm that A maps to y."""
         return self.correct(torch.zeros_like(self.transpose(y)), y, 0.0, 1.0)
