@@ -41,14 +41,14 @@ SIDE, LONG_SIDE, NARROW_SIDE, WIDE_SIDE = 160, 112, 96, 128
 """Sides in pixels of the crops that are restored: to denoise, for tasks of more evaluations, and for narrow and wide
 holes, of which many samples are drawn."""
 
-BINS = {"denoise": 5, "camera": 1, "dejpeg": 3, "deblur": 4, "narrow holes": 1, "wide holes": 1, "upscale": 3}
+BINS = {"denoise": 5, "camera": 2, "dejpeg": 3, "deblur": 4, "narrow holes": 1, "wide holes": 1, "upscale": 3}
 """Largest number of strengths of each kind that have constants of their own."""
 
 LEAST_PER_STRENGTH = 12
 """Least number of restorations that give the constants of a strength, so that their factors are not too cautious."""
 
 SIGMAS = (5.0, 10.0, 15.0, 25.0, 50.0)
-QUALITIES = (20, 40, 75)
+QUALITIES = (20, 30, 40, 60, 75)
 KERNELS = {
     "gaussian 1": gaussian_kernel(1.0),
     "gaussian 1.6": gaussian_kernel(1.6),

@@ -53,7 +53,7 @@ __all__ = ["prepare_deblur"]
 CLIPPED = 254.5 / 255
 """Value in [0, 1] from which a highlight counts as clipped."""
 
-LEFT_OVER = 0.3
+LEFT_OVER = 0.6
 """Standard deviation of what is left of an error that was removed first, as a share of what it was."""
 
 BISECTIONS = 12

@@ -183,7 +183,7 @@ class DecompressDefaults:
     most_doubt: float
 
 
-DECOMPRESS = DecompressDefaults(steps=3, first=1.0, last=0.5, trust=0.8, shares=(0.9, 0.3), most_doubt=1.0)
+DECOMPRESS = DecompressDefaults(steps=3, first=0.8, last=0.4, trust=0.8, shares=(0.9, 0.3), most_doubt=1.0)
 
 
 @dataclass(frozen=True)
