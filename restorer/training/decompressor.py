@@ -16,7 +16,6 @@ checkpoint as if it had not been stopped. What ships is `difference.safetensors`
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
 from copy import deepcopy
@@ -42,6 +41,7 @@ from restorer.training.first_answer import (
     read_recipe,
     resume_from,
     run_training,
+    training_parser,
 )
 from restorer.training.optimizer import make_optimizer
 
@@ -210,13 +210,7 @@ def train_decompressor(
 
 def main() -> None:
     """Run the training from the command line."""
-    parser = argparse.ArgumentParser(description="Train the network that undoes JPEG compression.")
-    parser.add_argument("data", nargs="+", type=Path, help="folders, .tar shards and pictures")
-    parser.add_argument("--recipe", type=Path, help="a TOML file; the defaults without it")
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write, and to continue from")
-    parser.add_argument("--init", type=Path, help="folder of the prior to begin with; the embedded one without it")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--fp32", action="store_true", help="compute in float32 instead of bfloat16")
+    parser = training_parser("Train the network that undoes JPEG compression.")
     given = parser.parse_args()
     recipe = DecompressorRecipe() if given.recipe is None else read_recipe(given.recipe, DecompressorRecipe)
     print(asdict(recipe))

@@ -21,7 +21,6 @@ checkpoint as if it had not been stopped:
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
 from copy import deepcopy
@@ -46,6 +45,7 @@ from restorer.training.first_answer import (
     read_recipe,
     resume_from,
     run_training,
+    training_parser,
 )
 from restorer.training.optimizer import make_optimizer
 from restorer.training.shrinking import enlarge_bicubic, shrink
@@ -295,14 +295,8 @@ def train_enlarger(
 
 def main() -> None:
     """Run the training from the command line."""
-    parser = argparse.ArgumentParser(description="Train the network that gives the first answer of an enlargement.")
-    parser.add_argument("data", nargs="+", type=Path, help="folders, .tar shards and pictures")
-    parser.add_argument("--recipe", type=Path, help="a TOML file; the defaults without it")
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write, and to continue from")
+    parser = training_parser("Train the network that gives the first answer of an enlargement.")
     parser.add_argument("--pairs", type=Path, help="folder of pairs that restorer.training.decompressed has made")
-    parser.add_argument("--init", type=Path, help="folder of the prior to begin with; the embedded one without it")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--fp32", action="store_true", help="compute in float32 instead of bfloat16")
     given = parser.parse_args()
     recipe = EnlargerRecipe() if given.recipe is None else read_recipe(given.recipe, EnlargerRecipe)
     print(asdict(recipe))

@@ -6,6 +6,7 @@ picture, and in place of a noise level it is told what is known of the damage.
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 import tomllib
@@ -39,6 +40,7 @@ __all__ = [
     "read_recipe",
     "resume_from",
     "run_training",
+    "training_parser",
 ]
 
 MEMORY = 4_000_000_000  # bytes for decoded pictures
@@ -104,6 +106,18 @@ def answer_once(network: Any, spec: ModelSpec, x: Tensor, level: Tensor) -> Tens
     folded = pixel_unshuffle(abar.sqrt() * x, spec.patch_size, x.dtype)
     v = pixel_shuffle(network(folded, t).float(), spec.patch_size)
     return abar * x - (1 - abar).sqrt() * v
+
+
+def training_parser(description: str) -> argparse.ArgumentParser:
+    """Return the parser of the arguments that both trainings take."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("data", nargs="+", type=Path, help="folders, .tar shards and pictures")
+    parser.add_argument("--recipe", type=Path, help="a TOML file; the defaults without it")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write, and to continue from")
+    parser.add_argument("--init", type=Path, help="folder of the prior to begin with; the embedded one without it")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--fp32", action="store_true", help="compute in float32 instead of bfloat16")
+    return parser
 
 
 def in_advance(make: Callable[[int], T], first: int) -> Iterator[T]:

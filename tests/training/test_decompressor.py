@@ -11,38 +11,19 @@ import pytest
 import torch
 from PIL import Image
 
-from restorer.diffusion.schedule import Schedule
 from restorer.errors import UsageError
 from restorer.measurement.jpeg import STANDARD_TABLES
-from restorer.models.checkpoints import load_model, save_model
+from restorer.models.checkpoints import load_model
 from restorer.models.differences import DIFFERENCE, add_difference
-from restorer.networks.residual_unet import ResidualUNetConfig
 from restorer.priors.experts import compression_level
-from restorer.priors.unet_prior import ModelSpec
 from restorer.training import compressing
 from restorer.training.compressing import compress, draw_crop
 from restorer.training.crops import Augmentation
 from restorer.training.decompressor import DecompressorRecipe, Trainer, make_pairs, train_decompressor
 from restorer.training.first_answer import read_recipe
 
-SPEC = ModelSpec(
-    ResidualUNetConfig(12, 12, (8, 16), 1), Schedule("squaredcos_cap_v2"), "v_prediction", patch_size=2, mirrors=True
-)
 RECIPE = DecompressorRecipe(steps=8, batch=2, crop=32, ema=0.9)
 PHOTOGRAPHS = Path(__file__).parents[1] / "images"
-
-
-@pytest.fixture(scope="module")
-def prior_folder(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("prior")
-    save_model(folder, SPEC.network.build(), SPEC)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pictures() -> list[np.ndarray]:
-    return [np.asarray(Image.open(PHOTOGRAPHS / f"{name}.jpg").convert("RGB")) for name in ("gates", "grapes")]
 
 
 def test_pairs_depend_on_the_step_alone(pictures) -> None:

@@ -15,7 +15,6 @@ from restorer.diffusion.schedule import Schedule
 from restorer.errors import ModelError, PictureError, UsageError
 from restorer.models.checkpoints import load_model, save_model
 from restorer.models.load import load_prior
-from restorer.networks.residual_unet import ResidualUNetConfig
 from restorer.networks.unet import UNetConfig
 from restorer.priors.experts import SPREAD, first_level
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
@@ -31,24 +30,8 @@ from restorer.training.enlarger import (
 from restorer.training.first_answer import answer_once, read_recipe
 from restorer.training.shrinking import enlarge_bicubic, shrink
 
-SPEC = ModelSpec(
-    ResidualUNetConfig(12, 12, (8, 16), 1), Schedule("squaredcos_cap_v2"), "v_prediction", patch_size=2, mirrors=True
-)
 RECIPE = EnlargerRecipe(mean_steps=3, steps=8, batch=2, crop=32, ema=0.9)
 PHOTOGRAPHS = Path(__file__).parents[1] / "images"
-
-
-@pytest.fixture(scope="module")
-def prior_folder(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("prior")
-    save_model(folder, SPEC.network.build(), SPEC)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pictures() -> list[np.ndarray]:
-    return [np.asarray(Image.open(PHOTOGRAPHS / f"{name}.jpg").convert("RGB")) for name in ("gates", "grapes")]
 
 
 def test_pairs_depend_on_the_step_alone(pictures) -> None:
