@@ -8,10 +8,12 @@ it learns the mean of what the large picture may be,
 
 then to look like a photograph as well (`adversary.py`):
 
-    L = E | G - x | + a E | F(G) - F(x) | + b L_G,
+    L = E | G - x | + a E (| F(G) - F(x) | + | F(G) - F(T) |) / 2 + b L_G,
 
-with a and b such that the gradients of these parts at the picture have fixed ratios (Esser, Rombach and Ommer 2021,
-"Taming Transformers", https://arxiv.org/abs/2012.09841, eq. 7).
+where T is the enlargement of a teacher (`prepared_pairs.py`), and T = x where there is none. Where the photograph is
+certain, x and T agree; where it is not, the features of x are scattered, those of T are a function of the input, and
+the best answer is T. a and b are such that the gradients of the parts at the picture have fixed ratios (Esser, Rombach
+and Ommer 2021, "Taming Transformers", https://arxiv.org/abs/2012.09841, eq. 7).
 
 The pairs of step k are a function of the pictures, the recipe and k (`shrinking.py`), and a run continues from its
 checkpoint as if it had not been stopped:
@@ -37,7 +39,6 @@ from restorer.models.devices import resolve_device
 from restorer.priors.experts import SPREAD, first_level
 from restorer.training.adversary import Features, Heads, discriminator_loss, feature_distance
 from restorer.training.crops import Augmentation
-from restorer.training.decompressed import Decompressed, random_crop, read_decompressed
 from restorer.training.first_answer import (
     answer_once,
     begin_with,
@@ -48,6 +49,7 @@ from restorer.training.first_answer import (
     training_parser,
 )
 from restorer.training.optimizer import make_optimizer
+from restorer.training.prepared_pairs import Prepared, random_crop, read_pairs
 from restorer.training.shrinking import enlarge_bicubic, shrink
 
 __all__ = ["EnlargerRecipe", "Pairs", "Trainer", "make_pairs", "train_enlarger"]
@@ -76,7 +78,7 @@ class EnlargerRecipe:
         ema: Decay of the moving average of the weights.
         downscale: Probability that a crop is cut from a window of up to twice the side and shrunk.
         gray: Probability that a crop is converted to gray.
-        decompressed: Probability that a crop is cut from the pairs of `decompressed.py`.
+        prepared: Probability that a crop is cut from the pairs of `prepared_pairs.py`.
         seed: Seed of everything that is drawn.
     """
 
@@ -94,7 +96,7 @@ class EnlargerRecipe:
     ema: float = 0.997
     downscale: float = 0.6
     gray: float = 0.05
-    decompressed: float = 0.0
+    prepared: float = 0.0
     seed: int = 0
 
     def rate_at(self, step: int) -> float:
@@ -114,16 +116,18 @@ class Pairs:
     Args:
         large: float (B, 3, S, S) on [-1, 1].
         enlarged: Their small pictures enlarged by the bicubic filter, the same shape.
+        taught: What a teacher made of the small pictures, the same shape; the crops themselves where there is none.
         level: What the network is told, float64 (B,).
     """
 
     large: Tensor
     enlarged: Tensor
+    taught: Tensor
     level: Tensor
 
 
 def make_pairs(
-    pictures: Sequence[np.ndarray], recipe: EnlargerRecipe, number: int, made: Sequence[Decompressed] = ()
+    pictures: Sequence[np.ndarray], recipe: EnlargerRecipe, number: int, made: Sequence[Prepared] = ()
 ) -> Pairs:
     """Return the pairs of step `number`.
 
@@ -137,25 +141,33 @@ def make_pairs(
     areas = np.array([float(p.shape[0] * p.shape[1]) for p in pictures])
     rng = np.random.default_rng([recipe.seed, 7, number])
     augmentation = Augmentation(recipe.crop, recipe.downscale, recipe.gray)
-    large, enlarged, levels = [], [], []
+    large, enlarged, taught, levels = [], [], [], []
     for i in rng.choice(len(pictures), size=recipe.batch, p=areas / areas.sum()):
-        if made and rng.random() < recipe.decompressed:
+        if made and rng.random() < recipe.prepared:
             pair = made[int(rng.integers(len(made)))]
-            crop, interpolated = random_crop(pair, recipe.crop, rng)
-            large.append(crop)
-            enlarged.append(interpolated)
-            levels.append(first_level(pair.factor, "decompressed") / SPREAD)
+            part = random_crop(pair, recipe.crop, rng)
+            large.append(part.large)
+            enlarged.append(part.enlarged)
+            taught.append(part.large if part.taught is None else part.taught)
+            levels.append(first_level(pair.factor, pair.state) / SPREAD)
             continue
         crop = augmentation.random_crop(pictures[i], rng)
         small = shrink(crop, rng)
         large.append(crop)
+        taught.append(crop)
         enlarged.append(enlarge_bicubic(small.pixels, recipe.crop))
         levels.append(first_level(recipe.crop / len(small.pixels), small.state) / SPREAD)
     return Pairs(
-        torch.from_numpy(np.stack(large)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1).contiguous(),
-        torch.from_numpy(np.stack(enlarged)).permute(0, 3, 1, 2).contiguous(),
+        _to_tensor(large).div_(127.5).sub_(1),
+        _to_tensor(enlarged),
+        _to_tensor(taught).div_(127.5).sub_(1),
         torch.tensor(levels, dtype=torch.float64),
     )
+
+
+def _to_tensor(pictures: Sequence[np.ndarray]) -> Tensor:
+    """Return pictures (S, S, 3) as float32 (B, 3, S, S)."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().contiguous()
 
 
 class Trainer:
@@ -202,7 +214,7 @@ class Trainer:
         if self.step < self.recipe.mean_steps:
             pixels.backward()
         else:
-            made.backward(self._gradient(made, x))
+            made.backward(self._gradient(made, x, pairs.taught.to(self.device)))
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         optimizer.step()
         self.step += 1
@@ -211,7 +223,7 @@ class Trainer:
             torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
         self._note(l1=float(pixels.detach()))
 
-    def _gradient(self, made: Tensor, x: Tensor) -> Tensor:
+    def _gradient(self, made: Tensor, x: Tensor, taught: Tensor) -> Tensor:
         """Train the heads, and return the gradient of the whole loss at the enlarged pictures."""
         low, high = map(math.log, self.recipe.levels)
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.step)
@@ -224,6 +236,7 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             with torch.no_grad():
                 real = self.features(x + noise, sigma)
+                wished = real if torch.equal(x, taught) else self.features(taught + noise, sigma)
             fake = self.features(leaf + noise, sigma)
         self.of_heads.zero_grad()
         loss = discriminator_loss(self.heads(real, sigma_d), self.heads([f.detach() for f in fake], sigma_d))
@@ -231,7 +244,7 @@ class Trainer:
         self.of_heads.step()
         self.heads.requires_grad_(False)
         adversarial = torch.stack([-j.mean() for j in self.heads(fake, sigma_d)]).mean()
-        distance = feature_distance(real, fake)
+        distance = (feature_distance(real, fake) + feature_distance(wished, fake)) / 2
         pixels = (leaf - x).abs().mean()
         (of_pixels,) = torch.autograd.grad(pixels, leaf)
         if (self.step - self.recipe.mean_steps) % MEASURE_EVERY == 0:  # measure the norms of the parts
@@ -282,21 +295,21 @@ def train_enlarger(
         data: Folders, .tar shards and pictures.
         out: The folder to write: a model, its checkpoint, and metrics.jsonl.
         recipe: The recipe.
-        pairs: Folder of pairs that `decompressed.py` has made; None if the recipe uses none.
+        pairs: Folder of pairs that `prepared_pairs.py` has made; None if the recipe uses none.
         device: A name as in `resolve_device`.
         bf16: As in `Trainer`.
     """
     trainer = Trainer(init, recipe, resolve_device(device), bf16=bf16)
     resume_from(out, trainer)
     pictures = read_pictures(data, recipe.crop, out, recipe.seed)
-    made = [] if pairs is None else read_decompressed(pairs)
+    made = [] if pairs is None else read_pairs(pairs)
     run_training(trainer, lambda number: make_pairs(pictures, recipe, number, made), out, recipe.steps)
 
 
 def main() -> None:
     """Run the training from the command line."""
     parser = training_parser("Train the network that gives the first answer of an enlargement.")
-    parser.add_argument("--pairs", type=Path, help="folder of pairs that restorer.training.decompressed has made")
+    parser.add_argument("--pairs", type=Path, help="folder of pairs that restorer.training.prepared_pairs has made")
     given = parser.parse_args()
     recipe = EnlargerRecipe() if given.recipe is None else read_recipe(given.recipe, EnlargerRecipe)
     print(asdict(recipe))

@@ -20,13 +20,16 @@ from PIL import Image, ImageFilter
 
 from restorer.priors.experts import State
 
-__all__ = ["Shrunk", "damage", "enlarge_bicubic", "shrink"]
+__all__ = ["Shrunk", "add_noise", "damage", "enlarge_bicubic", "shrink"]
 
-CLEAN_SHARE, SOFT_SHARE = 0.25, 0.3
+CLEAN_SHARE, SOFT_SHARE = 0.35, 0.15
 """Shares of the crops that are shrunk and not changed otherwise, and of those that are shrunk and blurred."""
 
 SCALES = (1.5, 4.0)
 """Least and largest factor."""
+
+NOISE = (1.0, 20.0)
+"""Least and largest noise in levels of 0..255."""
 
 FILTERS = {
     Image.Resampling.BICUBIC: 0.4,
@@ -68,7 +71,7 @@ def shrink(large: np.ndarray, rng: np.random.Generator) -> Shrunk:
         return Shrunk(np.asarray(small.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.7)))), "soft")
     pixels = damage(large, side, rng)
     if rng.random() < 0.4:
-        pixels = _with_noise(pixels, rng)
+        pixels = add_noise(pixels, rng, NOISE)
     for share in (0.35, 0.1):
         if rng.random() < share:
             pixels = _compressed(pixels, rng)
@@ -117,9 +120,19 @@ def enlarge_bicubic(small: np.ndarray, side: int) -> np.ndarray:
     return np.stack(planes, axis=-1) / np.float32(127.5) - np.float32(1)
 
 
-def _with_noise(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Add white noise to all channels or to the luminance alone, which may grow with the root of the brightness."""
-    sigma = math.exp(rng.uniform(math.log(1.0), math.log(20.0)))
+def add_noise(pixels: np.ndarray, rng: np.random.Generator, strengths: tuple[float, float]) -> np.ndarray:
+    """Add white noise to all channels or to the luminance alone, which may grow with the root of the brightness.
+
+    Args:
+        pixels: uint8 (h, w, 3).
+        rng: Source of all random choices.
+        strengths: Least and largest standard deviation in levels of 0..255; its logarithm is drawn evenly.
+
+    Returns:
+        uint8 (h, w, 3).
+    """
+    low, high = map(math.log, strengths)
+    sigma = math.exp(rng.uniform(low, high))
     shape = pixels.shape if rng.random() < 0.6 else (*pixels.shape[:2], 1)
     noise = sigma * rng.standard_normal(shape)
     if rng.random() < 0.4:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,8 @@ from restorer.models.load import load_prior
 from restorer.networks.unet import UNetConfig
 from restorer.priors.experts import SPREAD, first_level
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
-from restorer.training import decompressed
+from restorer.training import prepared_pairs
 from restorer.training.adversary import Features, Heads, discriminator_loss, feature_distance
-from restorer.training.decompressed import Decompressed, make_decompressed, random_crop, read_decompressed
 from restorer.training.enlarger import (
     EnlargerRecipe,
     Trainer,
@@ -28,6 +28,7 @@ from restorer.training.enlarger import (
     train_enlarger,
 )
 from restorer.training.first_answer import answer_once, read_recipe
+from restorer.training.prepared_pairs import Prepared, make_pair, random_crop, read_pairs
 from restorer.training.shrinking import enlarge_bicubic, shrink
 
 RECIPE = EnlargerRecipe(mean_steps=3, steps=8, batch=2, crop=32, ema=0.9)
@@ -47,67 +48,118 @@ def test_small_pictures_of_every_state_are_made(pictures) -> None:
     crop = pictures[0][:128, :128]
     made = [shrink(crop, rng) for _ in range(300)]
     states = [small.state for small in made]
-    assert 50 < states.count("clean") < 100 and 60 < states.count("soft") < 120 and 100 < states.count("damaged")
+    assert 80 < states.count("clean") < 130 and 25 < states.count("soft") < 70 and 110 < states.count("damaged")
     sides = {len(small.pixels) for small in made}
     assert 32 in sides and 64 in sides and min(sides) == 32 and max(sides) <= 86
 
 
-def test_compression_is_undone_in_the_pairs_that_are_made_before(pictures, tmp_path) -> None:
-    large = np.ascontiguousarray(pictures[0][:192, :192])
+def made_pairs(large: np.ndarray, state: str, count: int) -> list[Prepared]:
+    """Return the first pairs of a state."""
     prior = load_prior(precision="fp32")
-    pairs = [make_decompressed(large, np.random.default_rng(seed), prior) for seed in range(3)]
-    again = make_decompressed(large, np.random.default_rng(0), prior)
-    np.testing.assert_array_equal(pairs[0].small, again.small)
+    made = (make_pair(large, np.random.default_rng(seed), prior, None) for seed in range(100))
+    return list(islice((pair for pair in made if pair.state == state), count))
+
+
+@pytest.mark.parametrize("state", ["decompressed", "noisy", "soft"])
+def test_pairs_of_every_state_are_made_before(pictures, state) -> None:
+    large = np.ascontiguousarray(pictures[0][:192, :192])
+    pairs = made_pairs(large, state, 3)
+    np.testing.assert_array_equal(pairs[0].small, made_pairs(large, state, 1)[0].small)
     for pair in pairs:
-        assert round(pair.factor, 2) in (2, 2.67, 4)
+        assert round(pair.factor, 2) in (2, 2.67, 4) and pair.taught is None
         side = len(pair.small)
         shrunk = np.asarray(Image.fromarray(large).resize((side, side), Image.Resampling.BICUBIC)).astype(float)
-        assert 1 < np.sqrt(np.square(pair.small - shrunk).mean()) < 30
+        assert 1 < np.sqrt(np.square(pair.small - shrunk).mean()) < 40
 
 
-def test_crops_of_pairs_are_those_of_the_enlarged_picture(pictures) -> None:
+def test_compression_is_undone_in_the_pairs_that_are_made_before(pictures, monkeypatch) -> None:
+    large = np.ascontiguousarray(pictures[0][:192, :192])
+    monkeypatch.setattr(prepared_pairs, "SHARES", {"decompressed": 1.0})
+    monkeypatch.setattr(prepared_pairs, "QUALITIES", (30.0, 31.0))
+    monkeypatch.setattr(prepared_pairs, "NOISY_SHARE", 0.0)
+    monkeypatch.setattr(prepared_pairs, "damage", lambda large, side, rng: shrunk)
+    seen, prior, better = [], load_prior(precision="fp32"), 0
+    for seed in range(4):
+        side = round(192 / float(np.random.default_rng(seed).choice([4.0, 2.0, 8 / 3], p=[0.8, 0.12, 0.08])))
+        shrunk = np.asarray(Image.fromarray(large).resize((side, side), Image.Resampling.BICUBIC))
+
+        def teach(given: torch.Tensor) -> torch.Tensor:
+            seen.append((given * 255).round().byte().permute(1, 2, 0).numpy())
+            return torch.zeros(3, 192, 192)
+
+        pair = make_pair(large, np.random.default_rng(seed), prior, teach)
+        if pair.taught is None:
+            assert pair.factor != 4
+            continue
+        errors = [np.square(small.astype(float) - shrunk).mean() for small in (pair.small, seen[-1])]
+        better += errors[0] < errors[1]
+    assert better == len(seen) >= 2  # the teacher sees the JPEG itself, which is farther from the truth
+
+
+def test_crops_of_pairs_are_the_same_part_in_the_same_orientation(pictures) -> None:
     large = np.ascontiguousarray(pictures[1][:128, :128])
     small = np.asarray(Image.fromarray(large).resize((32, 32), Image.Resampling.BOX))
-    pair, rng = Decompressed(large, small), np.random.default_rng(1)
+    pair, rng = Prepared(large, small, "soft", 255 - large), np.random.default_rng(1)
     whole = enlarge_bicubic(small, 128)
-    for _ in range(10):
-        crop, interpolated = random_crop(pair, 64, rng)
+    orientations = set()
+    for _ in range(30):
+        crop = random_crop(pair, 64, rng)
+        np.testing.assert_array_equal(crop.taught, 255 - crop.large)
         places = [
-            (y, x)
+            (y, x, turns, step)
             for y in range(0, 65, 8)
             for x in range(0, 65, 8)
-            if np.array_equal(large[y : y + 64, x : x + 64], crop)
+            for turns in range(4)
+            for step in (1, -1)
+            if np.array_equal(np.rot90(large[y : y + 64, x : x + 64], turns)[:, ::step], crop.large)
         ]
-        assert any(np.array_equal(whole[y : y + 64, x : x + 64], interpolated) for y, x in places)
+        [(y, x, turns, step)] = places
+        np.testing.assert_array_equal(np.rot90(whole[y : y + 64, x : x + 64], turns)[:, ::step], crop.enlarged)
+        orientations.add((turns, step))
+    assert len(orientations) == 8
 
 
 def test_pairs_are_written_once_and_read(tmp_path, monkeypatch) -> None:
     calls = []
 
-    def make(large, rng, prior):
+    def make(large, rng, prior, teacher, scale):
         calls.append(1)
-        return Decompressed(large, large[::4, ::4])
+        return Prepared(large, large[::4, ::4], "noisy", None if len(calls) == 1 else 255 - large)
 
-    monkeypatch.setattr(decompressed, "make_decompressed", make)
+    monkeypatch.setattr(prepared_pairs, "make_pair", make)
     shard = tmp_path / "pictures"
     shard.mkdir()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (330, 340, 3), np.uint8)).save(shard / "a.png")
     for _ in range(2):
-        decompressed.write_decompressed([shard], tmp_path / "pairs", 2, 0)
+        prepared_pairs.write_pairs([shard], tmp_path / "pairs", range(3, 5), 0)
     assert len(calls) == 2
-    read = read_decompressed(tmp_path / "pairs")
-    assert [pair.factor for pair in read] == [4, 4] and read[0].large.shape == (320, 320, 3)
+    untaught, taught = read_pairs(tmp_path / "pairs")
+    assert (untaught.factor, untaught.state, untaught.large.shape) == (4, "noisy", (320, 320, 3))
+    np.testing.assert_array_equal(untaught.small, untaught.large[::4, ::4])
+    assert untaught.taught is None
+    np.testing.assert_array_equal(taught.taught, 255 - taught.large)
     with pytest.raises(PictureError, match="no pairs"):
-        read_decompressed(shard)
+        read_pairs(shard)
 
 
 def test_the_share_of_pairs_is_that_of_the_recipe(pictures) -> None:
     large = np.zeros((64, 64, 3), np.uint8)
-    pair = Decompressed(large, large[::2, ::2])
-    recipe = replace(RECIPE, decompressed=0.5, batch=20)
+    pair = Prepared(large, large[::2, ::2], "decompressed")
+    recipe = replace(RECIPE, prepared=0.5, batch=20)
     found = torch.cat([make_pairs(pictures, recipe, number, [pair]).level for number in range(10)])
     share = (found == first_level(2, "decompressed") / SPREAD).double().mean()
     assert 0.38 < share < 0.62
+
+
+def test_what_a_teacher_made_stands_beside_the_crops_that_have_one(pictures) -> None:
+    large = np.zeros((64, 64, 3), np.uint8)
+    pair = Prepared(large, large[::4, ::4], "soft", large + 51)
+    pairs = make_pairs(pictures, replace(RECIPE, prepared=0.5, batch=20), 0, [pair])
+    is_prepared = pairs.level == first_level(4, "soft") / SPREAD
+    is_black = pairs.large.flatten(1).eq(-1).all(1)
+    assert 0 < int(is_black.sum()) < 20 and bool(is_prepared[is_black].all())
+    torch.testing.assert_close(pairs.taught[is_black], torch.full_like(pairs.taught[is_black], -0.6))
+    assert torch.equal(pairs.taught[~is_black], pairs.large[~is_black])
 
 
 def test_a_clean_small_picture_is_that_of_pillow(pictures) -> None:
@@ -184,7 +236,7 @@ def test_the_parts_of_the_loss_have_the_ratios_of_the_recipe(prior_folder, pictu
     recipe = replace(RECIPE, mean_steps=0, feature_ratio=2.0, adversary_ratio=0.0, levels=(0.1, 0.1 + 1e-9))
     trainer = Trainer(prior_folder, recipe, torch.device("cpu"), bf16=False)
     pairs = make_pairs(pictures, recipe, 0)
-    gradient = trainer._gradient(pairs.enlarged, pairs.large)
+    gradient = trainer._gradient(pairs.enlarged, pairs.large, pairs.taught)
     count = pairs.large.numel()
     of_pixels = torch.sign(pairs.enlarged - pairs.large) / count
     rest = (gradient - of_pixels).norm() / of_pixels.norm()
