@@ -8,12 +8,12 @@ it learns the mean of what the large picture may be,
 
 then to look like a photograph as well (`adversary.py`):
 
-    L = E | G - x | + a E (| F(G) - F(x) | + | F(G) - F(T) |) / 2 + b L_G,
+    L = E (| G - x | + | G - T |) / 2 + a E (| F(G) - F(x) | + | F(G) - F(T) |) / 2 + b L_G,
 
 where T is the enlargement of a teacher (`prepared_pairs.py`), and T = x where there is none. Where the photograph is
-certain, x and T agree; where it is not, the features of x are scattered, those of T are a function of the input, and
-the best answer is T. a and b are such that the gradients of the parts at the picture have fixed ratios (Esser, Rombach
-and Ommer 2021, "Taming Transformers", https://arxiv.org/abs/2012.09841, eq. 7).
+certain, x and T agree; where it is not, x is scattered, T is a function of the input, and the best answer is T, which
+is crisp, where the median of x is blurred. a and b are such that the gradients of the parts at the picture have fixed
+ratios (Esser, Rombach and Ommer 2021, "Taming Transformers", https://arxiv.org/abs/2012.09841, eq. 7).
 
 The pairs of step k are a function of the pictures, the recipe and k (`shrinking.py`), and a run continues from its
 checkpoint as if it had not been stopped:
@@ -170,6 +170,11 @@ def _to_tensor(pictures: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().contiguous()
 
 
+def _distance(made: Tensor, x: Tensor, taught: Tensor) -> Tensor:
+    """Return the mean absolute difference from a picture and from the teacher's."""
+    return ((made - x).abs().mean() + (made - taught).abs().mean()) / 2
+
+
 class Trainer:
     """Networks, optimizers and the number of steps done: everything that a checkpoint contains.
 
@@ -210,11 +215,12 @@ class Trainer:
         optimizer.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             made = answer_once(self.network, self.spec, y, pairs.level)
-        pixels = (made - x).abs().mean()
+        taught = pairs.taught.to(self.device)
+        pixels = _distance(made, x, taught)
         if self.step < self.recipe.mean_steps:
             pixels.backward()
         else:
-            made.backward(self._gradient(made, x, pairs.taught.to(self.device)))
+            made.backward(self._gradient(made, x, taught))
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         optimizer.step()
         self.step += 1
@@ -245,7 +251,7 @@ class Trainer:
         self.heads.requires_grad_(False)
         adversarial = torch.stack([-j.mean() for j in self.heads(fake, sigma_d)]).mean()
         distance = (feature_distance(real, fake) + feature_distance(wished, fake)) / 2
-        pixels = (leaf - x).abs().mean()
+        pixels = _distance(leaf, x, taught)
         (of_pixels,) = torch.autograd.grad(pixels, leaf)
         if (self.step - self.recipe.mean_steps) % MEASURE_EVERY == 0:  # measure the norms of the parts
             (of_features,) = torch.autograd.grad(distance, leaf, retain_graph=True)

@@ -24,6 +24,7 @@ from restorer.training.adversary import Features, Heads, discriminator_loss, fea
 from restorer.training.enlarger import (
     EnlargerRecipe,
     Trainer,
+    _distance,
     make_pairs,
     train_enlarger,
 )
@@ -241,6 +242,14 @@ def test_the_parts_of_the_loss_have_the_ratios_of_the_recipe(prior_folder, pictu
     of_pixels = torch.sign(pairs.enlarged - pairs.large) / count
     rest = (gradient - of_pixels).norm() / of_pixels.norm()
     assert float(rest) == pytest.approx(2.0, rel=1e-3)
+
+
+def test_the_best_answer_to_a_scattered_truth_is_the_teachers() -> None:
+    truths, taught = torch.linspace(-1, 1, 1001), torch.full((1001,), 0.7)
+    answers = torch.linspace(-1, 1, 201)
+    losses = [float(_distance(torch.full_like(truths, float(g)), truths, taught)) for g in answers]
+    assert float(answers[int(np.argmin(losses))]) == pytest.approx(0.7, abs=0.011)
+    assert _distance(truths, truths, truths) == 0
 
 
 def test_a_run_that_is_stopped_ends_like_one_that_is_not(prior_folder, tmp_path) -> None:
