@@ -276,7 +276,7 @@ class ExpertDefaults:
     Args:
         detail: Value of the option `detail`.
         steps: Number of network evaluations for a detail above 1/2.
-        calming: Level of the evaluation that follows the first answer to a noisy picture.
+        calming: Level of the first evaluation after the first answer, if `steps` asks for more than one.
         largest_factor: The largest factor that the first network was trained for.
         lowest: Level of the last evaluation of the reverse process, on the [-1, 1] scale.
         highest: Level of its first evaluation at `detail` 1.
@@ -296,7 +296,6 @@ class ExpertDefaults:
 
 # A prior that is told the level that it gets smooths the texture of the first answer. An inflation of a tenth makes it
 # add texture instead, the more the higher the first level.
-# Of a noisy picture, the first answer keeps some grain, which one evaluation at a low level removes.
 EXPERT = ExpertDefaults(
     detail=0.5, steps=5, calming=0.06, largest_factor=4, lowest=0.03, highest=0.3, inflation=0.09, variance=0.001
 )

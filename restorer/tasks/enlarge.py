@@ -264,10 +264,8 @@ def state_of(found: Found, *, is_doubted: bool) -> State:
     """Return what the network of the first answer is told of a picture."""
     if found.was_compressed:
         return "decompressed"
-    if is_doubted:
+    if is_doubted or found.sigma >= DAMAGED_SIGMA:
         return "damaged"
-    if found.sigma >= DAMAGED_SIGMA:
-        return "noisy"
     return "soft" if found.is_soft else "clean"
 
 

@@ -86,13 +86,13 @@ def course_of(
         levels = _levels(start, EXPERT.lowest, steps or EXPERT.steps)
         kappa, zeta, share, extrapolation = 1 + EXPERT.inflation, 0.0, 0.0, 0.0
     else:
-        levels = _levels(EXPERT.calming, EXPERT.lowest, steps or (2 if state == "noisy" else 1))
+        levels = _levels(EXPERT.calming, EXPERT.lowest, steps or 1)
         kappa, zeta, share, extrapolation = 1.0, 1.0, 0.0, 0.0
     plan = Plan(
         (first_level(factor, state), *levels, 0.0),
         zeta=(1.0,) + (zeta,) * len(levels),
         kappa=kappa,
-        prior_variance=EXPERT.variance if state in ("noisy", "damaged", "decompressed") else 1.0,
+        prior_variance=EXPERT.variance if state in ("damaged", "decompressed") else 1.0,
         extrapolation=extrapolation,
         fresh_start=False,
         mirrored=experts.mirrors,

@@ -73,13 +73,15 @@ def test_courses_begin_with_the_first_network(photo, detail, evaluations, share)
 def test_steps_are_those_that_were_asked_for(photo) -> None:
     for steps in (1, 2, 5, 20):
         for detail in (0.2, 0.5, 0.7, 1.0):
-            for state in ("clean", "noisy"):
+            for state in ("clean", "damaged"):
                 assert course_of(photo, 2, steps, detail, "auto", 0, state=state).plan.evaluations == steps
 
 
-def test_the_answer_to_a_noisy_picture_is_calmed(photo) -> None:
-    course = course_of(photo, 4, None, None, "auto", 0, state="noisy")
-    assert course.plan.sigmas == (first_level(4, "noisy"), EXPERT.calming, 0.0) and course.plan.kappa == 1
+def test_the_answer_to_a_damaged_picture_is_the_networks(photo) -> None:
+    course = course_of(photo, 4, None, None, "auto", 0, state="damaged")
+    assert course.plan.sigmas == (first_level(4, "damaged"), 0.0) and course.plan.prior_variance == EXPERT.variance
+    again = course_of(photo, 4, 2, None, "auto", 0, state="damaged")
+    assert again.plan.sigmas == (first_level(4, "damaged"), EXPERT.calming, 0.0) and again.plan.kappa == 1
 
 
 def test_without_the_network_the_prior_is_asked_alone(photo) -> None:
@@ -159,7 +161,7 @@ def test_noise_is_measured_and_not_enlarged(photo, small, truth, sigma, share) -
     noisy = tensor(with_noise(small, sigma))
     job = prepare_upscale(noisy, 4, sigma=None, prior=photo)
     assert job.estimated and job.sigma == pytest.approx(sigma, rel=0.25)
-    assert job.plan.sigmas[0] == first_level(4, "noisy") and job.evaluations == 2
+    assert job.plan.sigmas[0] == first_level(4, "damaged") and job.evaluations == 1
     results = [upscale(noisy, 4, sigma=s, prior=photo, jpeg="off") for s in (None, 0)]
     error = [float((r - tensor(truth)).square().mean()) for r in results]
     assert error[0] < share * error[1]
@@ -173,7 +175,7 @@ def test_detail_is_not_taken_for_noise(photo, small) -> None:
 
 def test_a_given_noise_is_taken_as_it_is(photo, small) -> None:
     job = prepare_upscale(tensor(small), 4, sigma=7.0, prior=photo)
-    assert job.sigma == 7.0 and not job.estimated and job.plan.sigmas[0] == first_level(4, "noisy")
+    assert job.sigma == 7.0 and not job.estimated and job.plan.sigmas[0] == first_level(4, "damaged")
     assert prepare_upscale(tensor(with_noise(small, 15)), 4, sigma=0.0, prior=photo).sigma == 0
 
 

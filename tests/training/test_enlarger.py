@@ -61,7 +61,7 @@ def made_pairs(large: np.ndarray, state: str, count: int) -> list[Prepared]:
     return list(islice((pair for pair in made if pair.state == state), count))
 
 
-@pytest.mark.parametrize("state", ["decompressed", "noisy", "soft"])
+@pytest.mark.parametrize("state", ["decompressed", "damaged", "soft"])
 def test_pairs_of_every_state_are_made_before(pictures, state) -> None:
     large = np.ascontiguousarray(pictures[0][:192, :192])
     pairs = made_pairs(large, state, 3)
@@ -125,7 +125,7 @@ def test_pairs_are_written_once_and_read(tmp_path, monkeypatch) -> None:
 
     def make(large, rng, prior, teacher, scale):
         calls.append(1)
-        return Prepared(large, large[::4, ::4], "noisy", None if len(calls) == 1 else 255 - large)
+        return Prepared(large, large[::4, ::4], "damaged", None if len(calls) == 1 else 255 - large)
 
     monkeypatch.setattr(prepared_pairs, "make_pair", make)
     shard = tmp_path / "pictures"
@@ -135,7 +135,7 @@ def test_pairs_are_written_once_and_read(tmp_path, monkeypatch) -> None:
         prepared_pairs.write_pairs([shard], tmp_path / "pairs", range(3, 5), 0)
     assert len(calls) == 2
     untaught, taught = read_pairs(tmp_path / "pairs")
-    assert (untaught.factor, untaught.state, untaught.large.shape) == (4, "noisy", (320, 320, 3))
+    assert (untaught.factor, untaught.state, untaught.large.shape) == (4, "damaged", (320, 320, 3))
     np.testing.assert_array_equal(untaught.small, untaught.large[::4, ::4])
     assert untaught.taught is None
     np.testing.assert_array_equal(taught.taught, 255 - taught.large)
