@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from functools import partial
 
 from torch import Tensor
 
@@ -27,15 +26,13 @@ from restorer.errors import UsageError
 from restorer.images.sizes import Enlargement, Region
 from restorer.limits import STEPS_OF_AUTO, check
 from restorer.measurement.jpeg import Jpeg
-from restorer.measurement.softness import SOFT, estimate_softness
 from restorer.tasks.alpha import prepare_alpha
-from restorer.tasks.common import as_colour, check_picture, select_prior, without_equal_channels
-from restorer.tasks.enlarge import EnlargeOptions, Found, enlarge, evaluations_of, margin_of, shrinker, state_of
-from restorer.tasks.enlarging_plan import course_of
+from restorer.tasks.common import as_colour, check_picture, select_prior
 from restorer.tasks.finding import Finding, Left, Seen, Step
 from restorer.tasks.finding_blur import find_blur_step
 from restorer.tasks.finding_noise import find_noise
 from restorer.tasks.finding_scratches import find_scratches_step
+from restorer.tasks.finding_size import enlarge_options, enlarged_size, find_size_step
 from restorer.tasks.job import Job
 from restorer.tasks.passes import Pass, chained
 from restorer.tasks.region import Place
@@ -91,7 +88,7 @@ def prepare_auto(
     size = scale if scale is None or isinstance(scale, Enlargement) else Enlargement(scale)
     seen = Seen(image, model, size, frozenset(without), evidence, jpeg, detail, seed)
     part, start = place.exact(image), as_colour(place.seen(image))
-    large = None if size is None else _large(size, place)
+    large = enlarged_size(seen, place)
     tiles = with_default_tiles(model, *start.shape[-2:])
     copy = Job(
         tiles,
@@ -106,12 +103,6 @@ def prepare_auto(
         repairs=(),
     )
     return replace(copy, measure=lambda: _measured(seen, copy, region, alpha))
-
-
-def _large(size: Enlargement, place: Place) -> tuple[int, int]:
-    """Return the height and width of what the model computes for an enlargement of a place."""
-    factor = size.factor(place.width, place.height)
-    return factor * place.window.height, factor * place.window.width
 
 
 def _measured(seen: Seen, copy: Job, region: Region | None, alpha: Tensor | None) -> Job:
@@ -184,65 +175,14 @@ def _passes(findings: list[Finding], detail: float | None) -> list[Pass]:
 
 def _with_alpha(job: Job, alpha: Tensor, seen: Seen, region: Region | None) -> Job:
     """Return the job that enlarges the transparency, too, if it varies."""
-    options = _enlarge_options(seen, seen.detail, seen.prior)
+    options = enlarge_options(seen, seen.detail, seen.prior)
     return replace(job, alpha=prepare_alpha(alpha, options, region)).with_note(ALPHA_NOTE)
-
-
-# ------------------------------------------------------------------------------------------------------------ the steps
-
-
-def _find_size(seen: Seen) -> Finding | None:
-    """Enlarge the picture if that is asked for. A picture that is softer than shrinking makes pictures is sharpened."""
-    if seen.scale is None:
-        return None
-    size, (height, width) = seen.scale, seen.image.shape[-2:]
-    factor, is_gray = size.factor(width, height), len(without_equal_channels(seen.image)) == 1
-    softness = 0.0 if seen.found or "blur" in seen.without else estimate_softness(seen.image)
-    is_soft, by = softness >= SOFT, size.scale or size.size(width, height)[0] / width
-    sharpened = course_of(seen.prior, factor, None, seen.detail, "auto", seen.seed, state="soft")
-    is_sharpened = is_soft and sharpened.is_expert and sharpened.share == 0
-
-    def prepare(detail: float | None, left: Left) -> Pass:
-        found = Found(left.sigma, is_gray, is_soft, left.was_compressed)
-        state = state_of(found, is_doubted=False)
-        course = course_of(seen.prior, factor, None, detail, "auto", seen.seed, state=state)
-
-        def begin(image: Tensor, prior: Prior, region: Region | None) -> Job:
-            place = Place.of(seen.image, region, margin_of(factor))
-            part = place.seen(image) if image.shape == seen.image.shape else image
-            options = _enlarge_options(seen, detail, prior)
-            return replace(enlarge(part, place, options, found), image=place.exact(seen.image))
-
-        whole = Place.of(seen.image, None)
-        return Pass(
-            begin,
-            evaluations_of(_enlarge_options(seen, detail, seen.prior), state),
-            course.detail,
-            partial(_window, seen.image, factor),
-            _large(size, whole),
-            shrinker(whole),
-        )
-
-    words = f"a blur of about {softness:.1f} pixels" if is_sharpened else ""
-    return Finding(words, f"upscale by {by:.3g}", prepare)
-
-
-def _enlarge_options(seen: Seen, detail: float | None, prior: Prior) -> EnlargeOptions:
-    assert seen.scale is not None
-    factor = seen.scale.factor(seen.image.shape[-1], seen.image.shape[-2])
-    return EnlargeOptions(seen.scale, factor, None, detail, "auto", seen.seed, prior)
-
-
-def _window(image: Tensor, factor: int, region: Region | None) -> Region | None:
-    """Return the part of a picture from which a region is enlarged; None for all of it."""
-    place = Place.of(image, region, margin_of(factor))
-    return None if place.canvas is None else place.window
 
 
 STEPS = (
     Step("scratches", find_scratches_step),
     Step("noise", find_noise),
     Step("blur", find_blur_step),
-    Step("enlarging", _find_size),
+    Step("enlarging", find_size_step),
 )
 """What is looked for, in this order."""

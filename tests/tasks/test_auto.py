@@ -29,7 +29,7 @@ from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.jpeg_noise import NoiseBefore, find_noise_before
 from restorer.measurement.scratches import Scratches
-from restorer.tasks import auto, denoise, finding_blur, finding_scratches
+from restorer.tasks import auto, denoise, finding_blur, finding_scratches, finding_size
 from restorer.tasks.auto import prepare_auto
 from restorer.tasks.batching import batch_share
 from restorer.tasks.blind_deblur import prepare_blind_deblur
@@ -250,8 +250,38 @@ def test_a_soft_picture_is_sharpened_unless_blur_is_left() -> None:
     left = prepare_auto(y, scale=2, without=("blur",)).measured()
     assert left.repairs[-1].found == ""  # type: ignore[index]
     assert not torch.equal(job.run().image, left.run().image)
-    faithful = prepare_auto(y, scale=2, detail=0).measured()
-    assert faithful.repairs[-1].found == "", "a detail of 0 does not sharpen"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kernel", [gaussian_kernel(2.2), gaussian_kernel(3.0)])
+def test_a_blur_is_undone_after_a_faithful_enlargement(kernel: Tensor) -> None:
+    """The network that sharpens is not asked at a detail of 0. In the enlarged picture the blur is wide."""
+    soft, true = blurred(kernel)
+    y = shrunk(soft)
+    job = prepare_auto(y, scale=2, detail=0).measured()
+    assert steps_of(job) == ["enlarging: upscale by 2, then deblur"] and "blur of about" in job.repairs[0].found  # type: ignore[index]
+    result = job.run()
+    assert finding_size.SHARPENED in result.notes
+    enlarged = prepare_upscale(y, 2, sigma=0, detail=0).run().image
+    assert psnr(result.image, true) > psnr(enlarged, true) + 0.5
+    left = prepare_auto(y, scale=2, detail=0, without=("blur",)).measured()
+    assert steps_of(left) == ["enlarging: upscale by 2"]
+
+
+def test_a_region_of_a_picture_that_is_deblurred_after_its_enlargement(monkeypatch: pytest.MonkeyPatch) -> None:
+    y, region = shrunk(blurred(gaussian_kernel(2.5))[0]), Region(20, 16, 40, 24)
+    whole, part = (prepare_auto(y, scale=2, detail=0, region=r).measured().run().image for r in (None, region))
+    large = region.scaled(2)
+    assert part.shape == (3, large.height, large.width)
+    assert float((part - whole[:, large.rows, large.columns]).abs().max()) <= 2 / 255
+
+
+def test_what_is_not_surely_blurred_is_enlarged_faithfully(monkeypatch: pytest.MonkeyPatch) -> None:
+    y = shrunk(blurred(gaussian_kernel(2.5))[0])
+    likely = FoundBlur("gaussian", 2.5, 2.5, probability=0.9)
+    monkeypatch.setattr(finding_size, "find_blur", lambda *given: likely)
+    result = prepare_auto(y, scale=2, detail=0).measured().run()
+    assert finding_size.LEFT_SOFT in result.notes
+    torch.testing.assert_close(result.image, prepare_upscale(y, 2, sigma=0, detail=0).run().image)
 
 
 @pytest.mark.parametrize("scale", [None, 2])
