@@ -199,7 +199,7 @@ class NoisyJpegDefaults(CameraDefaults):
 
     shares: tuple[float, float] = (0.9, 0.2)
     most_doubt: float = 1.0
-    textured: float = 0.7
+    textured: float = 0.6
 
 
 # The data are trusted as the shares say, so that the trust of camera noise has no part in it.
