@@ -4,8 +4,8 @@ Compression has changed the noise, and noise has filled the cells of the coeffic
 first without a loss. The reverse process starts at the decoded picture, and each prediction is drawn towards the
 coefficients of the file. Each of them is as uncertain as its cell and the noise together
 (`restorer.diffusion.degradations.quantization`). The last prediction is not drawn back, and `detail` decides at which
-level it is made. Where no more than the flattest blocks of a picture agree about its noise, the others have texture,
-and the last level is lower.
+level it is made. The level is lower for a picture whose blocks hold more than noise: in a smooth one, a high level
+takes away the coarse part of the noise, and in texture it takes that away.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def with_noise_removed(
     degradation = known.degradation(NOISY_JPEG.shares, NOISY_JPEG.most_doubt, noise)
     used = NOISY_JPEG.detail_at(before.error) if detail is None else detail
     count, s = steps or NOISY_JPEG.steps, 2 * before.error / 255
-    texture = 1.0 if before.is_wide else NOISY_JPEG.textured
-    first, last = (NOISY_JPEG.single,) * 2 if count == 1 else (NOISY_JPEG.first, texture * NOISY_JPEG.last(used))
+    first, last = NOISY_JPEG.first, NOISY_JPEG.texture_factor(before.busyness) * NOISY_JPEG.last(used)
+    first, last = (NOISY_JPEG.single,) * 2 if count == 1 else (first, last)
     auto = Plan(
         (*log_levels(first * s, last * s, count), 0.0),
         zeta=(0.0,) * count,

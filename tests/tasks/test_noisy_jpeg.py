@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -167,13 +168,14 @@ def test_auto_removes_it_as_denoise_does(detail: float | None):
 
 def test_the_last_level_is_lower_where_a_picture_is_full_of_texture(monkeypatch: pytest.MonkeyPatch):
     y, jpeg = saved(photograph("gates"), 15, 75, 2)
-    smooth = prepared(y, jpeg, sigma=15.0).plan
-    told = denoise.white_noise_before
-    monkeypatch.setattr(denoise, "white_noise_before", lambda *given: replace(told(*given), is_wide=False))
-    textured = prepared(y, jpeg, sigma=15.0).plan
-    assert smooth is not None and textured is not None
-    assert textured.sigmas[0] == smooth.sigmas[0]
-    assert textured.sigmas[-2] == pytest.approx(NOISY_JPEG.textured * smooth.sigmas[-2])
+    told, last = denoise.white_noise_before, []
+    for busyness in (0.5, 1.0, 16.0, 1000.0):
+        found = partial(lambda busyness, *given: replace(told(*given), busyness=busyness), busyness)
+        monkeypatch.setattr(denoise, "white_noise_before", found)
+        plan = prepared(y, jpeg, sigma=15.0).plan
+        assert plan is not None
+        last.append(plan.sigmas[-2])
+    assert [level / last[0] for level in last] == pytest.approx([1, 1, 8 ** (-1 / 3), NOISY_JPEG.least], abs=0.03)
 
 
 def test_coarse_colour_is_removed_from_a_compressed_picture(monkeypatch: pytest.MonkeyPatch):
