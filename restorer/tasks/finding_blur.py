@@ -127,8 +127,8 @@ def _left_by(finding: Finding) -> float:
     """Return the error for which a deblurring allows after the repair of a finding, in levels.
 
     White noise is none, because it is left to the deblurring. After a compression that was undone, the whole error that
-    is expected of it is allowed for, though only a quarter is left on average: what is left is not white, and noise
-    that the compression has swallowed is a part of it.
+    is expected of it is allowed for, though a seventh of it is gone: what is left is not white, and noise that the
+    compression has swallowed is a part of it.
     """
     noise = 0.0 if finding.noise is None or finding.white else LEFT_BY_NOISE * finding.noise.sigma
     return noise if finding.jpeg is None else max(noise, finding.jpeg.sigma)

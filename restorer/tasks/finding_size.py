@@ -109,8 +109,7 @@ def _then_deblurred(seen: Seen, enlarging: Pass, detail: float | None) -> Pass:
         blur = find_blur(image, None, prior)
         is_undone = blur is not None and is_wide(blur) and blur.is_sure
         kernel = blur.kernel() if blur is not None and is_undone else torch.ones(1, 1)
-        options = {"detail": detail, "seed": seen.seed, "region": part, "prior": prior}
-        job = prepare_deblur(image, kernel, sigma=0.0, **options)
+        job = prepare_deblur(image, kernel, sigma=0.0, detail=detail, seed=seen.seed, region=part, prior=prior)
         return replace(job, notes=(SHARPENED if is_undone else LEFT_SOFT,), again=None)
 
     undo = Pass(deblur, DEBLUR.steps, DEBLUR.detail if detail is None else detail, everything)
