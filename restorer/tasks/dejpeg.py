@@ -32,16 +32,10 @@ from restorer.tasks.started import alone, check_start, repaired_from
 from restorer.tasks.tiles import with_default_tiles
 from restorer.tasks.uncertain import Doubt
 
-__all__ = ["LEFT_BY_COMPRESSION", "NOT_FOUND", "can_be_restored", "prepare_dejpeg"]
+__all__ = ["NOT_FOUND", "can_be_restored", "prepare_dejpeg"]
 
 LEAST_SIGMA = 1.0
 """Expected error in levels from which a compression is undone. A smaller one cannot be seen."""
-
-LEFT_BY_COMPRESSION = 0.25
-"""The noise for which an enlargement allows after a compression was undone, as a share of the error of the compression.
-
-What is left is 0.84 to 0.86 of that error (docs/explanation/figures.md), but it is no noise: it is texture that is
-missing, and an enlargement that takes all of it for noise loses more."""
 
 NOT_FOUND = "no visible JPEG compression was found: the picture is copied"
 

@@ -22,6 +22,7 @@ from restorer.tasks.deblur import prepare_deblur
 from restorer.tasks.defaults import DEBLUR
 from restorer.tasks.finding import Finding, Left, Seen
 from restorer.tasks.job import Job
+from restorer.tasks.left_over import left_for_deblurring
 from restorer.tasks.outliers import SPARSE, filled_smoothly
 from restorer.tasks.passes import Pass, everything
 
@@ -34,10 +35,6 @@ Photographs at full size were found to have a Gaussian of 0.6 to 1.0 pixels (the
 their natural softness. 1.3 leaves a margin above that. A disk of radius 2.6 has the variance of such a Gaussian, and a
 line of 4.5 pixels has it along its direction; but the zeros of their spectra tell them from softness, so that they are
 undone from about where they are visible."""
-
-LEFT_BY_NOISE = 0.8
-"""The white noise for which a deblurring allows after camera noise was removed, as a share of it: what is left is
-coarse, and is amplified if too little is allowed for."""
 
 COARSE = 1.3
 """Noise at the frequencies that a blur takes away, as a multiple of that of the finest detail, above which it is not
@@ -126,12 +123,9 @@ def _coarse_noise(image: Tensor, kernel: Tensor, evidence: Tensor | None) -> flo
 def _left_by(finding: Finding) -> float:
     """Return the error for which a deblurring allows after the repair of a finding, in levels.
 
-    White noise is none, because it is left to the deblurring. After a compression that was undone, the whole error that
-    is expected of it is allowed for, though a seventh of it is gone: what is left is not white, and noise that the
-    compression has swallowed is a part of it.
+    White noise is none, because it is left to the deblurring.
     """
-    noise = 0.0 if finding.noise is None or finding.white else LEFT_BY_NOISE * finding.noise.sigma
-    return noise if finding.jpeg is None else max(noise, finding.jpeg.sigma)
+    return left_for_deblurring(None if finding.white else finding.noise, finding.jpeg)
 
 
 def _compression_left(seen: Seen) -> float:

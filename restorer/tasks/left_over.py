@@ -1,0 +1,46 @@
+"""What a first repair leaves of an error, as the noise for which the repair after it allows.
+
+What is left is not white noise, so it matters what the next repair does with it. These were measured on 13 photographs
+with camera noise of 5 to 10 levels, JPEG compression, or both:
+
+    repair                 left of the error   best for a deblurring
+    camera noise           .32 to .57          as much as is left, .3 to .6 of the noise
+    compression            .65 to .76          .8 to 1.5 of the error of the compression
+    both together          .22 to .66          1 to 1.5 of the error of the compression
+
+A deblurring amplifies what a compression has left, which is structure at the edges of its blocks and beside edges, so
+that all of its error must be allowed for. An enlargement amplifies nothing. What it takes for noise it takes away, and
+most of what is left is texture that is missing, and is no noise.
+"""
+
+from __future__ import annotations
+
+from restorer.measurement.jpeg import Jpeg
+from restorer.measurement.noise import Noise
+
+__all__ = ["left_for_deblurring", "left_for_enlarging"]
+
+NOISE = 0.5
+"""Share of the noise that is left when it has been removed."""
+
+COMPRESSION = 1.0
+"""Share of the error of a compression for which a deblurring allows."""
+
+COMPRESSION_ENLARGED = 0.25
+"""Share of it for which an enlargement allows."""
+
+
+def left_for_deblurring(noise: Noise | None, jpeg: Jpeg | None) -> float:
+    """Return the noise for which a deblurring allows after noise and compression were removed, in levels.
+
+    Args:
+        noise: The noise that was removed; None if none was.
+        jpeg: The compression that was undone, or that the noise has hidden; None if there was none.
+    """
+    removed = 0.0 if noise is None else NOISE * noise.sigma
+    return removed if jpeg is None else max(removed, COMPRESSION * jpeg.sigma)
+
+
+def left_for_enlarging(jpeg: Jpeg) -> float:
+    """Return the noise for which an enlargement allows after a compression was undone, in levels."""
+    return COMPRESSION_ENLARGED * jpeg.sigma
