@@ -20,6 +20,7 @@ from restorer.measurement.white_noise import estimate_sigma
 from restorer.tasks.blind_deblur import find_blur
 from restorer.tasks.deblur import prepare_deblur
 from restorer.tasks.defaults import DEBLUR
+from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
 from restorer.tasks.finding import Finding, Left, Seen
 from restorer.tasks.job import Job
 from restorer.tasks.left_over import left_for_deblurring
@@ -48,6 +49,9 @@ UNLIKELY = 0.3
 """Probability of noise below which a picture has none. Where its kernel is wide, what is left of a picture beneath it
 looks like coarse noise, which costs up to 4 dB if it is allowed for."""
 
+ALIKE = 1.2
+"""Ratio of two widths below which a blur that is found twice is the same one."""
+
 POSSIBLE_BLUR = "a blur is likely, but not sure, and is left; restore deblur undoes it"
 OTHER_BLUR = "the picture is blurred, but in no way that can be undone, and is left so"
 
@@ -66,11 +70,13 @@ def find_blur_step(seen: Seen) -> Finding | None:
         return Finding(blur=blur, note=OTHER_BLUR)
     if not is_wide(blur) or (blur.kind == "gaussian" and seen.scale is not None):
         return None
-    kernel = blur.kernel()
+    sure = blur if blur.is_sure else _without_compression(seen, blur)
+    kernel = (sure or blur).kernel()
     if kernel.shape[0] > seen.image.shape[-2] or kernel.shape[1] > seen.image.shape[-1]:
         return None
-    if not blur.is_sure:
+    if sure is None:
         return Finding(blur=blur, note=POSSIBLE_BLUR)
+    blur = sure
     removed, compression = max((_left_by(finding) for finding in seen.found), default=0.0), _compression_left(seen)
     is_clean = _is_clean(seen)
 
@@ -98,6 +104,21 @@ def _without_outliers(seen: Seen) -> Tensor | None:
     if outliers is None:
         return seen.image
     return filled_smoothly(seen.image, outliers.values) if outliers.share <= SPARSE else None
+
+
+def _without_compression(seen: Seen, likely: Blur) -> Blur | None:
+    """Return a likely blur as it is found where the compression of the picture is undone; None if it is not sure there.
+
+    A compression fills the zeros of a kernel, by which a disk and a line are known.
+    """
+    jpeg = next((finding.jpeg for finding in seen.found if finding.jpeg is not None), None)
+    if jpeg is None or not can_be_restored(jpeg):
+        return None
+    undone = prepare_dejpeg(seen.image, jpeg, detail=0.0, seed=seen.seed, prior=seen.prior).run().image
+    found = find_blur(undone, seen.evidence, seen.prior)
+    if found is None or found.kind != likely.kind or not (found.is_sure and is_wide(found)):
+        return None
+    return found if abs(math.log(found.width / likely.width)) < math.log(ALIKE) else None
 
 
 def _is_clean(seen: Seen) -> bool:

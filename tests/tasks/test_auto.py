@@ -535,6 +535,28 @@ def test_what_blur_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     assert POSSIBLE_BLUR not in notes(FoundBlur("gaussian", 2.0, 2.0), scale=2), "enlarging sees to it"
 
 
+@pytest.mark.parametrize(
+    ("again", "is_undone"),
+    [
+        (FoundBlur("defocus", 3.1, probability=0.97), True),
+        (FoundBlur("defocus", 3.1, probability=0.9), False),
+        (FoundBlur("defocus", 4.5, probability=0.97), False),
+        (FoundBlur("motion", 3.1, angle=20.0, probability=0.97), False),
+        (None, False),
+    ],
+)
+def test_a_likely_blur_is_looked_for_again_without_the_compression(
+    again: FoundBlur | None, is_undone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    y, jpeg = compressed(rounded(blurred(defocus_kernel(3.0))[0]), 60)
+    likely = FoundBlur("defocus", 3.0, probability=0.85)
+    monkeypatch.setattr(finding_blur, "find_blur", lambda image, *rest: likely if image is y else again)
+    job = prepare_auto(y, jpeg=jpeg, detail=0).measured()
+    assert steps_of(job) == ["noise: dejpeg"] + ["blur: deblur"] * is_undone
+    assert job.blur == (again if is_undone else likely)
+    assert (POSSIBLE_BLUR in job.notes) != is_undone
+
+
 @pytest.mark.parametrize("kernel", [gaussian_kernel(2.5), motion_kernel(17, 90)])
 def test_what_a_wide_blur_leaves_is_not_taken_for_noise(kernel: Tensor) -> None:
     """What was left beneath a wide kernel looked like coarse noise, and the result was up to 4 dB worse."""
