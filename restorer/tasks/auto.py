@@ -11,7 +11,9 @@ end, when nothing is left in it that would be enlarged with it. Scratches are lo
 say nothing about the noise and the blur. They are filled before a deblurring that allows for white noise itself.
 
 Only the last repair draws texture. Those before it return their most faithful picture, because texture that one of them
-has drawn would be data to the next. Scratches are an exception: their filling continues the texture around them.
+has drawn would be data to the next. There are two exceptions. The filling of scratches continues the texture around
+them. Noise before a deblurring is removed at the default detail, as `deblur` does it, because what is lost of a blurred
+picture together with its noise is amplified.
 """
 
 from __future__ import annotations
@@ -68,7 +70,8 @@ def prepare_auto(
         evidence: As in `prepare_denoise`.
         jpeg: What is known of the file of the picture if it is a JPEG or was one; None if it is not.
         alpha: As in `prepare_upscale`. It is enlarged with the picture.
-        detail: The detail of the last repair, 0..1; None for its default. The repairs before it have detail 0.
+        detail: The detail of the last repair, 0..1; None for its default. The repairs before it have detail 0, apart
+            from those that the module docstring names.
         seed: Seed of the noise field.
         region: The part of the picture that is restored and returned; None for all of it. All of it is measured.
         prior: As in `restorer.denoise`.
@@ -168,9 +171,23 @@ def _passes(findings: list[Finding], detail: float | None) -> list[Pass]:
         if rest and rest[0].takes_noise and finding.white:
             left = Left(finding.white)
             continue
-        passes.append(finding.prepare(detail if all(each.waits for each in rest) else 0.0, left))
+        passes.append(finding.prepare(_detail_before(rest, finding, detail), left))
         left = left if finding.waits else finding.left
     return passes
+
+
+def _detail_before(rest: list[Finding], finding: Finding, detail: float | None) -> float | None:
+    """Return the detail of a repair, None for its default.
+
+    Args:
+        rest: The repairs after it.
+        finding: What it repairs.
+        detail: The detail that is asked for.
+    """
+    if all(each.waits for each in rest):
+        return detail
+    is_noise = finding.noise is not None and finding.noise.kind != "none"
+    return None if is_noise and rest[0].takes_noise else 0.0
 
 
 def _with_alpha(job: Job, alpha: Tensor, seen: Seen, region: Region | None) -> Job:

@@ -44,6 +44,7 @@ from restorer.tasks.finding_noise import POSSIBLE_NOISE
 from restorer.tasks.finding_scratches import POSSIBLE_SCRATCHES, are_sure
 from restorer.tasks.inpaint import prepare_inpaint
 from restorer.tasks.job import Job
+from restorer.tasks.left_over import left_for_deblurring
 from restorer.tasks.passes import Pass, everything
 from restorer.tasks.scratches import scratches_of
 from restorer.tasks.upscale import prepare_upscale
@@ -656,3 +657,20 @@ def test_what_may_be_of_the_scene_is_left(
     job = prepare_auto(scene(side=64), without=("noise", "outliers"), prior=Smooth()).measured()
     assert steps_of(job) == (["scratches: inpaint"] if filled else [])
     assert (POSSIBLE_SCRATCHES in job.notes) == (not filled)
+
+
+def test_noise_before_a_deblurring_is_removed_at_the_default_detail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is lost of a blurred picture together with its noise is amplified by the deblurring."""
+    soft, true = blurred(defocus_kernel(3.0))
+    y = photograph(255 * soft, Camera(gain=0.0005, read=0.5, chroma=1.0, chroma_share=0.8), 1) / 255
+    monkeypatch.setattr(finding_blur, "find_blur", lambda *given: FoundBlur("defocus", 3.0, probability=0.99))
+    job = prepare_auto(y, detail=0).measured()
+    assert steps_of(job) == ["noise: denoise", "blur: deblur"]
+    assert job.noise is not None and job.noise.kind == "camera" and job.blur is not None
+    removed = {detail: prepare_denoise(y, detail=detail).measured().run().image for detail in (None, 0.0)}
+    after = {
+        detail: prepare_deblur(x, job.blur.kernel(), sigma=left_for_deblurring(job.noise, None), detail=0).run().image
+        for detail, x in removed.items()
+    }
+    torch.testing.assert_close(job.run().image, after[None])
+    assert psnr(after[None], true) > psnr(after[0.0], true)
