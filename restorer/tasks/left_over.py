@@ -7,9 +7,9 @@ and deblurs them for several strengths of noise:
     removed           left, as a share of the error    best for a deblurring
     camera noise      .40 to .56                       .3 of the noise; .5 is .1 to .2 dB below
     compression       .67 to .79                       .5 to 1 of the error of the compression
-    both              .37 to .53                       .3 to .7 of the error of the compression; 1 is .1 to .3 dB below
+    both              .37 to .53                       .3 to .7 of the error of the compression; 1 is 0 to .3 dB below
 
-Too little costs up to 2 dB, and too much a few tenths, so that the shares here lie at the upper end: half the noise, and
+Too little costs up to 2 dB, and too much a few tenths, so the shares here lie at the upper end: half of the noise, and
 all of the error of a compression, which leaves structure at the edges of its blocks and beside edges. An enlargement
 amplifies nothing. What it takes for noise it takes away, and most of what is left is texture that is missing, and is no
 noise.
