@@ -449,13 +449,13 @@ def test_a_step_that_takes_white_noise_gets_it(monkeypatch: pytest.MonkeyPatch) 
 
 def test_nothing_is_rounded_between_the_repairs(monkeypatch: pytest.MonkeyPatch) -> None:
     got: list[Tensor] = []
-    original = auto.enlarge
+    original = finding_size.enlarge
 
     def spied(part: Tensor, *arguments: object, **named: object) -> Job:
         got.append(part)
         return original(part, *arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(auto, "enlarge", spied)
+    monkeypatch.setattr(finding_size, "enlarge", spied)
     y = noisy(shrunk(scene()))
     prepare_auto(y, scale=2).run()
     assert torch.equal(got[-1], prepare_denoise(y, detail=0).run().image)
