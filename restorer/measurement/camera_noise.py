@@ -34,6 +34,7 @@ from torch import Tensor
 
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.reverse import NotFiniteError
+from restorer.images.push_pull import push_pull
 from restorer.measurement.white_noise import white_estimates
 from restorer.measurement.windows import WINDOW, band_masks, describe, hann, opponent_axes, radial_frequency, windows_of
 from restorer.networks.noise_estimator import BANDS, SCALES, NoiseEstimator
@@ -60,6 +61,7 @@ MAX_PIXELS = 1 << 20
 CROP, LARGEST_CROP, CROPS_PER_SIDE = 256, 384, 4
 BATCH_PIXELS = 1 << 18  # pixels that the prior sees at once
 
+LEAST_EVIDENCE = 0.75  # share of the pixels of a window that are evidence from which it counts
 FLAT_SHARE, FLAT_COUNT = 0.15, 8  # share and least number of the windows whose residual gives the spectrum
 DARK, BRIGHT = 12.0, 243.0  # mean levels between which noise is not much clipped
 
@@ -120,10 +122,11 @@ def measure_camera_noise(
         image: float (C, H, W) in [0, 1] with C = 1 or 3.
         prior: The embedded prior, for whose residuals the estimator was trained.
         estimator: The network that tells noise from texture.
-        evidence: bool (H, W), the pixels that count; None for all of them.
+        evidence: bool (H, W), the pixels that count; None for all of them. Of a window that counts, at least three
+            quarters do, and the others are filled from around them.
 
     Returns:
-        The noise; None if the picture has no window that counts.
+        The noise; None if too few windows of the picture count.
     """
     residuals = residuals_of(image, prior, evidence)
     if len(residuals[0].pixels) < FLAT_COUNT:
@@ -164,8 +167,19 @@ def residuals_of(image: Tensor, prior: Prior, evidence: Tensor | None = None) ->
     valid = torch.ones(height, width) if evidence is None else evidence.float().cpu()
     picture = torch.cat([image.expand(3, -1, -1).float().cpu() * 255, valid[None]])
     rows, columns = _crops_of(height, width)
-    crops = torch.stack([picture[:, row, column] for row in rows for column in columns])
+    crops = torch.stack([_filled(picture[:, row, column]) for row in rows for column in columns])
     return [_residual_in_scale(crops, scale, step, prior) for scale, step in zip(SCALES, STEPS, strict=True)]
+
+
+def _filled(crop: Tensor) -> Tensor:
+    """Return a crop, (4, H, W) with evidence as the last channel, whose other pixels continue it smoothly.
+
+    Scratches and dust lie in most windows of a small picture, and without these windows little would be left of it.
+    """
+    colour, evidence = crop[:3], crop[3:]
+    if not bool(evidence.any()) or bool(evidence.all()):
+        return crop
+    return torch.cat([push_pull(colour * evidence, evidence), evidence])
 
 
 def _crops_of(height: int, width: int) -> tuple[list[slice], list[slice]]:
@@ -199,9 +213,9 @@ def _residual_in_scale(crops: Tensor, scale: int, step: int, prior: Prior) -> Re
 
 
 def _windows_that_count(crop: Tensor, step: int) -> Tensor:
-    """Return the windows of a crop, (7, H, W), all of whose pixels are evidence, which is the channel 3."""
+    """Return the windows of a crop, (7, H, W), most of whose pixels are evidence, which is the channel 3."""
     windows = windows_of(crop, step)
-    return windows[windows[:, 3].amin((1, 2)) > 1 - 1e-6]
+    return windows[windows[:, 3].mean((1, 2)) >= LEAST_EVIDENCE]
 
 
 def _denoise(x: Tensor, prior: Prior) -> Tensor:

@@ -47,11 +47,13 @@ MARGIN = 2.0  # standard deviations of the noise between the means of blocks and
 EVEN = 0.93  # ratio of the strengths by the lowest and the middle quantile from which the flattest blocks agree
 WIDE_SHARE, WIDE = 0.5, 1.08  # a larger share of the blocks, and ratio of its strength up to which it agrees, too
 WHITE = 0.8  # ratio of the strengths in a higher and in the lowest band from which noise is white
+LEAST_STRENGTH = 0.01  # so that nothing is divided by noise of 0
 MOST_RAISED = 4.0  # factor by which the variance of the lowest frequencies exceeds that of the lowest band at most
 
 _SUM = torch.arange(BLOCK)[:, None] + torch.arange(BLOCK)  # u + v of each coefficient
 _SQUARE = torch.arange(BLOCK).square()[:, None] + torch.arange(BLOCK).square()  # u^2 + v^2
 _ALL = _SUM >= 3
+_LOWEST = (_SUM >= 1) & (_SUM <= 2)
 _BANDS = ((_SUM >= 3) & (_SUM <= 4), (_SUM >= 5) & (_SUM <= 6), _SUM >= 7)
 _SHARES = tuple(sum(weight**2 for weight in row) for row in RGB_TO_YCBCR)
 """Variances of Y, Cb and Cr by white noise of variance 1 in red, green and blue."""
@@ -71,6 +73,8 @@ class NoiseBefore:
         is_of_few: Whether it was measured in few blocks, so that all of them may be texture.
         error: Expected standard deviation, in levels, of the difference of the decoded picture from one without noise
             and compression.
+        busyness: Energy of the luminance at the lowest frequencies of a block, the median over the blocks, as a
+            multiple of that of the noise: 1 for a picture that is smooth, and tens for one that is full of texture.
     """
 
     sigma: float
@@ -80,6 +84,7 @@ class NoiseBefore:
     is_wide: bool
     is_of_few: bool
     error: float
+    busyness: float
 
     def scaled(self, strength: float, jpeg: Jpeg) -> NoiseBefore:
         """Return noise that is stronger by a factor.
@@ -91,8 +96,8 @@ class NoiseBefore:
         if strength == 1:
             return self
         variances = tuple(strength**2 * variance for variance in self.variances)
-        error = _error(_planes(jpeg), variances)
-        return replace(self, sigma=strength * self.sigma, variances=variances, error=error)
+        error, busyness = _error(_planes(jpeg), variances), self.busyness / max(strength, LEAST_STRENGTH) ** 2
+        return replace(self, sigma=strength * self.sigma, variances=variances, error=error, busyness=busyness)
 
 
 def find_noise_before(jpeg: Jpeg) -> NoiseBefore | None:
@@ -126,7 +131,14 @@ def find_noise_before(jpeg: Jpeg) -> NoiseBefore | None:
     wider = _strength_in(_flattest(blocks, WIDE_SHARE, most_low=2), luminance.steps, _ALL)[0]
     is_wide = is_even and wider <= WIDE * quarter
     return NoiseBefore(
-        math.sqrt(total), variances, is_white, is_even, is_wide, len(blocks) < FEW_BLOCKS, _error(planes, variances)
+        math.sqrt(total),
+        variances,
+        is_white,
+        is_even,
+        is_wide,
+        len(blocks) < FEW_BLOCKS,
+        _error(planes, variances),
+        _busyness(blocks, variance),
     )
 
 
@@ -148,7 +160,8 @@ def white_noise_before(jpeg: Jpeg, sigma: float) -> NoiseBefore | None:
         torch.full((BLOCK, BLOCK), sigma**2 * share / math.prod(plane.shrink))
         for share, plane in zip(shares, planes, strict=True)
     )
-    return NoiseBefore(sigma, variances, True, True, True, False, _error(planes, variances))
+    busyness = _busyness(_blocks_between(planes[0], -math.inf, math.inf), variances[0])
+    return NoiseBefore(sigma, variances, True, True, True, False, _error(planes, variances), busyness)
 
 
 def _planes(jpeg: Jpeg) -> tuple[Component, ...]:
@@ -175,6 +188,17 @@ def _flattest(blocks: Tensor, share: float, *, most_low: int) -> Tensor:
     """Return a share of the blocks (N, 8, 8), those with the least energy at the frequencies with u + v <= most_low."""
     activity = blocks[:, (_SUM > 0) & (_SUM <= most_low)].square().sum(1)
     return blocks[activity.argsort(stable=True)[: max(FLAT_COUNT, int(share * len(blocks)))]]
+
+
+def _busyness(blocks: Tensor, variance: Tensor) -> float:
+    """Return how much more than noise the lowest frequencies of most blocks hold.
+
+    Args:
+        blocks: Coefficients of the luminance, (N, 8, 8).
+        variance: Variance of every coefficient by the noise, (8, 8).
+    """
+    noise = max(float(variance[_LOWEST].sum()), LEAST_STRENGTH**2)
+    return float(blocks[:, _LOWEST].square().sum(1).median()) / noise
 
 
 def _simulated(steps: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -11,14 +11,15 @@ end, when nothing is left in it that would be enlarged with it. Scratches are lo
 say nothing about the noise and the blur. They are filled before a deblurring that allows for white noise itself.
 
 Only the last repair draws texture. Those before it return their most faithful picture, because texture that one of them
-has drawn would be data to the next. Scratches are an exception: their filling continues the texture around them.
+has drawn would be data to the next. There are two exceptions. The filling of scratches continues the texture around
+them. Noise before a deblurring is removed at the default detail, as `deblur` does it, because what is lost of a blurred
+picture together with its noise is amplified.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from functools import partial
 
 from torch import Tensor
 
@@ -27,15 +28,13 @@ from restorer.errors import UsageError
 from restorer.images.sizes import Enlargement, Region
 from restorer.limits import STEPS_OF_AUTO, check
 from restorer.measurement.jpeg import Jpeg
-from restorer.measurement.softness import SOFT, estimate_softness
 from restorer.tasks.alpha import prepare_alpha
-from restorer.tasks.common import as_colour, check_picture, select_prior, without_equal_channels
-from restorer.tasks.enlarge import EnlargeOptions, Found, enlarge, evaluations_of, margin_of, shrinker, state_of
-from restorer.tasks.enlarging_plan import course_of
+from restorer.tasks.common import as_colour, check_picture, select_prior
 from restorer.tasks.finding import Finding, Left, Seen, Step
 from restorer.tasks.finding_blur import find_blur_step
 from restorer.tasks.finding_noise import find_noise
 from restorer.tasks.finding_scratches import find_scratches_step
+from restorer.tasks.finding_size import enlarge_options, enlarged_size, find_size_step
 from restorer.tasks.job import Job
 from restorer.tasks.passes import Pass, chained
 from restorer.tasks.region import Place
@@ -71,7 +70,8 @@ def prepare_auto(
         evidence: As in `prepare_denoise`.
         jpeg: What is known of the file of the picture if it is a JPEG or was one; None if it is not.
         alpha: As in `prepare_upscale`. It is enlarged with the picture.
-        detail: The detail of the last repair, 0..1; None for its default. The repairs before it have detail 0.
+        detail: The detail of the last repair, 0..1; None for its default. The repairs before it have detail 0, apart
+            from those that the module docstring names.
         seed: Seed of the noise field.
         region: The part of the picture that is restored and returned; None for all of it. All of it is measured.
         prior: As in `restorer.denoise`.
@@ -91,7 +91,7 @@ def prepare_auto(
     size = scale if scale is None or isinstance(scale, Enlargement) else Enlargement(scale)
     seen = Seen(image, model, size, frozenset(without), evidence, jpeg, detail, seed)
     part, start = place.exact(image), as_colour(place.seen(image))
-    large = None if size is None else _large(size, place)
+    large = enlarged_size(seen, place)
     tiles = with_default_tiles(model, *start.shape[-2:])
     copy = Job(
         tiles,
@@ -106,12 +106,6 @@ def prepare_auto(
         repairs=(),
     )
     return replace(copy, measure=lambda: _measured(seen, copy, region, alpha))
-
-
-def _large(size: Enlargement, place: Place) -> tuple[int, int]:
-    """Return the height and width of what the model computes for an enlargement of a place."""
-    factor = size.factor(place.width, place.height)
-    return factor * place.window.height, factor * place.window.width
 
 
 def _measured(seen: Seen, copy: Job, region: Region | None, alpha: Tensor | None) -> Job:
@@ -177,72 +171,35 @@ def _passes(findings: list[Finding], detail: float | None) -> list[Pass]:
         if rest and rest[0].takes_noise and finding.white:
             left = Left(finding.white)
             continue
-        passes.append(finding.prepare(detail if all(each.waits for each in rest) else 0.0, left))
+        passes.append(finding.prepare(_detail_before(rest, finding, detail), left))
         left = left if finding.waits else finding.left
     return passes
 
 
+def _detail_before(rest: list[Finding], finding: Finding, detail: float | None) -> float | None:
+    """Return the detail of a repair, None for its default.
+
+    Args:
+        rest: The repairs after it.
+        finding: What it repairs.
+        detail: The detail that is asked for.
+    """
+    if all(each.waits for each in rest):
+        return detail
+    is_noise = finding.noise is not None and finding.noise.kind != "none"
+    return None if is_noise and rest[0].takes_noise else 0.0
+
+
 def _with_alpha(job: Job, alpha: Tensor, seen: Seen, region: Region | None) -> Job:
     """Return the job that enlarges the transparency, too, if it varies."""
-    options = _enlarge_options(seen, seen.detail, seen.prior)
+    options = enlarge_options(seen, seen.detail, seen.prior)
     return replace(job, alpha=prepare_alpha(alpha, options, region)).with_note(ALPHA_NOTE)
-
-
-# ------------------------------------------------------------------------------------------------------------ the steps
-
-
-def _find_size(seen: Seen) -> Finding | None:
-    """Enlarge the picture if that is asked for. A picture that is softer than shrinking makes pictures is sharpened."""
-    if seen.scale is None:
-        return None
-    size, (height, width) = seen.scale, seen.image.shape[-2:]
-    factor, is_gray = size.factor(width, height), len(without_equal_channels(seen.image)) == 1
-    softness = 0.0 if seen.found or "blur" in seen.without else estimate_softness(seen.image)
-    is_soft, by = softness >= SOFT, size.scale or size.size(width, height)[0] / width
-    sharpened = course_of(seen.prior, factor, None, seen.detail, "auto", seen.seed, state="soft")
-    is_sharpened = is_soft and sharpened.is_expert and sharpened.share == 0
-
-    def prepare(detail: float | None, left: Left) -> Pass:
-        found = Found(left.sigma, is_gray, is_soft, left.was_compressed)
-        state = state_of(found, is_doubted=False)
-        course = course_of(seen.prior, factor, None, detail, "auto", seen.seed, state=state)
-
-        def begin(image: Tensor, prior: Prior, region: Region | None) -> Job:
-            place = Place.of(seen.image, region, margin_of(factor))
-            part = place.seen(image) if image.shape == seen.image.shape else image
-            options = _enlarge_options(seen, detail, prior)
-            return replace(enlarge(part, place, options, found), image=place.exact(seen.image))
-
-        whole = Place.of(seen.image, None)
-        return Pass(
-            begin,
-            evaluations_of(_enlarge_options(seen, detail, seen.prior), state),
-            course.detail,
-            partial(_window, seen.image, factor),
-            _large(size, whole),
-            shrinker(whole),
-        )
-
-    words = f"a blur of about {softness:.1f} pixels" if is_sharpened else ""
-    return Finding(words, f"upscale by {by:.3g}", prepare)
-
-
-def _enlarge_options(seen: Seen, detail: float | None, prior: Prior) -> EnlargeOptions:
-    assert seen.scale is not None
-    factor = seen.scale.factor(seen.image.shape[-1], seen.image.shape[-2])
-    return EnlargeOptions(seen.scale, factor, None, detail, "auto", seen.seed, prior)
-
-
-def _window(image: Tensor, factor: int, region: Region | None) -> Region | None:
-    """Return the part of a picture from which a region is enlarged; None for all of it."""
-    place = Place.of(image, region, margin_of(factor))
-    return None if place.canvas is None else place.window
 
 
 STEPS = (
     Step("scratches", find_scratches_step),
     Step("noise", find_noise),
     Step("blur", find_blur_step),
-    Step("enlarging", _find_size),
+    Step("enlarging", find_size_step),
 )
 """What is looked for, in this order."""

@@ -43,6 +43,7 @@ from restorer.tasks.common import as_colour, check_picture, degrader, select_pri
 from restorer.tasks.defaults import DEBLUR
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.job import Job
+from restorer.tasks.left_over import left_for_deblurring
 from restorer.tasks.region import MARGIN, Place
 from restorer.tasks.started import DEBLUR_STARTED, alone, begun_from, check_start
 from restorer.tasks.tiles import with_default_tiles
@@ -52,9 +53,6 @@ __all__ = ["prepare_deblur"]
 
 CLIPPED = 254.5 / 255
 """Value in [0, 1] from which a highlight counts as clipped."""
-
-LEFT_OVER = 0.6
-"""Standard deviation of what is left of an error that was removed first, as a share of what it was."""
 
 BISECTIONS = 12
 """Number of halvings by which the trust in the data is found, to a thousandth."""
@@ -149,7 +147,7 @@ def prepare_deblur(
         if found.plan is None or kind == "white":
             direct = begin(sharpen(image, sigma=found.sigma, prior=model))
             return replace(direct, estimated=True, noise=found.noise, jpeg=found.jpeg)
-        left = LEFT_OVER * (found.sigma if kind == "camera" or found.jpeg is None else found.jpeg.sigma)
+        left = left_for_deblurring(found.noise, found.jpeg)
 
         def again(restored: Tensor, used: Tiled) -> Job:
             return sharpen(restored, sigma=left, is_white=False, prior=used if isinstance(model, Tiled) else used.prior)

@@ -191,22 +191,33 @@ class NoisyJpegDefaults(CameraDefaults):
     """The default settings for noise that was compressed. All levels are multiples of the expected error of both.
 
     Args:
+        shares: As in `JpegDefaults`. The colour of a prediction is trusted more than that of a compression without
+            noise, because the noise of cameras is strongest at the lowest frequencies of colour.
         most_doubt: As in `JpegDefaults`.
+        plain: The `busyness` of a picture, as in `NoiseBefore`, from which the last level falls, with its cube root.
+        least: The least factor on the last level.
     """
 
+    shares: tuple[float, float] = (0.9, 0.2)
     most_doubt: float = 1.0
+    plain: float = 2.0
+    least: float = 0.52
+
+    def texture_factor(self, busyness: float) -> float:
+        """Return the factor on the last level, which takes texture away, for the `busyness` of a picture."""
+        return min(max((self.plain / max(busyness, self.plain)) ** (1 / 3), self.least), 1.0)
 
 
-# The data are trusted as `JPEG.shares` says, so that the trust of camera noise has no part in it.
+# The data are trusted as the shares say, so that the trust of camera noise has no part in it.
 NOISY_JPEG = NoisyJpegDefaults(
     steps=4,
-    detail=0.2,
-    detail_of_strong=0.6,
+    detail=0.1,
+    detail_of_strong=0.3,
     weak=8.0,
     strong=16.0,
     first=3.0,
     faithful=1.2,
-    natural=0.7,
+    natural=0.84,
     single=2.0,
     trust=1.0,
     most_doubt=2.0,

@@ -32,13 +32,10 @@ from restorer.tasks.started import alone, check_start, repaired_from
 from restorer.tasks.tiles import with_default_tiles
 from restorer.tasks.uncertain import Doubt
 
-__all__ = ["LEFT_BY_COMPRESSION", "NOT_FOUND", "can_be_restored", "prepare_dejpeg"]
+__all__ = ["NOT_FOUND", "can_be_restored", "prepare_dejpeg"]
 
 LEAST_SIGMA = 1.0
 """Expected error in levels from which a compression is undone. A smaller one cannot be seen."""
-
-LEFT_BY_COMPRESSION = 0.25
-"""Standard deviation of the error that is left when compression has been undone, as a share of what it was."""
 
 NOT_FOUND = "no visible JPEG compression was found: the picture is copied"
 

@@ -20,8 +20,10 @@ from restorer.measurement.white_noise import estimate_sigma
 from restorer.tasks.blind_deblur import find_blur
 from restorer.tasks.deblur import prepare_deblur
 from restorer.tasks.defaults import DEBLUR
+from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
 from restorer.tasks.finding import Finding, Left, Seen
 from restorer.tasks.job import Job
+from restorer.tasks.left_over import left_for_deblurring
 from restorer.tasks.outliers import SPARSE, filled_smoothly
 from restorer.tasks.passes import Pass, everything
 
@@ -35,10 +37,6 @@ their natural softness. 1.3 leaves a margin above that. A disk of radius 2.6 has
 line of 4.5 pixels has it along its direction; but the zeros of their spectra tell them from softness, so that they are
 undone from about where they are visible."""
 
-LEFT_BY_NOISE = 0.8
-"""The white noise for which a deblurring allows after camera noise was removed, as a share of it: what is left is
-coarse, and is amplified if too little is allowed for."""
-
 COARSE = 1.3
 """Noise at the frequencies that a blur takes away, as a multiple of that of the finest detail, above which it is not
 white."""
@@ -50,6 +48,9 @@ more of it, which is amplified if too little is allowed for."""
 UNLIKELY = 0.3
 """Probability of noise below which a picture has none. Where its kernel is wide, what is left of a picture beneath it
 looks like coarse noise, which costs up to 4 dB if it is allowed for."""
+
+ALIKE = 1.2
+"""Ratio of two widths below which a blur that is found twice is the same one."""
 
 POSSIBLE_BLUR = "a blur is likely, but not sure, and is left; restore deblur undoes it"
 OTHER_BLUR = "the picture is blurred, but in no way that can be undone, and is left so"
@@ -69,11 +70,13 @@ def find_blur_step(seen: Seen) -> Finding | None:
         return Finding(blur=blur, note=OTHER_BLUR)
     if not is_wide(blur) or (blur.kind == "gaussian" and seen.scale is not None):
         return None
-    kernel = blur.kernel()
+    sure = blur if blur.is_sure else _without_compression(seen, blur)
+    kernel = (sure or blur).kernel()
     if kernel.shape[0] > seen.image.shape[-2] or kernel.shape[1] > seen.image.shape[-1]:
         return None
-    if not blur.is_sure:
+    if sure is None:
         return Finding(blur=blur, note=POSSIBLE_BLUR)
+    blur = sure
     removed, compression = max((_left_by(finding) for finding in seen.found), default=0.0), _compression_left(seen)
     is_clean = _is_clean(seen)
 
@@ -103,6 +106,21 @@ def _without_outliers(seen: Seen) -> Tensor | None:
     return filled_smoothly(seen.image, outliers.values) if outliers.share <= SPARSE else None
 
 
+def _without_compression(seen: Seen, likely: Blur) -> Blur | None:
+    """Return a likely blur as it is found where the compression of the picture is undone; None if it is not sure there.
+
+    A compression fills the zeros of a kernel, by which a disk and a line are known.
+    """
+    jpeg = next((finding.jpeg for finding in seen.found if finding.jpeg is not None), None)
+    if jpeg is None or not can_be_restored(jpeg):
+        return None
+    undone = prepare_dejpeg(seen.image, jpeg, detail=0.0, seed=seen.seed, prior=seen.prior).run().image
+    found = find_blur(undone, seen.evidence, seen.prior)
+    if found is None or found.kind != likely.kind or not (found.is_sure and is_wide(found)):
+        return None
+    return found if abs(math.log(found.width / likely.width)) < math.log(ALIKE) else None
+
+
 def _is_clean(seen: Seen) -> bool:
     """Return whether the picture has no noise and no compression, as far as the steps before can tell."""
     noise = seen.noise
@@ -126,12 +144,9 @@ def _coarse_noise(image: Tensor, kernel: Tensor, evidence: Tensor | None) -> flo
 def _left_by(finding: Finding) -> float:
     """Return the error for which a deblurring allows after the repair of a finding, in levels.
 
-    White noise is none, because it is left to the deblurring. After a compression that was undone, the whole error that
-    is expected of it is allowed for, though only a quarter is left on average: what is left is not white, and noise
-    that the compression has swallowed is a part of it.
+    White noise is none, because it is left to the deblurring.
     """
-    noise = 0.0 if finding.noise is None or finding.white else LEFT_BY_NOISE * finding.noise.sigma
-    return noise if finding.jpeg is None else max(noise, finding.jpeg.sigma)
+    return left_for_deblurring(None if finding.white else finding.noise, finding.jpeg)
 
 
 def _compression_left(seen: Seen) -> float:

@@ -21,10 +21,11 @@ from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.noise import Noise
 from restorer.tasks.believed_noise import is_changed, may_be_texture
 from restorer.tasks.common import without_equal_channels
-from restorer.tasks.dejpeg import LEFT_BY_COMPRESSION, can_be_restored, prepare_dejpeg
+from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.finding import Finding, Left, Seen
 from restorer.tasks.job import Job
+from restorer.tasks.left_over import left_for_enlarging
 from restorer.tasks.noisy_jpeg import removes_both
 from restorer.tasks.passes import Pass, chained, everything
 
@@ -133,7 +134,7 @@ def _compression(seen: Seen, jpeg: Jpeg | None, noise: Noise) -> Finding:
 
 def _left_by(jpeg: Jpeg) -> Left:
     """Return what is left when a compression has been undone."""
-    return Left(LEFT_BY_COMPRESSION * jpeg.sigma, was_compressed=True)
+    return Left(left_for_enlarging(jpeg), was_compressed=True)
 
 
 def _undo(seen: Seen, jpeg: Jpeg, detail: float | None, image: Tensor, prior: Prior, region: Region | None) -> Job:

@@ -3,8 +3,9 @@
 Compression has changed the noise, and noise has filled the cells of the coefficients, so that neither can be undone
 first without a loss. The reverse process starts at the decoded picture, and each prediction is drawn towards the
 coefficients of the file. Each of them is as uncertain as its cell and the noise together
-(`restorer.diffusion.degradations.quantization`). As with camera noise, the last prediction is not drawn back, and
-`detail` decides at which level it is made.
+(`restorer.diffusion.degradations.quantization`). The last prediction is not drawn back, and `detail` decides at which
+level it is made. The level is lower for a picture whose blocks hold more than noise: in a smooth one, a high level
+takes away the coarse part of the noise, and in texture it takes that away.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from restorer.measurement.jpeg_window import cut_jpeg
 from restorer.measurement.noise import Noise
 from restorer.measurement.white_noise import undo_clipping
 from restorer.tasks.common import as_colour, without_equal_channels
-from restorer.tasks.defaults import JPEG, NOISY_JPEG
+from restorer.tasks.defaults import NOISY_JPEG
 from restorer.tasks.job import Job
 from restorer.tasks.region import Place
 from restorer.tasks.uncertain import Doubt
@@ -83,10 +84,11 @@ def with_noise_removed(
     is_gray = len(without_equal_channels(image)) == 1
     known = cut_jpeg(jpeg.luminance() if is_gray else jpeg, place.window)
     noise = [before.variances[0], *([torch.zeros_like(before.variances[0])] * 2 if is_gray else before.variances[1:])]
-    degradation = known.degradation(JPEG.shares, NOISY_JPEG.most_doubt, noise)
+    degradation = known.degradation(NOISY_JPEG.shares, NOISY_JPEG.most_doubt, noise)
     used = NOISY_JPEG.detail_at(before.error) if detail is None else detail
     count, s = steps or NOISY_JPEG.steps, 2 * before.error / 255
-    first, last = (NOISY_JPEG.single,) * 2 if count == 1 else (NOISY_JPEG.first, NOISY_JPEG.last(used))
+    first, last = NOISY_JPEG.first, NOISY_JPEG.texture_factor(before.busyness) * NOISY_JPEG.last(used)
+    first, last = (NOISY_JPEG.single,) * 2 if count == 1 else (first, last)
     auto = Plan(
         (*log_levels(first * s, last * s, count), 0.0),
         zeta=(0.0,) * count,

@@ -44,7 +44,7 @@ from restorer.tasks.common import (
     without_equal_channels,
 )
 from restorer.tasks.defaults import LATENT_STEPS
-from restorer.tasks.dejpeg import LEFT_BY_COMPRESSION, can_be_restored, prepare_dejpeg
+from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
 from restorer.tasks.enlarge import (
     EnlargeOptions,
     Found,
@@ -57,6 +57,7 @@ from restorer.tasks.enlarge import (
     shrinker,
 )
 from restorer.tasks.job import Job
+from restorer.tasks.left_over import left_for_enlarging
 from restorer.tasks.region import Place
 from restorer.tasks.started import Begin, alone, check_start
 from restorer.tasks.uncertain import Doubt
@@ -176,7 +177,7 @@ def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Re
         # Tiles that were chosen for the small picture do not suit the large one.
         model = used if isinstance(options.prior, Tiled) else used.prior
         again = replace(options, prior=model)
-        found = Found(LEFT_BY_COMPRESSION * jpeg.sigma, is_gray, was_compressed=True)
+        found = Found(left_for_enlarging(jpeg), is_gray, was_compressed=True)
         return enlarge(restored, place, again, found).measured()
 
     course, begin = first_course(options), options.begin

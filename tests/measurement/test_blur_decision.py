@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from restorer.diffusion.degradations.blur import Blur as Operator
 from restorer.diffusion.degradations.kernels import as_kernel, defocus_kernel, gaussian_kernel, motion_kernel
-from restorer.measurement.blur import LEAST_PROBABILITY, estimate_blur
+from restorer.measurement.blur import LEAST_PROBABILITY, SURE, estimate_blur
 from restorer.models.load import load_prior
 from restorer.networks.blur_estimator import ANGLES, KINDS, BlurEstimate, BlurEstimator
 
@@ -121,3 +122,14 @@ def test_a_gaussian_as_narrow_as_the_softness_of_a_camera_is_left() -> None:
     assert estimate_blur(blurred(gaussian_kernel(1.05)), Opinion(1.05, gaussian=0.995)) is None
     wide = estimate_blur(blurred(gaussian_kernel(2.0)), Opinion(2.0, gaussian=0.995))
     assert wide is not None and wide.kind == "gaussian" and wide.is_sure
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kinds"),
+    [(MOVED, {"motion": 0.4, "none": 0.595}), (gaussian_kernel(2.0), {"gaussian": 0.4, "none": 0.595})],
+)
+def test_a_likely_kernel_that_rings_nowhere_is_sure(kernel: Tensor, kinds: dict[str, float]) -> None:
+    y, opinion = blurred(kernel), Opinion(13 if "motion" in kinds else 2.0, **kinds)
+    likely, tried = estimate_blur(y, opinion), estimate_blur(y, opinion, prior=load_prior())
+    assert likely is not None and not likely.is_sure
+    assert tried == replace(likely, probability=SURE)

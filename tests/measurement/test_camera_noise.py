@@ -115,6 +115,16 @@ def test_pixels_without_evidence_do_not_count():
     assert measured(framed).sigma > 1.5 * alone.sigma
 
 
+@pytest.mark.parametrize("name", PHOTOS)
+def test_scratches_in_every_window_hide_little_of_the_noise(name: str):
+    noisy = photograph(photo(name), Camera(gain=0.01), 1)
+    alone, evidence = measured(noisy), torch.ones(288, 288, dtype=torch.bool)
+    evidence[:, 7::24] = evidence[:, 8::24] = False
+    found = measured(torch.where(evidence, noisy, 255.0), evidence)
+    assert found.probability > 0.9 and found.sigma == pytest.approx(alone.sigma, rel=0.2)
+    assert measured(torch.where(evidence, photo(name), 255.0), evidence).probability < 0.5
+
+
 # The spectrum
 
 

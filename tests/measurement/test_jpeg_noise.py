@@ -166,3 +166,17 @@ def test_white_noise_that_is_known_is_shared_out_to_the_planes():
 def test_white_noise_is_shared_out_to_no_other_planes():
     jpeg, _ = as_file(photograph("gates"), 85)
     assert white_noise_before(replace(jpeg, colour="rgb"), 10.0) is None
+
+
+def test_a_picture_is_as_busy_as_its_lowest_frequencies_exceed_the_noise():
+    """The median of the mean of five squares of normal numbers is 0.87."""
+    jpeg, _ = as_file(torch.full((3, 256, 256), 118.0) + 12 * drawn(), 95)
+    found = find_noise_before(jpeg)
+    assert found is not None
+    for strength in (0.5, 1.0, 2.0):
+        told = white_noise_before(jpeg, 12 * strength)
+        assert told is not None and told.busyness == pytest.approx(0.87 / strength**2, rel=0.1)
+        assert found.scaled(strength, jpeg).busyness == pytest.approx(0.87 / strength**2, rel=0.15)
+    busy, _ = as_file(photograph("gates") + 12 * drawn(), 95)
+    of_photograph = find_noise_before(busy)
+    assert of_photograph is not None and of_photograph.busyness > 2 * found.busyness

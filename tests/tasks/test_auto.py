@@ -29,7 +29,7 @@ from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.jpeg_noise import NoiseBefore, find_noise_before
 from restorer.measurement.scratches import Scratches
-from restorer.tasks import auto, denoise, finding_blur, finding_scratches
+from restorer.tasks import auto, denoise, finding_blur, finding_scratches, finding_size
 from restorer.tasks.auto import prepare_auto
 from restorer.tasks.batching import batch_share
 from restorer.tasks.blind_deblur import prepare_blind_deblur
@@ -44,6 +44,7 @@ from restorer.tasks.finding_noise import POSSIBLE_NOISE
 from restorer.tasks.finding_scratches import POSSIBLE_SCRATCHES, are_sure
 from restorer.tasks.inpaint import prepare_inpaint
 from restorer.tasks.job import Job
+from restorer.tasks.left_over import left_for_deblurring
 from restorer.tasks.passes import Pass, everything
 from restorer.tasks.scratches import scratches_of
 from restorer.tasks.upscale import prepare_upscale
@@ -250,8 +251,38 @@ def test_a_soft_picture_is_sharpened_unless_blur_is_left() -> None:
     left = prepare_auto(y, scale=2, without=("blur",)).measured()
     assert left.repairs[-1].found == ""  # type: ignore[index]
     assert not torch.equal(job.run().image, left.run().image)
-    faithful = prepare_auto(y, scale=2, detail=0).measured()
-    assert faithful.repairs[-1].found == "", "a detail of 0 does not sharpen"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kernel", [gaussian_kernel(2.2), gaussian_kernel(3.0)])
+def test_a_blur_is_undone_after_a_faithful_enlargement(kernel: Tensor) -> None:
+    """The network that sharpens is not asked at a detail of 0. In the enlarged picture the blur is wide."""
+    soft, true = blurred(kernel)
+    y = shrunk(soft)
+    job = prepare_auto(y, scale=2, detail=0).measured()
+    assert steps_of(job) == ["enlarging: upscale by 2, then deblur"] and "blur of about" in job.repairs[0].found  # type: ignore[index]
+    result = job.run()
+    assert finding_size.SHARPENED in result.notes
+    enlarged = prepare_upscale(y, 2, sigma=0, detail=0).run().image
+    assert psnr(result.image, true) > psnr(enlarged, true) + 0.5
+    left = prepare_auto(y, scale=2, detail=0, without=("blur",)).measured()
+    assert steps_of(left) == ["enlarging: upscale by 2"]
+
+
+def test_a_region_of_a_picture_that_is_deblurred_after_its_enlargement(monkeypatch: pytest.MonkeyPatch) -> None:
+    y, region = shrunk(blurred(gaussian_kernel(2.5))[0]), Region(20, 16, 40, 24)
+    whole, part = (prepare_auto(y, scale=2, detail=0, region=r).measured().run().image for r in (None, region))
+    large = region.scaled(2)
+    assert part.shape == (3, large.height, large.width)
+    assert float((part - whole[:, large.rows, large.columns]).abs().max()) <= 2 / 255
+
+
+def test_what_is_not_surely_blurred_is_enlarged_faithfully(monkeypatch: pytest.MonkeyPatch) -> None:
+    y = shrunk(blurred(gaussian_kernel(2.5))[0])
+    likely = FoundBlur("gaussian", 2.5, 2.5, probability=0.9)
+    monkeypatch.setattr(finding_size, "find_blur", lambda *given: likely)
+    result = prepare_auto(y, scale=2, detail=0).measured().run()
+    assert finding_size.LEFT_SOFT in result.notes
+    torch.testing.assert_close(result.image, prepare_upscale(y, 2, sigma=0, detail=0).run().image)
 
 
 @pytest.mark.parametrize("scale", [None, 2])
@@ -418,13 +449,13 @@ def test_a_step_that_takes_white_noise_gets_it(monkeypatch: pytest.MonkeyPatch) 
 
 def test_nothing_is_rounded_between_the_repairs(monkeypatch: pytest.MonkeyPatch) -> None:
     got: list[Tensor] = []
-    original = auto.enlarge
+    original = finding_size.enlarge
 
     def spied(part: Tensor, *arguments: object, **named: object) -> Job:
         got.append(part)
         return original(part, *arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(auto, "enlarge", spied)
+    monkeypatch.setattr(finding_size, "enlarge", spied)
     y = noisy(shrunk(scene()))
     prepare_auto(y, scale=2).run()
     assert torch.equal(got[-1], prepare_denoise(y, detail=0).run().image)
@@ -503,6 +534,28 @@ def test_what_blur_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     assert OTHER_BLUR in notes(FoundBlur("other", 0.0, probability=0.9))
     assert notes(FoundBlur("gaussian", 0.9, 0.9, probability=0.9)) == (auto.NOTHING_FOUND,)
     assert POSSIBLE_BLUR not in notes(FoundBlur("gaussian", 2.0, 2.0), scale=2), "enlarging sees to it"
+
+
+@pytest.mark.parametrize(
+    ("again", "is_undone"),
+    [
+        (FoundBlur("defocus", 3.1, probability=0.97), True),
+        (FoundBlur("defocus", 3.1, probability=0.9), False),
+        (FoundBlur("defocus", 4.5, probability=0.97), False),
+        (FoundBlur("motion", 3.1, angle=20.0, probability=0.97), False),
+        (None, False),
+    ],
+)
+def test_a_likely_blur_is_looked_for_again_without_the_compression(
+    again: FoundBlur | None, is_undone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    y, jpeg = compressed(rounded(blurred(defocus_kernel(3.0))[0]), 60)
+    likely = FoundBlur("defocus", 3.0, probability=0.85)
+    monkeypatch.setattr(finding_blur, "find_blur", lambda image, *rest: likely if image is y else again)
+    job = prepare_auto(y, jpeg=jpeg, detail=0).measured()
+    assert steps_of(job) == ["noise: dejpeg"] + ["blur: deblur"] * is_undone
+    assert job.blur == (again if is_undone else likely)
+    assert (POSSIBLE_BLUR in job.notes) != is_undone
 
 
 @pytest.mark.parametrize("kernel", [gaussian_kernel(2.5), motion_kernel(17, 90)])
@@ -604,3 +657,20 @@ def test_what_may_be_of_the_scene_is_left(
     job = prepare_auto(scene(side=64), without=("noise", "outliers"), prior=Smooth()).measured()
     assert steps_of(job) == (["scratches: inpaint"] if filled else [])
     assert (POSSIBLE_SCRATCHES in job.notes) == (not filled)
+
+
+def test_noise_before_a_deblurring_is_removed_at_the_default_detail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is lost of a blurred picture together with its noise is amplified by the deblurring."""
+    soft, true = blurred(defocus_kernel(3.0))
+    y = photograph(255 * soft, Camera(gain=0.0005, read=0.5, chroma=1.0, chroma_share=0.8), 1) / 255
+    monkeypatch.setattr(finding_blur, "find_blur", lambda *given: FoundBlur("defocus", 3.0, probability=0.99))
+    job = prepare_auto(y, detail=0).measured()
+    assert steps_of(job) == ["noise: denoise", "blur: deblur"]
+    assert job.noise is not None and job.noise.kind == "camera" and job.blur is not None
+    removed = {detail: prepare_denoise(y, detail=detail).measured().run().image for detail in (None, 0.0)}
+    after = {
+        detail: prepare_deblur(x, job.blur.kernel(), sigma=left_for_deblurring(job.noise, None), detail=0).run().image
+        for detail, x in removed.items()
+    }
+    torch.testing.assert_close(job.run().image, after[None])
+    assert psnr(after[None], true) > psnr(after[0.0], true)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,10 @@ from restorer.images.sizes import Region
 from restorer.measurement.jpeg import Jpeg, read_jpeg
 from restorer.measurement.noise import Noise
 from restorer.models.load import load_prior
+from restorer.tasks import denoise, noisy_jpeg
 from restorer.tasks.auto import prepare_auto
 from restorer.tasks.consistency import consistency_of
+from restorer.tasks.defaults import JPEG, NOISY_JPEG
 from restorer.tasks.dejpeg import prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.job import Job
@@ -160,6 +164,30 @@ def test_auto_removes_it_as_denoise_does(detail: float | None):
     assert repair.found == f"{job.noise.describe()}, compressed as JPEG of quality 75, 4:2:0"
     assert job.evaluations == alone.evaluations
     assert torch.equal(job.run().image, alone.run().image)
+
+
+def test_the_last_level_is_lower_where_a_picture_is_full_of_texture(monkeypatch: pytest.MonkeyPatch):
+    y, jpeg = saved(photograph("gates"), 15, 75, 2)
+    told, last = denoise.white_noise_before, []
+    for busyness in (0.5, 1.0, 16.0, 1000.0):
+        found = partial(lambda busyness, *given: replace(told(*given), busyness=busyness), busyness)
+        monkeypatch.setattr(denoise, "white_noise_before", found)
+        plan = prepared(y, jpeg, sigma=15.0).plan
+        assert plan is not None
+        last.append(plan.sigmas[-2])
+    assert [level / last[0] for level in last] == pytest.approx([1, 1, 8 ** (-1 / 3), NOISY_JPEG.least], abs=0.03)
+
+
+def test_coarse_colour_is_removed_from_a_compressed_picture(monkeypatch: pytest.MonkeyPatch):
+    """Colour that was trusted as in a file without noise kept the coarse noise of cameras."""
+    clean = photograph("eagles")
+    coarse = torch.nn.functional.interpolate(
+        12 * torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(3)), scale_factor=4, mode="bilinear"
+    )[0]
+    y, jpeg = saved(clean + coarse - coarse.mean(0), 10, 75, 0)
+    trusted = psnr(prepared(y, jpeg, sigma=12.0, detail=0.0).run().image, clean / 255)
+    monkeypatch.setattr(noisy_jpeg, "NOISY_JPEG", replace(NOISY_JPEG, shares=JPEG.shares))
+    assert trusted > psnr(prepared(y, jpeg, sigma=12.0, detail=0.0).run().image, clean / 255) + 0.1
 
 
 def test_gray_noise_is_told_as_strong_as_it_is():
