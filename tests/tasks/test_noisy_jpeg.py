@@ -67,7 +67,7 @@ def test_noise_is_not_taken_for_compression(name: str, sigma: float, quality: in
     assert job.evaluations == 4
     undone = prepare_dejpeg(y, jpeg, prior=job.prior).run().image
     told = prepare_denoise(undone, float(sigma), outliers="off", prior=job.prior).run().image
-    assert psnr(job.run().image, clean) > psnr(told, clean) - 0.8
+    assert psnr(job.run().image, clean) > psnr(told, clean) - 0.5
 
 
 @pytest.mark.parametrize("name", ["eagles", "gates", "grapes"])
