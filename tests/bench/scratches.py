@@ -33,8 +33,8 @@ from torch import Tensor
 
 import restorer
 from restorer.evaluation.metrics import psnr
-from restorer.measurement.scratches import RULE, Rule, followed, log_odds
-from restorer.models.load import load_prior, load_scratch_finder
+from restorer.measurement.scratches import RULE, Rule, followed, judged, log_odds
+from restorer.models.load import load_prior, load_scratch_finder, load_stroke_judge
 from restorer.tasks.scratches import features_of, scratches_of
 from restorer.training.datasets import find_sources
 from restorer.training.edits import as_stored, jpeg
@@ -212,7 +212,8 @@ def rules(options: argparse.Namespace) -> None:
 def odds_of(image: Tensor) -> np.ndarray:
     """Return the log odds of damage in a picture (3, H, W) on [0, 1], float32 (H, W)."""
     with torch.inference_mode():
-        return log_odds(image, load_scratch_finder(), features_of(load_prior(device="cpu"))).numpy()
+        odds = log_odds(image, load_scratch_finder(), features_of(load_prior(device="cpu")))
+        return judged(odds, load_stroke_judge()).numpy()
 
 
 def filled(options: argparse.Namespace) -> None:

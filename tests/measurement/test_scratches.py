@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from restorer.images.masks import grow
 from restorer.measurement import scratches
-from restorer.measurement.scratches import Rule, Scratches, find_scratches, followed, log_odds
-from restorer.models.load import load_prior, load_scratch_finder
+from restorer.measurement.scratches import Rule, Scratches, find_scratches, followed, judged, log_odds
+from restorer.measurement.strokes import CANDIDATE
+from restorer.models.load import load_prior, load_scratch_finder, load_stroke_judge
 from restorer.networks.scratch_finder import ScratchFinder
+from restorer.networks.stroke_judge import StrokeJudge
 from restorer.tasks.scratches import features_of
 
 IMAGES = Path(__file__).resolve().parents[1] / "images"
@@ -38,7 +40,8 @@ def no_features(x: Tensor) -> list[Tensor]:
 
 def search(x: Tensor) -> Scratches:
     """Return what the weights of the package find."""
-    return find_scratches(x, load_scratch_finder(), features_of(load_prior(device="cpu")))
+    features = features_of(load_prior(device="cpu"))
+    return find_scratches(x, load_scratch_finder(), features, judge=load_stroke_judge())
 
 
 def odds_of(x: Tensor) -> Tensor:
@@ -134,6 +137,46 @@ def test_evidence_limits_what_is_marked() -> None:
     evidence[5:9, 10:20] = True
     found = find_scratches(torch.rand(3, 20, 30), Everything(), no_features, evidence)  # type: ignore[arg-type]
     assert (found.fill == evidence.numpy()).all() and found.places == 1
+
+
+def test_a_picture_is_seen_in_four_orientations() -> None:
+    """A network that reads its columns one way, and its rows the other way, is asked from every side."""
+
+    class Gradient(ScratchFinder):
+        def forward(self, x: Tensor, features: Sequence[Tensor]) -> Tensor:
+            asked.append(x[0, 0])
+            return x[:, 0] + torch.arange(x.shape[-1]) + 100 * torch.arange(x.shape[-2])[:, None]
+
+    asked: list[Tensor] = []
+    image = torch.rand(3, 32, 48)
+    found = log_odds(image, Gradient(), no_features)
+    x = image[0]
+    for seen, expected in zip(asked, (x, x.flip(0, 1).T, x.flip(0, 1), x.T), strict=True):
+        assert torch.equal(seen, expected)
+    rows, columns = torch.arange(32.0)[:, None], torch.arange(48.0)
+    one, other = columns + 100 * rows, rows + 100 * columns
+    both_ways = (one + other + one.flip(0, 1) + other.flip(0, 1)) / 4
+    torch.testing.assert_close(found, x + both_ways, atol=1e-2, rtol=0)
+
+
+def test_what_has_a_chance_is_judged() -> None:
+    class Doubling(StrokeJudge):
+        def forward(self, context: Tensor) -> Tensor:
+            return 2 * context[:, 0]
+
+    odds = torch.tensor([[CANDIDATE - 1, -torch.inf, -1.0, 3.0]])
+    assert torch.equal(judged(odds, Doubling()), torch.tensor([[CANDIDATE - 1, -torch.inf, -2.0, 6.0]]))
+    nothing = torch.full((4, 5), -9.0)
+    assert torch.equal(judged(nothing, Doubling()), nothing)
+
+
+def test_the_judge_of_the_package_follows_a_faint_line_and_not_a_patch() -> None:
+    """Log odds of 0 become higher on a line of 80 pixels than in a square of 40."""
+    line, patch = torch.full((2, 120, 120), -5.0)
+    line[60:62, 20:100] = patch[40:80, 40:80] = 0.0
+    with torch.inference_mode():
+        followed_line, left = (judged(x, load_stroke_judge())[x == 0].mean() for x in (line, patch))
+    assert followed_line > 0.5 and followed_line > left + 1
 
 
 RULE = Rule(fair=-1.5, high=0.5, doubt=0.0, evidence=20.0)
