@@ -205,6 +205,8 @@ def fit(
     minutes: float = math.inf,
     seed: int = 0,
     start: Path | None = None,
+    rate: float = RATE,
+    cool_down: float = COOL_DOWN,
 ) -> ScratchFinder:
     """Train a network, and return the running mean of its weights.
 
@@ -215,10 +217,12 @@ def fit(
         minutes: The time after which the training ends before all steps are made; the learning rate follows it.
         seed: Seed of the weights.
         start: A file of weights from which the training goes on; None for fresh ones.
+        rate: The highest learning rate.
+        cool_down: The share of the training in which the learning rate falls to 0.
     """
     torch.manual_seed(seed)
     network = to_channels_last(ScratchFinder())
-    optimizer = MuonAndAdamW(network, RATE)
+    optimizer = MuonAndAdamW(network, rate)
     if start is None:
         network.calibrate(examples.batch()[1])
     else:
@@ -229,7 +233,7 @@ def fit(
         elapsed = (time.monotonic() - begun) / 60
         left = 1 - max((step - 1) / steps, elapsed / minutes)
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(step / WARM_UP, 1.0, max(left, 0.0) / COOL_DOWN)
+            group["lr"] = rate * min(step / WARM_UP, 1.0, max(left, 0.0) / cool_down)
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(picture.contiguous(memory_format=torch.channels_last), features)
         loss = loss_of(logits.float(), target, weight)
@@ -260,6 +264,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--minutes", type=float, default=math.inf, help="end after this time")
     parser.add_argument("--start", type=Path, help="go on from these weights")
+    parser.add_argument("--rate", type=float, default=RATE, help="the highest learning rate")
+    parser.add_argument("--cool-down", type=float, default=COOL_DOWN, help="share in which the rate falls to 0")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--beside", action="store_true", help="draw the examples in another process")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -267,7 +273,16 @@ def main() -> None:
     found = find_sources(options.shards, LEAST_SIDE).sources
     sources = [source for number, source in enumerate(found) if not options.hold_out or number % options.hold_out]
     examples = (DrawnBeside if options.beside else Examples)(sources, load_prior(device="cpu"), options.seed)
-    fit(examples, options.steps, options.output, minutes=options.minutes, seed=options.seed, start=options.start)
+    fit(
+        examples,
+        options.steps,
+        options.output,
+        minutes=options.minutes,
+        seed=options.seed,
+        start=options.start,
+        rate=options.rate,
+        cool_down=options.cool_down,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Thin structures of scenes that are no damage: text, wires, stars, rain, grass, twigs, meshes, bars, frames, contours.
+"""Thin structures of scenes that are no damage: text, wires, stars, rain, twigs, meshes, bars, contours, lights and more.
 
 They are drawn onto training photographs before any damage, so that a network learns to leave them alone. Photographs
 hold such structures, too, but few of them are of each kind. Pictures are (3, H, W) on the 0..255 scale.
@@ -200,6 +200,20 @@ def _contour(size: Size, rng: Generator) -> tuple[Tensor, Tensor]:
     return _coverage(body), _coverage(rim)
 
 
+def _lights(size: Size, rng: Generator) -> Tensor:
+    """Draw tubes of neon and trails of lamps: smooth curves that glow, each all along its length."""
+    image, pen = _fine(size)
+    width = rng.uniform(2.5, 10)
+    for _ in range(int(rng.integers(1, 6))):
+        count = 40
+        turned = rng.uniform(0, 2 * math.pi) + np.cumsum(rng.normal(0, 0.02) + 0.02 * np.cumsum(rng.normal(size=count)))
+        path = np.cumsum(np.stack([np.cos(turned), np.sin(turned)], 1), 0) * rng.uniform(2, 12)
+        _curve(pen, rng.uniform(0, 1, 2) * np.array(size[::-1]) + path - path[count // 2], width)
+    drawn = _coverage(image)
+    glow = blur(drawn[None], rng.uniform(3, 14))[0]
+    return (drawn + rng.uniform(0.35, 0.8) * glow / glow.max().clamp(min=1e-3)).clamp(0, 1)
+
+
 STRUCTURES: dict[str, Callable[[Size, Generator], Tensor]] = {
     "text": _text,
     "wires": _wires,
@@ -210,12 +224,13 @@ STRUCTURES: dict[str, Callable[[Size, Generator], Tensor]] = {
     "mesh": _mesh,
     "bars": _bars,
     "frames": _frames,
+    "lights": _lights,
     "contour": lambda size, rng: _contour(size, rng)[1],
 }
 """What can be drawn: functions of a size and the source of chance that return coverages (H, W) in 0..1."""
 
 SHARES = {
-    "text": 0.26,
+    "text": 0.23,
     "wires": 0.1,
     "stars": 0.08,
     "rain": 0.1,
@@ -224,7 +239,8 @@ SHARES = {
     "mesh": 0.08,
     "bars": 0.08,
     "frames": 0.06,
-    "contour": 0.06,
+    "contour": 0.04,
+    "lights": 0.05,
 }
 
 SOLID = ("wires", "blades", "twigs", "mesh", "bars", "frames", "contour")
@@ -238,7 +254,7 @@ def draw_structure(x: Tensor, rng: Generator) -> Tensor:
         x: (3, H, W) on the 0..255 scale.
         rng: The source of chance.
     """
-    kind = str(rng.choice(list(STRUCTURES), p=list(SHARES.values())))
+    kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
     size, gray = (x.shape[-2], x.shape[-1]), bool((x == x[:1]).all())
     if kind == "contour":
         body, cover = _contour(size, rng)
@@ -248,14 +264,16 @@ def draw_structure(x: Tensor, rng: Generator) -> Tensor:
         cover = STRUCTURES[kind](size, rng)
     if kind in SOLID:
         cover = blur(cover[None], rng.uniform(0.2, 1.2))[0]
-    if kind == "stars":
-        x = x * rng.uniform(0.05, 0.4)
-    if kind in ("stars", "rain") or rng.random() < 0.4:
+    if kind in ("stars", "lights"):
+        x = x * rng.uniform(0.05, 0.4 if kind == "stars" else 0.7)
+    if kind in ("stars", "rain", "lights") or rng.random() < 0.4:
         colour = torch.from_numpy(rng.uniform(170, 255) + 8 * rng.normal(size=3)).float()
     elif kind == "text" or rng.random() < 0.3:
         colour = torch.from_numpy(rng.uniform(0, 255, 3)).float()
     else:
         colour = torch.from_numpy(rng.uniform(0, 70) + 12 * rng.normal(size=3)).float()
+    if kind == "lights" and rng.random() < 0.6:
+        colour = torch.from_numpy(255 * np.clip(rng.uniform(0, 1.6, 3), 0, 1)).float()
     if gray:
         colour = colour.mean().expand(3)
     if kind == "text" and rng.random() < 0.35:  # on paper or on a sign
@@ -264,5 +282,5 @@ def draw_structure(x: Tensor, rng: Generator) -> Tensor:
     if kind in SOLID:  # light falls unevenly on a thing, and each blade has a tone of its own
         tones = blur(torch.from_numpy(rng.normal(size=(1, *cover.shape))).float(), rng.choice([3.0, 8.0]))
         colour = colour + (25 if kind == "blades" else rng.uniform(0, 25)) * tones / tones.std()
-    opacity = rng.uniform(0.85, 1) if kind in SOLID else rng.uniform(0.5, 1)
+    opacity = rng.uniform(0.85, 1) if kind in (*SOLID, "lights") else rng.uniform(0.5, 1)
     return (x + cover * opacity * (colour.clamp(0, 255) - x)).clamp(0, 255)
