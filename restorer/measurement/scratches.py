@@ -6,7 +6,7 @@ discarded. It sees each tile in four orientations, and the mean of what it says 
 (`strokes.py`). Then a place is damaged where the odds are fair and where they are high somewhere in the same connected
 place (hysteresis; Canny 1986, "A
 Computational Approach to Edge Detection"), so that a scratch is followed to its faint ends, and a doubtful twig is left
-alone. How high they must be depends on how much of the picture is doubtful.
+alone. How high they must be depends on how much of what resembles damage is certain.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ CONTEXT = 128  # pixels around it that the network sees, too
 
 JUDGED_AT_ONCE = 1 << 18  # pixels
 
-SURE_WEIGHT = 0.5  # how much the area of sure places counts against that of doubtful ones
-
 LEVEL = 8.0
 """The noise level that the encoder of the prior is told, on the 0..255 scale."""
 
@@ -47,20 +45,21 @@ class Rule:
 
     Args:
         fair: Log odds from which a pixel may belong to a place.
-        high: Log odds that at least one pixel of a place exceeds.
-        doubt: By how much `high` is raised for each percent of the picture that lies in places that do not reach it,
-            less half of what lies in places that do: a picture full of what resembles scratches, such as hair or
-            facets, is judged more carefully, and one that is full of scratches is not.
-        evidence: What the log odds above `fair` of all its pixels must add up to.
+        certain: Log odds that at least one pixel of a place exceeds if no other place of the picture does.
+        among: The same in a picture all of whose places exceed `certain`. Damage seldom comes alone, so that a place
+            beside certain damage is believed sooner. In between, the least log odds fall with the square root of the
+            share of the area of all places that lies in certain ones: a picture full of what resembles scratches, such
+            as hair or facets, is judged more carefully than one that is full of scratches.
+        evidence: What the log odds above `fair` of all pixels of a place must add up to.
     """
 
     fair: float
-    high: float
-    doubt: float
+    certain: float
+    among: float
     evidence: float
 
 
-RULE = Rule(fair=-1.0, high=4.0, doubt=2.0, evidence=10.0)
+RULE = Rule(fair=-0.25, certain=7.0, among=0.0, evidence=10.0)
 """The rule that `tests/bench/scratches.py rules` selected on training photographs that were held out."""
 
 
@@ -175,9 +174,10 @@ def followed(odds: np.ndarray, rule: Rule = RULE) -> Scratches:
     highest = np.full(count, -np.inf)
     np.maximum.at(highest, numbers, values)
     sums = np.bincount(numbers, values - rule.fair, count)
-    areas, is_high = np.bincount(numbers, minlength=count), highest > rule.high
-    doubtful = max(0.0, areas[~is_high].sum() - SURE_WEIGHT * areas[is_high].sum()) / max(1, np.isfinite(odds).sum())
-    kept = (highest > rule.high + 100 * rule.doubt * doubtful) & (sums > rule.evidence)
+    areas = np.bincount(numbers, minlength=count)
+    share = areas[highest > rule.certain].sum() / max(1, areas.sum())
+    least = rule.certain + (rule.among - rule.certain) * math.sqrt(share)
+    kept = (highest > least) & (sums > rule.evidence)
     fill = np.zeros_like(fair)
     fill[fair] = kept[numbers]
     marked = values[kept[numbers]]

@@ -50,7 +50,7 @@ def examples_of(sources: Sequence[Source], count: int, seed: int) -> Iterator[Ex
 
 def pixels_of(example: Example, finder: ScratchFinder, features: Features) -> Pixels:
     """Return the pixels of an example that the judge is asked about and that count."""
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         odds = log_odds(example.picture, finder, features)
     chosen, contexts = context_of(odds.clone())
     target, weight = example.target[chosen], example.weight[chosen]
@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the network that judges the log odds of scratches.")
     parser.add_argument("shards", type=Path, nargs="+")
     parser.add_argument("--hold-out", type=int, default=0, help="leave out every Nth photograph")
-    parser.add_argument("--count", type=int, default=240, help="number of examples")
+    parser.add_argument("--count", type=int, default=120, help="number of examples")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()

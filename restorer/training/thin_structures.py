@@ -1,4 +1,4 @@
-"""Thin structures of scenes that are no damage: text, wires, stars, rain, twigs, meshes, bars, contours, lights and more.
+"""Thin structures of scenes that are no damage: text, wires, stars, rain, twigs, meshes, bars, contours, lights, more.
 
 They are drawn onto training photographs before any damage, so that a network learns to leave them alone. Photographs
 hold such structures, too, but few of them are of each kind. Pictures are (3, H, W) on the 0..255 scale.

@@ -179,7 +179,7 @@ def test_the_judge_of_the_package_follows_a_faint_line_and_not_a_patch() -> None
     assert followed_line > 0.5 and followed_line > left + 1
 
 
-RULE = Rule(fair=-1.5, high=0.5, doubt=0.0, evidence=20.0)
+RULE = Rule(fair=-1.5, certain=0.5, among=0.5, evidence=20.0)
 
 
 def test_places_are_followed_from_where_they_are_sure() -> None:
@@ -202,15 +202,19 @@ def test_evidence_counts_from_the_fair_odds() -> None:
     assert found.fill[1, :7].all() and found.fill.sum() == 7
 
 
-def test_a_doubtful_picture_is_judged_more_carefully() -> None:
-    """Of 1000 pixels, 60 are doubtful and 40 are sure: 60 - 40 / 2 = 4 percent raise the least odds from 0.5 to 4.5."""
-    rule = Rule(fair=-1.5, high=0.5, doubt=1.0, evidence=20.0)
+def test_a_place_is_believed_sooner_beside_certain_damage() -> None:
+    """Of 100 fair pixels, 36 are certain: the least odds fall by the root of 0.36 of the way, from 6 to 3."""
+    rule = Rule(fair=-1.5, certain=6.0, among=1.0, evidence=20.0)
     odds = np.full((20, 50), -9.0)
-    odds[2, 5:35] = odds[4, 5:35] = 0.0
-    odds[8, 5:25], odds[14, 5:25] = 4.4, 4.6
+    odds[2, 5:41] = 7.0
+    odds[6, 5:25], odds[10, 5:25], odds[14, 5:29] = 2.9, 3.1, 0.0
     found = followed(odds, rule)
-    assert found.places == 1 and found.fill[14, 5:25].all()
-    odds[2:5] = -9.0
+    assert found.places == 2 and found.fill[2, 5:41].all() and found.fill[10, 5:25].all()
+    odds[2] = -9.0
+    assert not followed(odds, rule).places
+    odds[2, 5:41], odds[6], odds[14] = 7.0, -9.0, -9.0
+    odds[10, 5:25] = 6.5  # all of it is certain
+    odds[18, 5:9] = 1.5  # an evidence of 12 is too little
     assert followed(odds, rule).places == 2
 
 
