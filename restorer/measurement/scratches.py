@@ -59,7 +59,7 @@ class Rule:
     evidence: float
 
 
-RULE = Rule(fair=-0.75, certain=8.0, among=-3.0, evidence=10.0)
+RULE = Rule(fair=-0.75, certain=8.0, among=-1.0, evidence=10.0)
 """The rule that `tests/bench/scratches.py rules` selected on training photographs that were held out."""
 
 

@@ -43,7 +43,7 @@ from restorer.training.simulated_scratches import damage
 FINE = 4  # subpixels a pixel of antialiased strokes
 TOUCHED = 0.5  # coverage from which a pixel is damaged
 LEAST_SIDE = 192  # pixels of a photograph; as in the training, whose every tenth photograph is held out
-FAIRS, CERTAINS, AMONGS = (-1.0, -0.75, -0.5), (7.0, 8.0, 9.0), (-3.0, -2.0, -1.0)  # of the rules that are tried
+FAIRS, CERTAINS, AMONGS = (-1.0, -0.75, -0.5), (7.0, 8.0, 9.0), (-2.0, -1.0, 0.0)  # of the rules that are tried
 FAINT = (8, 16, 32)  # levels
 SEEN = 4.0  # levels by which a pixel must differ to count as damaged
 

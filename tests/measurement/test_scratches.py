@@ -170,13 +170,20 @@ def test_what_has_a_chance_is_judged() -> None:
     assert torch.equal(judged(nothing, Doubling()), nothing)
 
 
-def test_the_judge_of_the_package_follows_a_faint_line_and_not_a_patch() -> None:
-    """Log odds of 0 become higher on a line of 80 pixels than in a square of 40."""
-    line, patch = torch.full((2, 120, 120), -5.0)
-    line[60:62, 20:100] = patch[40:80, 40:80] = 0.0
+def test_the_judge_of_the_package_believes_a_line_more_than_scattered_pixels() -> None:
+    """In a doubtful texture, pixels whose log odds are higher by 2.5 are believed more if they lie on a line."""
+    generator = torch.Generator().manual_seed(0)
+    texture = -2.5 + 0.8 * torch.randn(160, 160, generator=generator)
+    on_line, scattered = torch.zeros(2, 160, 160, dtype=torch.bool)
+    on_line[80:82, 30:130] = True
+    rows, columns = torch.randint(20, 140, (2, 200), generator=generator)
+    scattered[rows, columns] = True
     with torch.inference_mode():
-        followed_line, left = (judged(x, load_stroke_judge())[x == 0].mean() for x in (line, patch))
-    assert followed_line > 0.5 and followed_line > left + 1
+        line, others = (
+            (judged(texture + 2.5 * raised, load_stroke_judge()) - texture)[raised].mean()
+            for raised in (on_line, scattered)
+        )
+    assert line > others + 0.3
 
 
 RULE = Rule(fair=-1.5, certain=0.5, among=0.5, evidence=20.0)
