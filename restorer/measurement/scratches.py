@@ -1,10 +1,12 @@
 """Scratches, dust, hairs and creases: which pixels of a picture are damaged.
 
 A small network (`networks/scratch_finder.py`) gives the log odds that a pixel is damaged, in tiles whose borders are
-discarded. It sees each tile as it is and mirrored, and the mean of what it says counts. Then a place is damaged where
-the odds are fair and where they are high somewhere in the same connected place (hysteresis; Canny 1986, "A
+discarded. It sees each tile in four orientations, and the mean of what it says counts. A second, tiny network
+(`networks/stroke_judge.py`) corrects the log odds of each pixel by those along lines and in squares around it
+(`strokes.py`). Then a place is damaged where the odds are fair and where they are high somewhere in the same connected
+place (hysteresis; Canny 1986, "A
 Computational Approach to Edge Detection"), so that a scratch is followed to its faint ends, and a doubtful twig is left
-alone. How high they must be depends on how much of the picture is doubtful.
+alone. How high they must be depends on how much of what resembles damage is certain.
 """
 
 from __future__ import annotations
@@ -19,14 +21,16 @@ from torch import Tensor
 
 from restorer.diffusion.prior import pad_to_multiple
 from restorer.measurement.components import components_of
+from restorer.measurement.strokes import context_of
 from restorer.networks.scratch_finder import MULTIPLE, ScratchFinder
+from restorer.networks.stroke_judge import StrokeJudge
 
-__all__ = ["LEVEL", "RULE", "Features", "Rule", "Scratches", "find_scratches", "log_odds"]
+__all__ = ["LEVEL", "RULE", "Features", "Rule", "Scratches", "find_scratches", "judged", "log_odds"]
 
 TILE = 512  # side in pixels of what a tile contributes
 CONTEXT = 128  # pixels around it that the network sees, too
 
-SURE_WEIGHT = 0.5  # how much the area of sure places counts against that of doubtful ones
+JUDGED_AT_ONCE = 1 << 18  # pixels
 
 LEVEL = 8.0
 """The noise level that the encoder of the prior is told, on the 0..255 scale."""
@@ -41,20 +45,21 @@ class Rule:
 
     Args:
         fair: Log odds from which a pixel may belong to a place.
-        high: Log odds that at least one pixel of a place exceeds.
-        doubt: By how much `high` is raised for each percent of the picture that lies in places that do not reach it,
-            less half of what lies in places that do: a picture full of what resembles scratches, such as hair or
-            facets, is judged more carefully, and one that is full of scratches is not.
-        evidence: What the log odds above `fair` of all its pixels must add up to.
+        certain: Log odds that at least one pixel of a place exceeds if no other place of the picture does.
+        among: The same in a picture all of whose places exceed `certain`. Damage seldom comes alone, so that a place
+            beside certain damage is believed sooner. In between, the least log odds fall with the square root of the
+            share of the area of all places that lies in certain ones: a picture full of what resembles scratches, such
+            as hair or facets, is judged more carefully than one that is full of scratches.
+        evidence: What the log odds above `fair` of all pixels of a place must add up to.
     """
 
     fair: float
-    high: float
-    doubt: float
+    certain: float
+    among: float
     evidence: float
 
 
-RULE = Rule(fair=-1.5, high=5.0, doubt=1.0, evidence=20.0)
+RULE = Rule(fair=-0.75, certain=8.0, among=-1.0, evidence=10.0)
 """The rule that `tests/bench/scratches.py rules` selected on training photographs that were held out."""
 
 
@@ -106,16 +111,36 @@ def log_odds(image: Tensor, network: ScratchFinder, features_of: Features) -> Te
             rows = slice(max(0, top - CONTEXT), top + TILE + CONTEXT)
             columns = slice(max(0, left - CONTEXT), left + TILE + CONTEXT)
             tile = padded[:, :, rows, columns].expand(-1, 3, -1, -1).float().clamp(0, 1).to(device)
-            mirrored = tile.flip(-1)
-            both = network(tile, features_of(tile))[0], network(mirrored, features_of(mirrored))[0].flip(-1)
-            found = ((both[0] + both[1]) / 2).cpu()
+            found = torch.stack([_seen(tile, turns, network, features_of) for turns in range(4)]).mean(0).cpu()
             inner = found[top - rows.start :, left - columns.start :][:TILE, :TILE]
             odds[top : top + TILE, left : left + TILE] = inner
     return odds[:height, :width]
 
 
+def _seen(tile: Tensor, turns: int, network: ScratchFinder, features_of: Features) -> Tensor:
+    """Return what the network says about a tile that is turned by quarters, and mirrored if their number is odd."""
+    turned = torch.rot90(tile, turns, (-2, -1))
+    if turns % 2:
+        turned = turned.flip(-1)
+    odds = network(turned, features_of(turned))[0]
+    return torch.rot90(odds.flip(-1) if turns % 2 else odds, -turns, (-2, -1))
+
+
+def judged(odds: Tensor, judge: StrokeJudge) -> Tensor:
+    """Return log odds (H, W) after a judge on the CPU has corrected those that are not too low for it."""
+    chosen, contexts = context_of(odds)
+    corrected = odds.clone()
+    if len(contexts):
+        corrected[chosen] = torch.cat([judge(part) for part in contexts.split(JUDGED_AT_ONCE)])
+    return corrected
+
+
 def find_scratches(
-    image: Tensor, network: ScratchFinder, features_of: Features, evidence: Tensor | None = None
+    image: Tensor,
+    network: ScratchFinder,
+    features_of: Features,
+    evidence: Tensor | None = None,
+    judge: StrokeJudge | None = None,
 ) -> Scratches:
     """Find the damage of a picture. The result is deterministic.
 
@@ -124,11 +149,14 @@ def find_scratches(
         network: The network that was trained for it.
         features_of: The encoder of the embedded prior, on the same device, at LEVEL.
         evidence: bool (H, W), the pixels that count; None for all of them. No other is marked.
+        judge: The network that judges what the first one says, on the CPU; None to take that as it is.
     """
     with torch.inference_mode():
         odds = log_odds(image, network, features_of)
-    if evidence is not None:
-        odds = torch.where(evidence.cpu(), odds, -torch.inf)
+        if evidence is not None:
+            odds = torch.where(evidence.cpu(), odds, -torch.inf)
+        if judge is not None:
+            odds = judged(odds, judge)
     return followed(odds.numpy())
 
 
@@ -146,9 +174,10 @@ def followed(odds: np.ndarray, rule: Rule = RULE) -> Scratches:
     highest = np.full(count, -np.inf)
     np.maximum.at(highest, numbers, values)
     sums = np.bincount(numbers, values - rule.fair, count)
-    areas, is_high = np.bincount(numbers, minlength=count), highest > rule.high
-    doubtful = max(0.0, areas[~is_high].sum() - SURE_WEIGHT * areas[is_high].sum()) / max(1, np.isfinite(odds).sum())
-    kept = (highest > rule.high + 100 * rule.doubt * doubtful) & (sums > rule.evidence)
+    areas = np.bincount(numbers, minlength=count)
+    share = areas[highest > rule.certain].sum() / max(1, areas.sum())
+    least = rule.certain + (rule.among - rule.certain) * math.sqrt(share)
+    kept = (highest > least) & (sums > rule.evidence)
     fill = np.zeros_like(fair)
     fill[fair] = kept[numbers]
     marked = values[kept[numbers]]

@@ -27,6 +27,7 @@ from restorer.models.latent_pipelines import is_latent, load_latent
 from restorer.networks.blur_estimator import BlurEstimator
 from restorer.networks.noise_estimator import NoiseEstimator
 from restorer.networks.scratch_finder import ScratchFinder
+from restorer.networks.stroke_judge import StrokeJudge
 from restorer.priors.experts import BOUNDARY, Experts, Shifted
 from restorer.priors.latent import LatentPrior
 from restorer.priors.tiled import Tiled
@@ -46,6 +47,7 @@ __all__ = [
     "load_noise_estimator",
     "load_prior",
     "load_scratch_finder",
+    "load_stroke_judge",
     "look_up",
     "measuring_prior",
     "precision_name",
@@ -304,6 +306,16 @@ def load_scratch_finder(device: torch.device | str = "cpu") -> ScratchFinder:
 
 
 @cache
+def load_stroke_judge() -> StrokeJudge:
+    """Return the network that judges what is said of scratches (`restorer.networks.stroke_judge`), ready to use.
+
+    Raises:
+        ModelError: The installation lacks its weights.
+    """
+    return _filled(StrokeJudge(), _own_weights("scratches", "judge"))
+
+
+@cache
 def load_blur_estimator() -> BlurEstimator:
     """Return the network that finds the blur of a picture (`restorer.networks.blur_estimator`), ready to use.
 
@@ -314,9 +326,9 @@ def load_blur_estimator() -> BlurEstimator:
     return _filled(BlurEstimator(members=1 + max(int(name.split(".")[1]) for name in weights)), weights)
 
 
-def _own_weights(name: str) -> dict[str, torch.Tensor]:
-    """Return the weights of a network for measuring, in float32."""
-    weights = load_file(weights_folder(name) / "model.safetensors")
+def _own_weights(name: str, part: str = "model") -> dict[str, torch.Tensor]:
+    """Return the weights of a network for measuring, in float32, from a file of the folder of that name."""
+    weights = load_file(weights_folder(name) / f"{part}.safetensors")
     return {name: weight.float() for name, weight in weights.items()}
 
 

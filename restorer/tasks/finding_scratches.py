@@ -58,7 +58,7 @@ def are_sure(found: Scratches) -> bool:
 
 
 def find_scratches_step(seen: Seen) -> Finding | None:
-    """Look for scratches, which the encoder of the embedded prior takes one evaluation to describe."""
+    """Look for scratches, which takes about as long as three evaluations of the embedded prior."""
     if "scratches" in seen.without:
         return None
     found = scratches_of(seen.image, seen.evidence, prior=seen.prior)

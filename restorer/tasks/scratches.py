@@ -7,7 +7,7 @@ from torch import Tensor
 from restorer.diffusion.prior import Prior
 from restorer.images.masks import FillMask, grow
 from restorer.measurement.scratches import LEVEL, Features, Scratches, find_scratches
-from restorer.models.load import load_prior, load_scratch_finder, measuring_prior
+from restorer.models.load import load_prior, load_scratch_finder, load_stroke_judge, measuring_prior
 from restorer.priors.encoder import encode
 from restorer.priors.unet_prior import UNetPrior
 
@@ -32,10 +32,11 @@ def scratches_of(image: Tensor, evidence: Tensor | None = None, *, prior: Prior 
             for those that `load_prior` selects.
 
     Raises:
-        ModelError: The installation lacks the weights of the network that finds them.
+        ModelError: The installation lacks the weights of the networks that find them.
     """
     embedded = measuring_prior(load_prior() if prior is None else prior)
-    return find_scratches(image, load_scratch_finder(embedded.device), features_of(embedded), evidence)
+    finder = load_scratch_finder(embedded.device)
+    return find_scratches(image, finder, features_of(embedded), evidence, load_stroke_judge())
 
 
 def scratch_mask(

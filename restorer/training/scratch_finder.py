@@ -42,8 +42,8 @@ from restorer.training.thin_structures import draw_structure
 
 __all__ = ["Example", "Examples", "example_of", "fit", "loss_of"]
 
-SIDE = 160  # pixels of an example
-BATCH = 8
+SIDE = 192  # pixels of an example
+BATCH = 6
 PARTS = 2  # examples of a photograph, one after the other
 KEPT_BATCHES, USES = 60, 4  # batches that are kept, and uses of each
 AHEAD = 4  # batches that are drawn ahead
@@ -52,7 +52,7 @@ RATE = 2e-3  # the highest learning rate
 KEPT = 0.995  # decay of the running mean of the weights
 SAVE_EVERY = 3.0  # minutes
 WARM_UP, COOL_DOWN = 60, 0.4  # steps until the highest rate is reached; share of the training in which it falls to 0
-DAMAGED_SHARE, STRUCTURE_SHARE = 0.7, 0.3
+DAMAGED_SHARE, STRUCTURE_SHARE = 0.75, 0.3
 INVISIBLE, VISIBLE = 4.0, 24.0  # levels up to which damage does not count, and from which it counts in full
 
 
@@ -74,14 +74,14 @@ Batch = tuple[Example, Sequence[Tensor]]
 """Examples whose tensors have a first axis, and the features of their pictures."""
 
 
-def part_of(photo: Image.Image, rng: np.random.Generator) -> Tensor:
-    """Return a random part of a photograph, resized, mirrored and turned, (3, SIDE, SIDE) on the 0..255 scale."""
+def part_of(photo: Image.Image, rng: np.random.Generator, side: int) -> Tensor:
+    """Return a random part of a photograph, resized, mirrored and turned, (3, side, side) on the 0..255 scale."""
     factor = rng.choice([1.0, 1.0, 0.75, 0.6, 0.5, 1.4, 2.0])
-    side = min(round(SIDE / factor), *photo.size)
-    left, top = (int(rng.integers(0, extent - side + 1)) for extent in photo.size)
-    box = (left, top, left + side, top + side)
+    cut = min(round(side / factor), *photo.size)
+    left, top = (int(rng.integers(0, extent - cut + 1)) for extent in photo.size)
+    box = (left, top, left + cut, top + cut)
     method = Image.Resampling.BICUBIC if rng.random() < 0.7 else Image.Resampling.LANCZOS
-    x = from_pil(photo.resize((SIDE, SIDE), method, box))
+    x = from_pil(photo.resize((side, side), method, box))
     x = torch.rot90(x, int(rng.integers(4)), (1, 2))
     return x.flip(2) if rng.random() < 0.5 else x
 
@@ -105,27 +105,28 @@ def grained(x: Tensor, rng: np.random.Generator, most: float) -> Tensor:
     return x + rng.uniform(0.5, most) * noise / noise.std()
 
 
-def example_of(photo: Image.Image, rng: np.random.Generator) -> Example:
-    """Return a part of a photograph with or without damage."""
-    x = toned(part_of(photo, rng), rng)
-    if rng.random() < 0.15:  # an old lens, or a print that was scanned coarsely
+def example_of(photo: Image.Image, rng: np.random.Generator, side: int | None = None) -> Example:
+    """Return a part of a photograph with or without damage, `side` pixels high and wide; SIDE by default."""
+    side = SIDE if side is None else side
+    x = toned(part_of(photo, rng, side), rng)
+    if rng.random() < 0.1:  # an old lens, or a print that was scanned coarsely
         x = blur(x, rng.uniform(0.5, 2.0))
     if rng.random() < STRUCTURE_SHARE:
         x = draw_structure(x, rng)
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         x = grained(x, rng, 18).clamp(0, 255)
-    target, weight, y = torch.zeros(SIDE, SIDE), torch.ones(SIDE, SIDE), x
+    target, weight, y = torch.zeros(side, side), torch.ones(side, side), x
     if rng.random() < DAMAGED_SHARE:
-        damaged = damage(x, rng, objects=1 + rng.poisson(rng.uniform(0, 6)))
+        damaged = damage(x, rng, objects=1 + rng.poisson(rng.uniform(0, 8) * side / 192))
         y, target = damaged.picture, damaged.core.float()
         seen = (((y - x).abs().amax(0) - INVISIBLE) / (VISIBLE - INVISIBLE)).clamp(0, 1)
         weight = torch.where(damaged.core, seen, torch.where(damaged.rim, 0.0, 1.0))
-    if rng.random() < 0.15:
+    if rng.random() < 0.1:
         y = blur(y, rng.uniform(0.3, 0.7))
-    if rng.random() < 0.3:
+    if rng.random() < 0.25:
         y = grained(y, rng, 8)
     y = as_stored(y)
-    if rng.random() < 0.45:
+    if rng.random() < 0.35:
         y = jpeg(y, int(rng.integers(50, 97)), subsampled=rng.random() < 0.6)
     return Example(y / 255, target, weight)
 
@@ -204,6 +205,8 @@ def fit(
     minutes: float = math.inf,
     seed: int = 0,
     start: Path | None = None,
+    rate: float = RATE,
+    cool_down: float = COOL_DOWN,
 ) -> ScratchFinder:
     """Train a network, and return the running mean of its weights.
 
@@ -214,10 +217,12 @@ def fit(
         minutes: The time after which the training ends before all steps are made; the learning rate follows it.
         seed: Seed of the weights.
         start: A file of weights from which the training goes on; None for fresh ones.
+        rate: The highest learning rate.
+        cool_down: The share of the training in which the learning rate falls to 0.
     """
     torch.manual_seed(seed)
     network = to_channels_last(ScratchFinder())
-    optimizer = MuonAndAdamW(network, RATE)
+    optimizer = MuonAndAdamW(network, rate)
     if start is None:
         network.calibrate(examples.batch()[1])
     else:
@@ -228,7 +233,7 @@ def fit(
         elapsed = (time.monotonic() - begun) / 60
         left = 1 - max((step - 1) / steps, elapsed / minutes)
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(step / WARM_UP, 1.0, max(left, 0.0) / COOL_DOWN)
+            group["lr"] = rate * min(step / WARM_UP, 1.0, max(left, 0.0) / cool_down)
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(picture.contiguous(memory_format=torch.channels_last), features)
         loss = loss_of(logits.float(), target, weight)
@@ -259,6 +264,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--minutes", type=float, default=math.inf, help="end after this time")
     parser.add_argument("--start", type=Path, help="go on from these weights")
+    parser.add_argument("--rate", type=float, default=RATE, help="the highest learning rate")
+    parser.add_argument("--cool-down", type=float, default=COOL_DOWN, help="share in which the rate falls to 0")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--beside", action="store_true", help="draw the examples in another process")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -266,7 +273,16 @@ def main() -> None:
     found = find_sources(options.shards, LEAST_SIDE).sources
     sources = [source for number, source in enumerate(found) if not options.hold_out or number % options.hold_out]
     examples = (DrawnBeside if options.beside else Examples)(sources, load_prior(device="cpu"), options.seed)
-    fit(examples, options.steps, options.output, minutes=options.minutes, seed=options.seed, start=options.start)
+    fit(
+        examples,
+        options.steps,
+        options.output,
+        minutes=options.minutes,
+        seed=options.seed,
+        start=options.start,
+        rate=options.rate,
+        cool_down=options.cool_down,
+    )
 
 
 if __name__ == "__main__":

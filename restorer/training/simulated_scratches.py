@@ -5,7 +5,7 @@ Every object is a path or a blob with a width, an opacity that varies along it, 
     y = (1 - a) x + a c    (paint, dust, bare paper),    or    y = x (1 + g a)    (a scratch that thins or thickens)
 
 with a, the coverage times the opacity, drawn with three times the resolution and averaged, or without antialiasing. A
-path is the integral of a heading whose curvature is a random process: weak for scratches, strong for hairs. Half of the
+path is the integral of a heading whose curvature is a random process: weak for scratches, strong for hairs. Most
 pictures have plain damage, as a pen or a retoucher's brush draws it: its width, opacity and colour do not vary along an
 object, and its flanks are not soft. Pictures are (3, H, W) on the 0..255 scale.
 """
@@ -28,7 +28,8 @@ __all__ = ["KINDS", "Damage", "damage"]
 
 FINE = 3  # subpixels a pixel, in each direction
 STEP = 1.5  # pixels between the points of a path
-PLAIN_SHARE = 0.5  # of the damaged pictures
+PLAIN_SHARE = 0.7  # of the damaged pictures
+ALIKE_SHARE = 0.5  # of the pictures with plain damage: those whose objects are about equally opaque
 TOUCHED = 0.05  # opacity from which a pixel counts as touched
 
 Array = np.ndarray
@@ -142,10 +143,10 @@ def _scratches(canvas: _Canvas, size: tuple[int, int], width: float, rng: Genera
     """Draw one long scratch, or a bundle of parallel ones."""
     diagonal = math.hypot(*size)
     heading = math.pi / 2 + rng.normal(0, 0.03) if rng.random() < 0.3 else rng.uniform(0, math.pi)
-    bend = rng.choice([0.0, 0.001, 0.004, 0.012])
+    bend = rng.choice([0.0, 0.0, 0.001, 0.004, 0.012])
     broken, tapered = rng.random() < 0.35, rng.random() < 0.3
     for _ in range(1 if rng.random() < 0.75 else int(rng.integers(2, 6))):
-        points = _trace(size, diagonal * _log_uniform(0.1, 2.5, rng), bend, rng, heading + rng.normal(0, 0.02))
+        points = _trace(size, diagonal * _log_uniform(0.15, 2.5, rng), bend, rng, heading + rng.normal(0, 0.02))
         canvas.line(_along(points, width, rng, broken=broken, tapered=tapered))
 
 
@@ -251,6 +252,7 @@ def damage(x: Tensor, rng: Generator, *, objects: int | None = None, kinds: tupl
     y = x
     plain = rng.random() < PLAIN_SHARE
     strength = rng.uniform(0.35, 1.0)  # damage of one picture is of one strength, more or less
+    alike = not plain or rng.random() < ALIKE_SHARE
     for _ in range(count):
         canvas = _Canvas(*size, smooth=rng.random() < (0.6 if plain else 0.8), plain=plain)
         width = rng.uniform(0.8, 7) if plain else _log_uniform(0.8, 7, rng)
@@ -260,7 +262,7 @@ def damage(x: Tensor, rng: Generator, *, objects: int | None = None, kinds: tupl
         peak = float(drawn.max())
         if peak < TOUCHED:
             continue
-        alpha = drawn * min(1.0, strength * _log_uniform(0.7, 1.5, rng))
+        alpha = drawn * min(1.0, strength * _log_uniform(0.7, 1.5, rng) if alike else rng.uniform(0.4, 1.1))
         y = _applied(y, alpha, rng, gray=gray, plain=plain)
         if not plain and rng.random() < 0.1:  # paper bends beside a crease, and light falls on it differently
             shade = blur(alpha[None], rng.uniform(2, 5))[0]

@@ -33,8 +33,8 @@ from torch import Tensor
 
 import restorer
 from restorer.evaluation.metrics import psnr
-from restorer.measurement.scratches import RULE, Rule, followed, log_odds
-from restorer.models.load import load_prior, load_scratch_finder
+from restorer.measurement.scratches import RULE, Rule, followed, judged, log_odds
+from restorer.models.load import load_prior, load_scratch_finder, load_stroke_judge
 from restorer.tasks.scratches import features_of, scratches_of
 from restorer.training.datasets import find_sources
 from restorer.training.edits import as_stored, jpeg
@@ -43,7 +43,7 @@ from restorer.training.simulated_scratches import damage
 FINE = 4  # subpixels a pixel of antialiased strokes
 TOUCHED = 0.5  # coverage from which a pixel is damaged
 LEAST_SIDE = 192  # pixels of a photograph; as in the training, whose every tenth photograph is held out
-FAIRS, HIGHS, DOUBTS = (-2.0, -1.5, -1.0), (3.0, 4.0, 5.0), (0.0, 1.0, 2.0)  # of the rules that are tried
+FAIRS, CERTAINS, AMONGS = (-1.0, -0.75, -0.5), (7.0, 8.0, 9.0), (-2.0, -1.0, 0.0)  # of the rules that are tried
 FAINT = (8, 16, 32)  # levels
 SEEN = 4.0  # levels by which a pixel must differ to count as damaged
 
@@ -195,8 +195,8 @@ def rules(options: argparse.Namespace) -> None:
         made = sample(photo, index, options.drawn)
         drawn.append((odds_of(made.damaged / 255), made.core.numpy(), ~(made.core | made.rim).numpy()))
         untouched.append(odds_of(photo / 255))
-    for fair, high, doubt in product(FAIRS, HIGHS, DOUBTS):
-        rule = Rule(fair, high, doubt, RULE.evidence)
+    for fair, certain, among in product(FAIRS, CERTAINS, AMONGS):
+        rule = Rule(fair, certain, among, RULE.evidence)
         marked = np.array([followed(odds, rule).share for odds in untouched])
         fills = [followed(odds, rule).fill for odds, _, _ in drawn]
         right = sum((fill & core).sum() for fill, (_, core, _) in zip(fills, drawn, strict=True))
@@ -212,7 +212,8 @@ def rules(options: argparse.Namespace) -> None:
 def odds_of(image: Tensor) -> np.ndarray:
     """Return the log odds of damage in a picture (3, H, W) on [0, 1], float32 (H, W)."""
     with torch.inference_mode():
-        return log_odds(image, load_scratch_finder(), features_of(load_prior(device="cpu"))).numpy()
+        odds = log_odds(image, load_scratch_finder(), features_of(load_prior(device="cpu")))
+        return judged(odds, load_stroke_judge()).numpy()
 
 
 def filled(options: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ import restorer
 from restorer.cli.app import run
 from restorer.images.masks import grow
 from restorer.models import load as models_load
+from restorer.networks.stroke_judge import StrokeJudge
 from restorer.tasks import scratches
 
 HEIGHT, WIDTH = 24, 30
@@ -50,6 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in a folder with the picture, cheap priors and the stub."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(scratches, "load_scratch_finder", lambda device: White())
+    monkeypatch.setattr(scratches, "load_stroke_judge", StrokeJudge)  # a fresh one changes nothing
     monkeypatch.setattr(models_load, "load_prior", lambda *arguments: Smooth())
     Image.fromarray(damaged()[0]).save("img.png")
 

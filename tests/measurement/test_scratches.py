@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from restorer.images.masks import grow
 from restorer.measurement import scratches
-from restorer.measurement.scratches import Rule, Scratches, find_scratches, followed, log_odds
-from restorer.models.load import load_prior, load_scratch_finder
+from restorer.measurement.scratches import Rule, Scratches, find_scratches, followed, judged, log_odds
+from restorer.measurement.strokes import CANDIDATE
+from restorer.models.load import load_prior, load_scratch_finder, load_stroke_judge
 from restorer.networks.scratch_finder import ScratchFinder
+from restorer.networks.stroke_judge import StrokeJudge
 from restorer.tasks.scratches import features_of
 
 IMAGES = Path(__file__).resolve().parents[1] / "images"
@@ -38,7 +40,8 @@ def no_features(x: Tensor) -> list[Tensor]:
 
 def search(x: Tensor) -> Scratches:
     """Return what the weights of the package find."""
-    return find_scratches(x, load_scratch_finder(), features_of(load_prior(device="cpu")))
+    features = features_of(load_prior(device="cpu"))
+    return find_scratches(x, load_scratch_finder(), features, judge=load_stroke_judge())
 
 
 def odds_of(x: Tensor) -> Tensor:
@@ -136,7 +139,54 @@ def test_evidence_limits_what_is_marked() -> None:
     assert (found.fill == evidence.numpy()).all() and found.places == 1
 
 
-RULE = Rule(fair=-1.5, high=0.5, doubt=0.0, evidence=20.0)
+def test_a_picture_is_seen_in_four_orientations() -> None:
+    """A network that reads its columns one way, and its rows the other way, is asked from every side."""
+
+    class Gradient(ScratchFinder):
+        def forward(self, x: Tensor, features: Sequence[Tensor]) -> Tensor:
+            asked.append(x[0, 0])
+            return x[:, 0] + torch.arange(x.shape[-1]) + 100 * torch.arange(x.shape[-2])[:, None]
+
+    asked: list[Tensor] = []
+    image = torch.rand(3, 32, 48)
+    found = log_odds(image, Gradient(), no_features)
+    x = image[0]
+    for seen, expected in zip(asked, (x, x.flip(0, 1).T, x.flip(0, 1), x.T), strict=True):
+        assert torch.equal(seen, expected)
+    rows, columns = torch.arange(32.0)[:, None], torch.arange(48.0)
+    one, other = columns + 100 * rows, rows + 100 * columns
+    both_ways = (one + other + one.flip(0, 1) + other.flip(0, 1)) / 4
+    torch.testing.assert_close(found, x + both_ways, atol=1e-2, rtol=0)
+
+
+def test_what_has_a_chance_is_judged() -> None:
+    class Doubling(StrokeJudge):
+        def forward(self, context: Tensor) -> Tensor:
+            return 2 * context[:, 0]
+
+    odds = torch.tensor([[CANDIDATE - 1, -torch.inf, -1.0, 3.0]])
+    assert torch.equal(judged(odds, Doubling()), torch.tensor([[CANDIDATE - 1, -torch.inf, -2.0, 6.0]]))
+    nothing = torch.full((4, 5), -9.0)
+    assert torch.equal(judged(nothing, Doubling()), nothing)
+
+
+def test_the_judge_of_the_package_believes_a_line_more_than_scattered_pixels() -> None:
+    """In a doubtful texture, pixels whose log odds are higher by 2.5 are believed more if they lie on a line."""
+    generator = torch.Generator().manual_seed(0)
+    texture = -2.5 + 0.8 * torch.randn(160, 160, generator=generator)
+    on_line, scattered = torch.zeros(2, 160, 160, dtype=torch.bool)
+    on_line[80:82, 30:130] = True
+    rows, columns = torch.randint(20, 140, (2, 200), generator=generator)
+    scattered[rows, columns] = True
+    with torch.inference_mode():
+        line, others = (
+            (judged(texture + 2.5 * raised, load_stroke_judge()) - texture)[raised].mean()
+            for raised in (on_line, scattered)
+        )
+    assert line > others + 0.3
+
+
+RULE = Rule(fair=-1.5, certain=0.5, among=0.5, evidence=20.0)
 
 
 def test_places_are_followed_from_where_they_are_sure() -> None:
@@ -159,15 +209,19 @@ def test_evidence_counts_from_the_fair_odds() -> None:
     assert found.fill[1, :7].all() and found.fill.sum() == 7
 
 
-def test_a_doubtful_picture_is_judged_more_carefully() -> None:
-    """Of 1000 pixels, 60 are doubtful and 40 are sure: 60 - 40 / 2 = 4 percent raise the least odds from 0.5 to 4.5."""
-    rule = Rule(fair=-1.5, high=0.5, doubt=1.0, evidence=20.0)
+def test_a_place_is_believed_sooner_beside_certain_damage() -> None:
+    """Of 100 fair pixels, 36 are certain: the least odds fall by the root of 0.36 of the way, from 6 to 3."""
+    rule = Rule(fair=-1.5, certain=6.0, among=1.0, evidence=20.0)
     odds = np.full((20, 50), -9.0)
-    odds[2, 5:35] = odds[4, 5:35] = 0.0
-    odds[8, 5:25], odds[14, 5:25] = 4.4, 4.6
+    odds[2, 5:41] = 7.0
+    odds[6, 5:25], odds[10, 5:25], odds[14, 5:29] = 2.9, 3.1, 0.0
     found = followed(odds, rule)
-    assert found.places == 1 and found.fill[14, 5:25].all()
-    odds[2:5] = -9.0
+    assert found.places == 2 and found.fill[2, 5:41].all() and found.fill[10, 5:25].all()
+    odds[2] = -9.0
+    assert not followed(odds, rule).places
+    odds[2, 5:41], odds[6], odds[14] = 7.0, -9.0, -9.0
+    odds[10, 5:25] = 6.5  # all of it is certain
+    odds[18, 5:9] = 1.5  # an evidence of 12 is too little
     assert followed(odds, rule).places == 2
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from restorer.training.simulated_scratches import KINDS, damage
-from restorer.training.thin_structures import STRUCTURES, draw_structure
+from restorer.training.thin_structures import SHARES, STRUCTURES, draw_structure
 
 
 def flat(level: float = 120.0, side: int = 96) -> torch.Tensor:
@@ -60,7 +60,22 @@ def test_structures_are_thin_and_within_range(kind: str) -> None:
     assert 0.001 < np.mean([float(cover.mean()) for cover in covers]) < 0.6
 
 
+def test_each_structure_has_a_share() -> None:
+    assert set(SHARES) == set(STRUCTURES) and sum(SHARES.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", STRUCTURES)
+def test_the_kind_that_is_drawn_is_the_one_of_the_share(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for name in STRUCTURES:
+        monkeypatch.setitem(SHARES, name, float(name == kind))
+        monkeypatch.setitem(STRUCTURES, name, lambda size, rng, name=name: drawn.append(name) or torch.ones(size))
+    y = draw_structure(flat(), np.random.default_rng(0))
+    assert drawn == ([kind] if kind != "contour" else [])  # the body of a contour comes with it
+    assert not torch.equal(y, flat())
+
+
 def test_structures_are_drawn_onto_pictures() -> None:
-    for seed in range(30):
+    for seed in range(40):
         y = draw_structure(flat(), np.random.default_rng(seed))
         assert y.shape == (3, 96, 96) and y.min() >= 0 and y.max() <= 255 and y.isfinite().all()
