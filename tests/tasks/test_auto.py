@@ -41,12 +41,11 @@ from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.finding import Finding, Left, Seen, Step
 from restorer.tasks.finding_blur import OTHER_BLUR, POSSIBLE_BLUR, is_wide
 from restorer.tasks.finding_noise import POSSIBLE_NOISE
-from restorer.tasks.finding_scratches import POSSIBLE_SCRATCHES, are_sure
+from restorer.tasks.finding_scratches import POSSIBLE_SCRATCHES
 from restorer.tasks.inpaint import prepare_inpaint
 from restorer.tasks.job import Job
 from restorer.tasks.left_over import left_for_deblurring
 from restorer.tasks.passes import Pass, everything
-from restorer.tasks.scratches import scratches_of
 from restorer.tasks.upscale import prepare_upscale
 from restorer.training.simulated_camera import Camera, photograph
 
@@ -622,11 +621,9 @@ def test_a_region_without_scratches_is_enlarged_all_the_same() -> None:
     assert not job.is_copy and job.run().image.shape == (3, 32, 32)
 
 
-def test_scratches_under_noise_are_looked_for_without_it() -> None:
-    """What noise hides is found in the posterior mean."""
+def test_scratches_under_noise_are_filled_after_it() -> None:
     ground, _, hole = stroked()
-    z = noisy(torch.where(hole, ground + 60 / 255, ground), 25.0)
-    assert not are_sure(scratches_of(z))
+    z = noisy(torch.where(hole, ground + 100 / 255, ground), 25.0)
     job = prepare_auto(z, detail=0).measured()
     assert steps_of(job) == ["noise: denoise", "scratches: inpaint"]
     result = job.run().image
