@@ -191,21 +191,22 @@ class NoisyJpegDefaults(CameraDefaults):
     """The default settings for noise that was compressed. All levels are multiples of the expected error of both.
 
     Args:
-        shares: As in `JpegDefaults`. The colour of a prediction is trusted more than that of a compression without
-            noise, because the noise of cameras is strongest at the lowest frequencies of colour.
+        shares: As in `JpegDefaults`, for noise that is not white. The colour of a prediction is trusted more than that
+            of a compression without noise, because the noise of cameras is strongest at the lowest frequencies of
+            colour.
         most_doubt: As in `JpegDefaults`.
         plain: The `busyness` of a picture, as in `NoiseBefore`, from which the last level falls, with its cube root.
-        least: The least factor on the last level.
+        least: The least factor on the last level, for noise that is not white and for noise that is.
     """
 
     shares: tuple[float, float] = (0.9, 0.2)
     most_doubt: float = 1.0
     plain: float = 2.0
-    least: float = 0.52
+    least: tuple[float, float] = (0.52, 0.9)
 
-    def texture_factor(self, busyness: float) -> float:
+    def texture_factor(self, busyness: float, *, is_white: bool) -> float:
         """Return the factor on the last level, which takes texture away, for the `busyness` of a picture."""
-        return min(max((self.plain / max(busyness, self.plain)) ** (1 / 3), self.least), 1.0)
+        return min(max((self.plain / max(busyness, self.plain)) ** (1 / 3), self.least[is_white]), 1.0)
 
 
 # The data are trusted as the shares say, so that the trust of camera noise has no part in it.

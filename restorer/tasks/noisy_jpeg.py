@@ -5,7 +5,8 @@ first without a loss. The reverse process starts at the decoded picture, and eac
 coefficients of the file. Each of them is as uncertain as its cell and the noise together
 (`restorer.diffusion.degradations.quantization`). The last prediction is not drawn back, and `detail` decides at which
 level it is made. The level is lower for a picture whose blocks hold more than noise: in a smooth one, a high level
-takes away the coarse part of the noise, and in texture it takes that away.
+takes away the coarse part of the noise, and in texture it takes that away. White noise has no coarse part, and its
+level hardly falls.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from restorer.measurement.jpeg_window import cut_jpeg
 from restorer.measurement.noise import Noise
 from restorer.measurement.white_noise import undo_clipping
 from restorer.tasks.common import as_colour, without_equal_channels
-from restorer.tasks.defaults import NOISY_JPEG
+from restorer.tasks.defaults import JPEG, NOISY_JPEG
 from restorer.tasks.job import Job
 from restorer.tasks.region import Place
 from restorer.tasks.uncertain import Doubt
@@ -84,10 +85,12 @@ def with_noise_removed(
     is_gray = len(without_equal_channels(image)) == 1
     known = cut_jpeg(jpeg.luminance() if is_gray else jpeg, place.window)
     noise = [before.variances[0], *([torch.zeros_like(before.variances[0])] * 2 if is_gray else before.variances[1:])]
-    degradation = known.degradation(NOISY_JPEG.shares, NOISY_JPEG.most_doubt, noise)
+    shares = JPEG.shares if before.is_white else NOISY_JPEG.shares
+    degradation = known.degradation(shares, NOISY_JPEG.most_doubt, noise)
     used = NOISY_JPEG.detail_at(before.error) if detail is None else detail
     count, s = steps or NOISY_JPEG.steps, 2 * before.error / 255
-    first, last = NOISY_JPEG.first, NOISY_JPEG.texture_factor(before.busyness) * NOISY_JPEG.last(used)
+    factor = NOISY_JPEG.texture_factor(before.busyness, is_white=before.is_white)
+    first, last = NOISY_JPEG.first, factor * NOISY_JPEG.last(used)
     first, last = (NOISY_JPEG.single,) * 2 if count == 1 else (first, last)
     auto = Plan(
         (*log_levels(first * s, last * s, count), 0.0),
