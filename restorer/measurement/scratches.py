@@ -45,8 +45,8 @@ class Rule:
 
     Args:
         fair: Log odds from which a pixel may belong to a place.
-        certain: Log odds that at least one pixel of a place exceeds if no other place of the picture does.
-        among: The same in a picture all of whose places exceed `certain`. Damage seldom comes alone, so that a place
+        certain: Log odds that at least one pixel of a place reaches if no other place of the picture does.
+        among: The same in a picture all of whose places reach `certain`. Damage seldom comes alone, so that a place
             beside certain damage is believed sooner. In between, the least log odds fall with the square root of the
             share of the area of all places that lies in certain ones: a picture full of what resembles scratches, such
             as hair or facets, is judged more carefully than one that is full of scratches.
@@ -175,9 +175,9 @@ def followed(odds: np.ndarray, rule: Rule = RULE) -> Scratches:
     np.maximum.at(highest, numbers, values)
     sums = np.bincount(numbers, values - rule.fair, count)
     areas = np.bincount(numbers, minlength=count)
-    share = areas[highest > rule.certain].sum() / max(1, areas.sum())
+    share = areas[highest >= rule.certain].sum() / max(1, areas.sum())
     least = rule.certain + (rule.among - rule.certain) * math.sqrt(share)
-    kept = (highest > least) & (sums > rule.evidence)
+    kept = (highest >= least) & (sums > rule.evidence)
     fill = np.zeros_like(fair)
     fill[fair] = kept[numbers]
     marked = values[kept[numbers]]
