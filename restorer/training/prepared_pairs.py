@@ -38,6 +38,7 @@ from restorer.priors.experts import State
 from restorer.tasks.dejpeg import prepare_dejpeg
 from restorer.training.crops import Augmentation
 from restorer.training.datasets import Dataset, find_sources
+from restorer.training.edits import as_stored
 from restorer.training.shrinking import add_noise, damage, enlarge_bicubic
 
 __all__ = ["Prepared", "PreparedCrop", "make_pair", "random_crop", "read_pairs", "write_pairs"]
@@ -149,7 +150,7 @@ def _decompressed(small: np.ndarray, rng: np.random.Generator, prior: Prior) -> 
 
 def _to_bytes(picture: Tensor) -> np.ndarray:
     """Return a picture (3, H, W) in [0, 1] as uint8 (H, W, 3)."""
-    return (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    return as_stored(255 * picture).byte().permute(1, 2, 0).numpy()
 
 
 def random_crop(pair: Prepared, side: int, rng: np.random.Generator) -> PreparedCrop:
