@@ -197,12 +197,14 @@ class NoisyJpegDefaults(CameraDefaults):
         most_doubt: As in `JpegDefaults`.
         plain: The `busyness` of a picture, as in `NoiseBefore`, from which the last level falls, with its cube root.
         least: The least factor on the last level, for noise that is not white and for noise that is.
+        fine: Quality of a JPEG file from which it tells white noise from other noise and from texture.
     """
 
     shares: tuple[float, float] = (0.9, 0.2)
     most_doubt: float = 1.0
     plain: float = 2.0
     least: tuple[float, float] = (0.52, 0.9)
+    fine: float = 85.0
 
     def texture_factor(self, busyness: float, *, is_white: bool) -> float:
         """Return the factor on the last level, which takes texture away, for the `busyness` of a picture."""

@@ -6,7 +6,7 @@ coefficients of the file. Each of them is as uncertain as its cell and the noise
 (`restorer.diffusion.degradations.quantization`). The last prediction is not drawn back, and `detail` decides at which
 level it is made. The level is lower for a picture whose blocks hold more than noise: in a smooth one, a high level
 takes away the coarse part of the noise, and in texture it takes that away. White noise has no coarse part, and its
-level hardly falls.
+level hardly falls, if the compression was so fine that the file can tell white noise from other noise and texture.
 """
 
 from __future__ import annotations
@@ -85,11 +85,12 @@ def with_noise_removed(
     is_gray = len(without_equal_channels(image)) == 1
     known = cut_jpeg(jpeg.luminance() if is_gray else jpeg, place.window)
     noise = [before.variances[0], *([torch.zeros_like(before.variances[0])] * 2 if is_gray else before.variances[1:])]
-    shares = JPEG.shares if before.is_white else NOISY_JPEG.shares
+    is_white = before.is_white and jpeg.quality >= NOISY_JPEG.fine
+    shares = JPEG.shares if is_white else NOISY_JPEG.shares
     degradation = known.degradation(shares, NOISY_JPEG.most_doubt, noise)
     used = NOISY_JPEG.detail_at(before.error) if detail is None else detail
     count, s = steps or NOISY_JPEG.steps, 2 * before.error / 255
-    factor = NOISY_JPEG.texture_factor(before.busyness, is_white=before.is_white)
+    factor = NOISY_JPEG.texture_factor(before.busyness, is_white=is_white)
     first, last = NOISY_JPEG.first, factor * NOISY_JPEG.last(used)
     first, last = (NOISY_JPEG.single,) * 2 if count == 1 else (first, last)
     auto = Plan(
