@@ -1,10 +1,14 @@
 r"""Holes filled with patches of the picture itself, from coarse to fine.
 
-On every level of a pyramid, two steps alternate (Wexler et al. 2007, https://doi.org/10.1109/TPAMI.2007.60):
+On every level of a pyramid, three steps alternate (Wexler et al. 2007, https://doi.org/10.1109/TPAMI.2007.60):
 
     match    every patch that touches the hole finds the most similar one without unknown pixels (`patch_match`)
-    vote     every unknown pixel becomes the mean of the pixels that the patches over it propose, weighted by
+    vote     every unknown pixel becomes the mean v of the pixels that the patches over it propose, weighted by
              exp(-d^2 / 2 s^2) 1.3^-depth, with d the distance of the match and s^2 the 75 % quantile of d^2
+    balance  v + a S(m - v), with m the membrane over the rim (`membrane.py`) and S a smoothing within the hole
+
+Without the last step, which of two neighbouring things fills the hole is decided on the coarsest levels, and the other
+one disappears: the colour of the filling strays. With it, both keep their share.
 
 The matches of a level, enlarged, are the guesses of the next finer one. The patches also hold the mean slopes of a
 neighbourhood (Newson et al. 2014, https://doi.org/10.1137/140954933), without which smooth patches are preferred to
@@ -22,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from restorer.images.membrane import membranes
 from restorer.images.patch_match import RADIUS, SIDE, Field
 from restorer.images.push_pull import push_pull
 
@@ -34,7 +39,13 @@ COARSEST_DEPTH = 4
 """Depth of the hole in pixels on the coarsest level."""
 
 REPEATS = 6
-"""Number of times that the two steps alternate on a level; half as often on the finest one."""
+"""Number of times that the steps alternate on a level; half as often on the finest one."""
+
+BALANCE = 0.5
+"""The factor a of the module docstring."""
+
+BALANCE_REACH = 2
+"""Half the side in pixels of the window of the smoothing S, a mean that is taken three times."""
 
 SLOPE_WEIGHT = 3.0
 """Factor on the mean slopes relative to the values of the pixels."""
@@ -102,6 +113,7 @@ def patch_fill(image: Tensor, hole: Tensor, *, seed: int = 0, variety: float = 0
         return None
     generator = torch.Generator().manual_seed(seed)
     levels = _pyramid(image, hole)
+    smooth = membranes([(colour[: len(image)], unknown) for colour, unknown in levels])
     state, match, coarser, distance = torch.empty(0), torch.empty(0), None, torch.empty(0)
     for number in reversed(range(len(levels))):
         colour, unknown = levels[number]
@@ -115,7 +127,9 @@ def patch_fill(image: Tensor, hole: Tensor, *, seed: int = 0, variety: float = 0
             guess = field.allowed(_enlarged(match, coarser, field), generator)
             state = _rebuilt(colour, unknown, field, guess, state)
         repeats = REPEATS if number else REPEATS // 2
-        state, match, distance = _alternate(state, unknown, field, guess, generator, repeats)
+        # Candidates that are to differ differ from where they begin, on the coarsest level.
+        balance = 0.0 if coarser is None and variety else BALANCE
+        state, match, distance = _alternate(state, unknown, field, guess, smooth[number], balance, generator, repeats)
         coarser = field
     assert coarser is not None
     known = torch.where(hole, 0.0, image)
@@ -194,7 +208,14 @@ def _rebuilt(colour: Tensor, hole: Tensor, field: Field, guess: Tensor, coarse: 
 
 
 def _alternate(
-    state: Tensor, hole: Tensor, field: Field, guess: Tensor | None, generator: torch.Generator, repeats: int
+    state: Tensor,
+    hole: Tensor,
+    field: Field,
+    guess: Tensor | None,
+    smooth: Tensor,
+    balance: float,
+    generator: torch.Generator,
+    repeats: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the filling of a level, the matches, and their squared distances."""
     pixels, unknown = state.flatten(1).T.contiguous(), hole.flatten()[:, None]
@@ -203,8 +224,19 @@ def _alternate(
     for _ in range(repeats):
         match, distance = field.nearest(pixels, guess, generator)
         voted, _ = _vote(pixels, field, match, _likeness(distance) * trust)
-        pixels, guess = torch.where(unknown, voted, pixels), match
+        pixels, guess = torch.where(unknown, _balanced(voted, smooth, hole, balance), pixels), match
     return pixels.T.reshape(state.shape), match, distance
+
+
+def _balanced(voted: Tensor, smooth: Tensor, hole: Tensor, balance: float) -> Tensor:
+    """Return what was voted, (H W, C and more), with its coarse colours drawn towards the membrane (C, H, W)."""
+    channels = len(smooth)
+    both = torch.cat([torch.where(hole, smooth - voted.T[:channels].reshape(smooth.shape), 0.0), hole.float()[None]])
+    for _ in range(3):
+        both = F.avg_pool2d(both[None], 2 * BALANCE_REACH + 1, 1, BALANCE_REACH)[0]
+    result = voted.clone()
+    result[:, :channels] += balance * (both[:-1] / both[-1:].clamp_min(1e-6)).flatten(1).T
+    return result
 
 
 def _likeness(distance: Tensor) -> Tensor:

@@ -59,6 +59,22 @@ def test_shading_is_continued() -> None:
     assert float((patched.image - x).abs().max()) < 0.05
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_two_neighbouring_things_share_a_hole(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = 0.15 + 0.1 * torch.rand(3, 160, 160, generator=generator)
+    # The border between the two turns away from the hole above and below it, so that no edge leads through it.
+    x[:, :, 80:] += 0.6
+    x[:, :48, 60:] = 0.15 + 0.1 * torch.rand(3, 48, 100, generator=generator)
+    hole = square(160, 56, 56, 48)
+    patched = patch_fill(torch.where(hole, 0.0, x), hole, seed=seed, variety=1.0)
+    assert patched is not None
+    inside = patched.image[:, hole].mean(0)
+    bright = float((inside > 0.5).float().mean())
+    assert 0.2 < bright < 0.8
+    assert float(((inside > 0.3) & (inside < 0.7)).float().mean()) < 0.2  # and nothing lies between them
+
+
 def test_every_unknown_pixel_is_copied_from_a_known_one() -> None:
     generator = torch.Generator().manual_seed(1)
     x, hole = torch.rand(3, 90, 70, generator=generator), torch.zeros(90, 70, dtype=torch.bool)
