@@ -42,6 +42,8 @@ def main() -> None:
     parser.add_argument("--save", type=Path, default=None, help="folder for the filled squares")
     options = parser.parse_args()
     prior = restorer.load_prior("photo")
+    if options.save is not None:
+        options.save.mkdir(parents=True, exist_ok=True)
     extra = {} if options.candidates is None else {"candidates": options.candidates}
     columns = slice((SIDE - LENGTH) // 2, (SIDE + LENGTH) // 2)
     for spec in options.pictures:
