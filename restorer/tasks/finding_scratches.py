@@ -131,7 +131,7 @@ def _filled(seen: Seen, found: Scratches, *, again: bool) -> Finding:
     Args:
         seen: The picture.
         found: The scratches.
-        again: Whether another look, at the picture as it is before they are filled, tells how far they reach.
+        again: Whether they are looked for again in the picture as it is before they are filled.
     """
     hole = torch.from_numpy(grow(found.fill, MARGIN))
 
@@ -144,7 +144,9 @@ def _filled(seen: Seen, found: Scratches, *, again: bool) -> Finding:
             fill = hole
             if again and image is not seen.image:
                 second = scratches_of(image, seen.evidence, prior=prior).fill
-                fill = torch.from_numpy(grow(reaching(found.fill, second), MARGIN))
+                # Noise hides how far they reach, and a compression does not.
+                marked = found.fill | second if left.was_compressed else reaching(found.fill, second)
+                fill = torch.from_numpy(grow(marked, MARGIN))
             return prepare_inpaint(image, fill, detail=detail, seed=seen.seed, region=region, prior=prior)
 
         planned = filling(seen.image, seen.prior, None)

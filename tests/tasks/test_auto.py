@@ -676,6 +676,26 @@ def test_scratches_that_are_doubted_in_strong_noise_are_looked_for_with_half_of_
     assert len(shown) == 2, "what was found beneath the noise is not looked for again"
 
 
+@pytest.mark.parametrize("was_compressed", [False, True])
+def test_only_where_noise_was_removed_a_second_look_says_how_far_scratches_reach(
+    was_compressed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    y, jpeg = compressed(scene(), 40) if was_compressed else (noisy(scene(), 20.0), None)
+    first, filled = places(30, 60), list[Tensor]()
+    first.fill[30, 100:110] = True
+    looks(monkeypatch, first, places(30, 60))
+
+    def fill(image: Tensor, hole: Tensor, **options: object) -> Job:
+        filled.append(hole)
+        return prepare_inpaint(image, hole, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(finding_scratches, "prepare_inpaint", fill)
+    job = prepare_auto(y, jpeg=jpeg, detail=0).measured()
+    assert steps_of(job)[-1] == "scratches: inpaint" and len(steps_of(job)) == 2
+    job.run()
+    assert [bool(hole[30, 109]) for hole in (filled[0], filled[-1])] == [True, was_compressed]
+
+
 def test_scratches_that_are_doubted_twice_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = looks(monkeypatch, places(30, 60, sure=0.5), places(30, 60, sure=0.5))
     job = prepare_auto(noisy(scene(), 20.0), detail=0).measured()
