@@ -8,7 +8,8 @@ The order is that of the camera and of the file, backwards: the file was compres
 so both are removed first, and are looked for together, because they hide each other. Then scratches are filled, which
 were in the scene or on the print, and a blur, which the lens has made, is undone; a small picture is enlarged at the
 end, when nothing is left in it that would be enlarged with it. Scratches are looked for before all else, because they
-say nothing about the noise and the blur. They are filled before a deblurring that allows for white noise itself.
+say nothing about the noise and the blur, and once more where strong noise may hide them. They are filled before a
+deblurring that allows for white noise itself.
 
 Only the last repair draws texture. Those before it return their most faithful picture, because texture that one of them
 has drawn would be data to the next. There are two exceptions. The filling of scratches continues the texture around
@@ -33,7 +34,7 @@ from restorer.tasks.common import as_colour, check_picture, select_prior
 from restorer.tasks.finding import Finding, Left, Seen, Step
 from restorer.tasks.finding_blur import find_blur_step
 from restorer.tasks.finding_noise import find_noise
-from restorer.tasks.finding_scratches import find_scratches_step
+from restorer.tasks.finding_scratches import find_scratches_step, find_scratches_under_noise
 from restorer.tasks.finding_size import enlarge_options, enlarged_size, find_size_step
 from restorer.tasks.job import Job
 from restorer.tasks.passes import Pass, chained
@@ -110,22 +111,22 @@ def prepare_auto(
 
 def _measured(seen: Seen, copy: Job, region: Region | None, alpha: Tensor | None) -> Job:
     """Measure the picture, and return the job that follows from what is found."""
-    repairs, told = list[tuple[Repair, Finding]](), list[Finding]()
+    repairs, told = list[tuple[Repair, Finding]](), dict[str, Finding]()
     for step in STEPS:
         finding = step.find(replace(seen, found=tuple(sure for _, sure in repairs)))
         if finding is None:
             continue
-        told.append(finding)
+        told[step.name] = finding  # what a second look is sure of replaces the doubt of the first
         seen = replace(seen, noise=finding.noise or seen.noise)
         if finding.prepare is None:
             continue
         if finding.takes_noise and repairs and repairs[-1][1].white:
             noise = repairs[-1]
             repairs[-1] = replace(noise[0], action=finding.action), noise[1]
-        repairs.append((Repair(step.name, finding.found, finding.action), finding))
+        repairs.insert(_place_of(finding, repairs), (Repair(step.name, finding.found, finding.action), finding))
         if finding.hides is not None:
             seen = replace(seen, evidence=~finding.hides if seen.evidence is None else seen.evidence & ~finding.hides)
-    notes = [finding.note for finding in told if finding.note]
+    notes = [finding.note for finding in told.values() if finding.note]
     repairs = _in_order(repairs)
     if repairs:
         job = chained(_passes([sure for _, sure in repairs], seen.detail), seen.image, seen.prior, region)
@@ -137,14 +138,20 @@ def _measured(seen: Seen, copy: Job, region: Region | None, alpha: Tensor | None
         measure=None,
         estimated=True,
         doubt=None,
-        noise=next((finding.noise for finding in told if finding.noise is not None), None),
-        jpeg=next((finding.jpeg for finding in told if finding.jpeg is not None), None),
-        outliers=next((finding.outliers for finding in told if finding.outliers is not None), None),
-        blur=next((finding.blur for finding in told if finding.blur is not None), None),
+        noise=next((finding.noise for finding in told.values() if finding.noise is not None), None),
+        jpeg=next((finding.jpeg for finding in told.values() if finding.jpeg is not None), None),
+        outliers=next((finding.outliers for finding in told.values() if finding.outliers is not None), None),
+        blur=next((finding.blur for finding in told.values() if finding.blur is not None), None),
         repairs=tuple(repair for repair, _ in repairs),
         notes=(*job.notes, *notes),
     )
     return job if alpha is None or seen.scale is None else _with_alpha(job, alpha, seen, region)
+
+
+def _place_of(finding: Finding, repairs: list[tuple[Repair, Finding]]) -> int:
+    """Return where a repair belongs among those found before: one that waits stands before that of the noise."""
+    with_noise = (place for place, (_, other) in enumerate(repairs) if finding.waits and other.noise is not None)
+    return next(with_noise, len(repairs))
 
 
 def _in_order(repairs: list[tuple[Repair, Finding]]) -> list[tuple[Repair, Finding]]:
@@ -199,6 +206,7 @@ def _with_alpha(job: Job, alpha: Tensor, seen: Seen, region: Region | None) -> J
 STEPS = (
     Step("scratches", find_scratches_step),
     Step("noise", find_noise),
+    Step("scratches", find_scratches_under_noise),
     Step("blur", find_blur_step),
     Step("enlarging", find_size_step),
 )

@@ -40,7 +40,7 @@ def camera_plan(
         (*log_levels(first * s_y, last * s_y, count), 0.0),
         zeta=(0.0,) * count,
         kappa=0.0 if is_auto else 1.0,  # the published methods carry all noise
-        data_noise=DataNoise(s_y, CAMERA.below * s_y, *CAMERA.shares(used)) if is_auto else None,
+        data_noise=DataNoise(s_y, CAMERA.below * s_y, *CAMERA.shares(used, sigma)) if is_auto else None,
         correct_last=False,
         fresh_start=False,
         mirrored=is_mirrored,

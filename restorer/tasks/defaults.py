@@ -104,6 +104,9 @@ class TexturedDefaults(CameraDefaults):
         carried: Share of that noise that is carried at `detail` 0.
         smooth: By how much the share rises up to `detail` 1 where the picture is smooth.
         textured: By how much it rises where the picture is full of texture.
+        faithful_share: The least share where the picture is full of texture, if the noise is strong. Strong noise takes
+            so much texture out of the first predictions that even the result of the best PSNR needs it back.
+        rise: Standard deviations of the noise in levels, between which the least share rises from `carried`.
     """
 
     lowest: float = 0.5
@@ -111,10 +114,20 @@ class TexturedDefaults(CameraDefaults):
     carried: float = 0.6
     smooth: float = 0.1
     textured: float = 0.85
+    faithful_share: float = 1.0
+    rise: tuple[float, float] = (5.0, 9.0)
 
-    def shares(self, detail: float) -> tuple[float, float]:
-        """Return the shares of the noise that are carried in smooth and in textured places at a detail, 0..1."""
-        return self.carried + self.smooth * detail, self.carried + self.textured * detail
+    def shares(self, detail: float, sigma: float) -> tuple[float, float]:
+        """Return the shares of the noise that are carried in smooth and in textured places.
+
+        Args:
+            detail: The detail, 0..1.
+            sigma: Standard deviation of the noise in levels.
+        """
+        weak, strong = self.rise
+        risen = min(math.log(max(sigma, weak) / weak) / math.log(strong / weak), 1.0)
+        least = self.carried + risen * (self.faithful_share - self.carried)
+        return self.carried + self.smooth * detail, max(self.carried + self.textured * detail, least)
 
 
 # More noise keeps more texture, which the eye misses where there is some, and more grain, which it sees where there is

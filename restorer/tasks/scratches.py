@@ -6,7 +6,7 @@ from torch import Tensor
 
 from restorer.diffusion.prior import Prior
 from restorer.images.masks import FillMask, grow
-from restorer.measurement.scratches import LEVEL, Features, Scratches, find_scratches
+from restorer.measurement.scratches import LEVEL, RULE, Features, Rule, Scratches, find_scratches
 from restorer.models.load import load_prior, load_scratch_finder, load_stroke_judge, measuring_prior
 from restorer.priors.encoder import encode
 from restorer.priors.unet_prior import UNetPrior
@@ -22,12 +22,15 @@ def features_of(prior: UNetPrior) -> Features:
     return lambda image: encode(prior, 2 * image - 1, 2 * LEVEL / 255)
 
 
-def scratches_of(image: Tensor, evidence: Tensor | None = None, *, prior: Prior | None = None) -> Scratches:
+def scratches_of(
+    image: Tensor, evidence: Tensor | None = None, *, rule: Rule = RULE, prior: Prior | None = None
+) -> Scratches:
     """Find the scratches, dust, hairs and creases of a picture, and how sure they are.
 
     Args:
         image: float (C, H, W) in [0, 1] with C = 1 or 3.
         evidence: bool (H, W), the pixels that count; None for all of them.
+        rule: Which places count as damaged.
         prior: A prior. The embedded prior, which takes part, runs on the device and in the precision of this one; None
             for those that `load_prior` selects.
 
@@ -36,7 +39,7 @@ def scratches_of(image: Tensor, evidence: Tensor | None = None, *, prior: Prior 
     """
     embedded = measuring_prior(load_prior() if prior is None else prior)
     finder = load_scratch_finder(embedded.device)
-    return find_scratches(image, finder, features_of(embedded), evidence, load_stroke_judge())
+    return find_scratches(image, finder, features_of(embedded), evidence, load_stroke_judge(), rule)
 
 
 def scratch_mask(

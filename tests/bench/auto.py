@@ -153,7 +153,7 @@ def damaged(options: argparse.Namespace) -> None:
         if row is not None and not options.again:
             continue
         kinds = KINDS[number % len(KINDS)]
-        found, true = damage(wide, kinds, number)
+        found, true = damage(wide, kinds, number + options.seed)
         if row is None:
             row = {"number": str(number), "picture": name, "damage": found.words}
             scores = {words: psnr(x, true) for words, x in ends(found, kinds, options.detail)}
@@ -200,6 +200,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=30)
     parser.add_argument("--first", type=int, default=0, help="number of the first picture of the folder")
     parser.add_argument("--every", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0, help="added to the number of a crop, draws other damages")
     parser.add_argument("--detail", type=float)
     options = parser.parse_args()
     with torch.inference_mode():

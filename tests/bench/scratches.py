@@ -1,13 +1,14 @@
 """Measure the finder of scratches on photographs that took no part in its training.
 
-    python tests/bench/scratches.py found SOURCE... [--every N] [--drawn here|training]
-    python tests/bench/scratches.py clean SOURCE... [--every N]
+    python tests/bench/scratches.py found SOURCE... [--every N] [--drawn here|training] [--noise SIGMA]
+    python tests/bench/scratches.py clean SOURCE... [--every N] [--noise SIGMA]
     python tests/bench/scratches.py filled SOURCE... [--every N] [--drawn here|training]
     python tests/bench/scratches.py rules SOURCE... [--every N] [--drawn here|training]
 
 `found` draws damage onto the photographs, and prints the share of the damaged pixels that is found, the share of the
 others that is marked, and how faint the damage is that is missed. `clean` prints the share that is marked of
-photographs without damage. `filled` prints the PSNR in the damaged pixels before and after
+photographs without damage. With `--noise`, white noise is added to both, and the damage is looked for as `auto` looks
+under strong noise. `filled` prints the PSNR in the damaged pixels before and after
 `inpaint(picture, "scratches")`. `rules` prints what other rules of `restorer.measurement.scratches` would find, and
 what they would mark of the photographs without damage.
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -33,8 +35,9 @@ from torch import Tensor
 
 import restorer
 from restorer.evaluation.metrics import psnr
-from restorer.measurement.scratches import RULE, Rule, followed, judged, log_odds
+from restorer.measurement.scratches import RULE, Rule, Scratches, followed, judged, log_odds
 from restorer.models.load import load_prior, load_scratch_finder, load_stroke_judge
+from restorer.tasks.finding_scratches import are_sure, scratches_under_noise
 from restorer.tasks.scratches import features_of, scratches_of
 from restorer.training.datasets import find_sources
 from restorer.training.edits import as_stored, jpeg
@@ -148,12 +151,23 @@ def sample(photo: Tensor, index: int, drawn: str) -> Sample:
     return Sample(x, y, made.core & seen, made.rim | (made.core & ~seen))
 
 
+def looked_for(picture: Tensor, sigma: float, seed: int) -> Scratches:
+    """Return what is found in a picture (3, H, W) on the 0..255 scale; under noise, only what `auto` is sure of."""
+    if sigma == 0:
+        return scratches_of(picture / 255)
+    drawn = torch.randn(picture.shape, generator=torch.Generator().manual_seed(seed))
+    noisy = as_stored(picture + sigma * drawn) / 255
+    restored = restorer.denoise(noisy, sigma, detail=0, prior=load_prior())
+    marked = scratches_under_noise(noisy, restored)
+    return marked if are_sure(marked) else replace(marked, fill=np.zeros_like(marked.fill), places=0)
+
+
 def found(options: argparse.Namespace) -> None:
     """Print the share of the damage that is found, and the share of the other pixels that is marked."""
     rows, missed = [], []
     for index, (name, photo) in enumerate(photographs(options)):
         made = sample(photo, index, options.drawn)
-        fill = torch.from_numpy(scratches_of(made.damaged / 255).fill)
+        fill = torch.from_numpy(looked_for(made.damaged, options.noise, index).fill)
         others = ~made.core & ~made.rim
         right = int((fill & made.core).sum())
         missed.append((made.damaged - made.true).abs().amax(0)[made.core & ~fill])
@@ -177,8 +191,8 @@ def found(options: argparse.Namespace) -> None:
 def clean(options: argparse.Namespace) -> None:
     """Print the share of undamaged photographs that is marked."""
     shares = []
-    for name, photo in photographs(options):
-        marked = scratches_of(photo / 255)
+    for index, (name, photo) in enumerate(photographs(options)):
+        marked = looked_for(photo, options.noise, index)
         shares.append(marked.share)
         print(f"{name}: {100 * marked.share:.3f} % marked, {marked.places} places", flush=True)
     print(
@@ -248,6 +262,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, help="take at most that many photographs")
     parser.add_argument("--side", type=int, help="take the middle of each photograph, at most that high and wide")
     parser.add_argument("--drawn", choices=DRAWERS, default="here")
+    parser.add_argument("--noise", type=float, default=0.0, help="levels of white noise under which it is looked for")
     options = parser.parse_args()
     COMMANDS[options.command](options)
 

@@ -41,7 +41,7 @@ from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.finding import Finding, Left, Seen, Step
 from restorer.tasks.finding_blur import OTHER_BLUR, POSSIBLE_BLUR, is_wide
 from restorer.tasks.finding_noise import POSSIBLE_NOISE
-from restorer.tasks.finding_scratches import POSSIBLE_SCRATCHES
+from restorer.tasks.finding_scratches import POSSIBLE_SCRATCHES, reaching
 from restorer.tasks.inpaint import prepare_inpaint
 from restorer.tasks.job import Job
 from restorer.tasks.left_over import left_for_deblurring
@@ -630,6 +630,95 @@ def test_scratches_under_noise_are_filled_after_it() -> None:
     left = prepare_auto(z, detail=0, without=("scratches",)).run().image
     assert psnr(result[:, hole], ground[:, hole]) > psnr(left[:, hole], ground[:, hole]) + 3
     assert steps_of(prepare_auto(noisy(ground, 25.0), detail=0).measured()) == ["noise: denoise"]
+
+
+def test_scratches_under_noise_that_was_compressed_are_filled_after_both() -> None:
+    ground, _, hole = stroked()
+    z, jpeg = compressed(noisy(torch.where(hole, ground + 100 / 255, ground), 20.0), 85)
+    job = prepare_auto(z, jpeg=jpeg, detail=0).measured()
+    assert steps_of(job) == ["noise: denoise", "scratches: inpaint"] and not job.notes
+    result = job.run().image
+    left = prepare_auto(z, jpeg=jpeg, detail=0, without=("scratches",)).run().image
+    assert psnr(result[:, hole], ground[:, hole]) > psnr(left[:, hole], ground[:, hole]) + 3
+    z, jpeg = compressed(noisy(ground, 20.0), 85)
+    assert steps_of(prepare_auto(z, jpeg=jpeg, detail=0).measured()) == ["noise: denoise"]
+
+
+def looks(monkeypatch: pytest.MonkeyPatch, *found: Scratches) -> list[Tensor]:
+    """Let the finder see these in turn, and return the pictures that it is shown."""
+    shown, left = list[Tensor](), list(found)
+
+    def look(image: Tensor, *arguments: object, **named: object) -> Scratches:
+        shown.append(image)
+        return left.pop(0)
+
+    monkeypatch.setattr(finding_scratches, "scratches_of", look)
+    return shown
+
+
+def places(*rows: int, sure: float = 0.9) -> Scratches:
+    fill = np.zeros((128, 128), bool)
+    fill[list(rows), 20:100] = True
+    return Scratches(fill, len(rows), sure, 7.0)
+
+
+def test_scratches_that_are_doubted_in_strong_noise_are_looked_for_with_half_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    y = noisy(scene(), 20.0)
+    shown = looks(monkeypatch, places(30, 60, sure=0.5), places(30, 60))
+    job = prepare_auto(y, detail=0).measured()
+    assert steps_of(job) == ["noise: denoise", "scratches: inpaint"]
+    assert POSSIBLE_SCRATCHES not in job.notes, "the second look is sure"
+    restored = prepare_denoise(y, detail=0).run().image
+    torch.testing.assert_close(shown[1], (y + restored) / 2)
+    job.run()
+    assert len(shown) == 2, "what was found beneath the noise is not looked for again"
+
+
+@pytest.mark.parametrize("was_compressed", [False, True])
+def test_only_where_noise_was_removed_a_second_look_says_how_far_scratches_reach(
+    was_compressed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    y, jpeg = compressed(scene(), 40) if was_compressed else (noisy(scene(), 20.0), None)
+    first, filled = places(30, 60), list[Tensor]()
+    first.fill[30, 100:110] = True
+    looks(monkeypatch, first, places(30, 60))
+
+    def fill(image: Tensor, hole: Tensor, **options: object) -> Job:
+        filled.append(hole)
+        return prepare_inpaint(image, hole, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(finding_scratches, "prepare_inpaint", fill)
+    job = prepare_auto(y, jpeg=jpeg, detail=0).measured()
+    assert steps_of(job)[-1] == "scratches: inpaint" and len(steps_of(job)) == 2
+    job.run()
+    assert [bool(hole[30, 109]) for hole in (filled[0], filled[-1])] == [True, was_compressed]
+
+
+def test_scratches_that_are_doubted_twice_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = looks(monkeypatch, places(30, 60, sure=0.5), places(30, 60, sure=0.5))
+    job = prepare_auto(noisy(scene(), 20.0), detail=0).measured()
+    assert steps_of(job) == ["noise: denoise"] and POSSIBLE_SCRATCHES in job.notes and len(shown) == 2
+
+
+@pytest.mark.parametrize("sigma", [0.0, 6.0])
+def test_weak_noise_hides_no_scratches(sigma: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = looks(monkeypatch, places(30, 60, sure=0.5))
+    job = prepare_auto(noisy(scene(), sigma) if sigma else scene(), detail=0).measured()
+    assert "scratches: inpaint" not in steps_of(job) and len(shown) == 1
+
+
+def test_the_look_at_the_picture_without_noise_says_how_far_scratches_reach() -> None:
+    """The first of these places is larger than it should be, the second is found in part, the third not at all."""
+    first, second = np.zeros((2, 20, 20), bool)
+    first[2, 2:12], first[8, 2:12], first[14, 2:12] = True, True, True
+    second[2, 2:10], second[8, 2:6], second[18, 2:6] = True, True, True
+    expected = first.copy()
+    expected[2, 10:12], expected[18, 2:6] = False, True
+    assert (reaching(first, second) == expected).all()
+    assert (reaching(first, np.zeros_like(first)) == first).all()
+    assert (reaching(np.zeros_like(first), second) == second).all()
 
 
 @pytest.mark.parametrize(

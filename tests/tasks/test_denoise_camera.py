@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from restorer.diffusion.degradations.coloured_noise import ColouredNoise
 from restorer.errors import UsageError
 from restorer.evaluation.metrics import high_energy, psnr
 from restorer.models.load import load_prior
+from restorer.tasks import camera_plan as camera_plan_module
 from restorer.tasks.camera_plan import camera_plan, probed_at
 from restorer.tasks.defaults import CAMERA
 from restorer.tasks.denoise import NOTHING_FOUND, prepare_denoise
@@ -136,7 +139,32 @@ def test_any_number_of_steps_has_a_plan(steps: int):
 
 def test_the_default_detail_rises_with_the_noise():
     assert [CAMERA.detail_at(sigma) for sigma in (1.0, 8.0, 9.8, 12.0, 50.0)] == [0.2, 0.2, 0.45, 0.7, 0.7]
-    assert CAMERA.shares(0.0) == (0.6, 0.6), "the most faithful result has as much everywhere"
+
+
+def test_the_most_faithful_result_takes_more_texture_back_the_stronger_the_noise_was():
+    assert CAMERA.shares(0.0, 4.0) == (0.6, 0.6), "the same everywhere"
+    textured = [CAMERA.shares(0.0, sigma)[1] for sigma in (5.0, math.sqrt(45.0), 9.0, 50.0)]
+    assert textured == pytest.approx([0.6, 0.8, 1.0, 1.0]), "it rises with the logarithm of the noise"
+    assert CAMERA.shares(0.0, 50.0)[0] == 0.6, "grain in smooth places does not come back"
+
+
+@pytest.mark.parametrize("name", ["eagles", "gates", "grapes"])
+def test_texture_that_is_taken_back_raises_the_psnr_of_the_most_faithful_result(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A photograph at half its size has more fine texture."""
+    small = torch.nn.functional.avg_pool2d(photo(name)[None], 2)[0].round()
+    noisy, clean = (photograph(small, Camera(gain=0.004), seed) / 255 for seed in (1, None))
+    reached = gain(noisy, clean, detail=0)
+    monkeypatch.setattr(camera_plan_module, "CAMERA", replace(CAMERA, faithful_share=CAMERA.carried))
+    assert reached > gain(noisy, clean, detail=0) + 0.2
+
+
+@pytest.mark.parametrize("sigma", [2.0, 6.0, 8.0, 30.0])
+def test_more_detail_carries_more_noise_however_strong_it_is(sigma: float):
+    shares = [CAMERA.shares(detail / 10, sigma) for detail in range(11)]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx((0.7, 1.45))
 
 
 def test_one_step_and_other_methods():
