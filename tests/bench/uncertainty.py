@@ -13,6 +13,8 @@ The table gives the share of the values within their intervals, that of each qua
 results, the rank correlation (Spearman) of the map with the squared error, both as means over 9x9 pixels, as the mean
 over the pictures and over all pixels together, and the mean half width over that of other maps of the same coverage: a
 constant one, the size of the residual, and one that knows the mean squared error around each pixel, which no map can.
+The last two columns say what such knowledge is worth: the width of that map over the constant one, and that of a map
+with the same knowledge that is as narrow as can be, because it leaves more values outside where errors are large.
 """
 
 from __future__ import annotations
@@ -101,22 +103,41 @@ def smooth(x: Tensor, m: Measured) -> Tensor:
     return local_mean(x.float(), m.unknown.float())[m.unknown]
 
 
+def narrowest(error: Tensor, scale: Tensor, share: float) -> float:
+    """Return the least mean half width at a coverage of maps that know the deviations of Gaussian errors.
+
+    Where the mean width is least, the density of the errors at the ends of the intervals is the same everywhere,
+    exp(-h^2 / (2 s^2)) / s = 1 / k, so that h = s sqrt(2 log(k / s)), and 0 where s exceeds k.
+    """
+    low, high = float(scale.min()), 1e3 * float(scale.max())
+    for _ in range(50):
+        k = (low * high) ** 0.5
+        half = scale * (2 * (k / scale).log().clamp(min=0)).sqrt()
+        low, high = (low, k) if float((error <= half).double().mean()) >= share else (k, high)
+    return float(half.mean())
+
+
 def widths_over_others(members: list[Measured], half: Tensor, share: float) -> list[float]:
-    """Return the mean half width over that of a constant map, of the residual's size, and of the mean squared error."""
+    """Return the mean half width over that of a constant map, of the residual's size, and of the mean squared error.
+
+    Two more values are what the knowledge of that error is worth: the width of its map, and of the narrowest map that
+    has it, over that of the constant map.
+    """
     error = torch.cat([m.error[:, m.unknown].abs() for m in members], 1)
     has_residual = all(m.residual is not None for m in members)
     residual = [smooth(m.residual, m) for m in members if m.residual is not None]
     others = [torch.ones_like(half), torch.cat(residual) if has_residual else None]
     others.append(torch.cat([smooth(m.error.square().mean(0), m) for m in members]))
-    found = []
+    widths = []
     for other in others:
         if other is None:
-            found.append(float("nan"))
+            widths.append(float("nan"))
             continue
         scale = other.clamp(min=LEAST).sqrt()
         factor = float(np.quantile((error / scale).numpy(), share))
-        found.append(float(half.mean()) / (factor * float(scale.mean())))
-    return found
+        widths.append(factor * float(scale.mean()))
+    least = narrowest(error, scale, share)
+    return [*(float(half.mean()) / width for width in widths), widths[2] / widths[0], least / widths[0]]
 
 
 def print_table(options: argparse.Namespace) -> None:
@@ -127,9 +148,9 @@ def print_table(options: argparse.Namespace) -> None:
     assert calibration is not None, "the model has no constants"
     print(
         "| degradation | pictures | within | by quarter of local variance | mean half width | rank correlation | "
-        "over all pixels | width over constant | over residual | over the best |"
+        "over all pixels | width over constant | over residual | over the best | the best over constant | narrowest |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(12 * "|---" + "|")
     for row in coverage(measured, calibration.at):
         members = [m for m in measured if m.name == row.name]
         halves = [half_width(calibration.at(m.kind, m.strength), m.deviation, m.variance, m.hint) for m in members]
