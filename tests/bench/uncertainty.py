@@ -5,6 +5,7 @@ python tests/bench/uncertainty.py measure FOLDER --half 1 --out b.pickle      # 
 python tests/bench/uncertainty.py pairs FOLDER --half 1 --out c.pickle        # NAME_noisy.png beside NAME_clean.png
 python tests/bench/uncertainty.py constants a.pickle --out calibration.json   # the constants that pictures give
 python tests/bench/uncertainty.py table b.pickle c.pickle                     # what they are worth on other pictures
+python tests/bench/uncertainty.py ceiling FOLDER --half 1 --every 4           # how well any map can tell errors
 
 `restore evaluate --calibrate` does the first, the second and the fourth at once. The parts can run side by side here,
 and `--kinds denoise camera` and `--every 2` make them smaller.
@@ -15,6 +16,9 @@ over the pictures and over all pixels together, and the mean half width over tha
 constant one, the size of the residual, and one that knows the mean squared error around each pixel, which no map can.
 The last two columns say what such knowledge is worth: the width of that map over the constant one, and that of a map
 with the same knowledge that is as narrow as can be, because it leaves more values outside where errors are large.
+
+The ceiling is the rank correlation of the squared error with its mean over DRAWS other draws of white noise on the same
+picture. It is that of a map that knows the picture, and not the noise.
 """
 
 from __future__ import annotations
@@ -44,6 +48,7 @@ from restorer.training.simulated_noise import Kind, simulate
 
 CAMERAS: tuple[Kind, ...] = ("camera", "phone", "grain")
 PAIR_SIDE = 160
+DRAWS = 8
 LEAST = 1 / 12  # squared levels: the rounding to 8 bits
 
 
@@ -169,11 +174,34 @@ def print_table(options: argparse.Namespace) -> None:
         )
 
 
+def print_ceiling(options: argparse.Namespace) -> None:
+    """Print the rank correlation of a map that knows the errors under other draws of white noise, and that of ours."""
+    prior, paths = load_prior(), sorted(options.inputs[0].glob("*.png"))
+    calibration = calibration_of(prior)
+    assert calibration is not None, "the model has no constants"
+    for trial in (t for t in trials(prior) if t.name in (options.kinds or ["white noise 25", "white noise 50"])):
+        found, ours = list[float](), list[float]()
+        for number in list(range(options.half, len(paths), 2))[:: options.every]:
+            picture = centre_crop(load(paths[number]), trial.side)
+            drawn = [measure(trial, picture, number + 1000 * draw) for draw in range(1 + DRAWS)]
+            first, *others = [m for m in drawn if m is not None]
+            error, *rest = [smooth(m.error.square().mean(0), m) for m in (first, *others)]
+            constants = calibration.at(first.kind, first.strength)
+            half = half_width(constants, first.deviation, first.variance, first.hint)
+            found.append(spearmanr(torch.stack(rest).mean(0), error).statistic)
+            ours.append(spearmanr(smooth(half, first), error).statistic)
+        print(
+            f"{trial.name}: {np.mean(found):.2f}, and {np.mean(ours):.2f} by our map ({len(found)} pictures)",
+            flush=True,
+        )
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "measure": restore_all,
     "pairs": restore_pairs,
     "constants": write_constants,
     "table": print_table,
+    "ceiling": print_ceiling,
 }
 
 
