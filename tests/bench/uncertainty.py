@@ -47,6 +47,7 @@ from restorer.tasks.denoise import prepare_denoise
 from restorer.training.simulated_noise import Kind, simulate
 
 CAMERAS: tuple[Kind, ...] = ("camera", "phone", "grain")
+CHECKED = ("grain noise",)  # which only tests
 PAIR_SIDE = 160
 DRAWS = 8
 LEAST = 1 / 12  # squared levels: the rounding to 8 bits
@@ -99,7 +100,7 @@ def read(options: argparse.Namespace) -> list[Measured]:
 
 def write_constants(options: argparse.Namespace) -> None:
     """Write the constants that restorations give."""
-    found = Calibration(find_constants(read(options)), options.data, options.date)
+    found = Calibration(find_constants([m for m in read(options) if m.name not in CHECKED]), options.data, options.date)
     options.out.write_text(to_json(found), encoding="utf-8")
 
 
