@@ -107,6 +107,7 @@ class Constants:
         pictures: Number n of the pictures that they were found on.
         law: The law that takes the place of the groups; None if there is none. The groups still serve results of which
             there is no hint, if the law asks for one.
+        span: The least and the largest strength of those pictures; None if only their mean, `strength`, is known.
     """
 
     strength: float
@@ -114,6 +115,7 @@ class Constants:
     factors: tuple[float, ...]
     pictures: int
     law: PowerLaw | None = None
+    span: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,11 @@ class Calibration:
     def covers(self, kind: str, strength: float) -> bool:
         """Return whether a kind is calibrated at about this strength."""
         known = self.kinds.get(kind, ())
-        return bool(known) and known[0].strength / OUTSIDE <= strength <= known[-1].strength * OUTSIDE
+        if not known:
+            return False
+        low, high = known[0], known[-1]
+        least = low.strength if low.span is None else low.span[0]
+        return least / OUTSIDE <= strength <= (high.strength if high.span is None else high.span[1]) * OUTSIDE
 
 
 def _interpolated(low: Constants, high: Constants, share: float, strength: float) -> Constants:

@@ -256,7 +256,8 @@ def find_constants(measured: Sequence[Measured], bins: Mapping[str, int] = BINS)
         for part, sample, form in zip(parts, samples, forms, strict=True):
             strength = float(np.exp(np.mean([np.log(m.strength) for m in part])))
             law = _controlled(fit_law(sample, form or FORMS[0]), sample) if has_law else None
-            rows.append(replace(_groups(sample), strength=strength, law=law))
+            span = part[0].strength, part[-1].strength
+            rows.append(replace(_groups(sample), strength=strength, law=law, span=span))
         found[kind] = tuple(rows)
     return found
 

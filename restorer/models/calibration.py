@@ -23,6 +23,7 @@ LAW = tuple(f.name for f in fields(PowerLaw))
 """The names of what the file holds of a law."""
 
 MAX_BYTES = 1 << 20
+ROUNDING = 1e-3  # of the numbers in the file
 MOST_EXPONENT = 8.0  # of a law; larger ones are mistakes
 
 
@@ -83,7 +84,17 @@ def _constants(row: Any) -> Constants:
         raise ValueError("there must be one more factor than edges")
     if not all(math.isfinite(x) and x > 0 for x in (strength, *edges, *factors)) or list(edges) != sorted(edges):
         raise ValueError("the numbers must be above 0, and the edges must increase")
-    return Constants(strength, edges, factors, pictures, None if row.get("law") is None else _law(row["law"]))
+    law = None if row.get("law") is None else _law(row["law"])
+    span = None if row.get("span") is None else _span(row["span"], strength)
+    return Constants(strength, edges, factors, pictures, law, span)
+
+
+def _span(values: Any, strength: float) -> tuple[float, float]:
+    """Return the least and the largest strength."""
+    least, most = (float(x) for x in values)
+    if not 0 < least <= strength * (1 + ROUNDING) or not strength * (1 - ROUNDING) <= most < math.inf:
+        raise ValueError("the strength must lie within its span")
+    return least, most
 
 
 def _law(row: Any) -> PowerLaw:
@@ -110,6 +121,7 @@ def to_json(calibration: Calibration) -> str:
                 "factors": shortened(c.factors),
                 "pictures": c.pictures,
             }
+            | ({} if c.span is None else {"span": shortened(c.span)})
             | ({} if c.law is None else {"law": dict(zip(LAW, shortened(astuple(c.law)), strict=True))})
             for c in rows
         ]

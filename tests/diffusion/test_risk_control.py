@@ -85,6 +85,14 @@ def test_what_is_covered() -> None:
     assert BOTH.at("deblur", 10.0) is None
 
 
+def test_what_is_covered_goes_by_the_strengths_of_the_pictures() -> None:
+    one = Calibration({"camera": (Constants(16.0, (1.0,), (1.0, 1.0), 30, span=(3.0, 60.0)),)})
+    assert one.covers("camera", 2.5)
+    assert one.covers("camera", 80.0)
+    assert not one.covers("camera", 1.5)
+    assert not one.covers("camera", 100.0)
+
+
 def test_one_calibrated_strength_serves_all() -> None:
     single = Calibration({"narrow": (LOW,)})
     assert single.at("narrow", 3.0) == single.at("narrow", 30.0) == LOW

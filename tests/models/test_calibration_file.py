@@ -24,7 +24,9 @@ def test_constants_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_a_law_is_read_as_it_was_written(tmp_path: Path) -> None:
-    rows = tuple(Constants(s, ROW.edges, ROW.factors, 34, PowerLaw(2.5, 0.8, 0.1, s / 100)) for s in (5.0, 25.0))
+    rows = tuple(
+        Constants(s, ROW.edges, ROW.factors, 34, PowerLaw(2.5, 0.8, 0.1, s / 100), (s / 2, 2 * s)) for s in (5.0, 25.0)
+    )
     (tmp_path / FILE).write_text(to_json(Calibration({"denoise": rows})), encoding="utf-8")
     found = read_calibration(tmp_path)
     assert found is not None
@@ -78,6 +80,10 @@ def changed(**values: Any) -> dict[str, Any]:
         changed(edges="abc"),
         changed(strength=0),
         changed(pictures=None),
+        changed(span=[1.0]),
+        changed(span=[30.0, 40.0]),
+        changed(span=[1.0, 20.0]),
+        changed(span=[0.0, float("inf")]),
         changed(law=[]),
         changed(law={"factor": 2.0}),
         changed(law=GOOD_LAW | {"factor": 0}),
