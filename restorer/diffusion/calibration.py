@@ -15,6 +15,13 @@ Factors are found for each kind of degradation, for several strengths of it, and
 the result, because errors are underestimated in other proportions where a picture is flat and where it is textured.
 Between strengths, factors are interpolated in the logarithm.
 
+Where the derivative alone tells too little, a power law takes the place of the groups. It joins the estimate u with a
+hint w, a second map that the run yields at no cost, and with the local variance v of the result:
+
+    h = lambda u^a w^b (1 + v)^(c / 2)
+
+The exponents are fitted (`restorer.evaluation.power_laws`), and lambda is found by conformal risk control.
+
 Source:
     Angelopoulos, Bates, Fisch, Lei and Schuster 2024, "Conformal Risk Control", ICLR, https://arxiv.org/abs/2208.02814.
 """
@@ -36,6 +43,7 @@ __all__ = [
     "MOST_HALF_WIDTH",
     "Calibration",
     "Constants",
+    "PowerLaw",
     "controlled_factor",
     "group_edges",
     "half_width",
@@ -64,20 +72,50 @@ OUTSIDE = 1.5  # ratio to the nearest calibrated strength from which a strength 
 
 
 @dataclass(frozen=True)
+class PowerLaw:
+    """The half width as a product of powers of maps.
+
+    Args:
+        factor: lambda, above 0.
+        deviation: Exponent a of the estimated deviation.
+        hint: Exponent b of the hint.
+        variance: Exponent c of the local deviation of the result.
+    """
+
+    factor: float
+    deviation: float = 1.0
+    hint: float = 0.0
+    variance: float = 0.0
+
+    def half(self, deviation: Tensor, variance: Tensor, hint: Tensor | None) -> Tensor:
+        """Return half widths in levels; the arguments are those of `half_width`. A hint of exponent 0 is not read."""
+        found = self.factor * deviation**self.deviation
+        if self.hint:
+            assert hint is not None
+            found = found * hint**self.hint
+        return found * (1 + variance) ** (self.variance / 2) if self.variance else found
+
+
+@dataclass(frozen=True)
 class Constants:
-    """The factors of one strength of a degradation.
+    """The constants of one strength of a degradation.
 
     Args:
         strength: The strength.
         edges: Local variances in squared levels between the groups, increasing.
         factors: lambda of each group, one more than edges.
         pictures: Number n of the pictures that they were found on.
+        law: The law that takes the place of the groups; None if there is none. The groups still serve results of which
+            there is no hint, if the law asks for one.
+        span: The least and the largest strength of those pictures; None if only their mean, `strength`, is known.
     """
 
     strength: float
     edges: tuple[float, ...]
     factors: tuple[float, ...]
     pictures: int
+    law: PowerLaw | None = None
+    span: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +151,11 @@ class Calibration:
     def covers(self, kind: str, strength: float) -> bool:
         """Return whether a kind is calibrated at about this strength."""
         known = self.kinds.get(kind, ())
-        return bool(known) and known[0].strength / OUTSIDE <= strength <= known[-1].strength * OUTSIDE
+        if not known:
+            return False
+        low, high = known[0], known[-1]
+        least = low.strength if low.span is None else low.span[0]
+        return least / OUTSIDE <= strength <= (high.strength if high.span is None else high.span[1]) * OUTSIDE
 
 
 def _interpolated(low: Constants, high: Constants, share: float, strength: float) -> Constants:
@@ -122,20 +164,33 @@ def _interpolated(low: Constants, high: Constants, share: float, strength: float
     def between(a: Sequence[float], b: Sequence[float]) -> tuple[float, ...]:
         return tuple(x ** (1 - share) * y**share for x, y in zip(a, b, strict=True))
 
+    law: PowerLaw | None = None
+    if low.law is not None and high.law is not None:
+        (factor,) = between([low.law.factor], [high.law.factor])
+        pairs = zip(_exponents(low.law), _exponents(high.law), strict=True)
+        law = PowerLaw(factor, *((1 - share) * a + share * b for a, b in pairs))
     pictures = min(low.pictures, high.pictures)
-    return Constants(strength, between(low.edges, high.edges), between(low.factors, high.factors), pictures)
+    return Constants(strength, between(low.edges, high.edges), between(low.factors, high.factors), pictures, law)
 
 
-def half_width(constants: Constants | None, deviation: Tensor, variance: Tensor) -> Tensor:
+def _exponents(law: PowerLaw) -> tuple[float, float, float]:
+    return law.deviation, law.hint, law.variance
+
+
+def half_width(constants: Constants | None, deviation: Tensor, variance: Tensor, hint: Tensor | None = None) -> Tensor:
     """Return the half width of the interval of every pixel in levels, float32 (H, W), at most MOST_HALF_WIDTH.
 
     Args:
         constants: The constants; None for those of a Gaussian.
         deviation: Estimated standard deviations in levels, (H, W).
         variance: Local variances of the result in squared levels, (H, W).
+        hint: A second map that tells of the errors, (H, W), above 0 where the deviation is; None if there is none.
     """
     if constants is None:
         return (GAUSSIAN * deviation).clamp(max=MOST_HALF_WIDTH)
+    if constants.law is not None and (hint is not None or not constants.law.hint):
+        half = constants.law.half(deviation, variance, hint)
+        return torch.where(deviation > 0, half, 0.0).clamp(max=MOST_HALF_WIDTH)
     group = torch.bucketize(variance, torch.tensor(constants.edges, dtype=variance.dtype))
     return (torch.tensor(constants.factors)[group] * deviation).clamp(max=MOST_HALF_WIDTH)
 

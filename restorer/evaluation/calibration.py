@@ -8,6 +8,7 @@ lie within their intervals is measured.
 from __future__ import annotations
 
 import io
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,16 +18,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from restorer.diffusion.calibration import Constants, controlled_factor, group_edges, half_width, inside
+from restorer.diffusion.calibration import (
+    Constants,
+    PowerLaw,
+    controlled_factor,
+    group_edges,
+    half_width,
+    inside,
+)
 from restorer.diffusion.degradations.blur import Blur
 from restorer.diffusion.degradations.kernels import defocus_kernel, gaussian_kernel, motion_kernel
 from restorer.diffusion.prior import Prior
 from restorer.diffusion.uncertainty import local_variance
 from restorer.evaluation.contact_sheet import to_image
 from restorer.evaluation.degraded import round_to_8_bits
+from restorer.evaluation.power_laws import FORMS, Sample, choose_form, fit_law
 from restorer.evaluation.trial_masks import draw_mask
 from restorer.images.files import from_pil, to_tensor
 from restorer.measurement.earlier_jpeg import find_jpeg
+from restorer.measurement.jpeg import Jpeg
 from restorer.tasks.deblur import prepare_deblur
 from restorer.tasks.dejpeg import prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
@@ -41,14 +51,19 @@ SIDE, LONG_SIDE, NARROW_SIDE, WIDE_SIDE = 160, 112, 96, 128
 """Sides in pixels of the crops that are restored: to denoise, for tasks of more evaluations, and for narrow and wide
 holes, of which many samples are drawn."""
 
-BINS = {"denoise": 5, "camera": 2, "dejpeg": 3, "deblur": 4, "narrow holes": 1, "wide holes": 1, "upscale": 3}
-"""Largest number of strengths of each kind that have constants of their own."""
+BINS = {"denoise": 5, "dejpeg": 3, "deblur": 4, "upscale": 3}
+"""Largest number of strengths of each kind that have constants of their own; 1 for kinds that are not named.
+
+The strength of camera noise is measured, and is itself wrong where the result is. The hint tells more than it does.
+"""
 
 LEAST_PER_STRENGTH = 12
 """Least number of restorations that give the constants of a strength, so that their factors are not too cautious."""
 
 SIGMAS = (5.0, 10.0, 15.0, 25.0, 50.0)
 QUALITIES = (20, 30, 40, 60, 75)
+NOISY_SIGMAS = (5, 10, 15, 25)  # white noise that is compressed, and the qualities, one of which is drawn
+NOISY_QUALITIES = (60, 75, 85, 92)
 KERNELS = {
     "gaussian 1": gaussian_kernel(1.0),
     "gaussian 1.6": gaussian_kernel(1.6),
@@ -94,6 +109,7 @@ class Measured:
         unknown: The pixels that are not those of the input, bool (H, W).
         residual: Mean square over the channels of the result less the input, in squared levels, (H, W); None if the
             input has another size.
+        hint: The second map that tells of the errors, as in `Spread`; None if there is none.
     """
 
     kind: str
@@ -104,6 +120,7 @@ class Measured:
     variance: Tensor
     unknown: Tensor
     residual: Tensor | None = None
+    hint: Tensor | None = None
 
 
 def _white_noise(x: Tensor, sigma: float, seed: int) -> Tensor:
@@ -128,11 +145,14 @@ def trials(prior: Prior, simulate: Mapping[str, Simulate] | None = None) -> list
         return prepare_denoise(noisy, noise="camera", prior=prior), clean
 
     def jpeg(x: Tensor, seed: int, quality: int) -> Prepared:
-        file, sampling = io.BytesIO(), 2 if seed // 2 % 2 else 0  # every other picture of each half
-        to_image(x).save(file, "JPEG", quality=quality, subsampling=sampling)
-        with Image.open(io.BytesIO(file.getvalue())) as image:
-            decoded = to_tensor(from_pil(image.convert("RGB")))
-        return prepare_dejpeg(decoded, find_jpeg(decoded, file.getvalue()), prior=prior), x
+        return prepare_dejpeg(*_compressed(x, quality, seed), prior=prior), x
+
+    def noisy_jpeg(x: Tensor, seed: int, kind: str, add: Simulate | None) -> Prepared:
+        drawn = random.Random(f"{kind} jpeg {seed}")
+        quality, sigma = drawn.choice(NOISY_QUALITIES), drawn.choice(NOISY_SIGMAS)
+        noisy, clean = (_white_noise(x, sigma, seed), x) if add is None else add(x, seed)
+        decoded, known = _compressed(noisy, quality, seed)
+        return prepare_denoise(decoded, jpeg=known, prior=prior), clean
 
     def blur(x: Tensor, seed: int, kernel: Tensor) -> Prepared:
         operator, sigma = Blur(kernel), BLUR_SIGMAS[seed % len(BLUR_SIGMAS)]
@@ -158,6 +178,8 @@ def trials(prior: Prior, simulate: Mapping[str, Simulate] | None = None) -> list
 
     found = [Trial("denoise", f"white noise {sigma:g}", partial(white, sigma=sigma)) for sigma in SIGMAS]
     found += [Trial("camera", f"{name} noise", partial(camera, add=add)) for name, add in (simulate or {}).items()]
+    for kind, add in {"white": None, **{k: add for k, add in (simulate or {}).items() if k == "camera"}}.items():
+        found += [Trial("noisy jpeg", f"{kind} noise and JPEG", partial(noisy_jpeg, kind=kind, add=add))]
     found += [Trial("dejpeg", f"JPEG {quality}", partial(jpeg, quality=quality), LONG_SIDE) for quality in QUALITIES]
     found += [
         Trial("deblur", f"blur, {name}", partial(blur, kernel=kernel), LONG_SIDE) for name, kernel in KERNELS.items()
@@ -166,6 +188,15 @@ def trials(prior: Prior, simulate: Mapping[str, Simulate] | None = None) -> list
     found += [Trial("wide holes", f"hole of {HOLE} pixels", wide, WIDE_SIDE)]
     found += [Trial("upscale", f"x{scale}", partial(enlarge, scale=scale), LONG_SIDE) for scale in SCALES]
     return found
+
+
+def _compressed(x: Tensor, quality: int, seed: int) -> tuple[Tensor, Jpeg | None]:
+    """Return a picture as a JPEG file holds it, and what is known of the file."""
+    file, sampling = io.BytesIO(), 2 if seed // 2 % 2 else 0  # every other picture of each half
+    to_image(x).save(file, "JPEG", quality=quality, subsampling=sampling)
+    with Image.open(io.BytesIO(file.getvalue())) as image:
+        decoded = to_tensor(from_pil(image.convert("RGB")))
+    return decoded, find_jpeg(decoded, file.getvalue())
 
 
 def _fill(x: Tensor, hole: Tensor, prior: Prior) -> Prepared:
@@ -201,6 +232,7 @@ def measure(trial: Trial, picture: Tensor, seed: int) -> Measured | None:
         local_variance(result),
         ~known,
         (255 * (result - job.image)).square().mean(0) if same_size else None,
+        restored.spread.hint,
     )
 
 
@@ -215,22 +247,48 @@ def find_constants(measured: Sequence[Measured], bins: Mapping[str, int] = BINS)
     for kind in dict.fromkeys(m.kind for m in measured):
         ordered = sorted((m for m in measured if m.kind == kind), key=lambda m: m.strength)
         count = min(bins.get(kind, 1), max(len(ordered) // LEAST_PER_STRENGTH, 1))
-        parts = np.array_split(np.arange(len(ordered)), count)
-        found[kind] = tuple(_constants([ordered[i] for i in part]) for part in parts)
+        parts = [[ordered[i] for i in part] for part in np.array_split(np.arange(len(ordered)), count)]
+        samples = [[_sample(m) for m in part] for part in parts]
+        forms = [choose_form(s, _by_groups) for s in samples]
+        # Strengths can be interpolated if all of them have a law. Most of them decide.
+        has_law = 2 * sum(form is not None for form in forms) > len(forms)
+        rows = []
+        for part, sample, form in zip(parts, samples, forms, strict=True):
+            strength = float(np.exp(np.mean([np.log(m.strength) for m in part])))
+            law = _controlled(fit_law(sample, form or FORMS[0]), sample) if has_law else None
+            span = part[0].strength, part[-1].strength
+            rows.append(replace(_groups(sample), strength=strength, law=law, span=span))
+        found[kind] = tuple(rows)
     return found
 
 
-def _constants(measured: Sequence[Measured]) -> Constants:
-    """Return the constants of restorations of about one strength."""
-    strength = float(np.exp(np.mean([np.log(m.strength) for m in measured])))
-    edges = group_edges(torch.cat([m.variance[m.unknown] for m in measured]))
+def _sample(m: Measured) -> Sample:
+    return Sample.of(m.error, m.deviation.clamp(min=1e-6), m.variance, m.unknown, m.hint)
+
+
+def _groups(samples: Sequence[Sample]) -> Constants:
+    """Return the constants of groups of about one strength, which is left to be named."""
+    edges = group_edges(torch.cat([s.variance for s in samples]))
     ratios: list[list[Tensor]] = [[] for _ in range(len(edges) + 1)]
-    for m in measured:
-        group = torch.bucketize(m.variance, torch.tensor(edges))
-        ratio = m.error.abs() / m.deviation.clamp(min=1e-6)
+    for s in samples:
+        group = torch.bucketize(s.variance, torch.tensor(edges))
         for number, collected in enumerate(ratios):
-            collected.append(ratio[:, (group == number) & m.unknown])
-    return Constants(strength, edges, tuple(controlled_factor(r) for r in ratios), len(measured))
+            collected.append((s.error / s.deviation)[:, group == number])
+    return Constants(1.0, edges, tuple(controlled_factor(r) for r in ratios), len(samples))
+
+
+def _by_groups(given: Sequence[Sample], others: Sequence[Sample]) -> list[Tensor]:
+    """Return the half widths of pictures by the groups of others."""
+    constants = _groups(given)
+    return [half_width(constants, s.deviation, s.variance) for s in others]
+
+
+def _controlled(law: PowerLaw, samples: Sequence[Sample]) -> PowerLaw:
+    """Return the law with the factor that controls the risk."""
+    plain = replace(law, factor=1.0)
+    ratios = [s.error / plain.half(s.deviation, s.variance, s.hint) for s in samples]
+    scale = law.factor  # keeps the factor within the bounds of its search
+    return replace(law, factor=scale * controlled_factor([r / scale for r in ratios]))
 
 
 @dataclass(frozen=True)
@@ -265,7 +323,7 @@ def coverage(measured: Iterable[Measured], constants: Callable[[str, float], Con
     found = []
     for name, members in groups.items():
         half = torch.cat(
-            [half_width(constants(m.kind, m.strength), m.deviation, m.variance)[m.unknown] for m in members]
+            [half_width(constants(m.kind, m.strength), m.deviation, m.variance, m.hint)[m.unknown] for m in members]
         )
         error = torch.cat([m.error[:, m.unknown] for m in members], 1)
         variance = torch.cat([m.variance[m.unknown] for m in members])

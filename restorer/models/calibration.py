@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
-from restorer.diffusion.calibration import Calibration, Constants
+from restorer.diffusion.calibration import Calibration, Constants, PowerLaw
 from restorer.errors import ModelError
 from restorer.models.weight_files import printable
 
-__all__ = ["FILE", "calibration_file", "read_calibration", "to_json"]
+__all__ = ["FILE", "LAW", "calibration_file", "read_calibration", "to_json"]
 
 FILE = "calibration.json"
+
+LAW = tuple(f.name for f in fields(PowerLaw))
+"""The names of what the file holds of a law."""
+
 MAX_BYTES = 1 << 20
+ROUNDING = 1e-3  # of the numbers in the file
+MOST_EXPONENT = 8.0  # of a law; larger ones are mistakes
 
 
 def calibration_file(model: Path) -> Path:
@@ -60,6 +67,8 @@ def parse(content: Any) -> Calibration:
         constants = [_constants(row) for row in rows]
         if len({len(c.edges) for c in constants}) > 1:
             raise ValueError(f"the strengths of {printable(kind)} have different numbers of groups")
+        if len({c.law is None for c in constants}) > 1:
+            raise ValueError(f"some strengths of {printable(kind)} have a law, and others have none")
         kinds[str(kind)] = tuple(sorted(constants, key=lambda c: c.strength))
     level = float(content["level"])
     if not 0 < level < 1:
@@ -75,7 +84,27 @@ def _constants(row: Any) -> Constants:
         raise ValueError("there must be one more factor than edges")
     if not all(math.isfinite(x) and x > 0 for x in (strength, *edges, *factors)) or list(edges) != sorted(edges):
         raise ValueError("the numbers must be above 0, and the edges must increase")
-    return Constants(strength, edges, factors, pictures)
+    law = None if row.get("law") is None else _law(row["law"])
+    span = None if row.get("span") is None else _span(row["span"], strength)
+    return Constants(strength, edges, factors, pictures, law, span)
+
+
+def _span(values: Any, strength: float) -> tuple[float, float]:
+    """Return the least and the largest strength."""
+    least, most = (float(x) for x in values)
+    if not 0 < least <= strength * (1 + ROUNDING) or not strength * (1 - ROUNDING) <= most < math.inf:
+        raise ValueError("the strength must lie within its span")
+    return least, most
+
+
+def _law(row: Any) -> PowerLaw:
+    """Return the law of one strength."""
+    law = PowerLaw(*(float(row[name]) for name in LAW))
+    if not (math.isfinite(law.factor) and law.factor > 0):
+        raise ValueError("the factor of a law must be above 0")
+    if not all(abs(x) <= MOST_EXPONENT for x in (law.deviation, law.hint, law.variance)):
+        raise ValueError(f"the exponents of a law must be at most {MOST_EXPONENT:g} in size")
+    return law
 
 
 def to_json(calibration: Calibration) -> str:
@@ -92,6 +121,8 @@ def to_json(calibration: Calibration) -> str:
                 "factors": shortened(c.factors),
                 "pictures": c.pictures,
             }
+            | ({} if c.span is None else {"span": shortened(c.span)})
+            | ({} if c.law is None else {"law": dict(zip(LAW, shortened(astuple(c.law)), strict=True))})
             for c in rows
         ]
         for kind, rows in sorted(calibration.kinds.items())

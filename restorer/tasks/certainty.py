@@ -119,7 +119,7 @@ def certainty_of(job: Job, restored: Restored | None) -> Certainty:
     constants = None if calibration is None else calibration.at(doubt.kind, doubt.strength)
     # Results are calibrated as files hold them.
     result = (restored.image.clamp(0, 1) * 255).round() / 255
-    half = half_width(constants, restored.spread.deviation, local_variance(result))
+    half = half_width(constants, restored.spread.deviation, local_variance(result), restored.spread.hint)
     if calibration is None or constants is None:
         return Certainty(half, False, doubt.kind, UNCALIBRATED)
     note = "" if calibration.covers(doubt.kind, doubt.strength) else OTHER_STRENGTH

@@ -310,7 +310,7 @@ class _Denoising:
             unclip = (lambda mean: undo_clipping(mean, level / 255)) if is_clipped else None
             return self.finish(torch.lerp(first, x, weight), unclip, keep_constant=noise.estimated)
 
-        doubt = Doubt("denoise", level, at=0.0, has_mean=True, **self.doubted)
+        doubt = Doubt("denoise", level, at=0.0, has_mean=True, detail=weight, **self.doubted)
         return replace(
             self.copy(noise),
             plan=plan,

@@ -257,7 +257,7 @@ def _doubt(hole: Tensor, *, wide: bool, known: bool) -> Doubt:
     """
     unchanged = ~hole if known else None
     return (
-        Doubt("wide holes", mean_depth(hole), samples=8, known=unchanged)
+        Doubt("wide holes", mean_depth(hole), samples=8, known=unchanged, depth=depths(hole))
         if wide
         else Doubt("narrow holes", 1.0, samples=4, known=unchanged)
     )
@@ -266,15 +266,24 @@ def _doubt(hole: Tensor, *, wide: bool, known: bool) -> Doubt:
 def mean_depth(hole: Tensor) -> float:
     """Return the mean distance of the pixels of a hole from the known ones, in pixels; 1 if there are none.
 
-    The distance is the number of times that the hole must shrink by a pixel on all sides for the pixel to be known.
+    The distances are those of `depths`.
     """
-    left, total, count = hole, 0, int(hole.sum())
+    return max(float(depths(hole).sum()) / max(int(hole.sum()), 1), 1.0)
+
+
+def depths(hole: Tensor) -> Tensor:
+    """Return the distance of the pixels of a hole from the known ones in pixels, at most MAX_DEPTH, float32 (H, W).
+
+    It is the number of times that the hole must shrink by a pixel on all sides for the pixel to be known, and 0 where
+    it is known.
+    """
+    left, found = hole, torch.zeros(hole.shape)
     for _ in range(MAX_DEPTH):
         if not bool(left.any()):
             break
-        total += int(left.sum())
+        found += left
         left = F.max_pool2d((~left).float()[None, None], 3, 1, 1)[0, 0] == 0
-    return max(total / max(count, 1), 1.0)
+    return found
 
 
 def _place_in(base: Region, whole: Place, margin: int) -> Place:

@@ -42,6 +42,7 @@ from restorer.tasks.uncertain import (
     Doubt,
     Spread,
     draw_samples,
+    drawn_by_data,
     is_by_samples,
     probed_index,
     runs,
@@ -289,7 +290,7 @@ class Job:
         if self.plan is None:
             return Restored(self.image, self.prior)
         prior, notes = self._fit_to_memory()
-        sampled: tuple[Tensor, Tensor, Step | None] | None = None
+        sampled: tuple[Tensor, Tensor, tuple[Step, Tensor] | None] | None = None
         is_lowered = False
         while True:
             try:
@@ -299,7 +300,7 @@ class Job:
                 spread: Spread | None = None
                 if probed is not None and self.doubt is not None:
                     change = image - self.finish(first, first) if self.doubt.has_mean else None
-                    spread = spread_by_derivative(self.doubt, prior, self.plan, probed, change)
+                    spread = spread_by_derivative(self.doubt, prior, self.plan, probed[0], change, probed[1])
                 return Restored(image, prior, tuple(notes), spread=spread)
             except NotFiniteError as error:
                 precise, sampled = None if is_lowered else _in_tiles(prior.resources.full_precision()), None
@@ -368,15 +369,22 @@ class Job:
 
     def _sample(
         self, plan: Plan, prior: Tiled, on_step: Callable[[Step], None] | None
-    ) -> Asking[tuple[Tensor, Tensor, Step | None]]:
-        """Return the last state, on the device of the prior, the first prediction, on the CPU, and what is probed."""
+    ) -> Asking[tuple[Tensor, Tensor, tuple[Step, Tensor] | None]]:
+        """Return the last state, on the device of the prior, the first prediction, on the CPU, and signs of errors.
+
+        That is the evaluation that is probed, and what the data changed in the first prediction; None if neither is
+        wanted.
+        """
         first: list[Tensor] = []
+        drawn: list[Tensor] = []
         probed: list[Step] = []
         wanted = 0 if self.second_pass is not None else probed_index(self.asked, self.doubt, plan.evaluations)
 
         def keep_first(step: Step) -> None:
             if not first:
                 first.append(step.x0)
+                if wanted and self.doubt is not None:
+                    drawn.append(drawn_by_data(self.doubt, step))
             if step.index == wanted:
                 probed.append(step)
             if on_step is not None:
@@ -397,7 +405,7 @@ class Job:
             canvas=self.canvas,
             on_step=keep_first,
         )
-        return x, first[0].cpu(), probed[0] if probed else None
+        return x, first[0].cpu(), (probed[0], drawn[0]) if probed else None
 
     def _decode(self, x: Tensor, prior: Tiled) -> Tensor:
         """Return the picture of a state: the state itself, or the decoded latents."""

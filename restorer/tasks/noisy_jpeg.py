@@ -113,5 +113,5 @@ def with_noise_removed(
         y=known.data(),
         noise_variance=1.0,
         jpeg=jpeg,
-        doubt=Doubt("camera", before.error, at=1.0, cut=place.inner, is_gray=is_gray, canvas=place.canvas),
+        doubt=Doubt("noisy jpeg", before.error, at=1.0, cut=place.inner, is_gray=is_gray, canvas=place.canvas),
     )

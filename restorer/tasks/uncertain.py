@@ -31,6 +31,7 @@ __all__ = [
     "Doubt",
     "Spread",
     "draw_samples",
+    "drawn_by_data",
     "is_by_samples",
     "probed_index",
     "runs",
@@ -71,6 +72,8 @@ class Doubt:
         cut: Maps a map of the size of the state to the size of the result.
         is_gray: Whether the result is gray.
         has_mean: Whether the first prediction is the posterior mean, from which the detail leads away.
+        detail: How far the detail leads away from it: the share of the way from the mean to the last state.
+        depth: Distance of each pixel of a hole from its rim in pixels, (H, W); None if there is no wide hole.
         known: The pixels of the result that are those of the input, bool (H, W); None if there are none.
         canvas: The larger picture of whose random signs a part is taken; None for the whole picture.
     """
@@ -83,6 +86,8 @@ class Doubt:
     cut: Callable[[Tensor], Tensor] = lambda x: x
     is_gray: bool = False
     has_mean: bool = False
+    detail: float = 0.0
+    depth: Tensor | None = None
     known: Tensor | None = None
     canvas: Canvas | None = None
 
@@ -95,10 +100,14 @@ class Spread:
         deviation: Estimated standard deviation of every pixel, float32 (H, W) in levels, on the CPU; 0 where the pixels
             are known.
         doubt: What it was estimated from.
+        hint: A second map that tells of the errors, float32 (H, W), above 0; None if there is none. It is the distance
+            in levels from the posterior mean to the last state, or that by which the data draw the first prediction,
+            or the depth in pixels within a hole.
     """
 
     deviation: Tensor
     doubt: Doubt
+    hint: Tensor | None = None
 
 
 def is_by_samples(asked: Asked, doubt: Doubt | None) -> bool:
@@ -149,7 +158,16 @@ def draw_samples(
     return tuple(kept), None
 
 
-def spread_by_derivative(doubt: Doubt, prior: Prior, plan: Plan, step: Step, change: Tensor | None) -> Spread:
+def drawn_by_data(doubt: Doubt, step: Step) -> Tensor:
+    """Return the mean square over the channels of what the data change in a prediction, in squared levels, (H, W)."""
+    moved = 127.5 * (step.corrected - step.x0)[0].float()
+    moved = moved.mean(0, keepdim=True) if doubt.is_gray else moved
+    return moved.square().mean(0).cpu()
+
+
+def spread_by_derivative(
+    doubt: Doubt, prior: Prior, plan: Plan, step: Step, change: Tensor | None, drawn: Tensor
+) -> Spread:
     """Estimate the uncertainty by probes of the derivative of the prior.
 
     Args:
@@ -157,7 +175,8 @@ def spread_by_derivative(doubt: Doubt, prior: Prior, plan: Plan, step: Step, cha
         prior: The prior.
         plan: The plan of the run.
         step: The evaluation that is probed.
-        change: The difference of the result from the mean, (C, H, W) in [0, 1]; None if it is the mean.
+        change: The difference of the result from the mean, (C, H, W) in [0, 1]; None if there is no mean.
+        drawn: What the data change in the first prediction, as `drawn_by_data` returns it.
 
     Returns:
         The uncertainty of the result.
@@ -178,9 +197,13 @@ def spread_by_derivative(doubt: Doubt, prior: Prior, plan: Plan, step: Step, cha
             canvas=doubt.canvas,
         )
     smooth = doubt.cut(local_mean(variance.float())).cpu().clamp(min=LEAST_VARIANCE)
-    if change is not None:
-        smooth = smooth + local_mean((255 * change).square().mean(0))
-    return Spread(smooth.sqrt(), doubt)
+    if change is None:
+        has_hint, told = bool(drawn.any()), doubt.cut(local_mean(drawn))
+    else:
+        added = local_mean((255 * change).square().mean(0))
+        smooth, has_hint = smooth + added, doubt.detail > 0
+        told = added / doubt.detail**2 if has_hint else added
+    return Spread(smooth.sqrt(), doubt, told.clamp(min=LEAST_VARIANCE).sqrt() if has_hint else None)
 
 
 def spread_by_samples(doubt: Doubt, samples: Iterable[Tensor]) -> Spread:
@@ -201,4 +224,4 @@ def spread_by_samples(doubt: Doubt, samples: Iterable[Tensor]) -> Spread:
         return Spread(local_mean(variance).clamp(min=LEAST_VARIANCE).sqrt(), doubt)
     unknown = ~doubt.known
     smooth = local_mean(variance, unknown.to(variance.dtype)).clamp(min=LEAST_VARIANCE)
-    return Spread(torch.where(unknown, smooth, 0.0).sqrt(), doubt)
+    return Spread(torch.where(unknown, smooth, 0.0).sqrt(), doubt, doubt.depth)

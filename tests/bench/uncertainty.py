@@ -5,6 +5,7 @@ python tests/bench/uncertainty.py measure FOLDER --half 1 --out b.pickle      # 
 python tests/bench/uncertainty.py pairs FOLDER --half 1 --out c.pickle        # NAME_noisy.png beside NAME_clean.png
 python tests/bench/uncertainty.py constants a.pickle --out calibration.json   # the constants that pictures give
 python tests/bench/uncertainty.py table b.pickle c.pickle                     # what they are worth on other pictures
+python tests/bench/uncertainty.py ceiling FOLDER --half 1 --every 4           # how well any map can tell errors
 
 `restore evaluate --calibrate` does the first, the second and the fourth at once. The parts can run side by side here,
 and `--kinds denoise camera` and `--every 2` make them smaller.
@@ -13,6 +14,11 @@ The table gives the share of the values within their intervals, that of each qua
 results, the rank correlation (Spearman) of the map with the squared error, both as means over 9x9 pixels, as the mean
 over the pictures and over all pixels together, and the mean half width over that of other maps of the same coverage: a
 constant one, the size of the residual, and one that knows the mean squared error around each pixel, which no map can.
+The last two columns say what such knowledge is worth: the width of that map over the constant one, and that of a map
+with the same knowledge that is as narrow as can be, because it leaves more values outside where errors are large.
+
+The ceiling is the rank correlation of the squared error with its mean over DRAWS other draws of white noise on the same
+picture. It is that of a map that knows the picture, and not the noise.
 """
 
 from __future__ import annotations
@@ -41,8 +47,9 @@ from restorer.tasks.denoise import prepare_denoise
 from restorer.training.simulated_noise import Kind, simulate
 
 CAMERAS: tuple[Kind, ...] = ("camera", "phone", "grain")
-CHECKED = ("phone noise", "grain noise")  # which only test
+CHECKED = ("grain noise",)  # which only tests
 PAIR_SIDE = 160
+DRAWS = 8
 LEAST = 1 / 12  # squared levels: the rounding to 8 bits
 
 
@@ -93,8 +100,7 @@ def read(options: argparse.Namespace) -> list[Measured]:
 
 def write_constants(options: argparse.Namespace) -> None:
     """Write the constants that restorations give."""
-    measured = [m for m in read(options) if m.name not in CHECKED]
-    found = Calibration(find_constants(measured), options.data, options.date)
+    found = Calibration(find_constants([m for m in read(options) if m.name not in CHECKED]), options.data, options.date)
     options.out.write_text(to_json(found), encoding="utf-8")
 
 
@@ -103,22 +109,41 @@ def smooth(x: Tensor, m: Measured) -> Tensor:
     return local_mean(x.float(), m.unknown.float())[m.unknown]
 
 
+def narrowest(error: Tensor, scale: Tensor, share: float) -> float:
+    """Return the least mean half width at a coverage of maps that know the deviations of Gaussian errors.
+
+    Where the mean width is least, the density of the errors at the ends of the intervals is the same everywhere,
+    exp(-h^2 / (2 s^2)) / s = 1 / k, so that h = s sqrt(2 log(k / s)), and 0 where s exceeds k.
+    """
+    low, high = float(scale.min()), 1e3 * float(scale.max())
+    for _ in range(50):
+        k = (low * high) ** 0.5
+        half = scale * (2 * (k / scale).log().clamp(min=0)).sqrt()
+        low, high = (low, k) if float((error <= half).double().mean()) >= share else (k, high)
+    return float(half.mean())
+
+
 def widths_over_others(members: list[Measured], half: Tensor, share: float) -> list[float]:
-    """Return the mean half width over that of a constant map, of the residual's size, and of the mean squared error."""
+    """Return the mean half width over that of a constant map, of the residual's size, and of the mean squared error.
+
+    Two more values are what the knowledge of that error is worth: the width of its map, and of the narrowest map that
+    has it, over that of the constant map.
+    """
     error = torch.cat([m.error[:, m.unknown].abs() for m in members], 1)
     has_residual = all(m.residual is not None for m in members)
     residual = [smooth(m.residual, m) for m in members if m.residual is not None]
     others = [torch.ones_like(half), torch.cat(residual) if has_residual else None]
     others.append(torch.cat([smooth(m.error.square().mean(0), m) for m in members]))
-    found = []
+    widths = []
     for other in others:
         if other is None:
-            found.append(float("nan"))
+            widths.append(float("nan"))
             continue
         scale = other.clamp(min=LEAST).sqrt()
         factor = float(np.quantile((error / scale).numpy(), share))
-        found.append(float(half.mean()) / (factor * float(scale.mean())))
-    return found
+        widths.append(factor * float(scale.mean()))
+    least = narrowest(error, scale, share)
+    return [*(float(half.mean()) / width for width in widths), widths[2] / widths[0], least / widths[0]]
 
 
 def print_table(options: argparse.Namespace) -> None:
@@ -129,12 +154,12 @@ def print_table(options: argparse.Namespace) -> None:
     assert calibration is not None, "the model has no constants"
     print(
         "| degradation | pictures | within | by quarter of local variance | mean half width | rank correlation | "
-        "over all pixels | width over constant | over residual | over the best |"
+        "over all pixels | width over constant | over residual | over the best | the best over constant | narrowest |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(12 * "|---" + "|")
     for row in coverage(measured, calibration.at):
         members = [m for m in measured if m.name == row.name]
-        halves = [half_width(calibration.at(m.kind, m.strength), m.deviation, m.variance) for m in members]
+        halves = [half_width(calibration.at(m.kind, m.strength), m.deviation, m.variance, m.hint) for m in members]
         errors = [smooth(m.error.square().mean(0), m).numpy() for m in members]
         maps = [smooth(h, m).numpy() for h, m in zip(halves, members, strict=True)]
         ranks = [spearmanr(a, b).statistic for a, b in zip(maps, errors, strict=True)]
@@ -150,11 +175,34 @@ def print_table(options: argparse.Namespace) -> None:
         )
 
 
+def print_ceiling(options: argparse.Namespace) -> None:
+    """Print the rank correlation of a map that knows the errors under other draws of white noise, and that of ours."""
+    prior, paths = load_prior(), sorted(options.inputs[0].glob("*.png"))
+    calibration = calibration_of(prior)
+    assert calibration is not None, "the model has no constants"
+    for trial in (t for t in trials(prior) if t.name in (options.kinds or ["white noise 25", "white noise 50"])):
+        found, ours = list[float](), list[float]()
+        for number in list(range(options.half, len(paths), 2))[:: options.every]:
+            picture = centre_crop(load(paths[number]), trial.side)
+            drawn = [measure(trial, picture, number + 1000 * draw) for draw in range(1 + DRAWS)]
+            first, *others = [m for m in drawn if m is not None]
+            error, *rest = [smooth(m.error.square().mean(0), m) for m in (first, *others)]
+            constants = calibration.at(first.kind, first.strength)
+            half = half_width(constants, first.deviation, first.variance, first.hint)
+            found.append(spearmanr(torch.stack(rest).mean(0), error).statistic)
+            ours.append(spearmanr(smooth(half, first), error).statistic)
+        print(
+            f"{trial.name}: {np.mean(found):.2f}, and {np.mean(ours):.2f} by our map ({len(found)} pictures)",
+            flush=True,
+        )
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "measure": restore_all,
     "pairs": restore_pairs,
     "constants": write_constants,
     "table": print_table,
+    "ceiling": print_ceiling,
 }
 
 

@@ -14,6 +14,7 @@ from restorer.diffusion.calibration import (
     MOST_LOSS,
     Calibration,
     Constants,
+    PowerLaw,
     controlled_factor,
     group_edges,
     half_width,
@@ -84,6 +85,14 @@ def test_what_is_covered() -> None:
     assert BOTH.at("deblur", 10.0) is None
 
 
+def test_what_is_covered_goes_by_the_strengths_of_the_pictures() -> None:
+    one = Calibration({"camera": (Constants(16.0, (1.0,), (1.0, 1.0), 30, span=(3.0, 60.0)),)})
+    assert one.covers("camera", 2.5)
+    assert one.covers("camera", 80.0)
+    assert not one.covers("camera", 1.5)
+    assert not one.covers("camera", 100.0)
+
+
 def test_one_calibrated_strength_serves_all() -> None:
     single = Calibration({"narrow": (LOW,)})
     assert single.at("narrow", 3.0) == single.at("narrow", 30.0) == LOW
@@ -96,6 +105,43 @@ def test_the_half_width_has_the_factor_of_its_group() -> None:
     plain = half_width(None, torch.full((1, 3), 3.0), variance)
     torch.testing.assert_close(plain, torch.full((1, 3), 3 * GAUSSIAN))
     assert float(half_width(LOW, torch.full((1, 3), 1e6), variance).max()) == MOST_HALF_WIDTH
+
+
+def test_a_law_takes_the_place_of_the_groups() -> None:
+    law = PowerLaw(2.0, 0.5, 1.5, 1.0)
+    constants = Constants(10.0, (1.0, 4.0), (1.0, 2.0, 4.0), 30, law)
+    deviation, variance, hint = (
+        torch.tensor([[4.0, 9.0, 0.0]]),
+        torch.tensor([[3.0, 8.0, 3.0]]),
+        torch.full((1, 3), 4.0),
+    )
+    found = half_width(constants, deviation, variance, hint)
+    # lambda u^a w^b sqrt(1 + v); what is known stays known
+    torch.testing.assert_close(found, torch.tensor([[2 * 2 * 8 * 2.0, 2 * 3 * 8 * 3.0, 0.0]]))
+    assert float(half_width(constants, deviation, variance, 1e6 * hint).max()) == MOST_HALF_WIDTH
+
+
+def test_without_a_hint_the_groups_serve() -> None:
+    deviation, variance = torch.full((1, 3), 3.0), torch.tensor([[0.5, 2.0, 100.0]])
+    asks = Constants(10.0, (1.0, 4.0), (1.0, 2.0, 4.0), 30, PowerLaw(9.0, 1.0, 0.5))
+    assert half_width(asks, deviation, variance).tolist() == [[3.0, 6.0, 12.0]]
+    asks_nothing = Constants(10.0, (1.0, 4.0), (1.0, 2.0, 4.0), 30, PowerLaw(9.0))
+    assert half_width(asks_nothing, deviation, variance).tolist() == [[27.0, 27.0, 27.0]]
+
+
+def test_half_widths_of_laws_are_interpolated_in_the_logarithm() -> None:
+    rows = [Constants(s, (1.0,), (1.0, 1.0), 30, PowerLaw(f, a, b, c)) for s, f, a, b, c in LAWS]
+    maps = torch.full((1, 1), 5.0), torch.full((1, 1), 80.0), torch.full((1, 1), 2.0)
+    both = Calibration({"denoise": tuple(rows)})
+    low, middle, high = (float(half_width(both.at("denoise", s), *maps)) for s in (10.0, 20.0, 40.0))
+    assert middle == pytest.approx(math.sqrt(low * high))
+    without = Constants(40.0, (1.0,), (1.0, 1.0), 30)
+    found = Calibration({"denoise": (rows[0], without)}).at("denoise", 20.0)
+    assert found is not None and found.law is None
+
+
+LAWS = ((10.0, 2.0, 1.0, 0.0, 0.1), (40.0, 5.0, 0.2, 0.6, 0.0))
+"""Strength, factor and exponents."""
 
 
 def test_the_gaussian_factor_holds_nine_tenths() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from restorer.diffusion.calibration import Calibration, Constants
+from restorer.diffusion.calibration import Calibration, Constants, PowerLaw
 from restorer.errors import ModelError
 from restorer.models.calibration import FILE, calibration_file, read_calibration, to_json
 from restorer.models.load import calibration_of, find_calibration, load_prior
@@ -21,6 +21,24 @@ CALIBRATION = Calibration({"denoise": (ROW,)}, "some pictures", "2026-11-29")
 def test_constants_are_read_as_they_were_written(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(to_json(CALIBRATION), encoding="utf-8")
     assert read_calibration(tmp_path) == CALIBRATION
+
+
+def test_a_law_is_read_as_it_was_written(tmp_path: Path) -> None:
+    rows = tuple(
+        Constants(s, ROW.edges, ROW.factors, 34, PowerLaw(2.5, 0.8, 0.1, s / 100), (s / 2, 2 * s)) for s in (5.0, 25.0)
+    )
+    (tmp_path / FILE).write_text(to_json(Calibration({"denoise": rows})), encoding="utf-8")
+    found = read_calibration(tmp_path)
+    assert found is not None
+    assert found.kinds["denoise"] == rows
+
+
+def test_strengths_with_and_without_a_law_are_refused(tmp_path: Path) -> None:
+    """They could not be interpolated."""
+    law = Constants(5.0, ROW.edges, ROW.factors, 34, PowerLaw(2.0))
+    (tmp_path / FILE).write_text(to_json(Calibration({"denoise": (law, ROW)})), encoding="utf-8")
+    with pytest.raises(ModelError, match="law"):
+        read_calibration(tmp_path)
 
 
 def test_a_model_of_one_file_has_its_own(tmp_path: Path) -> None:
@@ -36,6 +54,9 @@ def test_strengths_are_sorted(tmp_path: Path) -> None:
     found = read_calibration(tmp_path)
     assert found is not None
     assert [c.strength for c in found.kinds["denoise"]] == [5.0, 25.0]
+
+
+GOOD_LAW = {"factor": 2.0, "deviation": 1.0, "hint": 0.5, "variance": 0.1}
 
 
 def changed(**values: Any) -> dict[str, Any]:
@@ -59,6 +80,16 @@ def changed(**values: Any) -> dict[str, Any]:
         changed(edges="abc"),
         changed(strength=0),
         changed(pictures=None),
+        changed(span=[1.0]),
+        changed(span=[30.0, 40.0]),
+        changed(span=[1.0, 20.0]),
+        changed(span=[0.0, float("inf")]),
+        changed(law=[]),
+        changed(law={"factor": 2.0}),
+        changed(law=GOOD_LAW | {"factor": 0}),
+        changed(law=GOOD_LAW | {"factor": float("inf")}),
+        changed(law=GOOD_LAW | {"hint": 99}),
+        changed(law=GOOD_LAW | {"variance": float("nan")}),
     ],
 )
 def test_what_is_no_calibration_is_refused(content: Any, tmp_path: Path) -> None:
@@ -86,7 +117,7 @@ def test_the_embedded_model_is_calibrated_for_every_task() -> None:
     found = calibration_of(Tiled(load_prior(), 64, overlap=8))
     assert found is not None
     assert found == read_calibration(find_calibration().parent)
-    kinds = {"denoise", "camera", "dejpeg", "deblur", "narrow holes", "wide holes", "upscale"}
+    kinds = {"denoise", "camera", "noisy jpeg", "dejpeg", "deblur", "narrow holes", "wide holes", "upscale"}
     assert set(found.kinds) == kinds
     assert found.data and found.date and found.level == 0.9
     for rows in found.kinds.values():

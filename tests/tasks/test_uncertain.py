@@ -12,13 +12,24 @@ import torch
 from torch import Tensor
 
 from restorer.diffusion.degradations.kernels import gaussian_kernel, motion_kernel
+from restorer.diffusion.plan import Plan
+from restorer.diffusion.reverse import Step
+from restorer.diffusion.uncertainty import local_mean
 from restorer.images.sizes import Region
 from restorer.tasks.batching import batch_share
 from restorer.tasks.deblur import _radius, prepare_deblur
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.inpaint import mean_depth, prepare_inpaint
 from restorer.tasks.job import Job, Restored
-from restorer.tasks.uncertain import Asked, Doubt, Spread, draw_samples, spread_by_samples
+from restorer.tasks.uncertain import (
+    Asked,
+    Doubt,
+    Spread,
+    draw_samples,
+    drawn_by_data,
+    spread_by_derivative,
+    spread_by_samples,
+)
 from restorer.tasks.upscale import prepare_upscale
 from tests.gaussian import GaussianPrior
 
@@ -72,6 +83,37 @@ def test_what_the_detail_adds_is_uncertain_too(picture: Tensor) -> None:
     assert added > 4
     found = deviation(restored).square().mean()
     torch.testing.assert_close(found, posterior_deviation(SIGMA) ** 2 + added, rtol=0.01, atol=0)
+
+
+def test_the_hint_of_white_noise_does_not_depend_on_the_detail(picture: Tensor) -> None:
+    """It is the distance from the mean to the last state, of which the result goes a part."""
+    last, half, none = (
+        certain(prepare_denoise(picture, SIGMA, detail=detail, prior=PRIOR)).run().spread for detail in (1.0, 0.5, 0.0)
+    )
+    assert last is not None and half is not None and none is not None
+    assert last.hint is not None and half.hint is not None
+    torch.testing.assert_close(last.hint, half.hint, rtol=1e-3, atol=1e-3)
+    faithful = prepare_denoise(picture, SIGMA, detail=0.0, prior=PRIOR).run().image
+    moved = 255 * (prepare_denoise(picture, SIGMA, detail=1.0, prior=PRIOR).run().image - faithful)
+    torch.testing.assert_close(last.hint, local_mean(moved.square().mean(0)).sqrt(), rtol=1e-3, atol=1e-3)
+    assert none.hint is None  # there is only the mean
+
+
+def test_the_hint_of_other_noise_is_what_the_data_change_in_the_first_prediction() -> None:
+    """A correction that moves every value by 3 levels has the hint 3 everywhere; in gray, the mean counts."""
+    x0 = torch.zeros(1, 3, 12, 16)
+    moved = x0 + 3 / 127.5 * torch.tensor([1.0, -1.0, 1.0]).view(3, 1, 1)
+    step = Step(1, 1, 0.2, x0, moved, x0)
+    drawn = drawn_by_data(Doubt("test", 1.0), step)
+    torch.testing.assert_close(drawn, torch.full((12, 16), 9.0))
+    gray = drawn_by_data(Doubt("test", 1.0, is_gray=True), step)
+    torch.testing.assert_close(gray, torch.ones(12, 16))
+    plan = Plan((0.2, 0.0), zeta=(0.0,))
+    doubt = Doubt("test", 1.0, at=1.0, cut=lambda x: x[..., 2:10, 3:9])
+    found = spread_by_derivative(doubt, PRIOR, plan, step, None, drawn)
+    assert found.hint is not None
+    torch.testing.assert_close(found.hint, torch.full((8, 6), 3.0))
+    assert spread_by_derivative(doubt, PRIOR, plan, step, None, torch.zeros(12, 16)).hint is None
 
 
 def test_the_interval_holds_the_truth(picture: Tensor) -> None:
@@ -191,6 +233,17 @@ def test_the_depth_of_a_hole_is_the_mean_distance_from_its_rim() -> None:
     hole[5:10, 5:10] = True  # 16 pixels at distance 1, 8 at 2, and 1 at 3
     assert mean_depth(hole) == pytest.approx((16 + 16 + 3) / 25)
     assert mean_depth(torch.zeros(4, 4, dtype=torch.bool)) == 1
+
+
+def test_the_hint_of_a_wide_hole_is_the_depth(picture: Tensor) -> None:
+    image = picture.clamp(0, 1).repeat(1, 2, 2)
+    hole = torch.zeros(80, 112, dtype=torch.bool)
+    hole[10:50, 20:60] = True
+    restored = certain(prepare_inpaint(image, hole, steps=2, prior=PRIOR)).run()
+    assert restored.spread is not None and restored.spread.hint is not None
+    y, x = torch.meshgrid(torch.arange(80), torch.arange(112), indexing="ij")
+    expected = torch.stack([y - 9, 50 - y, x - 19, 60 - x]).amin(0).clamp(min=0)
+    torch.testing.assert_close(restored.spread.hint, expected.float())
 
 
 def test_the_radius_of_a_kernel_is_its_deviation_along_an_axis() -> None:

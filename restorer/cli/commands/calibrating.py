@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["calibrate"]
 
-CAMERAS = ("camera",)
+CAMERAS = ("camera", "phone")
 """The simulated noise that stands for the noise of cameras, kinds of `restorer.training.simulated_noise`."""
 
 LEAST_PICTURES = 12
