@@ -22,7 +22,7 @@ from torch import Tensor
 
 from restorer.measurement.credible import LEVEL, SATURATED, bicubic_enlargement
 
-__all__ = ["DRAWN", "Limits", "find_limits", "share_of_drawn_edges"]
+__all__ = ["DRAWN", "Limits", "find_limits", "is_drawn", "share_of_drawn_edges"]
 
 DRAWN = 0.5
 """Share of strong edges beside plain places from which a picture is taken for a drawing. Photographs that were shrunk
@@ -30,7 +30,7 @@ have less than .25, drawings without dithering .74 and more."""
 
 EDGE = 24 * LEVEL  # range of three by three pixels from which they hold a strong edge
 BESIDE = 3  # pixels from a plain place within which an edge counts as drawn
-NEAR = 4  # pixels from a plain place within which a result is limited
+NEAR = 2  # pixels from a plain place within which a result is limited
 REACH = 2  # pixels around a pixel whose range limits the result
 MARGIN = 2 * LEVEL  # by how much the result may leave this range
 GROUND_MARGIN = LEVEL  # the same on a plain ground
@@ -77,6 +77,18 @@ class Limits:
         return result
 
 
+def is_drawn(image: Tensor, tolerance: float = 0.0) -> bool:
+    """Return whether a picture is a drawing, at its size or at half of it, as it may have been enlarged before.
+
+    Args:
+        image: As in `share_of_drawn_edges`.
+        tolerance: As in `find_limits`.
+    """
+    if share_of_drawn_edges(image, tolerance) >= DRAWN:
+        return True
+    return min(image.shape[-2:]) >= 2 and share_of_drawn_edges(F.avg_pool2d(image, 2), tolerance) >= DRAWN
+
+
 def share_of_drawn_edges(image: Tensor, tolerance: float = 0.0) -> float:
     """Return the share of the strong edges of a picture that lie beside a plain place; 0 if it has no strong edges.
 
@@ -93,14 +105,14 @@ def share_of_drawn_edges(image: Tensor, tolerance: float = 0.0) -> float:
 
 
 def find_limits(
-    y: Tensor, *, tolerance: float = 0.0, is_drawn: bool = False, doubt: Tensor | None = None
+    y: Tensor, *, tolerance: float = 0.0, everywhere: bool = False, doubt: Tensor | None = None
 ) -> Limits | None:
     """Find how far an enlargement may go beside plain places and on them.
 
     Args:
         y: The small picture, (1, C, h, w) on [-1, 1].
         tolerance: Range in levels up to which pixels count as equal: 0 for a picture without noise.
-        is_drawn: Whether the picture is a drawing, which is limited everywhere.
+        everywhere: Whether all of the picture is limited, as a drawing is.
         doubt: How far each pixel is doubted, (1, 1, h, w), 0..1, as in `Credible`; None if none is.
 
     Returns:
@@ -112,7 +124,7 @@ def find_limits(
     is_between = (y.amax(1, keepdim=True) < 1 - SATURATED) & (y.amin(1, keepdim=True) > SATURATED - 1)
     is_plain = ((high3 - low3).amax(1, keepdim=True) <= most) & is_between
     is_ground = (high - low).amax(1, keepdim=True) <= most
-    is_limited = torch.ones_like(is_plain) if is_drawn else _widened(is_plain, NEAR)
+    is_limited = torch.ones_like(is_plain) if everywhere else _widened(is_plain, NEAR)
     if doubt is not None:
         is_limited |= doubt > WHOLE
     if not bool(is_limited.any() | is_ground.any()):

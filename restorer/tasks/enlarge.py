@@ -224,7 +224,7 @@ def _enlarge_once(
     credible = find_credible(y, degradation, is_aliased=found.is_aliased) if is_judged else None
     doubt = None if credible is None else credible.doubt
     limits = (
-        find_limits(y, tolerance=tolerance_of(found), is_drawn=found.is_drawn, doubt=doubt) if mean is None else None
+        find_limits(y, tolerance=tolerance_of(found), everywhere=found.is_drawn, doubt=doubt) if mean is None else None
     )
     if credible is not None:
         # What shrinking cannot have made is left as the network has made it, if there is one.

@@ -12,7 +12,9 @@ A small JPEG is believed as far as its file goes: what compression did to it is 
 takes little time at the small size, and what is left of the error is the noise of the input.
 
 Noise is measured, and so is whether the picture is softer than shrinking makes pictures (`measurement/softness.py`).
-What no shrinking can have made, such as a drawing, is believed less (`measurement/credible.py`).
+What no shrinking can have made, such as a drawing, is believed less (`measurement/credible.py`), and so is a picture
+that was shrunk without a filter (`measurement/aliasing.py`). A drawing (`measurement/drawn.py`) is enlarged faithfully
+by default, because the network of the first answer has seen hardly any and draws halos beside lines.
 
 A latent prior enlarges without such a measurement: it is sampled as it was trained, with the small picture as its
 condition (`priors/latent.py`).
@@ -30,7 +32,7 @@ from restorer.errors import ModelError, UsageError
 from restorer.images.sizes import Enlargement, Region
 from restorer.limits import SCALES, check
 from restorer.measurement.aliasing import is_aliased
-from restorer.measurement.drawn import DRAWN, share_of_drawn_edges
+from restorer.measurement.drawn import is_drawn
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.softness import SOFT, estimate_softness
 from restorer.measurement.white_noise import estimate_sigma
@@ -140,16 +142,16 @@ def prepare_upscale(
         seen = Place.of(image, region, margin_of(factor)).seen(without_equal_channels(image))
         options = replace(options, begin=Begin(start, seen, steps))
     is_gray = len(without_equal_channels(image)) == 1
-    is_drawn = not sigma and share_of_drawn_edges(image) >= DRAWN
-    is_faithful = is_drawn and start is None and options.settings == (steps, None, "auto", seed)
+    drawn = not sigma and is_drawn(image)
+    is_faithful = drawn and detail is None and start is None and first_course(options).is_expert
     options = replace(options, detail=0.0) if is_faithful else options
     if jpeg is not None and not sigma and can_be_restored(jpeg):
         job = _prepare_jpeg(image, jpeg, options, region, is_gray=is_gray)
     else:
         used = _noise_of(image) if sigma is None else sigma
         place = Place.of(image, region, margin_of(factor))
-        is_soft, is_judged = used == 0 and estimate_softness(image) >= SOFT, used <= MOST_SIGMA and not is_drawn
-        found = Found(used, is_gray, is_soft, is_drawn=is_drawn, is_aliased=is_judged and is_aliased(image))
+        is_soft, is_judged = used == 0 and estimate_softness(image) >= SOFT, used <= MOST_SIGMA and not drawn
+        found = Found(used, is_gray, is_soft, is_drawn=drawn, is_aliased=is_judged and is_aliased(image))
         job = enlarge(place.seen(image), place, options, found)
         part, estimated = place.exact(image), sigma is None
         job = _changed(job, lambda job: replace(job, image=part, estimated=estimated))
@@ -192,7 +194,7 @@ def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Re
             left_for_enlarging(jpeg),
             is_gray,
             was_compressed=True,
-            is_drawn=share_of_drawn_edges(restored, LEAST_TOLERANCE) >= DRAWN,
+            is_drawn=is_drawn(restored, LEAST_TOLERANCE),
             is_aliased=is_aliased(restored),
         )
         return enlarge(restored, place, again, found).measured()

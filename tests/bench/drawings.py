@@ -18,8 +18,8 @@ its compression. OUT gets bicubic enlargements and results side by side, two row
 from __future__ import annotations
 
 import argparse
-import io
 import math
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -240,11 +240,10 @@ def psnr(large: Image.Image, truth: Image.Image) -> float:
     return 10 * math.log10(255**2 / max(error, 1e-9))
 
 
-def read_compressed(image: Image.Image) -> Image.Image:
-    """Return a picture as an opened JPEG file."""
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=QUALITY)
-    opened = Image.open(file)
+def compressed(image: Image.Image, path: Path) -> Image.Image:
+    """Write a picture to a JPEG file, and return the file, opened: its tables are found by its name."""
+    image.save(path, "JPEG", quality=QUALITY)
+    opened = Image.open(path)
     opened.load()
     return opened
 
@@ -258,6 +257,12 @@ def main() -> None:
     parser.add_argument("--files", nargs="+", choices=("png", "jpeg"), default=["png", "jpeg"])
     parser.add_argument("--out", type=Path, help="folder for pictures of the results")
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        measure(options, Path(folder))
+
+
+def measure(options: argparse.Namespace, folder: Path) -> None:
+    """Print the rows, with JPEG files in a folder."""
     prior = restorer.load_prior("photo", device="cpu")
     print("                                        overshoot       ground          truth")
     print("kind                 file  scale detail  bicubic ours    bicubic ours    bicubic ours")
@@ -265,7 +270,7 @@ def main() -> None:
     for kind in options.kinds:
         small = KINDS[kind](1)
         for form in options.files:
-            given = small if form == "png" else read_compressed(small)
+            given = small if form == "png" else compressed(small, folder / f"{kind}.jpg")
             for scale in options.scales:
                 size = (scale * small.width, scale * small.height)
                 truth = None if kind.startswith(WITHOUT_TRUTH) else KINDS[kind](scale)

@@ -74,7 +74,7 @@ def test_a_picture_without_edges_is_no_drawing():
 def test_the_limits_are_those_of_the_pixels_around(scale: int):
     """Against a loop over the pixels, for a result that is far off in both directions."""
     y = 2 * to_tensor(page("#e0e0e0", "#204060", 4, 48, BAND + 21))[None] - 1
-    limits = find_limits(y, is_drawn=True)
+    limits = find_limits(y, everywhere=True)
     assert limits is not None
     smooth = bicubic_enlargement(y, scale)
     highest = limits.apply(torch.full_like(smooth, 3.0))
@@ -98,7 +98,7 @@ def test_the_limits_are_those_of_the_pixels_around(scale: int):
 
 def test_what_lies_within_the_limits_stays():
     y = 2 * to_tensor(page("#e0e0e0", "black", 1))[None] - 1
-    limits = find_limits(y, is_drawn=True)
+    limits = find_limits(y, everywhere=True)
     assert limits is not None
     smooth = bicubic_enlargement(y, 3)
     torch.testing.assert_close(limits.apply(smooth), smooth, rtol=0, atol=1e-5)
