@@ -33,7 +33,7 @@ FLAT_REACH = 1  # pixels around a pixel that must equal it for a flat area
 MOST_RINGING = 4.0  # levels by which the projection deviates in a flat area; after shrinking it is 1.9 at most
 SATURATED = 8 * LEVEL  # distance from black and white up to which photographs have flat areas
 REACH = 3  # pixels by which what cannot be believed is widened: the reach of the filter, and of its echoes
-MOST_IMPOSSIBLE = 0.01  # share of the picture from which all of it is doubted
+MOST_IMPOSSIBLE = 0.004  # share of the picture from which all of it is doubted; photographs have .002 at most
 OVERSHOOT = 3 * LEVEL  # by how much the result may overshoot where the bicubic enlargement does
 
 
@@ -63,12 +63,13 @@ def bicubic_enlargement(y: Tensor, scale: int) -> Tensor:
     return F.interpolate(y, scale_factor=scale, mode="bicubic", antialias=True).clamp(-1, 1)
 
 
-def find_credible(y: Tensor, degradation: Bicubic) -> Credible | None:
+def find_credible(y: Tensor, degradation: Bicubic, *, is_aliased: bool = False) -> Credible | None:
     """Find which parts of a small picture shrinking can have made.
 
     Args:
         y: The picture without noise, (1, 3, h, w) on [-1, 1].
         degradation: The shrinking.
+        is_aliased: Whether all of it is doubted, because it was shrunk without a filter (`aliasing.py`).
 
     Returns:
         None if all of it may be believed, as is the case for photographs that were shrunk and not changed afterwards.
@@ -80,9 +81,9 @@ def find_credible(y: Tensor, degradation: Bicubic) -> Credible | None:
     deviation = (start.clamp(-1, 1) - F.interpolate(y, scale_factor=scale)).abs().amax(1, keepdim=True)
     is_ringing = F.max_pool2d(deviation, scale) > MOST_RINGING * LEVEL
     is_doubted = is_impossible | (is_ringing & _is_flat(y))
-    if not bool(is_doubted.any()):
+    if not bool(is_doubted.any()) and not is_aliased:
         return None
-    if float(is_impossible.float().mean()) > MOST_IMPOSSIBLE:
+    if is_aliased or float(is_impossible.float().mean()) > MOST_IMPOSSIBLE:
         doubt = torch.ones_like(residual)
     else:
         widened = F.max_pool2d(is_doubted.float(), 2 * REACH + 1, 1, REACH)

@@ -18,6 +18,7 @@ from restorer.diffusion.prior import Prior
 from restorer.images.resampling import resample
 from restorer.images.sizes import Enlargement
 from restorer.measurement.credible import find_credible
+from restorer.measurement.drawn import find_limits
 from restorer.priors.experts import State
 from restorer.priors.tiled import Tiled
 from restorer.tasks.common import as_colour, to_unit
@@ -54,6 +55,10 @@ LEAST_MARGIN = 16
 
 DAMAGED_SIGMA = 1.0
 """Error of the input in levels from which it counts as damaged."""
+
+LEAST_TOLERANCE, TOLERANCE = 2.0, 4.0
+"""Range in levels up to which the pixels of a ground differ after an earlier repair, and the same for each level of the
+error that is left of a compression."""
 
 SOFT_NOTE = (
     "the picture is softer than shrinking makes pictures: it is enlarged and sharpened, and shrinking the result does "
@@ -108,6 +113,8 @@ class Found:
         is_gray: Whether the channels of the whole picture are equal.
         is_soft: Whether it is softer than shrinking makes pictures.
         was_compressed: Whether it was a JPEG, whose compression is undone already.
+        is_drawn: Whether it is a drawing.
+        is_aliased: Whether it was shrunk without a filter.
         was_enlarged: Whether it is itself the result of an enlargement, which needs no judgement.
     """
 
@@ -115,6 +122,8 @@ class Found:
     is_gray: bool
     is_soft: bool = False
     was_compressed: bool = False
+    is_drawn: bool = False
+    is_aliased: bool = False
     was_enlarged: bool = False
 
 
@@ -168,7 +177,7 @@ def enlarge(part: Tensor, place: Place, options: EnlargeOptions, found: Found, m
         # Tiles that were chosen for the smaller picture do not suit the larger one.
         model = used if isinstance(options.prior, Tiled) else used.prior
         again = replace(options, factor=second, steps=second_steps, prior=model)
-        known = Found(0.0, found.is_gray, was_enlarged=True)
+        known = Found(0.0, found.is_gray, is_drawn=found.is_drawn, was_enlarged=True)
         return _enlarge_once(enlarged, place.scaled(first), again, known, origin=place).measured()
 
     def sampled(seed: int) -> Job:
@@ -211,7 +220,12 @@ def _enlarge_once(
     reduced = part[:1] if found.is_gray else part
     channels = reduced.shape[0]
     degradation, y = Bicubic(scale), as_colour(reduced)
-    credible = find_credible(y, degradation) if sigma <= MOST_SIGMA and not found.was_enlarged else None
+    is_judged = sigma <= MOST_SIGMA and not found.was_enlarged
+    credible = find_credible(y, degradation, is_aliased=found.is_aliased) if is_judged else None
+    doubt = None if credible is None else credible.doubt
+    limits = (
+        find_limits(y, tolerance=tolerance_of(found), everywhere=found.is_drawn, doubt=doubt) if mean is None else None
+    )
     if credible is not None:
         # What shrinking cannot have made is left as the network has made it, if there is one.
         y = credible.data if mean is None else torch.lerp(y, degradation.measure(mean), credible.doubt)
@@ -229,6 +243,7 @@ def _enlarge_once(
         result = mixed.mean(1, keepdim=True) if channels == 1 else mixed
         result = result if sigma > 0 or is_sharpened else degradation.finish(result, y[:, :channels])
         result = result if credible is None or mean is not None else credible.limit(result)
+        result = result if limits is None else limits.apply(result)
         return of_size(to_unit(result, channels), origin or place, large, options.size).expand(len(part), -1, -1)
 
     job = Job(
@@ -258,6 +273,13 @@ def _enlarge_once(
 def needs_detail_to_vary(course: Course) -> bool:
     """Return whether results of a course draw little noise or none, so that samples beside them need more detail."""
     return course.is_expert and course.detail <= EXPERT.detail
+
+
+def tolerance_of(found: Found) -> float:
+    """Return the range in levels up to which neighbouring pixels of a small picture count as equal."""
+    if found.was_compressed:
+        return max(LEAST_TOLERANCE, TOLERANCE * found.sigma)
+    return LEAST_TOLERANCE if found.was_enlarged else 0.0
 
 
 def state_of(found: Found, *, is_doubted: bool) -> State:

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from restorer.diffusion.prior import Prior
 from restorer.images.sizes import Region
+from restorer.measurement.aliasing import is_aliased
+from restorer.measurement.drawn import is_drawn
 from restorer.measurement.softness import SOFT, estimate_softness
 from restorer.tasks.blind_deblur import find_blur
 from restorer.tasks.common import without_equal_channels
@@ -40,14 +42,16 @@ def find_size_step(seen: Seen) -> Finding | None:
         return None
     size, (height, width) = seen.scale, seen.image.shape[-2:]
     factor, is_gray = size.factor(width, height), len(without_equal_channels(seen.image)) == 1
-    softness = 0.0 if seen.found or "blur" in seen.without else estimate_softness(seen.image)
+    drawn, aliased = not seen.found and is_drawn(seen.image), not seen.found and is_aliased(seen.image)
+    softness = 0.0 if seen.found or drawn or "blur" in seen.without else estimate_softness(seen.image)
     is_soft, by = softness >= SOFT, size.scale or size.size(width, height)[0] / width
     sharpened = course_of(seen.prior, factor, None, seen.detail, "auto", seen.seed, state="soft")
     is_sharpened = is_soft and sharpened.is_expert and sharpened.share == 0
     is_deblurred = is_soft and seen.detail == 0
 
     def prepare(detail: float | None, left: Left) -> Pass:
-        found = Found(left.sigma, is_gray, is_soft, left.was_compressed)
+        found = Found(left.sigma, is_gray, is_soft, left.was_compressed, is_drawn=drawn, is_aliased=aliased)
+        detail = 0.0 if drawn and detail is None else detail
         state = state_of(found, is_doubted=False)
         course = course_of(seen.prior, factor, None, detail, "auto", seen.seed, state=state)
 

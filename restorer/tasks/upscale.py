@@ -12,7 +12,9 @@ A small JPEG is believed as far as its file goes: what compression did to it is 
 takes little time at the small size, and what is left of the error is the noise of the input.
 
 Noise is measured, and so is whether the picture is softer than shrinking makes pictures (`measurement/softness.py`).
-What no shrinking can have made, such as a drawing, is believed less (`measurement/credible.py`).
+What no shrinking can have made, such as a drawing, is believed less (`measurement/credible.py`), and so is a picture
+that was shrunk without a filter (`measurement/aliasing.py`). A drawing (`measurement/drawn.py`) is enlarged faithfully
+by default, because the network of the first answer has seen hardly any and draws halos beside lines.
 
 A latent prior enlarges without such a measurement: it is sampled as it was trained, with the small picture as its
 condition (`priors/latent.py`).
@@ -29,6 +31,8 @@ from restorer.diffusion.prior import Prior
 from restorer.errors import ModelError, UsageError
 from restorer.images.sizes import Enlargement, Region
 from restorer.limits import SCALES, check
+from restorer.measurement.aliasing import is_aliased
+from restorer.measurement.drawn import is_drawn
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.softness import SOFT, estimate_softness
 from restorer.measurement.white_noise import estimate_sigma
@@ -46,6 +50,8 @@ from restorer.tasks.common import (
 from restorer.tasks.defaults import LATENT_STEPS
 from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
 from restorer.tasks.enlarge import (
+    LEAST_TOLERANCE,
+    MOST_SIGMA,
     EnlargeOptions,
     Found,
     enlarge,
@@ -68,6 +74,8 @@ ALPHA_NOTE = "the transparency is enlarged as a picture of its own, in as many s
 
 LEAST_NOISE = 5.0
 """Least noise in levels that is claimed to be noise. A small picture holds much fine detail that looks like less."""
+
+DRAWN_NOTE = "the picture is a drawing: it is enlarged faithfully, as with --detail 0 (--detail 0.5 draws details)"
 
 LATENT_TILE = 128
 """Side up to which latent super-resolution does not tile a small picture, in pixels: that of its published example."""
@@ -134,15 +142,20 @@ def prepare_upscale(
         seen = Place.of(image, region, margin_of(factor)).seen(without_equal_channels(image))
         options = replace(options, begin=Begin(start, seen, steps))
     is_gray = len(without_equal_channels(image)) == 1
+    drawn = not sigma and is_drawn(image)
+    is_faithful = drawn and detail is None and start is None and first_course(options).is_expert
+    options = replace(options, detail=0.0) if is_faithful else options
     if jpeg is not None and not sigma and can_be_restored(jpeg):
         job = _prepare_jpeg(image, jpeg, options, region, is_gray=is_gray)
     else:
         used = _noise_of(image) if sigma is None else sigma
         place = Place.of(image, region, margin_of(factor))
-        found = Found(used, is_gray, is_soft=used == 0 and estimate_softness(image) >= SOFT)
+        is_soft, is_judged = used == 0 and estimate_softness(image) >= SOFT, used <= MOST_SIGMA and not drawn
+        found = Found(used, is_gray, is_soft, is_drawn=drawn, is_aliased=is_judged and is_aliased(image))
         job = enlarge(place.seen(image), place, options, found)
         part, estimated = place.exact(image), sigma is None
         job = _changed(job, lambda job: replace(job, image=part, estimated=estimated))
+    job = _changed(job, lambda job: job.with_note(DRAWN_NOTE)) if is_faithful else job
     return job if of_alpha is None else _changed(job, lambda job: replace(job, alpha=of_alpha).with_note(ALPHA_NOTE))
 
 
@@ -177,7 +190,13 @@ def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Re
         # Tiles that were chosen for the small picture do not suit the large one.
         model = used if isinstance(options.prior, Tiled) else used.prior
         again = replace(options, prior=model)
-        found = Found(left_for_enlarging(jpeg), is_gray, was_compressed=True)
+        found = Found(
+            left_for_enlarging(jpeg),
+            is_gray,
+            was_compressed=True,
+            is_drawn=is_drawn(restored, LEAST_TOLERANCE),
+            is_aliased=is_aliased(restored),
+        )
         return enlarge(restored, place, again, found).measured()
 
     course, begin = first_course(options), options.begin
