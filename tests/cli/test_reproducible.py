@@ -232,7 +232,13 @@ def test_every_sample_makes_itself_again(name: str, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "is_named"),
-    [("x2", True), ("x2 of a JPEG", True), ("x2 with texture", True), ("x2 without the first network", False)],
+    [
+        ("x2 of a noisy picture", True),
+        ("x2 of a JPEG", True),
+        ("x2 with texture", True),
+        ("x2", False),  # the picture is a drawing
+        ("x2 without the first network", False),
+    ],
 )
 def test_the_second_network_is_named(
     name: str, is_named: bool, folder: Path, capsys: pytest.CaptureFixture[str]
