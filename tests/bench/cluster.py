@@ -113,6 +113,7 @@ def start_cluster(nodes: int) -> Any:
 def kills(pictures: int, bad: int, count: int, seed: int) -> None:
     """Kill workers, nodes and the driver at random moments, and compare what is left with a run on one machine."""
     write_pictures(pictures, 24, bad)
+    os.environ["OMP_NUM_THREADS"] = "1"  # as the workers of a node with one core have it
     plain = command("plain")
     cluster = start_cluster(2)
     draw = random.Random(seed)
