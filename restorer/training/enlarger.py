@@ -245,11 +245,11 @@ class Trainer:
                 wished = real if torch.equal(x, taught) else self.features(taught + noise, sigma)
             fake = self.features(leaf + noise, sigma)
         self.of_heads.zero_grad()
-        loss = discriminator_loss(self.heads(real, sigma_d), self.heads([f.detach() for f in fake], sigma_d))
+        loss = discriminator_loss(self._judged(real, sigma_d), self._judged([f.detach() for f in fake], sigma_d))
         loss.backward()
         self.of_heads.step()
         self.heads.requires_grad_(False)
-        adversarial = torch.stack([-j.mean() for j in self.heads(fake, sigma_d)]).mean()
+        adversarial = torch.stack([-j.mean() for j in self._judged(fake, sigma_d)]).mean()
         distance = (feature_distance(real, fake) + feature_distance(wished, fake)) / 2
         pixels = _distance(leaf, x, taught)
         (of_pixels,) = torch.autograd.grad(pixels, leaf)
@@ -266,6 +266,12 @@ class Trainer:
         self.heads.requires_grad_(True)
         self._note(d=float(loss.detach()), g=float(adversarial.detach()), f=float(distance.detach()))
         return of_pixels + of_rest
+
+    def _judged(self, features: list[Tensor], sigma: Tensor) -> list[Tensor]:
+        """Return what the heads make of features, in float32."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            judgements = self.heads(features, sigma)
+        return [judgement.float() for judgement in judgements]
 
     def _note(self, **values: float) -> None:
         for name, value in values.items():
