@@ -59,13 +59,13 @@ class Rule:
     evidence: float
 
 
-RULE = Rule(fair=-0.75, certain=8.0, among=-1.0, evidence=10.0)
+RULE = Rule(fair=-1.0, certain=7.0, among=0.0, evidence=10.0)
 """The rule that `tests/bench/scratches.py rules` selected on training photographs that were held out."""
 
 RULE_UNDER_NOISE = Rule(fair=-0.75, certain=6.5, among=-1.0, evidence=20.0)
 """The rule for pictures in which half of strong noise is left. Noise lowers the log odds of scratches, and still more
-those of what resembles them. It was chosen for the finder before the present one, by which 60 photographs without
-damage reached 5.1; by the present one, `tests/bench/scratches.py clean CBSD68 --every 3 --noise 25` marks nothing."""
+those of what resembles them. It was chosen for a former finder, by which 60 photographs without damage reached
+5.1; by the present one, `tests/bench/scratches.py clean CBSD68 --every 3 --noise 25` marks nothing."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from restorer.errors import ModelError, UsageError
 from restorer.images.sizes import Enlargement, Region
 from restorer.limits import SCALES, check
 from restorer.measurement.aliasing import is_aliased
-from restorer.measurement.drawn import is_drawn
+from restorer.measurement.drawn import AFTER_JPEG, is_drawn
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.softness import SOFT, estimate_softness
 from restorer.measurement.white_noise import estimate_sigma
@@ -50,7 +50,6 @@ from restorer.tasks.common import (
 from restorer.tasks.defaults import LATENT_STEPS
 from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
 from restorer.tasks.enlarge import (
-    LEAST_TOLERANCE,
     MOST_SIGMA,
     EnlargeOptions,
     Found,
@@ -194,7 +193,7 @@ def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Re
             left_for_enlarging(jpeg),
             is_gray,
             was_compressed=True,
-            is_drawn=is_drawn(restored, LEAST_TOLERANCE),
+            is_drawn=is_drawn(restored, AFTER_JPEG),
             is_aliased=is_aliased(restored),
         )
         return enlarge(restored, place, again, found).measured()

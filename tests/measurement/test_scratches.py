@@ -171,9 +171,9 @@ def test_what_has_a_chance_is_judged() -> None:
 
 
 def test_the_judge_of_the_package_believes_a_line_more_than_scattered_pixels() -> None:
-    """In a doubtful texture, pixels whose log odds are higher by 2.5 are believed more if they lie on a line."""
+    """In a texture of low odds, pixels whose log odds are raised to about -2 are believed more if they lie on a line."""
     generator = torch.Generator().manual_seed(0)
-    texture = -2.5 + 0.8 * torch.randn(160, 160, generator=generator)
+    texture = -4.5 + 0.8 * torch.randn(160, 160, generator=generator)
     on_line, scattered = torch.zeros(2, 160, 160, dtype=torch.bool)
     on_line[80:82, 30:130] = True
     rows, columns = torch.randint(20, 140, (2, 200), generator=generator)
