@@ -171,7 +171,7 @@ def test_what_has_a_chance_is_judged() -> None:
 
 
 def test_the_judge_of_the_package_believes_a_line_more_than_scattered_pixels() -> None:
-    """In a texture of low odds, pixels whose log odds are raised to about -2 are believed more if they lie on a line."""
+    """In a texture of low odds, pixels that are raised to about -2 are believed more if they lie on a line."""
     generator = torch.Generator().manual_seed(0)
     texture = -4.5 + 0.8 * torch.randn(160, 160, generator=generator)
     on_line, scattered = torch.zeros(2, 160, 160, dtype=torch.bool)
