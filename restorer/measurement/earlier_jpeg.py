@@ -57,6 +57,7 @@ COARSER_BY = 8  # by how much the quality of an earlier file is lower than that 
 HIGHEST_EARLIER = 85  # quality above which an earlier compression changes nothing that can be seen
 LOW = (torch.arange(BLOCK)[:, None] + torch.arange(BLOCK)).flatten()  # u + v of each coefficient
 MAX_LOW = 6  # largest u + v of the coefficients that are examined
+EXAMINED = (LOW > 0) & (LOW <= MAX_LOW)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class _Fit:
     Args:
         quality: The quality.
         mean: Mean of the cosines.
-        scatter: Median of the distance of these coefficients from multiples of the steps, in levels.
+        scatter: Median of the distance of these coefficients from multiples of the steps, in levels; 0 if it is left out.
         count: Number of coefficients that they were taken over.
     """
 
@@ -187,35 +188,57 @@ def _without_repetitions(coefficients: Tensor) -> Tensor:
 
 
 def _fit(coefficients: Tensor, steps: Tensor, quality: int = 0) -> _Fit:
-    """Return how well the coefficients that are not near 0 agree with steps.
+    """Return how well the coefficients that are not near 0 agree with steps; the scatter is left out.
 
     Args:
-        coefficients: (N, 64).
-        steps: (64,); steps of 1 say nothing.
+        coefficients: Those that are examined, (N, n).
+        steps: (n,); steps of 1 say nothing.
         quality: What the result is to be called.
     """
-    used = (LOW > 0) & (LOW <= MAX_LOW) & (steps >= 2)
-    ratio = coefficients[:, used] / steps[used]
-    is_chosen = ratio.abs() > 0.25
-    chosen = ratio[is_chosen]
+    chosen, _ = _chosen(coefficients, steps)
     if len(chosen) == 0:
         return _Fit(quality, 0.0, 0.0, 0)
-    distance = (chosen - chosen.round()) * steps[used].expand_as(ratio)[is_chosen]
-    scatter = float(distance.abs().median())
-    return _Fit(quality, float((2 * math.pi * chosen).cos().mean()), scatter, len(chosen))
+    return _Fit(quality, float((2 * math.pi * chosen).cos().mean()), 0.0, len(chosen))
+
+
+def _chosen(coefficients: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the coefficients that are not near 0, in steps, and the steps of each; see `_fit`."""
+    used = steps >= 2
+    if not bool(used.all()):
+        coefficients, steps = coefficients[:, used], steps[used]
+    ratio = coefficients / steps
+    is_chosen = ratio.abs() > 0.25
+    return ratio[is_chosen], steps.expand_as(ratio)[is_chosen]
+
+
+def _with_scatter(fit: _Fit, coefficients: Tensor, steps: Tensor) -> _Fit:
+    """Return a fit with its scatter; the other arguments are those of `_fit`."""
+    chosen, of = _chosen(coefficients, steps)
+    return replace(fit, scatter=float(((chosen - chosen.round()) * of).abs().median())) if len(chosen) else fit
 
 
 def _best_fit(coefficients: Tensor, highest: int) -> _Fit | None:
-    """Return the quality up to `highest` whose steps of luminance fit best; None if finer ones fit still better."""
-    fits = {q: _fit(coefficients, table_of_quality(q).flatten(), q) for q in QUALITIES}
+    """Return the quality up to `highest` whose steps of luminance fit best; None if finer ones fit still better.
+
+    Args:
+        coefficients: (N, 64).
+        highest: The highest quality.
+    """
+    examined = coefficients[:, EXAMINED]
+    fits = {q: _fit(examined, _examined_steps(q), q) for q in QUALITIES if q < highest + COARSER_BY}
     allowed = [fit for fit in fits.values() if fit.quality <= highest]
     if not allowed:
         return None
     best = max(allowed, key=lambda fit: fit.mean if fit.count >= LEAST_COUNT else -1.0)
-    finer = [fits[quality].mean for quality in range(best.quality + 1, highest + COARSER_BY) if quality in fits]
+    finer = [fit.mean for fit in fits.values() if fit.quality > best.quality]
     # The steps of the file itself fit as well, and those just above them nearly: only a peak of its own counts.
     is_slope = best.quality >= highest - 1 and highest < max(QUALITIES) and bool(finer) and max(finer) > best.mean
-    return None if is_slope else best
+    return None if is_slope else _with_scatter(best, examined, _examined_steps(best.quality))
+
+
+def _examined_steps(quality: int) -> Tensor:
+    """Return the steps of luminance of the coefficients that are examined, (n,)."""
+    return table_of_quality(quality).flatten()[EXAMINED]
 
 
 def _describe(planes: list[Tensor], quality: int, offset: tuple[int, int]) -> Jpeg:
@@ -242,7 +265,7 @@ def _sampling_of(
     for shrink, first in trials:
         small = [shrink_smooth(_continue(plane, first, shrink), shrink) for plane in parts]
         coefficients = torch.cat([_sampled_coefficients(plane, (0, 0)) for plane in small])
-        fit = _fit(coefficients, steps.flatten())
+        fit = _fit(coefficients[:, EXAMINED], steps.flatten()[EXAMINED])
         if fit.count >= LEAST_COUNT and fit.mean > best:
             best, chosen = fit.mean, (shrink, first)
     return chosen
