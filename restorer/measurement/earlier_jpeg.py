@@ -67,7 +67,7 @@ class _Fit:
     Args:
         quality: The quality.
         mean: Mean of the cosines.
-        scatter: Median of the distance of these coefficients from multiples of the steps, in levels; 0 if it is left out.
+        scatter: Median of their distance from multiples of the steps, in levels; 0 if it is left out.
         count: Number of coefficients that they were taken over.
     """
 
