@@ -196,7 +196,8 @@ def train_decompressor(
     Args:
         init: As in `Trainer`.
         data: Folders, .tar shards and pictures.
-        out: The folder to write: a model, its checkpoint, metrics.jsonl, and in the end the difference from the prior.
+        out: The folder to write: a model, its checkpoint, metrics.jsonl, and in the end the difference from `init`.
+            The latter ships if `init` is the embedded prior.
         recipe: The recipe.
         device: A name as in `resolve_device`.
         bf16: As in `Trainer`.
