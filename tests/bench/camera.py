@@ -2,6 +2,7 @@
 
 python tests/bench/camera.py strength SHARD...    # the estimated strength over the true one, by kind
 python tests/bench/camera.py gain SHARD...        # PSNR with what was measured, the true strength, the true covariance
+python tests/bench/camera.py default SHARD...     # PSNR and texture as the verb restores them, and what it leaves
 python tests/bench/camera.py clean FOLDER...      # what happens to pictures without noise
 python tests/bench/camera.py pairs FOLDER         # PSNR and texture of NAME_noisy.png beside NAME_clean.png
 python tests/bench/camera.py cost PICTURE         # seconds of measuring and sampling, over those of one evaluation
@@ -16,7 +17,7 @@ import argparse
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,7 @@ from restorer.training.datasets import find_sources
 from restorer.training.noise_estimator import LEAST_SIDE, crop_of
 from restorer.training.simulated_noise import KINDS, Pair, simulate
 
+LEAST_LOSS = 0.005  # dB from which a picture counts as below its input
 LEAST_SIGMA = 2.0  # levels: weaker noise is not counted
 
 
@@ -83,6 +85,38 @@ def remove(image: Tensor, found: CameraNoise, detail: float | None) -> Tensor:
     model = with_default_tiles(load_prior(), *image.shape[-2:])
     task = denoise._Denoising(image, Place.of(image, None), None, model, "camera", 1.0, None, None, detail, "auto", 0)
     return task.remove_camera(replace(found, probability=1.0)).run().image
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A picture as the verb restores it.
+
+    Args:
+        before: PSNR of the picture in dB.
+        after: PSNR of the result.
+        energy: High-frequency energy of the result.
+        true_energy: That of the truth.
+        is_copied: Whether the verb copies the picture.
+    """
+
+    before: float
+    after: float
+    energy: float
+    true_energy: float
+    is_copied: bool
+
+
+def restored(noisy: Tensor, clean: Tensor, detail: float | None) -> Restored:
+    """Restore a picture (3, H, W) in [0, 1] whose truth is known; the result is rounded to 8 bits."""
+    job = denoise.prepare_denoise(noisy, detail=detail, prior=load_prior()).measured()
+    result = (255 * job.run().image).round() / 255
+    energies = (high_energy(x) for x in (result, clean))
+    return Restored(psnr(noisy, clean), psnr(result, clean), *energies, job.plan is None)
+
+
+def texture_of(made: list[Restored]) -> float:
+    """Return the mean energy of results over that of their truths."""
+    return sum(m.energy for m in made) / sum(m.true_energy for m in made)
 
 
 def strength(options: argparse.Namespace) -> None:
@@ -137,23 +171,33 @@ def clean(options: argparse.Namespace) -> None:
     print(f"{copied} of {len(sources)} are copied")
 
 
+def default(options: argparse.Namespace) -> None:
+    """Print what the verb makes of simulated noise, and which pictures it leaves and makes worse."""
+    print("kind: noisy, result / texture; pictures, copied, below their input, least gain")
+    for kind in options.kinds:
+        made = [restored(p.noisy, p.clean, options.detail) for p in pairs(options.inputs, options.every, kind)]
+        gains = np.array([m.after - m.before for m in made])
+        before, after = np.mean([(m.before, m.after) for m in made], 0)
+        print(
+            f"{kind}: {before:.2f}, {after:.2f} / {texture_of(made):.2f}; {len(made)}, "
+            f"{sum(m.is_copied for m in made)}, {(gains < -LEAST_LOSS).sum()}, {gains.min():+.2f}",
+            flush=True,
+        )
+
+
 def paired(options: argparse.Namespace) -> None:
     """Print the PSNR and the texture of pictures that were stored with and without noise, as the verb restores them."""
-    rows, energies = [], []
+    made: list[Restored] = []
     for path in sorted(p for folder in options.inputs for p in folder.glob("*_noisy.*"))[:: options.every]:
         noisy, clean = (
             torch.from_numpy(np.array(Image.open(p).convert("RGB"))).permute(2, 0, 1) / 255
             for p in (path, path.with_name(path.name.replace("_noisy.", "_clean.")))
         )
-        job = denoise.prepare_denoise(noisy, detail=options.detail, prior=load_prior()).measured()
-        result = (255 * job.run().image).round() / 255
-        rows.append([psnr(noisy, clean), psnr(result, clean)])
-        energies.append([high_energy(result), high_energy(clean), job.plan is not None])
-        texture = energies[-1][0] / energies[-1][1]
-        print(f"{path.stem}: {rows[-1][0]:.2f}, {rows[-1][1]:.2f} / {texture:.2f}", flush=True)
-    of_all, of_restored = (np.divide(*np.sum([e[:2] for e in energies if e[2] >= least], 0)) for least in (0, 1))
-    before, after = np.mean(rows, 0)
-    print(f"mean: {before:.2f}, {after:.2f} / {of_all:.2f}, {of_restored:.2f} without those that are copied")
+        made.append(restored(noisy, clean, options.detail))
+        print(f"{path.stem}: {made[-1].before:.2f}, {made[-1].after:.2f} / {texture_of(made[-1:]):.2f}", flush=True)
+    before, after = np.mean([(m.before, m.after) for m in made], 0)
+    of_restored = texture_of([m for m in made if not m.is_copied])
+    print(f"mean: {before:.2f}, {after:.2f} / {texture_of(made):.2f}, {of_restored:.2f} without those that are copied")
 
 
 def cost(options: argparse.Namespace) -> None:
@@ -178,7 +222,7 @@ def cost(options: argparse.Namespace) -> None:
 def main() -> None:
     """Run one of the commands of the module docstring."""
     parser = argparse.ArgumentParser(description="Measure the removal of camera noise.")
-    parser.add_argument("command", choices=("strength", "gain", "clean", "pairs", "cost"))
+    parser.add_argument("command", choices=("strength", "gain", "default", "clean", "pairs", "cost"))
     parser.add_argument("inputs", type=Path, nargs="+")
     parser.add_argument("--every", type=int, help="take every Nth photograph; by default every 40th of the shards")
     parser.add_argument("--kinds", nargs="+", default=["camera", "phone", "reduced", "grain", "shared"], choices=KINDS)
@@ -187,7 +231,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="constants of CAMERA")
     options = parser.parse_args()
     options.every = options.every or (1 if options.command in ("clean", "pairs", "cost") else 40)
-    commands = {"strength": strength, "gain": gain, "clean": clean, "pairs": paired, "cost": cost}
+    commands = {"strength": strength, "gain": gain, "default": default, "clean": clean, "pairs": paired, "cost": cost}
     commands[options.command](options)
 
 
