@@ -1,21 +1,31 @@
-r"""A discriminator made of the prior itself, and the distance of its features.
+r"""A discriminator of pixels and of the features of the prior, and the distance of these features.
 
 The prior has learned what photographs look like, so its features tell an enlargement from a photograph, at every noise
 level another property: fine texture at low levels, structure at higher ones. Both pictures receive the same noise, the
 encoder of the frozen prior is evaluated once for each, and small heads on the features of its levels are trained to
-tell them apart:
+tell them apart. The head that sees the pixels themselves is larger, and they receive no more noise than hides the
+rounding of photographs: the features have lost what repeats from pixel to pixel in enlargements alone, such as a mesh.
+The heads see the input y beside what they judge, so that texture where the input has none counts as false, however
+much it looks like the texture of some photograph:
 
-    L_D = E max(0, 1 - D(F(x + sigma z))) + E max(0, 1 + D(F(G + sigma z))),    L_G = - E D(F(G + sigma z))
+    d = D(F(x + sigma z), F(y + sigma z')) - D(F(G + sigma z), F(y + sigma z')),
+    L_D = E log(1 + exp(-d)),    L_G = E log(1 + exp(d))
 
-The mean difference of the same features is the second loss. No other network and no other pictures take part.
+Where y is noisy, it is hidden from the heads: they would find traces of its noise in G, and the best answer to that is
+blur. The mean difference of the features is a loss of its own.
 
 Sources: Sauer, Boesel, Dockhorn, Blattmann, Esser and Rombach 2024, "Fast High-Resolution Image Synthesis with Latent
 Adversarial Diffusion Distillation", https://arxiv.org/abs/2403.12015 (a discriminator on the features of the diffusion
 model); Lin and Yang 2023, "Diffusion Model with Perceptual Loss", https://arxiv.org/abs/2401.00110 (its features as a
-loss); Lim and Ye 2017, "Geometric GAN", https://arxiv.org/abs/1705.02894 (the hinge).
+loss); Jolicoeur-Martineau 2018, "The relativistic discriminator: a key element missing from standard GAN",
+https://arxiv.org/abs/1807.00734 (the difference of a pair); Isola, Zhu, Zhou and Efros 2017, "Image-to-Image
+Translation with Conditional Adversarial Networks", https://arxiv.org/abs/1611.07004 (the input beside what is judged,
+and a judgement of each place).
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -26,9 +36,37 @@ from restorer.networks.fast.pixel_shuffle import pixel_unshuffle
 from restorer.networks.residual_unet import ResidualUNet
 from restorer.priors.unet_prior import ModelSpec
 
-__all__ = ["Features", "Heads", "discriminator_loss", "feature_distance"]
+__all__ = ["ROUNDING", "Features", "Heads", "Seen", "discriminator_loss", "feature_distance"]
 
-WIDTH = 64  # features of a head
+FOLD = 2  # pixels in each direction that the head on the pixels sees as channels
+OF_PIXELS = ((64, 1), (64, 1), (128, 2), (128, 1), (128, 2), (128, 1))  # width and stride of its convolutions
+SHARE_OF_PIXELS = 2 / 3  # of its part of the loss
+WIDTH = 64  # features of a head on features
+SLOPE = 0.2  # of the activations below zero
+ROUNDING = 0.008
+"""Standard deviation of the noise that hides the rounding of photographs to 8 bits, on the [-1, 1] scale."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the heads see of pictures.
+
+    Args:
+        pixels: The pictures, (B, C, H, W) on [-1, 1].
+        features: Their features at each level, (B, C_l, H_l, W_l).
+    """
+
+    pixels: Tensor
+    features: list[Tensor]
+
+    def detach(self) -> Seen:
+        """Return the same without a gradient."""
+        return Seen(self.pixels.detach(), [f.detach() for f in self.features])
+
+    def hide(self, where: Tensor) -> Seen:
+        """Return zeros for the pictures where the mask, bool (B,), is true."""
+        kept = (~where).view(-1, 1, 1, 1).to(self.pixels)
+        return Seen(self.pixels * kept, [f * kept for f in self.features])
 
 
 class Features(nn.Module):
@@ -64,38 +102,57 @@ class Features(nn.Module):
 
 
 class Heads(nn.Module):
-    """A small convolutional head on the features of each level, which is told the noise level.
+    """A head on the pixels, and one on the features of each level, which is told the noise level.
 
     Args:
         widths: Number of features of each level.
+        channels: Number of channels of the pictures.
     """
 
-    def __init__(self, widths: tuple[int, ...]) -> None:
+    def __init__(self, widths: tuple[int, ...], channels: int = 3) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(width + 1, WIDTH, 3),
-                nn.LeakyReLU(0.2),
-                nn.Conv2d(WIDTH, WIDTH, 3),
-                nn.LeakyReLU(0.2),
-                nn.Conv2d(WIDTH, 1, 1),
-            )
-            for width in widths
-        )
+        self.of_pixels = _head(2 * channels * FOLD**2, OF_PIXELS, padding=1)
+        self.of_features = nn.ModuleList(_head(2 * width + 1, ((WIDTH, 1), (WIDTH, 1)), padding=0) for width in widths)
 
-    def forward(self, features: list[Tensor], sigma: Tensor) -> list[Tensor]:
-        """Return the judgement of each level and place: positive for a photograph."""
+    def forward(self, seen: Seen, given: Seen, sigma: Tensor) -> list[Tensor]:
+        """Return the judgement of each head and place, that of the pixels first: the larger, the more of a photograph.
+
+        Args:
+            seen: What is seen of the pictures to be judged.
+            given: What is seen of the inputs that they were made from.
+            sigma: Levels of the noise of the features, (B,).
+        """
         level = sigma.log().view(-1, 1, 1, 1)
-        return [
-            head(torch.cat([f, level.to(f).expand(-1, 1, *f.shape[-2:])], dim=1))
-            for head, f in zip(self.heads, features, strict=True)
-        ]
+        pixels = torch.cat([pixel_unshuffle(p, FOLD, p.dtype) for p in (seen.pixels, given.pixels)], dim=1)
+        judgements: list[Tensor] = [self.of_pixels(pixels)]
+        for head, f, y in zip(self.of_features, seen.features, given.features, strict=True):
+            judgements.append(head(torch.cat([f, y, level.to(f).expand(-1, 1, *f.shape[-2:])], dim=1)))
+        return judgements
+
+
+def _head(width: int, layers: tuple[tuple[int, int], ...], padding: int) -> nn.Sequential:
+    """Return convolutions of 3x3 pixels with these widths and strides, and a last one of a single pixel."""
+    parts: list[nn.Module] = []
+    for outputs, stride in layers:
+        convolution = nn.Conv2d(width, outputs, 3, stride, padding)
+        nn.init.kaiming_normal_(convolution.weight, SLOPE)  # smaller weights would hide the pixels from the last layer
+        parts += [convolution, nn.LeakyReLU(SLOPE)]
+        width = outputs
+    return nn.Sequential(*parts, nn.Conv2d(width, 1, 1))
 
 
 def discriminator_loss(real: list[Tensor], made: list[Tensor]) -> Tensor:
-    """Return the hinge loss of the heads, the mean over the levels."""
-    losses = [F.relu(1 - r).mean() + F.relu(1 + m).mean() for r, m in zip(real, made, strict=True)]
-    return torch.stack(losses).mean()
+    """Return the loss of the heads: log 2 where they cannot tell, 0 where they are sure and right.
+
+    Each place of a photograph is compared with the same place of what was made, so that nothing depends on how much
+    there is to judge at that place. The loss of the network that makes the pictures is that of the reverse order.
+
+    Args:
+        real: The judgements of photographs, that of the pixels first.
+        made: The judgements of what was made.
+    """
+    of_pixels, *of_features = (F.softplus(m - r).mean() for r, m in zip(real, made, strict=True))
+    return SHARE_OF_PIXELS * of_pixels + (1 - SHARE_OF_PIXELS) * torch.stack(of_features).mean()
 
 
 def feature_distance(real: list[Tensor], made: list[Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -20,14 +21,9 @@ from restorer.networks.unet import UNetConfig
 from restorer.priors.experts import SPREAD, first_level
 from restorer.priors.unet_prior import ModelSpec, UNetPrior
 from restorer.training import prepared_pairs
-from restorer.training.adversary import Features, Heads, discriminator_loss, feature_distance
-from restorer.training.enlarger import (
-    EnlargerRecipe,
-    Trainer,
-    _distance,
-    make_pairs,
-    train_enlarger,
-)
+from restorer.training.adversary import Features, Heads, Seen, discriminator_loss, feature_distance
+from restorer.training.enlarger import Trainer, _distance, train_enlarger
+from restorer.training.enlarger_pairs import EnlargerRecipe, make_pairs
 from restorer.training.first_answer import answer_once, read_recipe
 from restorer.training.prepared_pairs import Prepared, make_pair, random_crop, read_pairs
 from restorer.training.shrinking import enlarge_bicubic, shrink
@@ -186,6 +182,15 @@ def test_levels_say_the_scale_and_the_state(pictures) -> None:
     assert all((levels - level).abs().min() < 1e-9 for level in known)
 
 
+def test_damaged_small_pictures_count_as_noisy(pictures) -> None:
+    made = [make_pairs(pictures, RECIPE, number) for number in range(40)]
+    levels, is_noisy = (torch.cat([getattr(pairs, name) for pairs in made]) for name in ("level", "is_noisy"))
+    damaged = [first_level(scale, "damaged") / SPREAD for scale in (1.5, 4)]
+    assert torch.equal(is_noisy, (levels >= damaged[0]) & (levels <= damaged[1])) and 0 < int(is_noisy.sum()) < len(
+        levels
+    )
+
+
 def test_the_network_answers_as_the_prior_does(prior_folder) -> None:
     network, spec = load_model(prior_folder)
     x = torch.rand(2, 3, 32, 32) * 1.2 - 0.6
@@ -208,40 +213,122 @@ def test_features_of_equal_pictures_do_not_differ(prior_folder) -> None:
     assert feature_distance(found, features(x + 0.1, sigma)) > 0
 
 
-def test_the_hinge_loss_is_zero_for_sure_and_right_heads() -> None:
-    sure = [torch.full((2, 1, 4, 4), 1.5)]
-    assert discriminator_loss(sure, [-sure[0]]) == 0
-    undecided = [torch.zeros(2, 1, 4, 4)]
-    assert discriminator_loss(undecided, undecided) == 2
-    assert discriminator_loss([-sure[0]], sure) == 5
+def test_the_loss_of_the_heads_compares_the_same_places() -> None:
+    judged = [torch.randn(2, 1, 8, 8) for _ in range(3)]
+    undecided = discriminator_loss(judged, judged)
+    assert float(undecided) == pytest.approx(math.log(2))
+    assert discriminator_loss([j + 20 for j in judged], judged) < 1e-6
+    assert float(discriminator_loss(judged, [j + 20 for j in judged])) == pytest.approx(20)
 
 
-def test_heads_learn_to_tell_two_kinds_of_features_apart() -> None:
+def test_the_head_on_the_pixels_has_its_share_of_the_loss() -> None:
+    zero, sure = torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 40.0)
+    of_pixels = discriminator_loss([sure, zero, zero], [zero] * 3)
+    of_one_level = discriminator_loss([zero, sure, zero], [zero] * 3)
+    assert float(of_pixels) == pytest.approx(math.log(2) / 3) and float(of_one_level) == pytest.approx(
+        math.log(2) * 5 / 6
+    )
+
+
+def _random_views(shift: float) -> Seen:
+    """Return random pixels and features, around a value."""
+    return Seen(torch.randn(4, 3, 20, 20) + shift, [torch.randn(4, width, 10, 10) + shift for width in (8, 16)])
+
+
+@pytest.mark.parametrize("shifts", [(0.7, 0.0), (0.0, 0.7)])
+def test_heads_learn_to_tell_two_kinds_apart_by_pixels_and_by_features(shifts) -> None:
     torch.manual_seed(0)
     heads, sigma = Heads((8, 16)), torch.full((4,), 0.1)
-    optimizer = torch.optim.Adam(heads.parameters(), 1e-2)
+    optimizer = torch.optim.Adam(heads.parameters(), 2e-3)
 
-    def loss_of_fresh_features() -> torch.Tensor:
-        real, made = ([torch.randn(4, width, 10, 10) for width in (8, 16)] for _ in range(2))
-        return discriminator_loss(heads(real, sigma), heads([f + 0.7 for f in made], sigma))
+    def judgements() -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        real, given, made = (_random_views(0) for _ in range(3))
+        made = Seen(made.pixels + shifts[0], [f + shifts[1] for f in made.features])
+        return heads(real, given, sigma), heads(made, given, sigma)
 
     for _ in range(60):
         optimizer.zero_grad()
-        loss_of_fresh_features().backward()
+        discriminator_loss(*judgements()).backward()
         optimizer.step()
     with torch.no_grad():
-        assert loss_of_fresh_features() < 1
+        real, made = judgements()
+    is_right = [float((r - m).mean()) > 1 for r, m in zip(real, made, strict=True)]
+    assert is_right == [shifts[0] > 0, shifts[1] > 0, shifts[1] > 0]
 
 
-def test_the_parts_of_the_loss_have_the_ratios_of_the_recipe(prior_folder, pictures) -> None:
-    recipe = replace(RECIPE, mean_steps=0, feature_ratio=2.0, adversary_ratio=0.0, levels=(0.1, 0.1 + 1e-9))
-    trainer = Trainer(prior_folder, recipe, torch.device("cpu"), bf16=False)
+def test_heads_use_the_input_beside_what_they_judge() -> None:
+    torch.manual_seed(0)
+    heads, sigma = Heads((8, 16)), torch.full((4,), 0.1)
+    seen, given = _random_views(0), _random_views(0)
+    hidden = given.hide(torch.tensor([True, False, True, False]))
+    beside, without = heads(seen, given, sigma), heads(seen, hidden, sigma)
+    for one, other in zip(beside, without, strict=True):
+        assert torch.equal(one[1::2], other[1::2]) and not torch.equal(one[::2], other[::2])
+    nothing = Seen(torch.zeros_like(given.pixels), [torch.zeros_like(f) for f in given.features])
+    for one, other in zip(without, heads(seen, nothing, sigma), strict=True):
+        torch.testing.assert_close(one[::2], other[::2])
+
+
+@pytest.mark.parametrize("of_features, of_classifier", [(2.0, 0.0), (0.0, 3.0)])
+def test_the_parts_of_the_loss_have_the_ratios_of_the_recipe(
+    prior_folder, pictures, classifier, of_features, of_classifier
+) -> None:
+    ratios = {"feature_ratio": of_features, "classifier_ratio": of_classifier, "adversary_ratio": 0.0}
+    recipe = replace(RECIPE, mean_steps=0, levels=(0.1, 0.1 + 1e-9), **ratios)
+    trainer = Trainer(prior_folder, recipe, torch.device("cpu"), bf16=False, classifier=classifier)
     pairs = make_pairs(pictures, recipe, 0)
-    gradient = trainer._gradient(pairs.enlarged, pairs.large, pairs.taught)
+    gradient = trainer._gradient(pairs.enlarged, pairs.large, pairs.enlarged, pairs.taught, pairs.is_noisy)
     count = pairs.large.numel()
     of_pixels = torch.sign(pairs.enlarged - pairs.large) / count
     rest = (gradient - of_pixels).norm() / of_pixels.norm()
-    assert float(rest) == pytest.approx(2.0, rel=1e-3)
+    assert float(rest) == pytest.approx(of_features + of_classifier, rel=1e-3)
+
+
+def test_a_recipe_with_a_classifier_needs_its_weights(prior_folder) -> None:
+    with pytest.raises(UsageError, match="the recipe asks for a classifier"):
+        Trainer(prior_folder, replace(RECIPE, classifier_ratio=1.0), torch.device("cpu"), bf16=False)
+
+
+def test_the_discriminator_may_begin_alone(prior_folder, pictures) -> None:
+    recipe = replace(RECIPE, mean_steps=0, heads_alone=2)
+    trainer = Trainer(prior_folder, recipe, torch.device("cpu"), bf16=False)
+    before = [p.clone() for p in trainer.network.parameters()]
+    heads = [p.clone() for p in trainer.heads.parameters()]
+    for number in range(2):
+        trainer.run_step(make_pairs(pictures, recipe, number))
+    assert all(torch.equal(p, q) for p, q in zip(trainer.network.parameters(), before, strict=True))
+    assert any(not torch.equal(p, q) for p, q in zip(trainer.heads.parameters(), heads, strict=True))
+    trainer.run_step(make_pairs(pictures, recipe, 2))
+    assert any(not torch.equal(p, q) for p, q in zip(trainer.network.parameters(), before, strict=True))
+    assert trainer.step == 3 and recipe.rate_at(1) == 0 < recipe.rate_at(2) < recipe.rate_at(3)
+
+
+def test_a_checkpoint_holds_the_deviations_of_the_classifier(prior_folder, pictures, classifier) -> None:
+    recipe = replace(RECIPE, mean_steps=0, classifier_ratio=1.0)
+    trainer = Trainer(prior_folder, recipe, torch.device("cpu"), bf16=False, classifier=classifier)
+    trainer.run_step(make_pairs(pictures, recipe, 0))
+    content = trainer.state_dict()
+    other = Trainer(prior_folder, recipe, torch.device("cpu"), bf16=False, classifier=deepcopy(classifier))
+    assert other.classifier is not None
+    other.classifier.deviations.fill_(7)
+    other.load_state_dict(deepcopy(content))
+    for number in (1, 2):
+        for each in (trainer, other):
+            each.run_step(make_pairs(pictures, recipe, number))
+    assert all(torch.equal(p, q) for p, q in zip(trainer.network.parameters(), other.network.parameters(), strict=True))
+
+
+def test_a_run_begins_with_the_weights_of_another(prior_folder, tmp_path) -> None:
+    network, spec = load_model(prior_folder)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.mul_(0.5)
+    save_model(tmp_path, network, spec)
+    trainer = Trainer(prior_folder, RECIPE, torch.device("cpu"), bf16=False, start=tmp_path)
+    halves, wholes = (dict(n.named_parameters()) for n in (trainer.network, trainer.features.network))
+    assert any(bool(p.any()) for p in wholes.values())
+    for name, p in wholes.items():
+        torch.testing.assert_close(halves[name], p / 2)
 
 
 def test_the_best_answer_to_a_scattered_truth_is_the_teachers() -> None:
