@@ -226,6 +226,8 @@ class Trainer:
         """Take over the content of a checkpoint."""
         for name in self.PARTS:
             getattr(self, name).load_state_dict(content[name])
+        for group in self.of_heads.param_groups:  # the recipe may have changed
+            group["lr"] = self.recipe.heads_rate
         self.features.scales.copy_(content["scales"])
         if self.classifier is not None:
             self.classifier.deviations.copy_(content["deviations"])

@@ -318,6 +318,13 @@ def test_a_checkpoint_holds_the_deviations_of_the_classifier(prior_folder, pictu
     assert all(torch.equal(p, q) for p, q in zip(trainer.network.parameters(), other.network.parameters(), strict=True))
 
 
+def test_a_run_goes_on_with_the_rates_of_its_recipe(prior_folder) -> None:
+    content = Trainer(prior_folder, RECIPE, torch.device("cpu"), bf16=False).state_dict()
+    faster = Trainer(prior_folder, replace(RECIPE, heads_rate=3e-3), torch.device("cpu"), bf16=False)
+    faster.load_state_dict(content)
+    assert [group["lr"] for group in faster.of_heads.param_groups] == [3e-3]
+
+
 def test_a_run_begins_with_the_weights_of_another(prior_folder, tmp_path) -> None:
     network, spec = load_model(prior_folder)
     with torch.no_grad():
