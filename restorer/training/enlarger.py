@@ -8,13 +8,14 @@ it learns the mean of what the large picture may be,
 
 then to look like a photograph as well (`adversary.py`, `classifier.py`):
 
-    L = D_1 + a D_F + b L_G + c D_C,    D(G) = (d(G, x) + d(G, T)) / 2,
+    L = D_P + a D_F + b L_G + c D_C,    D = (d(G, x) + d(G, T)) / 2,
 
-where d is the mean absolute difference of the pixels, of the features F of the prior, or of the features C of a
-classifier. T is the enlargement of a teacher (`prepared_pairs.py`), and T = x where there is none. Where the photograph
-is certain, x and T agree; where it is not, x is scattered, T is a function of the input, and the best answer is T,
-which is crisp, where the median of x is blurred. a, b and c are such that the gradients of the parts at the picture
-have fixed ratios (Esser, Rombach and Ommer 2021, "Taming Transformers", https://arxiv.org/abs/2012.09841, eq. 7).
+where d is a mean absolute difference: in D_P of the pixels, in D_F of the features of the prior, and in D_C of those of
+a classifier. T is the enlargement of a teacher (`prepared_pairs.py`), and T = x where there is none. Where the
+photograph is certain, x and T agree; where it is not, x is scattered, T is a function of the input, and the best answer
+is T, which is crisp, where the median of x is blurred. a, b and c are such that the gradients of the parts at the
+picture have fixed ratios (Esser, Rombach and Ommer 2021, "Taming Transformers", https://arxiv.org/abs/2012.09841, eq.
+7).
 
 The pairs of step k are a function of the pictures, the recipe and k (`shrinking.py`), and a run continues from its
 checkpoint as if it had not been stopped:

@@ -40,8 +40,10 @@ def test_the_distance_reaches_the_pixels_and_no_weight(classifier) -> None:
     assert all(p.grad is None for p in classifier.parameters())
 
 
-def test_another_file_is_refused(tmp_path) -> None:
+def test_a_file_that_is_missing_or_another_is_refused(tmp_path) -> None:
     path = tmp_path / "weights.pt"
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_classifier(path)
     torch.save({}, path)
     with pytest.raises(ModelError, match=r"weights\.pt"):
         load_classifier(path)
