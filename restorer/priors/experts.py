@@ -51,11 +51,11 @@ LOWEST_FREQUENCIES = 4
 LEVEL_PER_SCALE = 0.05
 """Level that the first network is told for each unit of the factor of enlargement."""
 
-State = Literal["clean", "damaged", "soft", "decompressed"]
-"""What is known of a small picture: it was only shrunk, it is noisy or damaged otherwise, it was blurred, or it was a
-JPEG whose compression is undone already."""
+State = Literal["clean", "damaged", "soft", "repaired"]
+"""What is known of a small picture: it was only shrunk, it is noisy or damaged otherwise, it was blurred, or its
+noise was removed or its compression undone already."""
 
-LEVELS: dict[State, float] = {"clean": 0.0, "damaged": 0.2, "soft": 0.35, "decompressed": 0.5}
+LEVELS: dict[State, float] = {"clean": 0.0, "damaged": 0.2, "soft": 0.35, "repaired": 0.5}
 """By how much this level rises with the state of the picture."""
 
 

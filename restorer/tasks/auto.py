@@ -191,10 +191,12 @@ def _detail_before(rest: list[Finding], finding: Finding, detail: float | None) 
         finding: What it repairs.
         detail: The detail that is asked for.
     """
-    if all(each.waits for each in rest):
+    following = next((each for each in rest if not each.waits), None)
+    if following is None:
         return detail
-    is_noise = finding.noise is not None and finding.noise.kind != "none"
-    return None if is_noise and rest[0].takes_noise else 0.0
+    if finding.noise is None:
+        return 0.0
+    return following.jpeg_detail if finding.noise.kind == "none" else following.noise_detail
 
 
 def _with_alpha(job: Job, alpha: Tensor, seen: Seen, region: Region | None) -> Job:

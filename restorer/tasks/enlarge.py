@@ -31,6 +31,8 @@ from restorer.tasks.tiles import with_default_tiles
 from restorer.tasks.uncertain import Doubt
 
 __all__ = [
+    "DAMAGED_SIGMA",
+    "FIRST_DETAIL",
     "MOST_SIGMA",
     "EnlargeOptions",
     "Found",
@@ -56,9 +58,13 @@ LEAST_MARGIN = 16
 DAMAGED_SIGMA = 1.0
 """Error of the input in levels from which it counts as damaged."""
 
+FIRST_DETAIL = 1.0
+"""Detail of the repair before an enlargement by the network of the first answer. What the repair smooths away cannot be
+enlarged, and noise that it leaves is taken away with the rest."""
+
 LEAST_TOLERANCE, TOLERANCE = 2.0, 4.0
 """Range in levels up to which the pixels of a ground differ after an earlier repair, and the same for each level of the
-error that is left of a compression."""
+error that it has left."""
 
 SOFT_NOTE = (
     "the picture is softer than shrinking makes pictures: it is enlarged and sharpened, and shrinking the result does "
@@ -112,7 +118,7 @@ class Found:
         sigma: Standard deviation of its error, on the 0..255 scale: of noise, or of compression.
         is_gray: Whether the channels of the whole picture are equal.
         is_soft: Whether it is softer than shrinking makes pictures.
-        was_compressed: Whether it was a JPEG, whose compression is undone already.
+        was_repaired: Whether noise was removed from it, or a compression undone.
         is_drawn: Whether it is a drawing.
         is_aliased: Whether it was shrunk without a filter.
         was_enlarged: Whether it is itself the result of an enlargement, which needs no judgement.
@@ -121,7 +127,7 @@ class Found:
     sigma: float
     is_gray: bool
     is_soft: bool = False
-    was_compressed: bool = False
+    was_repaired: bool = False
     is_drawn: bool = False
     is_aliased: bool = False
     was_enlarged: bool = False
@@ -277,15 +283,15 @@ def needs_detail_to_vary(course: Course) -> bool:
 
 def tolerance_of(found: Found) -> float:
     """Return the range in levels up to which neighbouring pixels of a small picture count as equal."""
-    if found.was_compressed:
+    if found.was_repaired:
         return max(LEAST_TOLERANCE, TOLERANCE * found.sigma)
     return LEAST_TOLERANCE if found.was_enlarged else 0.0
 
 
 def state_of(found: Found, *, is_doubted: bool) -> State:
     """Return what the network of the first answer is told of a picture."""
-    if found.was_compressed:
-        return "decompressed"
+    if found.was_repaired:
+        return "repaired"
     if is_doubted or found.sigma >= DAMAGED_SIGMA:
         return "damaged"
     return "soft" if found.is_soft else "clean"

@@ -92,7 +92,7 @@ def course_of(
         (first_level(factor, state), *levels, 0.0),
         zeta=(1.0,) + (zeta,) * len(levels),
         kappa=kappa,
-        prior_variance=EXPERT.variance if state in ("damaged", "decompressed") else 1.0,
+        prior_variance=EXPERT.variance if state in ("damaged", "repaired") else 1.0,
         extrapolation=extrapolation,
         fresh_start=False,
         mirrored=experts.mirrors,

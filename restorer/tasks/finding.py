@@ -46,10 +46,12 @@ class Left:
     Args:
         sigma: Standard deviation of the error, in levels.
         was_compressed: Whether the error is that of a compression.
+        was_noisy: Whether it is that of noise.
     """
 
     sigma: float = 0.0
     was_compressed: bool = False
+    was_noisy: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Finding:
             replaced; None if there are none.
         white: Standard deviation in levels of white noise, if that is all that was found; else 0.
         takes_noise: Whether the repair is better if white noise is left to it than if it is removed before.
+        noise_detail: Detail in which noise is removed before the repair; None for the default of that.
+        jpeg_detail: Detail in which a compression is undone before it.
         waits: Whether the repair is done after that of the noise and the compression, although it is looked for before.
             It changes a part of the picture only, so that the repair before it may draw texture in the rest.
         note: What the user should know; empty if there is nothing to say.
@@ -86,6 +90,8 @@ class Finding:
     hides: Tensor | None = None
     white: float = 0.0
     takes_noise: bool = False
+    noise_detail: float | None = 0.0
+    jpeg_detail: float = 0.0
     waits: bool = False
     note: str = ""
 

@@ -90,7 +90,7 @@ def find_blur_step(seen: Seen) -> Finding | None:
         planned = begin(seen.image, seen.prior, None)
         return Pass(begin, planned.evaluations, planned.detail, everything, again=planned.again)
 
-    return Finding(blur.describe(), "deblur", prepare, blur=blur, takes_noise=True)
+    return Finding(blur.describe(), "deblur", prepare, blur=blur, takes_noise=True, noise_detail=None)
 
 
 def is_wide(blur: Blur) -> bool:

@@ -25,7 +25,7 @@ from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.finding import Finding, Left, Seen
 from restorer.tasks.job import Job
-from restorer.tasks.left_over import left_for_enlarging
+from restorer.tasks.left_over import left_of_compression, left_of_noise
 from restorer.tasks.noisy_jpeg import removes_both
 from restorer.tasks.passes import Pass, chained, everything
 
@@ -64,15 +64,15 @@ def find_noise(seen: Seen) -> Finding | None:
         is_possible = (noise.probability or 0.0) >= POSSIBLE
         return Finding(noise=nothing, jpeg=jpeg, note=POSSIBLE_NOISE if is_possible else "")
 
-    prepare = partial(_planned, seen, job)
+    prepare, left = partial(_planned, seen, job), Left(left_of_noise(noise.sigma), was_noisy=True)
     if jpeg is None or not can_be_restored(jpeg):
         white = noise.sigma if noise.kind == "white" else 0.0
-        return Finding(noise.describe(), "denoise", prepare, noise=noise, jpeg=jpeg, white=white)
+        return Finding(noise.describe(), "denoise", prepare, left, noise, jpeg, white=white)
     if removes_both(job):
         words = f"{noise.describe()}, compressed as {jpeg.describe()}"
-        return Finding(words, "denoise", prepare, noise=noise, jpeg=jpeg)
+        return Finding(words, "denoise", prepare, left, noise, jpeg)
     if not is_changed(noise, jpeg):
-        return Finding(f"{noise.describe()}; {jpeg.describe()}", "denoise", prepare, noise=noise, jpeg=jpeg)
+        return Finding(f"{noise.describe()}; {jpeg.describe()}", "denoise", prepare, left, noise, jpeg)
     words = f"{jpeg.describe()}; {noise.describe()}, part or all of it from the compression"
     both = partial(_undone_first, seen, jpeg, prepare)
     return Finding(words, "dejpeg, then denoise", both, _left_by(jpeg), noise, jpeg)
@@ -134,7 +134,7 @@ def _compression(seen: Seen, jpeg: Jpeg | None, noise: Noise) -> Finding:
 
 def _left_by(jpeg: Jpeg) -> Left:
     """Return what is left when a compression has been undone."""
-    return Left(left_for_enlarging(jpeg), was_compressed=True)
+    return Left(left_of_compression(jpeg), was_compressed=True)
 
 
 def _undo(seen: Seen, jpeg: Jpeg, detail: float | None, image: Tensor, prior: Prior, region: Region | None) -> Job:

@@ -22,7 +22,17 @@ from restorer.tasks.blind_deblur import find_blur
 from restorer.tasks.common import without_equal_channels
 from restorer.tasks.deblur import prepare_deblur
 from restorer.tasks.defaults import DEBLUR
-from restorer.tasks.enlarge import EnlargeOptions, Found, enlarge, evaluations_of, margin_of, shrinker, state_of
+from restorer.tasks.enlarge import (
+    FIRST_DETAIL,
+    EnlargeOptions,
+    Found,
+    enlarge,
+    evaluations_of,
+    first_course,
+    margin_of,
+    shrinker,
+    state_of,
+)
 from restorer.tasks.enlarging_plan import course_of
 from restorer.tasks.finding import Finding, Left, Seen
 from restorer.tasks.finding_blur import is_wide
@@ -50,8 +60,12 @@ def find_size_step(seen: Seen) -> Finding | None:
     is_deblurred = is_soft and seen.detail == 0
 
     def prepare(detail: float | None, left: Left) -> Pass:
-        found = Found(left.sigma, is_gray, is_soft, left.was_compressed, is_drawn=drawn, is_aliased=aliased)
         detail = 0.0 if drawn and detail is None else detail
+        is_expert = first_course(enlarge_options(seen, detail, seen.prior)).is_expert
+        # The prior alone is better if it believes a picture whose noise was removed.
+        sigma = left.sigma if is_expert or left.was_compressed else 0.0
+        is_repaired = left.was_compressed or left.was_noisy
+        found = Found(sigma, is_gray, is_soft, is_repaired, is_drawn=drawn, is_aliased=aliased)
         state = state_of(found, is_doubted=False)
         course = course_of(seen.prior, factor, None, detail, "auto", seen.seed, state=state)
 
@@ -74,7 +88,8 @@ def find_size_step(seen: Seen) -> Finding | None:
 
     words = f"a blur of about {softness:.1f} pixels" if is_sharpened or is_deblurred else ""
     then = ", then deblur" if is_deblurred else ""
-    return Finding(words, f"upscale by {by:.3g}{then}", prepare)
+    before = FIRST_DETAIL if first_course(enlarge_options(seen, seen.detail, seen.prior)).is_expert else 0.0
+    return Finding(words, f"upscale by {by:.3g}{then}", prepare, noise_detail=before, jpeg_detail=before)
 
 
 def enlarge_options(seen: Seen, detail: float | None, prior: Prior) -> EnlargeOptions:

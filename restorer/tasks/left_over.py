@@ -20,7 +20,7 @@ from __future__ import annotations
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.noise import Noise
 
-__all__ = ["left_for_deblurring", "left_for_enlarging"]
+__all__ = ["left_for_deblurring", "left_of_compression", "left_of_noise"]
 
 NOISE = 0.5
 """Share of the noise that is left when it has been removed."""
@@ -28,8 +28,8 @@ NOISE = 0.5
 COMPRESSION = 1.0
 """Share of the error of a compression for which a deblurring allows."""
 
-COMPRESSION_ENLARGED = 0.25
-"""Share of it for which an enlargement allows."""
+ENLARGED = 0.25
+"""Share of either for which an enlargement allows."""
 
 
 def left_for_deblurring(noise: Noise | None, jpeg: Jpeg | None) -> float:
@@ -43,6 +43,11 @@ def left_for_deblurring(noise: Noise | None, jpeg: Jpeg | None) -> float:
     return removed if jpeg is None else max(removed, COMPRESSION * jpeg.sigma)
 
 
-def left_for_enlarging(jpeg: Jpeg) -> float:
+def left_of_compression(jpeg: Jpeg) -> float:
     """Return the noise for which an enlargement allows after a compression was undone, in levels."""
-    return COMPRESSION_ENLARGED * jpeg.sigma
+    return ENLARGED * jpeg.sigma
+
+
+def left_of_noise(sigma: float) -> float:
+    """Return the noise for which an enlargement allows after white noise of sigma levels was removed, in levels."""
+    return ENLARGED * sigma

@@ -8,8 +8,9 @@ and the correction of each step draws the prediction towards it (DDNM, Wang et a
 https://arxiv.org/abs/2212.00490). `detail` is the factor on the noise that is carried from step to step. If the input
 has no noise, the last correction also takes the rounding and clipping of the written file into account.
 
-A small JPEG is believed as far as its file goes: what compression did to it is undone first (`tasks/dejpeg.py`), which
-takes little time at the small size, and what is left of the error is the noise of the input.
+A small picture is repaired first, which takes little time at its size: what compression did to a JPEG is undone
+(`tasks/dejpeg.py`), as far as its file goes, and white noise is removed (`tasks/denoise.py`). What is left of the error
+is the noise of the input. The prior alone, which the options may ask for, takes noise as it is.
 
 Noise is measured, and so is whether the picture is softer than shrinking makes pictures (`measurement/softness.py`).
 What no shrinking can have made, such as a drawing, is believed less (`measurement/credible.py`), and so is a picture
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
@@ -49,7 +51,10 @@ from restorer.tasks.common import (
 )
 from restorer.tasks.defaults import LATENT_STEPS
 from restorer.tasks.dejpeg import can_be_restored, prepare_dejpeg
+from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.enlarge import (
+    DAMAGED_SIGMA,
+    FIRST_DETAIL,
     MOST_SIGMA,
     EnlargeOptions,
     Found,
@@ -62,7 +67,7 @@ from restorer.tasks.enlarge import (
     shrinker,
 )
 from restorer.tasks.job import Job
-from restorer.tasks.left_over import left_for_enlarging
+from restorer.tasks.left_over import left_of_compression, left_of_noise
 from restorer.tasks.region import Place
 from restorer.tasks.started import Begin, alone, check_start
 from restorer.tasks.uncertain import Doubt
@@ -145,9 +150,10 @@ def prepare_upscale(
     is_faithful = drawn and detail is None and start is None and first_course(options).is_expert
     options = replace(options, detail=0.0) if is_faithful else options
     if jpeg is not None and not sigma and can_be_restored(jpeg):
-        job = _prepare_jpeg(image, jpeg, options, region, is_gray=is_gray)
+        job = _prepare_jpeg(image, jpeg, options, region, is_gray)
+    elif _is_repaired_first(used := _noise_of(image) if sigma is None else sigma, options):
+        job = replace(_prepare_noisy(image, used, options, region, is_gray), estimated=sigma is None)
     else:
-        used = _noise_of(image) if sigma is None else sigma
         place = Place.of(image, region, margin_of(factor))
         is_soft, is_judged = used == 0 and estimate_softness(image) >= SOFT, used <= MOST_SIGMA and not drawn
         found = Found(used, is_gray, is_soft, is_drawn=drawn, is_aliased=is_judged and is_aliased(image))
@@ -181,38 +187,74 @@ def _noise_of(image: Tensor) -> float:
     return sigma if sigma >= LEAST_NOISE else 0.0
 
 
-def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Region | None, *, is_gray: bool) -> Job:
+def _is_repaired_first(sigma: float, options: EnlargeOptions) -> bool:
+    """Return whether noise is removed before the enlargement: the network of the first answer is better after it."""
+    return sigma >= DAMAGED_SIGMA and options.begin is None and first_course(options).is_expert
+
+
+def _prepare_noisy(image: Tensor, sigma: float, options: EnlargeOptions, region: Region | None, is_gray: bool) -> Job:
+    """Prepare a job of two passes: one that removes white noise from a small picture, and one that enlarges it."""
+
+    def denoise(window: Region | None) -> Job:
+        told: dict[str, Any] = {"outliers": "off", "detail": FIRST_DETAIL, "seed": options.seed}
+        job = prepare_denoise(image, sigma, **told, region=window, prior=options.prior)
+        return replace(job, noise=None, redo=None)
+
+    return _prepare_repaired(image, denoise, left_of_noise(sigma), options, region, is_gray)
+
+
+def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Region | None, is_gray: bool) -> Job:
     """Prepare a job of two passes: one that undoes the compression of a small picture, and one that enlarges it."""
+    detail = FIRST_DETAIL if options.begin is None and first_course(options).is_expert else None
+
+    def decompress(window: Region | None) -> Job:
+        job = prepare_dejpeg(image, jpeg, detail=detail, seed=options.seed, region=window, prior=options.prior)
+        return replace(job, sigma=0.0, estimated=False)
+
+    return _prepare_repaired(image, decompress, left_of_compression(jpeg), options, region, is_gray)
+
+
+def _prepare_repaired(
+    image: Tensor,
+    repair: Callable[[Region | None], Job],
+    left: float,
+    options: EnlargeOptions,
+    region: Region | None,
+    is_gray: bool,
+) -> Job:
+    """Prepare a job of two passes: one that repairs a small picture, and one that enlarges it.
+
+    Args:
+        image: The small picture.
+        repair: Returns the job of the first pass, for a part of the picture; None for all of it.
+        left: Standard deviation in levels of the error that it leaves.
+        options: The options.
+        region: As in `prepare_upscale`.
+        is_gray: As in `Found`.
+    """
     place = Place.of(image, region, margin_of(options.factor))
 
-    def enlarge_restored(restored: Tensor, used: Tiled) -> Job:
+    def enlarge_repaired(repaired: Tensor, used: Tiled) -> Job:
         # Tiles that were chosen for the small picture do not suit the large one.
         model = used if isinstance(options.prior, Tiled) else used.prior
         again = replace(options, prior=model)
         found = Found(
-            left_for_enlarging(jpeg),
-            is_gray,
-            was_compressed=True,
-            is_drawn=is_drawn(restored, AFTER_JPEG),
-            is_aliased=is_aliased(restored),
+            left, is_gray, was_repaired=True, is_drawn=is_drawn(repaired, AFTER_JPEG), is_aliased=is_aliased(repaired)
         )
-        return enlarge(restored, place, again, found).measured()
+        return enlarge(repaired, place, again, found).measured()
 
     course, begin = first_course(options), options.begin
-    seen = None if place.canvas is None else place.window
     reseed: Callable[[int], Job] | None = None
     if begin is None and needs_detail_to_vary(course):
 
         def reseed(seed: int) -> Job:
-            return _prepare_jpeg(image, jpeg, options.sampled(seed), region, is_gray=is_gray)
+            return _prepare_repaired(image, repair, left, options.sampled(seed), region, is_gray)
 
     return replace(
-        prepare_dejpeg(image, jpeg, seed=options.seed, region=seen, prior=options.prior),
-        sigma=0.0,
-        estimated=False,
+        repair(None if place.canvas is None else place.window),
         detail=course.detail if begin is None else begin.detail(options.detail, options.method),
-        second_pass=enlarge_restored,
-        second_pass_evaluations=evaluations_of(options) if begin is None else begin.evaluations,
+        second_pass=enlarge_repaired,
+        second_pass_evaluations=evaluations_of(options, "repaired") if begin is None else begin.evaluations,
         starter=None if begin is None else begin.network,
         second_pass_size=(options.factor * place.window.height, options.factor * place.window.width),
         again=shrinker(place),

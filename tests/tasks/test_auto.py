@@ -38,6 +38,7 @@ from restorer.tasks.deblur import prepare_deblur
 from restorer.tasks.defaults import CAMERA, DECOMPRESS
 from restorer.tasks.dejpeg import prepare_dejpeg
 from restorer.tasks.denoise import prepare_denoise
+from restorer.tasks.enlarge import FIRST_DETAIL
 from restorer.tasks.finding import Finding, Left, Seen, Step
 from restorer.tasks.finding_blur import OTHER_BLUR, POSSIBLE_BLUR, is_wide
 from restorer.tasks.finding_noise import POSSIBLE_NOISE
@@ -427,7 +428,7 @@ def test_a_step_that_takes_white_noise_gets_it(monkeypatch: pytest.MonkeyPatch) 
             planned = begin(seen.image, seen.prior, None)
             return Pass(begin, planned.evaluations, planned.detail, everything, again=planned.again)
 
-        return Finding("a blur", "deblur", prepare, takes_noise=True)
+        return Finding("a blur", "deblur", prepare, takes_noise=True, noise_detail=None)
 
     monkeypatch.setattr(auto, "STEPS", (auto.STEPS[1], Step("blur", find), auto.STEPS[-1]))
     blurred = Blur(kernel).measure(scene()[None])[0]
@@ -457,7 +458,7 @@ def test_nothing_is_rounded_between_the_repairs(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(finding_size, "enlarge", spied)
     y = noisy(shrunk(scene()))
     prepare_auto(y, scale=2).run()
-    assert torch.equal(got[-1], prepare_denoise(y, detail=0).run().image)
+    assert torch.equal(got[-1], prepare_denoise(y, detail=FIRST_DETAIL).run().image)
     assert float((got[-1] - rounded(got[-1])).abs().max()) > 0.3 / 255
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from restorer.images.resampling import resample
 from restorer.images.sizes import Enlargement, Region
 from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.priors.experts import Experts, first_level
-from restorer.tasks.defaults import EXPERT, UPSCALE
+from restorer.tasks.defaults import DENOISE, EXPERT, UPSCALE
+from restorer.tasks.denoise import prepare_denoise
+from restorer.tasks.enlarge import FIRST_DETAIL
 from restorer.tasks.enlarging_plan import course_of
 from restorer.tasks.upscale import LEAST_NOISE, prepare_upscale
 
@@ -157,11 +160,15 @@ def test_the_first_answer_is_crisper_than_the_faithful_picture_and_near_to_it(ph
 
 
 @pytest.mark.parametrize(("sigma", "share"), [(8, 0.85), (15, 0.7)])
-def test_noise_is_measured_and_not_enlarged(photo, small, truth, sigma, share) -> None:
+def test_noise_is_measured_and_removed_before(photo, small, truth, sigma, share) -> None:
     noisy = tensor(with_noise(small, sigma))
     job = prepare_upscale(noisy, 4, sigma=None, prior=photo)
     assert job.estimated and job.sigma == pytest.approx(sigma, rel=0.25)
-    assert job.plan.sigmas[0] == first_level(4, "damaged") and job.evaluations == 1
+    assert job.evaluations == DENOISE.steps + 1 and job.noise is None and job.redo is None
+    removed = prepare_denoise(noisy, job.sigma, outliers="off", detail=FIRST_DETAIL, prior=photo).run().image
+    torch.testing.assert_close(replace(job, second_pass=None).run().image, removed)
+    second = job.second_pass(removed, job.prior)
+    assert second.plan.sigmas[0] == first_level(4, "repaired") and 0 < second.sigma < job.sigma
     results = [upscale(noisy, 4, sigma=s, prior=photo, jpeg="off") for s in (None, 0)]
     error = [float((r - tensor(truth)).square().mean()) for r in results]
     assert error[0] < share * error[1]
@@ -175,8 +182,24 @@ def test_detail_is_not_taken_for_noise(photo, small) -> None:
 
 def test_a_given_noise_is_taken_as_it_is(photo, small) -> None:
     job = prepare_upscale(tensor(small), 4, sigma=7.0, prior=photo)
-    assert job.sigma == 7.0 and not job.estimated and job.plan.sigmas[0] == first_level(4, "damaged")
+    assert job.sigma == 7.0 and not job.estimated and job.second_pass is not None
     assert prepare_upscale(tensor(with_noise(small, 15)), 4, sigma=0.0, prior=photo).sigma == 0
+
+
+@pytest.mark.parametrize("options", [{"detail": 0.0}, {"method": "ddnm"}])
+def test_the_prior_alone_takes_noise_as_it_is(photo, small, options) -> None:
+    job = prepare_upscale(tensor(with_noise(small, 15)), 4, sigma=15.0, prior=photo, **options)
+    assert job.second_pass is None and job.noise_variance == pytest.approx((30 / 255) ** 2)
+
+
+@pytest.mark.parametrize("is_gray", [False, True])
+def test_noise_is_removed_from_what_a_region_needs(photo, small, is_gray) -> None:
+    noisy = tensor(with_noise(small, 15))
+    noisy = noisy[:1] if is_gray else noisy
+    whole, part = (prepare_upscale(noisy, 4, sigma=15.0, region=r, prior=photo) for r in (None, Region(8, 16, 20, 12)))
+    x, y = whole.run().image, part.run().image
+    assert y.shape == (len(noisy), 48, 80)
+    assert 255 * float((x[:, 64:112, 32:112] - y).square().mean().sqrt()) < 2
 
 
 def test_a_soft_picture_is_sharpened_and_this_is_said(photo, small, truth) -> None:
@@ -196,7 +219,7 @@ def test_a_jpeg_is_restored_and_then_enlarged_as_a_damaged_picture(photo, small,
     job = prepare_upscale(pixels, 4, sigma=None, jpeg=jpeg, prior=photo)
     assert job.jpeg is jpeg and job.sigma == 0 and job.second_pass_evaluations == 1
     second = job.second_pass(pixels, job.prior)
-    assert second.plan.sigmas[0] == first_level(4, "decompressed") and second.plan.prior_variance == EXPERT.variance
+    assert second.plan.sigmas[0] == first_level(4, "repaired") and second.plan.prior_variance == EXPERT.variance
 
 
 @pytest.mark.parametrize("of", [(20, 31), (33, 16)])

@@ -17,7 +17,7 @@ from restorer.measurement.jpeg import read_jpeg
 from restorer.measurement.noise import Noise
 from restorer.tasks.deblur import prepare_deblur
 from restorer.tasks.dejpeg import prepare_dejpeg
-from restorer.tasks.left_over import left_for_deblurring, left_for_enlarging
+from restorer.tasks.left_over import left_for_deblurring, left_of_compression, left_of_noise
 
 IMAGES = Path(__file__).resolve().parents[1] / "images"
 
@@ -32,7 +32,7 @@ def test_compression_counts_more_than_noise():
     assert left_for_deblurring(weak, None) < weak.sigma
     assert left_for_deblurring(weak, jpeg) == left_for_deblurring(None, jpeg) == pytest.approx(jpeg.sigma)
     assert left_for_deblurring(strong, jpeg) == left_for_deblurring(strong, None) > jpeg.sigma
-    assert 0 < left_for_enlarging(jpeg) < jpeg.sigma
+    assert 0 < left_of_compression(jpeg) < jpeg.sigma and 0 < left_of_noise(10.0) < 10
 
 
 @pytest.mark.parametrize("name", ["gates", "eagles"])
