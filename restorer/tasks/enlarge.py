@@ -34,6 +34,7 @@ __all__ = [
     "DAMAGED_SIGMA",
     "FIRST_DETAIL",
     "MOST_SIGMA",
+    "SOFT_NOTE",
     "EnlargeOptions",
     "Found",
     "enlarge",

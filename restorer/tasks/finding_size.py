@@ -1,8 +1,8 @@
 """The step of `auto` that enlarges a picture, if that is asked for.
 
-A picture that is softer than shrinking makes pictures is sharpened by the network that enlarges soft pictures. At a
-detail of 0, at which no such network is asked, the blur is looked for in the enlarged picture instead, where it is as
-many times wider, and is undone if it is sure and wide, as in a picture that is not enlarged.
+The blur of a picture that is softer than shrinking makes pictures is undone before. At a detail of 0, at which the
+result is to give the picture back, the blur is looked for in the enlarged picture instead, where it is as many times
+wider, and is undone if it is sure and wide, as in a picture that is not enlarged.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from restorer.tasks.deblur import prepare_deblur
 from restorer.tasks.defaults import DEBLUR
 from restorer.tasks.enlarge import (
     FIRST_DETAIL,
+    SOFT_NOTE,
     EnlargeOptions,
     Found,
     enlarge,
@@ -39,6 +40,7 @@ from restorer.tasks.finding_blur import is_wide
 from restorer.tasks.job import Job
 from restorer.tasks.passes import Pass, chained, everything
 from restorer.tasks.region import Place
+from restorer.tasks.soft import LEFT_OF_BLUR, blur_of_softness, undo_blur
 
 __all__ = ["LEFT_SOFT", "SHARPENED", "enlarge_options", "enlarged_size", "find_size_step"]
 
@@ -58,13 +60,16 @@ def find_size_step(seen: Seen) -> Finding | None:
     sharpened = course_of(seen.prior, factor, None, seen.detail, "auto", seen.seed, state="soft")
     is_sharpened = is_soft and sharpened.is_expert and sharpened.share == 0
     is_deblurred = is_soft and seen.detail == 0
+    kernel = blur_of_softness(seen.image, seen.prior) if is_sharpened else None
 
     def prepare(detail: float | None, left: Left) -> Pass:
+        if kernel is not None:
+            left = Left(LEFT_OF_BLUR, was_blurred=True)
         detail = 0.0 if drawn and detail is None else detail
         is_expert = first_course(enlarge_options(seen, detail, seen.prior)).is_expert
         # The prior alone is better if it believes a picture whose noise was removed.
         sigma = left.sigma if is_expert or left.was_compressed else 0.0
-        is_repaired = left.was_compressed or left.was_noisy
+        is_repaired = left.was_compressed or left.was_noisy or left.was_blurred
         found = Found(sigma, is_gray, is_soft, is_repaired, is_drawn=drawn, is_aliased=aliased)
         state = state_of(found, is_doubted=False)
         course = course_of(seen.prior, factor, None, detail, "auto", seen.seed, state=state)
@@ -84,6 +89,8 @@ def find_size_step(seen: Seen) -> Finding | None:
             enlarged_size(seen, whole),
             shrinker(whole),
         )
+        if kernel is not None:
+            return _once_deblurred(seen, kernel, enlarging)
         return _then_deblurred(seen, enlarging, detail) if is_deblurred else enlarging
 
     words = f"a blur of about {softness:.1f} pixels" if is_sharpened or is_deblurred else ""
@@ -111,6 +118,23 @@ def _window(image: Tensor, factor: int, region: Region | None) -> Region | None:
     """Return the part of a picture from which a region is enlarged; None for all of it."""
     place = Place.of(image, region, margin_of(factor))
     return None if place.canvas is None else place.window
+
+
+def _once_deblurred(seen: Seen, kernel: Tensor, enlarging: Pass) -> Pass:
+    """Return the pass that undoes the blur of a soft picture, and then enlarges it."""
+
+    def deblur(image: Tensor, prior: Prior, region: Region | None) -> Job:
+        return undo_blur(image, kernel, seen.seed, prior, region).with_note(SOFT_NOTE)
+
+    undo = Pass(deblur, DEBLUR.steps, FIRST_DETAIL, everything)
+    return Pass(
+        partial(chained, (undo, enlarging)),
+        undo.evaluations + enlarging.evaluations,
+        enlarging.detail,
+        everything,
+        enlarging.size,
+        enlarging.again,
+    )
 
 
 def _then_deblurred(seen: Seen, enlarging: Pass, detail: float | None) -> Pass:

@@ -9,8 +9,9 @@ https://arxiv.org/abs/2212.00490). `detail` is the factor on the noise that is c
 has no noise, the last correction also takes the rounding and clipping of the written file into account.
 
 A small picture is repaired first, which takes little time at its size: what compression did to a JPEG is undone
-(`tasks/dejpeg.py`), as far as its file goes, and white noise is removed (`tasks/denoise.py`). What is left of the error
-is the noise of the input. The prior alone, which the options may ask for, takes noise as it is.
+(`tasks/dejpeg.py`), as far as its file goes, white noise is removed (`tasks/denoise.py`), and so is the blur of a
+picture that is softer than shrinking makes pictures (`tasks/soft.py`). What is left of the error is the noise of the
+input. The prior alone, which the options may ask for, takes noise and softness as they are.
 
 Noise is measured, and so is whether the picture is softer than shrinking makes pictures (`measurement/softness.py`).
 What no shrinking can have made, such as a drawing, is believed less (`measurement/credible.py`), and so is a picture
@@ -56,6 +57,7 @@ from restorer.tasks.enlarge import (
     DAMAGED_SIGMA,
     FIRST_DETAIL,
     MOST_SIGMA,
+    SOFT_NOTE,
     EnlargeOptions,
     Found,
     enlarge,
@@ -69,6 +71,7 @@ from restorer.tasks.enlarge import (
 from restorer.tasks.job import Job
 from restorer.tasks.left_over import left_of_compression, left_of_noise
 from restorer.tasks.region import Place
+from restorer.tasks.soft import LEFT_OF_BLUR, blur_of_softness, undo_blur
 from restorer.tasks.started import Begin, alone, check_start
 from restorer.tasks.uncertain import Doubt
 
@@ -153,6 +156,9 @@ def prepare_upscale(
         job = _prepare_jpeg(image, jpeg, options, region, is_gray)
     elif _is_repaired_first(used := _noise_of(image) if sigma is None else sigma, options):
         job = replace(_prepare_noisy(image, used, options, region, is_gray), estimated=sigma is None)
+    elif used == 0 and not drawn and (kernel := _blur_before(image, options)) is not None:
+        job = _prepare_soft(image, kernel, options, region, is_gray).with_note(SOFT_NOTE)
+        job = replace(job, estimated=sigma is None)
     else:
         place = Place.of(image, region, margin_of(factor))
         is_soft, is_judged = used == 0 and estimate_softness(image) >= SOFT, used <= MOST_SIGMA and not drawn
@@ -203,6 +209,24 @@ def _prepare_noisy(image: Tensor, sigma: float, options: EnlargeOptions, region:
     return _prepare_repaired(image, denoise, left_of_noise(sigma), options, region, is_gray)
 
 
+def _blur_before(image: Tensor, options: EnlargeOptions) -> Tensor | None:
+    """Return the kernel of the blur that is undone before the enlargement; None if none is."""
+    course = first_course(options)
+    if options.begin is not None or not course.is_expert or course.share > 0:
+        return None
+    return blur_of_softness(image, options.prior)
+
+
+def _prepare_soft(image: Tensor, kernel: Tensor, options: EnlargeOptions, region: Region | None, is_gray: bool) -> Job:
+    """Prepare a job of two passes: one that undoes the blur of a small picture, and one that enlarges it."""
+
+    def deblur(window: Region | None) -> Job:
+        job = undo_blur(image, kernel, options.seed, options.prior, window)
+        return replace(job, sigma=0.0, redo=None)
+
+    return _prepare_repaired(image, deblur, LEFT_OF_BLUR, options, region, is_gray, is_judged=False)
+
+
 def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Region | None, is_gray: bool) -> Job:
     """Prepare a job of two passes: one that undoes the compression of a small picture, and one that enlarges it."""
     detail = FIRST_DETAIL if options.begin is None and first_course(options).is_expert else None
@@ -221,6 +245,8 @@ def _prepare_repaired(
     options: EnlargeOptions,
     region: Region | None,
     is_gray: bool,
+    *,
+    is_judged: bool = True,
 ) -> Job:
     """Prepare a job of two passes: one that repairs a small picture, and one that enlarges it.
 
@@ -231,6 +257,7 @@ def _prepare_repaired(
         options: The options.
         region: As in `prepare_upscale`.
         is_gray: As in `Found`.
+        is_judged: Whether the repaired picture is judged by whether it was shrunk without a filter.
     """
     place = Place.of(image, region, margin_of(options.factor))
 
@@ -239,7 +266,11 @@ def _prepare_repaired(
         model = used if isinstance(options.prior, Tiled) else used.prior
         again = replace(options, prior=model)
         found = Found(
-            left, is_gray, was_repaired=True, is_drawn=is_drawn(repaired, AFTER_JPEG), is_aliased=is_aliased(repaired)
+            left,
+            is_gray,
+            was_repaired=True,
+            is_drawn=is_drawn(repaired, AFTER_JPEG),
+            is_aliased=is_judged and is_aliased(repaired),
         )
         return enlarge(repaired, place, again, found).measured()
 
@@ -248,7 +279,7 @@ def _prepare_repaired(
     if begin is None and needs_detail_to_vary(course):
 
         def reseed(seed: int) -> Job:
-            return _prepare_repaired(image, repair, left, options.sampled(seed), region, is_gray)
+            return _prepare_repaired(image, repair, left, options.sampled(seed), region, is_gray, is_judged=is_judged)
 
     return replace(
         repair(None if place.canvas is None else place.window),

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.memory_format import convert_conv2d_weight_memory_format
 
 from restorer.diffusion.schedule import alpha_bar_of
 from restorer.networks.fast.pixel_shuffle import pixel_unshuffle
@@ -38,6 +39,7 @@ from restorer.priors.unet_prior import ModelSpec
 
 __all__ = ["ROUNDING", "Features", "Heads", "Seen", "discriminator_loss", "feature_distance"]
 
+LAYOUT = torch.channels_last  # twice as fast in bf16
 FOLD = 2  # pixels in each direction that the head on the pixels sees as channels
 OF_PIXELS = ((64, 1), (64, 1), (128, 2), (128, 1), (128, 2), (128, 1))  # width and stride of its convolutions
 SHARE_OF_PIXELS = 2 / 3  # of its part of the loss
@@ -113,6 +115,7 @@ class Heads(nn.Module):
         super().__init__()
         self.of_pixels = _head(2 * channels * FOLD**2, OF_PIXELS, padding=1)
         self.of_features = nn.ModuleList(_head(2 * width + 1, ((WIDTH, 1), (WIDTH, 1)), padding=0) for width in widths)
+        convert_conv2d_weight_memory_format(self, LAYOUT)
 
     def forward(self, seen: Seen, given: Seen, sigma: Tensor) -> list[Tensor]:
         """Return the judgement of each head and place, that of the pixels first: the larger, the more of a photograph.
@@ -123,11 +126,11 @@ class Heads(nn.Module):
             sigma: Levels of the noise of the features, (B,).
         """
         level = sigma.log().view(-1, 1, 1, 1)
-        pixels = torch.cat([pixel_unshuffle(p, FOLD, p.dtype) for p in (seen.pixels, given.pixels)], dim=1)
-        judgements: list[Tensor] = [self.of_pixels(pixels)]
-        for head, f, y in zip(self.of_features, seen.features, given.features, strict=True):
-            judgements.append(head(torch.cat([f, y, level.to(f).expand(-1, 1, *f.shape[-2:])], dim=1)))
-        return judgements
+        inputs = [[pixel_unshuffle(p, FOLD, p.dtype) for p in (seen.pixels, given.pixels)]]
+        for f, y in zip(seen.features, given.features, strict=True):
+            inputs.append([f, y, level.to(f).expand(-1, 1, *f.shape[-2:])])
+        joined = (torch.cat(each, dim=1).contiguous(memory_format=LAYOUT) for each in inputs)
+        return [head(each).float() for head, each in zip([self.of_pixels, *self.of_features], joined, strict=True)]
 
 
 def _head(width: int, layers: tuple[tuple[int, int], ...], padding: int) -> nn.Sequential:

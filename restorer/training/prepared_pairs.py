@@ -49,7 +49,7 @@ SIDE = 320
 FACTORS = {4.0: 0.8, 2.0: 0.12, 8 / 3: 0.08}
 """Factors and their shares. A crop of 128 pixels, and every multiple of 8, is a whole number of small pixels."""
 
-SHARES: dict[State, float] = {"decompressed": 0.45, "damaged": 0.3, "soft": 0.25}
+SHARES: dict[State, float] = {"repaired": 0.45, "damaged": 0.3, "soft": 0.25}
 """The share of each state."""
 
 QUALITIES = (25.0, 95.0)
@@ -123,7 +123,7 @@ def make_pair(
     factor = float(rng.choice(list(FACTORS), p=list(FACTORS.values())))
     state = list(SHARES)[int(rng.choice(len(SHARES), p=list(SHARES.values())))]
     side = round(len(large) / factor)
-    if state == "decompressed":
+    if state == "repaired":
         given, small = _decompressed(damage(large, side, rng), rng, prior)
     elif state == "damaged":
         given = small = add_noise(damage(large, side, rng), rng, NOISE)

@@ -15,12 +15,15 @@ from restorer import load_prior, upscale
 from restorer.diffusion.degradations.bicubic import Bicubic
 from restorer.images.resampling import resample
 from restorer.images.sizes import Enlargement, Region
+from restorer.measurement.blur import Blur
 from restorer.measurement.earlier_jpeg import find_jpeg
 from restorer.priors.experts import Experts, first_level
-from restorer.tasks.defaults import DENOISE, EXPERT, UPSCALE
+from restorer.tasks import soft as soft_pictures
+from restorer.tasks.defaults import DEBLUR, DENOISE, EXPERT, UPSCALE
 from restorer.tasks.denoise import prepare_denoise
 from restorer.tasks.enlarge import FIRST_DETAIL
 from restorer.tasks.enlarging_plan import course_of
+from restorer.tasks.soft import LEFT_OF_BLUR, blur_of_softness, undo_blur
 from restorer.tasks.upscale import LEAST_NOISE, prepare_upscale
 
 PHOTOGRAPH = Path(__file__).parents[1] / "images" / "gates.jpg"
@@ -205,10 +208,51 @@ def test_noise_is_removed_from_what_a_region_needs(photo, small, is_gray) -> Non
 def test_a_soft_picture_is_sharpened_and_this_is_said(photo, small, truth) -> None:
     soft = tensor(small.filter(ImageFilter.GaussianBlur(1.2)))
     job = prepare_upscale(soft, 4, sigma=None, prior=photo)
-    assert job.plan.sigmas[0] == first_level(4, "soft") and any("softer" in note for note in job.notes)
+    assert any("softer" in note for note in job.notes) and job.sigma == 0 and job.estimated
+    assert job.evaluations == DEBLUR.steps + 1 and job.noise is None and job.blur is None
+    second = job.second_pass(soft, job.prior)
+    assert second.plan.sigmas[0] == first_level(4, "repaired") and second.sigma == LEFT_OF_BLUR
     sharp, faithful = (upscale(soft, 4, detail=d, prior=photo, jpeg="off") for d in (None, 0))
     assert texture(sharp) > 2 * texture(faithful)
     assert float((shrink(faithful) - soft).abs().mean()) < 1 / 255
+
+
+def test_the_blur_of_a_soft_picture_is_undone_before(photo, truth) -> None:
+    small = truth.resize((truth.width // 2, truth.height // 2), Image.Resampling.BICUBIC)
+    soft = tensor(small.filter(ImageFilter.GaussianBlur(1)))
+    kernel = blur_of_softness(soft, photo)
+    assert kernel is not None and 0.8 < _width(kernel) < 1.3
+    sharp = undo_blur(soft, kernel, 0, photo, None).measured().run().image
+    assert float((sharp - tensor(small)).square().mean()) < 0.6 * float((soft - tensor(small)).square().mean())
+    assert blur_of_softness(tensor(small), photo) is None
+
+
+def test_a_blur_that_is_sure_is_undone_as_it_is(monkeypatch, small) -> None:
+    soft = tensor(small.filter(ImageFilter.GaussianBlur(1.2)))
+    prior, found = Smooth(), []
+    monkeypatch.setattr(soft_pictures, "find_blur", lambda *_: found[-1])
+    for blur in (Blur("gaussian", 1.0, probability=0.9), None):
+        found.append(blur)
+        assert 1 < _width(blur_of_softness(soft, prior)) < 1.6
+    found.append(Blur("defocus", 2.0, probability=0.99))
+    torch.testing.assert_close(blur_of_softness(soft, prior), found[-1].kernel())
+    found.append(Blur("other", 0.0, probability=0.99))
+    assert blur_of_softness(soft, prior) is None
+    job = prepare_upscale(soft, 4, sigma=None, prior=load_prior(precision="fp32"))
+    assert job.second_pass is None and job.plan.sigmas[0] == first_level(4, "soft")
+
+
+def _width(kernel: torch.Tensor) -> float:
+    """Return the standard deviation of a kernel along its rows, in pixels."""
+    weights, places = kernel.sum(0) / kernel.sum(), torch.arange(kernel.shape[1], dtype=kernel.dtype)
+    mean = (weights * places).sum()
+    return float((weights * (places - mean).square()).sum().sqrt())
+
+
+@pytest.mark.parametrize("options", [{"detail": 0.0}, {"detail": 0.25}, {"method": "ddnm"}])
+def test_softness_stays_where_the_result_is_to_be_faithful(photo, small, options) -> None:
+    soft = tensor(small.filter(ImageFilter.GaussianBlur(1.2)))
+    assert prepare_upscale(soft, 4, sigma=None, prior=photo, **options).second_pass is None
 
 
 def test_a_jpeg_is_restored_and_then_enlarged_as_a_damaged_picture(photo, small, tmp_path) -> None:

@@ -57,7 +57,7 @@ def made_pairs(large: np.ndarray, state: str, count: int) -> list[Prepared]:
     return list(islice((pair for pair in made if pair.state == state), count))
 
 
-@pytest.mark.parametrize("state", ["decompressed", "damaged", "soft"])
+@pytest.mark.parametrize("state", ["repaired", "damaged", "soft"])
 def test_pairs_of_every_state_are_made_before(pictures, state) -> None:
     large = np.ascontiguousarray(pictures[0][:192, :192])
     pairs = made_pairs(large, state, 3)
@@ -71,7 +71,7 @@ def test_pairs_of_every_state_are_made_before(pictures, state) -> None:
 
 def test_compression_is_undone_in_the_pairs_that_are_made_before(pictures, monkeypatch) -> None:
     large = np.ascontiguousarray(pictures[0][:192, :192])
-    monkeypatch.setattr(prepared_pairs, "SHARES", {"decompressed": 1.0})
+    monkeypatch.setattr(prepared_pairs, "SHARES", {"repaired": 1.0})
     monkeypatch.setattr(prepared_pairs, "QUALITIES", (30.0, 31.0))
     monkeypatch.setattr(prepared_pairs, "NOISY_SHARE", 0.0)
     monkeypatch.setattr(prepared_pairs, "damage", lambda large, side, rng: shrunk)
@@ -141,10 +141,10 @@ def test_pairs_are_written_once_and_read(tmp_path, monkeypatch) -> None:
 
 def test_the_share_of_pairs_is_that_of_the_recipe(pictures) -> None:
     large = np.zeros((64, 64, 3), np.uint8)
-    pair = Prepared(large, large[::2, ::2], "decompressed")
+    pair = Prepared(large, large[::2, ::2], "repaired")
     recipe = replace(RECIPE, prepared=0.5, batch=20)
     found = torch.cat([make_pairs(pictures, recipe, number, [pair]).level for number in range(10)])
-    share = (found == first_level(2, "decompressed") / SPREAD).double().mean()
+    share = (found == first_level(2, "repaired") / SPREAD).double().mean()
     assert 0.38 < share < 0.62
 
 
