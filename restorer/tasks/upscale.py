@@ -201,8 +201,8 @@ def _is_repaired_first(sigma: float, options: EnlargeOptions) -> bool:
 def _prepare_noisy(image: Tensor, sigma: float, options: EnlargeOptions, region: Region | None, is_gray: bool) -> Job:
     """Prepare a job of two passes: one that removes white noise from a small picture, and one that enlarges it."""
 
-    def denoise(window: Region | None) -> Job:
-        told: dict[str, Any] = {"outliers": "off", "detail": FIRST_DETAIL, "seed": options.seed}
+    def denoise(window: Region | None, seed: int) -> Job:
+        told: dict[str, Any] = {"outliers": "off", "detail": FIRST_DETAIL, "seed": seed}
         job = prepare_denoise(image, sigma, **told, region=window, prior=options.prior)
         return replace(job, noise=None, redo=None)
 
@@ -220,8 +220,8 @@ def _blur_before(image: Tensor, options: EnlargeOptions) -> Tensor | None:
 def _prepare_soft(image: Tensor, kernel: Tensor, options: EnlargeOptions, region: Region | None, is_gray: bool) -> Job:
     """Prepare a job of two passes: one that undoes the blur of a small picture, and one that enlarges it."""
 
-    def deblur(window: Region | None) -> Job:
-        job = undo_blur(image, kernel, options.seed, options.prior, window)
+    def deblur(window: Region | None, seed: int) -> Job:
+        job = undo_blur(image, kernel, seed, options.prior, window)
         return replace(job, sigma=0.0, redo=None)
 
     return _prepare_repaired(image, deblur, LEFT_OF_BLUR, options, region, is_gray, is_judged=False)
@@ -231,8 +231,8 @@ def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Re
     """Prepare a job of two passes: one that undoes the compression of a small picture, and one that enlarges it."""
     detail = FIRST_DETAIL if options.begin is None and first_course(options).is_expert else None
 
-    def decompress(window: Region | None) -> Job:
-        job = prepare_dejpeg(image, jpeg, detail=detail, seed=options.seed, region=window, prior=options.prior)
+    def decompress(window: Region | None, seed: int) -> Job:
+        job = prepare_dejpeg(image, jpeg, detail=detail, seed=seed, region=window, prior=options.prior)
         return replace(job, sigma=0.0, estimated=False)
 
     return _prepare_repaired(image, decompress, left_of_compression(jpeg), options, region, is_gray)
@@ -240,7 +240,7 @@ def _prepare_jpeg(image: Tensor, jpeg: Jpeg, options: EnlargeOptions, region: Re
 
 def _prepare_repaired(
     image: Tensor,
-    repair: Callable[[Region | None], Job],
+    repair: Callable[[Region | None, int], Job],
     left: float,
     options: EnlargeOptions,
     region: Region | None,
@@ -252,7 +252,7 @@ def _prepare_repaired(
 
     Args:
         image: The small picture.
-        repair: Returns the job of the first pass, for a part of the picture; None for all of it.
+        repair: Returns the job of the first pass, for a part of the picture, None for all of it, and a seed.
         left: Standard deviation in levels of the error that it leaves.
         options: The options.
         region: As in `prepare_upscale`.
@@ -282,7 +282,7 @@ def _prepare_repaired(
             return _prepare_repaired(image, repair, left, options.sampled(seed), region, is_gray, is_judged=is_judged)
 
     return replace(
-        repair(None if place.canvas is None else place.window),
+        repair(None if place.canvas is None else place.window, options.seed),
         detail=course.detail if begin is None else begin.detail(options.detail, options.method),
         second_pass=enlarge_repaired,
         second_pass_evaluations=evaluations_of(options, "repaired") if begin is None else begin.evaluations,

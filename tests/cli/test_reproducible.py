@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from restorer.cli.app import app, run
 from restorer.folders.provenance import Record, parse_record
@@ -24,6 +24,9 @@ from restorer.models.load import DECOMPRESSING, ENLARGING, expert_sha256, weight
 
 SIDE = 40
 QUICK = ("--steps", "2")
+
+
+IMAGES = Path(__file__).parents[1] / "images"
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transparent.save(folder / "alpha.png")
     salted, drawn = clean + 0, rng.random((SIDE, SIDE, 1))
     image(np.where(drawn < 0.02, 0, np.where(drawn < 0.04, 255, salted))).save(folder / "salted.png")
+    photograph = Image.open(IMAGES / "gates.jpg").convert("RGB").resize((60, 48), Image.Resampling.BICUBIC)
+    photograph.filter(ImageFilter.GaussianBlur(1)).save(folder / "soft.png")
     square = np.zeros((side, side))
     square[30:52, 34:56] = 255
     image(square).save(folder / "square.png")
@@ -140,6 +145,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "x2 with texture": ("upscale", "clean.png", "--scale", "2", "--detail", "1", "--steps", "3"),
     "x2 by ddnm": ("upscale", "clean.png", "--scale", "2", "--method", "ddnm", *QUICK),
     "x2 of a noisy picture": ("upscale", "white.png", "--scale", "2"),
+    "x2 of a noisy picture with samples": ("upscale", "white.png", "--scale", "2", "--samples", "2"),
+    "x2 of a soft picture with samples": ("upscale", "soft.png", "--scale", "2", "--samples", "2"),
     "x2 of a JPEG": ("upscale", "compressed.jpg", "--scale", "2"),
     "x2 of a JPEG with samples": ("upscale", "compressed.jpg", "--scale", "2", "--samples", "2"),
     "x2 of a JPEG with a map": ("upscale", "compressed.jpg", "--scale", "2", "--uncertainty", "map.png"),
@@ -218,7 +225,7 @@ def test_every_option_that_shapes_results_is_among_the_cases(verb: str) -> None:
 
 
 @pytest.mark.numbers
-@pytest.mark.parametrize("name", ["holes with samples", "samples", "x2 with samples", "x2 of a JPEG with samples"])
+@pytest.mark.parametrize("name", [name for name in CASES if name.endswith("samples")])
 def test_every_sample_makes_itself_again(name: str, folder: Path) -> None:
     """A sample is made alone by the seed in its record, pixel by pixel; its record then tells of no others."""
     assert run([*CASES[name], "-q"]) == 0
