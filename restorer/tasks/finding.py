@@ -47,13 +47,11 @@ class Left:
         sigma: Standard deviation of the error, in levels.
         was_compressed: Whether the error is that of a compression.
         was_noisy: Whether it is that of noise.
-        was_blurred: Whether it is that of a blur.
     """
 
     sigma: float = 0.0
     was_compressed: bool = False
     was_noisy: bool = False
-    was_blurred: bool = False
 
 
 @dataclass(frozen=True)

@@ -63,13 +63,12 @@ def find_size_step(seen: Seen) -> Finding | None:
     kernel = blur_of_softness(seen.image, seen.prior) if is_sharpened else None
 
     def prepare(detail: float | None, left: Left) -> Pass:
-        if kernel is not None:
-            left = Left(LEFT_OF_BLUR, was_blurred=True)
         detail = 0.0 if drawn and detail is None else detail
         is_expert = first_course(enlarge_options(seen, detail, seen.prior)).is_expert
         # The prior alone is better if it believes a picture whose noise was removed.
         sigma = left.sigma if is_expert or left.was_compressed else 0.0
-        is_repaired = left.was_compressed or left.was_noisy or left.was_blurred
+        sigma = sigma if kernel is None else LEFT_OF_BLUR
+        is_repaired = kernel is not None or left.was_compressed or left.was_noisy
         found = Found(sigma, is_gray, is_soft, is_repaired, is_drawn=drawn, is_aliased=aliased)
         state = state_of(found, is_doubted=False)
         course = course_of(seen.prior, factor, None, detail, "auto", seen.seed, state=state)
@@ -126,15 +125,7 @@ def _once_deblurred(seen: Seen, kernel: Tensor, enlarging: Pass) -> Pass:
     def deblur(image: Tensor, prior: Prior, region: Region | None) -> Job:
         return undo_blur(image, kernel, seen.seed, prior, region).with_note(SOFT_NOTE)
 
-    undo = Pass(deblur, DEBLUR.steps, FIRST_DETAIL, everything)
-    return Pass(
-        partial(chained, (undo, enlarging)),
-        undo.evaluations + enlarging.evaluations,
-        enlarging.detail,
-        everything,
-        enlarging.size,
-        enlarging.again,
-    )
+    return _in_turn(Pass(deblur, DEBLUR.steps, FIRST_DETAIL, everything), enlarging, enlarging)
 
 
 def _then_deblurred(seen: Seen, enlarging: Pass, detail: float | None) -> Pass:
@@ -156,10 +147,15 @@ def _then_deblurred(seen: Seen, enlarging: Pass, detail: float | None) -> Pass:
         return replace(job, notes=(SHARPENED if is_undone else LEFT_SOFT,), again=None)
 
     undo = Pass(deblur, DEBLUR.steps, DEBLUR.detail if detail is None else detail, everything)
+    return _in_turn(enlarging, undo, enlarging)
+
+
+def _in_turn(first: Pass, second: Pass, enlarging: Pass) -> Pass:
+    """Return the pass that does two, of which one enlarges."""
     return Pass(
-        partial(chained, (enlarging, undo)),
-        enlarging.evaluations + undo.evaluations,
-        undo.detail,
+        partial(chained, (first, second)),
+        first.evaluations + second.evaluations,
+        second.detail,
         everything,
         enlarging.size,
         enlarging.again,
