@@ -61,11 +61,13 @@ class Given:
         value: What was passed.
         image: The picture, float32 (C, H, W) on the CPU, in [0, 1] unless it was passed as floats.
         source: The content of a picture that has a stated range; None for floats.
+        unread: The file of a Pillow image whose pixels had not been read before; None if they had, or it is no JPEG.
     """
 
     value: Any
     image: Tensor
     source: Picture | None = None
+    unread: bytes | None = None
 
     @property
     def visible(self) -> Tensor | None:
@@ -77,7 +79,7 @@ class Given:
         """The file that the picture comes from; None if there is none, or the picture was changed."""
         if self.source is not None and self.source.original is not None:
             return self.source.original
-        return _jpeg_file_of(self.value) if isinstance(self.value, JpegImageFile) else None
+        return _jpeg_file_of(self.value, self.unread) if isinstance(self.value, JpegImageFile) else None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -160,7 +162,9 @@ def take(value: Any) -> Given:
     if isinstance(value, Image.Image):
         if 0 in value.size:
             raise UsageError(f"the picture has {value.width}x{value.height} pixels")
-        return _with_source(value, replace(from_pil(value), lossy=isinstance(value, JpegImageFile)))
+        unread = _unread_file_of(value)
+        given = _with_source(value, replace(from_pil(value), lossy=isinstance(value, JpegImageFile)))
+        return replace(given, unread=unread)
     if isinstance(value, Tensor):
         return _take_tensor(value)
     if isinstance(value, np.ndarray):
@@ -232,12 +236,31 @@ def _take_array(value: np.ndarray) -> Given:
     return _with_source(value, Picture(colour.copy(), own[..., -1].copy() if channels in (2, 4) else None))
 
 
-def _jpeg_file_of(image: JpegImageFile) -> bytes | None:
-    """Return the file that a Pillow image was opened from; None if there is none, or the image was changed."""
+def _unread_file_of(image: Image.Image) -> bytes | None:
+    """Return the file of a JPEG whose pixels Pillow has not read yet; None if it has, or the image is none."""
+    file = getattr(image, "fp", None)  # Pillow lets go of the file once it has read the pixels
+    if type(image) is not JpegImageFile or file is None:
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        position = file.tell()
+        file.seek(0)
+        data: bytes = file.read()
+        file.seek(position)
+        return data
+    return None
+
+
+def _jpeg_file_of(image: JpegImageFile, unread: bytes | None) -> bytes | None:
+    """Return the file that a Pillow image was opened from; None if there is none, or the image was changed.
+
+    Args:
+        image: The image.
+        unread: As in `Given`.
+    """
     name = getattr(image, "filename", "")
     # The file may have been removed or replaced by anything since the image was opened.
     with contextlib.suppress(OSError, SyntaxError, ValueError, TypeError):
-        data = Path(os.fsdecode(name)).read_bytes() if name else b""
+        data = unread or (Path(os.fsdecode(name)).read_bytes() if name else b"")
         with JpegImageFile(io.BytesIO(data)) as original:
             is_alike = (original.mode, original.size) == (image.mode, image.size)
             return data if is_alike and ImageChops.difference(original, image).getbbox() is None else None

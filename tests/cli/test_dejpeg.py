@@ -197,11 +197,29 @@ def test_an_image_that_was_changed_is_not_taken_for_its_file():
     assert take(image).file == Path("q30.jpg").read_bytes()
     image.paste((0, 0, 0), (10, 10, 60, 60))
     assert take(image).file is None
-    assert take(Image.open(io.BytesIO(Path("q30.jpg").read_bytes()))).file is None
     replaced = Image.open("gray.jpg")
     replaced.load()
     Path("gray.jpg").write_bytes(b"no picture")
     assert take(replaced).file is None
+    smaller = Image.open("turned.jpg")
+    smaller.draft("RGB", (80, 96))
+    assert smaller.size == (80, 96) and take(smaller).file is None
+
+
+def test_a_stream_is_the_file_of_an_image_whose_pixels_were_not_read():
+    from restorer.images.conversion import take
+
+    data = Path("q30.jpg").read_bytes()
+    given = take(Image.open(io.BytesIO(data)))
+    assert given.file == data
+    np.testing.assert_array_equal(given.image.mul(255).round().permute(1, 2, 0), pixels("q30.jpg"))
+    read = Image.open(io.BytesIO(data))
+    read.load()
+    assert take(read).file is None
+    png = Image.open(io.BytesIO(Path("true.png").read_bytes()))
+    assert take(png).file is None
+    from_path, from_stream = dejpeg(Image.open("q30.jpg")), dejpeg(Image.open(io.BytesIO(data)))
+    np.testing.assert_array_equal(from_path, from_stream)
 
 
 def test_detail_adds_texture():
