@@ -38,7 +38,7 @@ from restorer.measurement.aliasing import is_aliased
 from restorer.measurement.drawn import AFTER_JPEG, is_drawn
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.softness import SOFT, estimate_softness
-from restorer.measurement.white_noise import estimate_sigma
+from restorer.measurement.white_noise import estimate_sigma, is_in_luminance
 from restorer.models.feed_forward import FeedForward
 from restorer.priors.latent import LatentPrior, ddim_plan, first_mean, latent_of
 from restorer.priors.tiled import Tiled
@@ -81,6 +81,9 @@ ALPHA_NOTE = "the transparency is enlarged as a picture of its own, in as many s
 
 LEAST_NOISE = 5.0
 """Least noise in levels that is claimed to be noise. A small picture holds much fine detail that looks like less."""
+
+MOST_TEXTURE = 10.0
+"""Noise in levels from which it is noise, even if the channels share it, as they share texture."""
 
 DRAWN_NOTE = "the picture is a drawing: it is enlarged faithfully, as with --detail 0 (--detail 0.5 draws details)"
 
@@ -190,7 +193,8 @@ def _exact_factor(size: Enlargement, image: Tensor) -> float:
 def _noise_of(image: Tensor) -> float:
     """Return the standard deviation of the noise of a small picture in levels; 0 for less than can be told apart."""
     sigma = estimate_sigma(image)
-    return sigma if sigma >= LEAST_NOISE else 0.0
+    is_texture = sigma < LEAST_NOISE or (sigma < MOST_TEXTURE and is_in_luminance(image, sigma))
+    return 0.0 if is_texture else sigma
 
 
 def _is_repaired_first(sigma: float, options: EnlargeOptions) -> bool:

@@ -16,6 +16,7 @@ from restorer.measurement.white_noise import (
     _noise_eigenvalue,
     estimate_sigma,
     expected_when_clipped,
+    is_in_luminance,
     undo_clipping,
 )
 
@@ -37,6 +38,16 @@ def noisy(picture: Tensor, sigma: float, seed: int) -> Tensor:
     """Return the picture in [0, 1] with noise, clipped and rounded as in a file."""
     noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(seed))
     return (picture + sigma * noise).clamp(0, 255).round() / 255
+
+
+@pytest.mark.parametrize("sigma", [5, 8, 20])
+def test_what_the_channels_share_is_told_from_independent_noise(sigma: float) -> None:
+    shared = sigma * torch.randn(1, 192, 192, generator=torch.Generator().manual_seed(4))
+    alike = ((scene() + shared).clamp(0, 255).round()) / 255
+    independent, gray = noisy(scene(), sigma, seed=4), noisy(scene(channels=1), sigma, seed=4)
+    assert is_in_luminance(alike, estimate_sigma(alike))
+    assert not is_in_luminance(independent, estimate_sigma(independent))
+    assert not is_in_luminance(gray, sigma) and not is_in_luminance(gray.expand(3, -1, -1), sigma)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -183,6 +183,14 @@ def test_detail_is_not_taken_for_noise(photo, small) -> None:
     assert prepare_upscale(tensor(with_noise(small, 1)), 4, sigma=None, prior=photo).sigma < LEAST_NOISE
 
 
+@pytest.mark.parametrize(("sigma", "is_found"), [(8, False), (15, True)])
+def test_what_the_channels_share_is_noise_only_where_it_is_strong(photo, small, sigma, is_found) -> None:
+    shared = sigma * np.random.default_rng(2).standard_normal((*small.size[::-1], 1))
+    pixels = np.clip(np.rint(np.asarray(small) + shared), 0, 255).astype(np.uint8)
+    job = prepare_upscale(tensor(Image.fromarray(pixels)), 4, sigma=None, prior=photo)
+    assert (job.sigma > 0) is is_found
+
+
 def test_a_given_noise_is_taken_as_it_is(photo, small) -> None:
     job = prepare_upscale(tensor(small), 4, sigma=7.0, prior=photo)
     assert job.sigma == 7.0 and not job.estimated and job.second_pass is not None
