@@ -1,4 +1,4 @@
-"""Estimation of white Gaussian noise from one picture, and correction for the clipping of noise.
+"""Estimation of white Gaussian noise from one picture.
 
 White noise has the same variance s^2 in every direction of the space of patches. Photographs extend in few of these
 directions, and only weakly where they are flat. The method therefore is:
@@ -17,7 +17,7 @@ directions, and only weakly where they are flat. The method therefore is:
    skewed upwards.
 4. A file clips at 0 and 255, which hides noise. Patches whose mean is near either end are left out as long as enough
    others remain; the effect of the remaining clipping is undone with the closed-form variance of a clipped normal
-   variable.
+   variable (`clipping.py`).
 5. Areas without any variation, such as a frame, a caption or a background that was cut out, are no evidence: noise was
    never there, or it was removed. Patches that touch such an area are left out. The patches that remain decide only if
    they are noisy everywhere, because white noise leaves no patch quiet. In drawings and screenshots some are quiet,
@@ -34,13 +34,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from restorer.measurement.clipping import sigma_before_clipping
+
 __all__ = [
     "constant_areas",
     "estimate_sigma",
-    "expected_when_clipped",
     "is_in_luminance",
     "is_white",
-    "undo_clipping",
     "white_estimates",
 ]
 
@@ -60,7 +60,6 @@ LEAST_WHITE = 2.0  # standard deviation in levels below which texture decides ho
 # more from the difference of the channels, in which it cannot be seen. The bounds hold for 15 to 50 levels on CBSD68.
 COARSE_RANGE, LUMINANCE_RANGE, CHROMA_RANGE = (0.8, 1.3), (0.68, 1.3), (0.42, 1.25)
 LEAST_CHROMA = 0.3  # share of noise that the difference of the channels tells of, below which it may be texture
-CHUNK = 1 << 20  # values whose clipping is undone together, because double precision needs much memory
 
 
 def estimate_sigma(image: Tensor, evidence: Tensor | None = None) -> float:
@@ -145,8 +144,7 @@ def is_in_luminance(image: Tensor, sigma: float) -> bool:
 def _sigma_of_chroma(picture: Tensor, evidence: Tensor | None) -> float:
     """Return the noise of each channel by the difference of green from the others, if it is independent in them."""
     red, green, blue = picture
-    chroma = (red - 2 * green + blue) / 4 + 0.5
-    return 4 / math.sqrt(6) * estimate_sigma(chroma[None], evidence)
+    return estimate_sigma(((red - 2 * green + blue) / 4 + 0.5)[None], evidence) / (math.sqrt(6) / 4)
 
 
 def white_estimates(image: Tensor, evidence: Tensor | None = None) -> Tensor:
@@ -165,13 +163,9 @@ def white_estimates(image: Tensor, evidence: Tensor | None = None) -> Tensor:
     for factor in (1, 2, 4):
         counted = None if evidence is None else F.avg_pool2d(evidence[None].float().cpu(), factor)[0] > 1 - 1e-6
         found.append(factor * estimate_sigma(F.avg_pool2d(green[None], factor), counted))
-    for plane, norm in (
-        ((red + green + blue) / 3, 3**-0.5),
-        ((red - blue) / 2 + 0.5, 2**-0.5),
-        ((red - 2 * green + blue) / 4 + 0.5, 6**0.5 / 4),
-    ):
+    for plane, norm in (((red + green + blue) / 3, 3**-0.5), ((red - blue) / 2 + 0.5, 2**-0.5)):
         found.append(estimate_sigma(plane[None], evidence) / norm)
-    return torch.tensor(found)
+    return torch.tensor([*found, _sigma_of_chroma(torch.stack([red, green, blue]), evidence)])
 
 
 def _estimate_where(chosen: np.ndarray, means: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
@@ -283,7 +277,7 @@ def _iterate_estimate(means: np.ndarray, low: np.ndarray, high: np.ndarray) -> f
         chosen = high[flattest]
         eigenvalues = np.linalg.eigvalsh(chosen.T @ chosen / len(chosen))
         variance = _noise_eigenvalue(eigenvalues, len(eigenvalues) / len(chosen))
-        previous, sigma = sigma, _sigma_before_clipping(variance, means[flattest])
+        previous, sigma = sigma, sigma_before_clipping(variance, means[flattest])
         if abs(sigma - previous) <= 0.01 * sigma:
             break
     return sigma
@@ -317,86 +311,3 @@ def _noise_eigenvalue(eigenvalues: np.ndarray, tolerance: float) -> float:
         if mean <= float(np.median(ascending[:count])) * (1 + tolerance):
             return mean
     return float(ascending[0])
-
-
-def _sigma_before_clipping(variance: float, means: np.ndarray) -> float:
-    """Return the sigma of the noise that has the given variance on average once it is clipped to 0..255.
-
-    Args:
-        variance: variance of the clipped noise.
-        means: (N,), the means of the patches after clipping, on the 0..255 scale.
-    """
-    observed = math.sqrt(variance)
-    sigma = observed
-    for _ in range(8):
-        if sigma < 0.5:  # the effect of clipping is smaller than that of rounding
-            break
-        sigma = observed / math.sqrt(max(0.2, float(_clipped_variance_share(means, sigma).mean())))
-    return sigma
-
-
-def _clipped_variance_share(means: np.ndarray, sigma: float) -> np.ndarray:
-    """Return the variance of clip(N(m, sigma^2), 0, 255) over sigma^2, a doubly censored normal variable.
-
-    Args:
-        means: means of the clipped variable, on the 0..255 scale.
-        sigma: standard deviation before clipping.
-
-    Returns:
-        An array of the shape of `means`.
-    """
-    m = np.linspace(-3 * sigma, 255 + 3 * sigma, 512)
-    a, b = -m / sigma, (255 - m) / sigma
-    below_black, below_white = _normal_cdf(a), _normal_cdf(b)
-    pdf_a, pdf_b = (np.exp(-t * t / 2) / math.sqrt(2 * math.pi) for t in (a, b))
-    inside = below_white - below_black
-    mean = 255 * (1 - below_white) + m * inside + sigma * (pdf_a - pdf_b)
-    square = 255**2 * (1 - below_white) + (m * m + sigma**2) * inside + 2 * m * sigma * (pdf_a - pdf_b)
-    square += sigma**2 * (a * pdf_a - b * pdf_b)
-    return np.interp(means, mean, (square - mean**2) / sigma**2)
-
-
-def _normal_cdf(t: np.ndarray) -> np.ndarray:
-    return torch.special.ndtr(torch.from_numpy(t)).numpy()
-
-
-def expected_when_clipped(x: Tensor, sigma: float) -> Tensor:
-    """Return E[clip(x + sigma n, 0, 1)], n ~ N(0, 1), the average value of a noisy pixel in a file.
-
-    Clipping raises black and lowers white by sigma / sqrt(2 pi) at the ends (Foi 2009, "Clipped noisy images:
-    Heteroskedastic modeling and practical denoising", eq. 7).
-
-    Args:
-        x: float tensor in [0, 1] without noise.
-        sigma: standard deviation of the noise on the same scale.
-
-    Returns:
-        A tensor of the shape of `x`.
-    """
-    low, high = -x / sigma, (1 - x) / sigma
-    inside = torch.special.ndtr(high) - torch.special.ndtr(low)
-    densities = torch.exp(-(low**2) / 2) - torch.exp(-(high**2) / 2)
-    return x * inside + sigma / math.sqrt(2 * math.pi) * densities + 1 - torch.special.ndtr(high)
-
-
-def undo_clipping(mean: Tensor, sigma: float) -> Tensor:
-    """Invert `expected_when_clipped`.
-
-    A denoiser that treats clipped noise as white noise returns the mean of the clipped picture; this function recovers
-    the picture without noise from that mean.
-
-    Args:
-        mean: float tensor, means after clipping on the [0, 1] scale.
-        sigma: standard deviation of the noise on the same scale.
-
-    Returns:
-        The values x in [0, 1] for which `expected_when_clipped` is `mean`, or the nearest end of that range; a tensor
-        of the shape, type and device of `mean`.
-    """
-    grid = torch.linspace(0, 1, 4096, dtype=torch.float64)
-    grid_means, grid_values = expected_when_clipped(grid, sigma).numpy(), grid.numpy()
-    flat = mean.detach().cpu().float().flatten()
-    result = torch.empty_like(flat)
-    for target, source in zip(result.split(CHUNK), flat.split(CHUNK), strict=True):
-        target.copy_(torch.from_numpy(np.interp(source.numpy(), grid_means, grid_values)))
-    return result.view(mean.shape).to(mean)

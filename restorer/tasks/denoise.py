@@ -31,11 +31,12 @@ from restorer.diffusion.reverse import Canvas, NoiseField
 from restorer.images.sizes import Region
 from restorer.limits import check, check_denoising
 from restorer.measurement.camera_noise import CameraNoise, mean_variance, measure_camera_noise
+from restorer.measurement.clipping import undo_clipping
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.jpeg_noise import NoiseBefore, find_noise_before, white_noise_before
 from restorer.measurement.noise import Noise
 from restorer.measurement.outliers import find_outliers
-from restorer.measurement.white_noise import constant_areas, estimate_sigma, is_white, undo_clipping
+from restorer.measurement.white_noise import constant_areas, estimate_sigma, is_white
 from restorer.models.feed_forward import FeedForward
 from restorer.models.load import load_noise_estimator, measuring_prior
 from restorer.priors.tiled import Tiled

@@ -21,11 +21,11 @@ from torch import Tensor
 from restorer.diffusion.degradations.quantization import Quantization
 from restorer.diffusion.plan import Plan, log_levels, make_plan
 from restorer.measurement.camera_noise import CameraNoise
+from restorer.measurement.clipping import undo_clipping
 from restorer.measurement.jpeg import Jpeg
 from restorer.measurement.jpeg_noise import NoiseBefore
 from restorer.measurement.jpeg_window import cut_jpeg
 from restorer.measurement.noise import Noise
-from restorer.measurement.white_noise import undo_clipping
 from restorer.tasks.common import as_colour, without_equal_channels
 from restorer.tasks.defaults import JPEG, NOISY_JPEG
 from restorer.tasks.job import Job
