@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from restorer.errors import OutputError, RestorerError, exit_code_for
+from restorer.folders.choosing import choose
 from restorer.folders.events import (
     Begun,
     Done,
@@ -35,12 +36,12 @@ from restorer.folders.events import (
     is_in_log,
 )
 from restorer.folders.extras import check_targets, map_path
-from restorer.folders.in_place import applied_recipes, check_backup, check_loaded, recipes_of, resolve_in_place
+from restorer.folders.in_place import applied_recipes, check_backup, check_loaded, recipes_of
 from restorer.folders.manifest import Manifest, remove_partial_files
 from restorer.folders.opening import open_model
 from restorer.folders.options import Options
 from restorer.folders.overlap import ReadAhead, WriteBehind
-from restorer.folders.paths import Item, combined_exit_code, resolve_targets, split_results
+from restorer.folders.paths import Item, combined_exit_code
 from restorer.folders.picture import (
     PreparedPicture,
     Verb,
@@ -116,14 +117,17 @@ class Run:
     def _run(self, found: Search) -> Iterator[Event]:
         """Yield the events of the run; see `events`."""
         options = self.options
-        to_do, existing, failed = self._resolve(found)
+        resumed = self.log if options.resume else None
+        chosen = choose(found, options, self.verb.tag, lambda target: resumed is not None and resumed.has_begun(target))
+        self._pass_over(chosen.passed_over)
+        to_do = chosen.to_do
         check_targets(to_do, options)
         self.items = to_do
         for path, error in found.failed:
             self._fail(Item(path, Path()), error)
-        for item, reason in failed:
+        for item, reason in chosen.failed:
             self._fail(item, reason)
-        for item in existing:
+        for item in chosen.existing:
             self._skip(item, "exists")
         yield from pending(self._events)
         if not (options.fail_fast and self.codes and not options.dry_run):
@@ -142,38 +146,7 @@ class Run:
         code = combined_exit_code(self.codes, self.done + self.skipped)
         yield Finished(options.command, *counts, dict(self.passed_over), seconds, code)
 
-    def _resolve(self, found: Search) -> tuple[list[Item], list[Item], list[tuple[Item, RestorerError]]]:
-        """Return the pictures to restore, to skip and to report as failed, and report all other files."""
-        options, resumed = self.options, self.log if self.options.resume else None
-        shard = options.shard
-        if options.in_place:
-            mine = [each for each in found.pictures if shard is None or shard.holds(*each)]
-            to_do, links, failed = resolve_in_place(mine, options.backup)
-            self._pass_over([*found.passed_over, *links])
-            return to_do, [], failed
-        pictures, results = split_results(found.pictures, options.output, self.verb.tag, options.suffix)
-        self._pass_over([*found.passed_over, *((path, "result") for path in results)])
-        # The names of the results are those of a run over all pictures.
-        to_do, existing, failed = resolve_targets(
-            pictures,
-            options.output,
-            self.verb.tag,
-            overwrite=options.overwrite,
-            skip_existing=options.skip_existing,
-            may_replace=resumed.has_begun if resumed is not None else lambda target: False,
-            dry_run=options.dry_run,
-            siblings=found.unwanted,
-            suffix=options.suffix,
-        )
-        if shard is None:
-            return to_do, existing, failed
-        return (
-            [item for item in to_do if shard.holds(item.source, item.root)],
-            [item for item in existing if shard.holds(item.source, item.root)],
-            [(item, error) for item, error in failed if shard.holds(item.source, item.root)],
-        )
-
-    def _pass_over(self, files: list[tuple[Path, str]]) -> None:
+    def _pass_over(self, files: Iterable[tuple[Path, str]]) -> None:
         """Report the files in the folders that are not restored."""
         for path, kind in files:
             self.passed_over[kind] += 1
