@@ -1,8 +1,23 @@
-"""The packages of the wheel: everything below restorer/, and weights/ as `restorer._weights`."""
+"""The packages of the wheel: everything below restorer/, and weights/ as `restorer._weights`.
+
+The folders of weights/ are found, not listed, so that no network can be left out of an installation.
+"""
+
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
-NAMES = ("blur", "enlarge", "noise", "photo", "scratches")
-WEIGHTS = ["restorer._weights", *(f"restorer._weights.{name}" for name in NAMES)]
+FOLDERS = sorted(path.name for path in Path("weights").iterdir() if path.is_dir())
+WEIGHTS = {"restorer._weights": "weights", **{f"restorer._weights.{name}": f"weights/{name}" for name in FOLDERS}}
 
-setup(packages=[*find_packages(include=["restorer", "restorer.*"]), *WEIGHTS])
+setup(
+    packages=[*find_packages(include=["restorer", "restorer.*"]), *WEIGHTS],
+    package_dir=WEIGHTS,
+    package_data={
+        "restorer": ["py.typed"],
+        "restorer.cli.mask_page": ["*.html", "*.css", "*.js"],
+        "restorer.cli.report_page": ["*.html", "*.css", "*.js"],
+        "restorer.models": ["*.toml"],
+        **dict.fromkeys(WEIGHTS, ["*.json", "*.md", "*.safetensors", "*.toml"]),
+    },
+)
