@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,13 +27,33 @@ from restorer.measurement.noise import Noise
 from restorer.measurement.outliers import Outliers
 from restorer.models.devices import PRECISIONS, resolve_device, resolve_dtype
 from restorer.models.hub.download import free_bytes
-from restorer.models.load import weights_folder, weights_sha256
+from restorer.models.load import (
+    DECOMPRESSING,
+    ENLARGING,
+    expert_sha256,
+    load_blur_estimator,
+    load_noise_estimator,
+    load_scratch_finder,
+    load_stroke_judge,
+    weights_folder,
+    weights_sha256,
+)
 from restorer.tasks.denoise import prepare_denoise
 
 __all__ = ["MapBeside", "examine", "examine_map", "examine_picture", "map_beside"]
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "huggingface-hub", "typer", "rich")
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+
+NETWORKS: dict[str, Callable[[], object]] = {
+    "blur": load_blur_estimator,
+    "enlarge": partial(expert_sha256, ENLARGING),
+    "jpeg": partial(expert_sha256, DECOMPRESSING),
+    "noise": load_noise_estimator,
+    "scratches": load_scratch_finder,
+    "strokes": load_stroke_judge,
+}
+"""The networks that ship beside the embedded model, each with a function that fails if its weights cannot be read."""
 
 
 def examine() -> dict[str, Any]:
@@ -56,6 +78,7 @@ def examine() -> dict[str, Any]:
         "cache": _cache(),
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "embedded_model": _embedded_model(),
+        "embedded_networks": {name: _state_of(load) for name, load in NETWORKS.items()},
     }
 
 
@@ -107,6 +130,15 @@ def _embedded_model() -> dict[str, str] | str:
         return {"folder": str(folder), "sha256": weights_sha256(folder)}
     except (ModelError, OSError) as error:
         return str(error)
+
+
+def _state_of(load: Callable[[], object]) -> str:
+    """Return "ok" if a network that ships with the program can be loaded, and otherwise the reason why it cannot."""
+    try:
+        load()
+    except Exception as error:  # a broken file fails in any way
+        return str(error).splitlines()[0][:200]
+    return "ok"
 
 
 def _gigabytes(count: int) -> float:

@@ -227,6 +227,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     assert found["restorer"] == __version__ and found["packages"]["torch"] == torch.__version__
     assert found["embedded_model"]["sha256"] == weights_sha256(weights_folder())
+    assert set(found["embedded_networks"].values()) == {"ok"}
     assert found["processor"]["threads"] == torch.get_num_threads() and found["cache"]["free"] > 0
     assert run(["doctor"]) == 0
     text = capsys.readouterr().out
@@ -242,5 +243,29 @@ def test_doctor_without_weights(capsys: pytest.CaptureFixture[str], monkeypatch:
         raise ModelError("the embedded prior is missing")
 
     monkeypatch.setattr(doctor, "weights_folder", fail)
+    monkeypatch.setitem(doctor.NETWORKS, "jpeg", fail)
     assert run(["doctor", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["embedded_model"] == "the embedded prior is missing"
+    found = json.loads(capsys.readouterr().out)
+    assert found["embedded_model"] == found["embedded_networks"]["jpeg"] == "the embedded prior is missing"
+    assert found["embedded_networks"]["noise"] == "ok"
+
+
+def test_doctor_knows_every_network() -> None:
+    """Every folder of weights is looked at."""
+    from restorer import doctor
+
+    folders = {path.name for path in weights_folder().parent.iterdir() if path.is_dir()}
+    assert folders - {"photo"} <= doctor.NETWORKS.keys()
+
+
+def test_doctor_tells_of_a_broken_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from restorer import doctor
+    from restorer.models import load
+
+    content = (weights_folder("noise") / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[: len(content) // 2])
+    monkeypatch.setattr(load, "weights_folder", lambda name: tmp_path)
+    load.load_noise_estimator.cache_clear()
+    assert doctor.examine()["embedded_networks"]["noise"] != "ok"
+    monkeypatch.undo()
+    assert doctor.examine()["embedded_networks"]["noise"] == "ok"
