@@ -115,8 +115,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             path = context.command_path if context is not None else "restore"
             if message := " ".join(error.format_message().split()):
                 report_error(RestorerError(message, f"run {path} --help for the options"))
-            elif context is not None:
-                print(context.get_help())
+            # There is no message where a command without arguments has printed its help.
             return int(getattr(error, "exit_code", 2))
         if isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS:
             output_error = OutputError(

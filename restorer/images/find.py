@@ -204,6 +204,8 @@ def search(name: str, *, recursive: bool, include: Sequence[str] = (), exclude: 
         return Search([(p, None) for p in sorted(matches, key=natural_key)])
     if safe_check(path.exists):
         error = PictureError(f"{name} is a device or a socket", "name a picture, a folder or a pipe")
+    elif glob.has_magic(name):
+        error = PictureError(f"no file matches {name}", "check the pattern")
     else:
         error = absence(path, name)
     return Search(failed=[(path, error)])

@@ -27,6 +27,8 @@ HINT = (
     "restore models list prints"
 )
 
+START_HINT = "name it with --start, so that its result is the start of the restoration"
+
 MAX_NAMES = 50_000
 _ZIP_ERRORS = (OSError, ValueError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile)
 MAX_CONFIG = 64 * 1024  # bytes of a config.json that is read
@@ -79,7 +81,8 @@ _ZIP_ENTRIES = (
     ("coremldata.bin", "a Core ML model"),
 )
 
-_SR, _REPAIR = "which enlarges in a single pass", "which repairs pictures in a single pass"
+SINGLE_PASS = "in a single pass"
+_SR, _REPAIR = f"which enlarges {SINGLE_PASS}", f"which repairs pictures {SINGLE_PASS}"
 # What the names of the weights tell. Each of the patterns must be found in some name; the first match counts.
 _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a LoRA, an addition to another model", (r"\blora_|\.lora[._]|_lora[._]|\.hada_w1|\.lokr_w",)),
@@ -135,7 +138,9 @@ def explained(path: Path, error: ModelError) -> ModelError:
         error: The error.
     """
     kind = recognize(path)
-    return error if kind is None else ModelError(f"{path} cannot be a prior: it is {kind}", HINT)
+    if kind is None:
+        return error
+    return ModelError(f"{path} cannot be a prior: it is {kind}", START_HINT if SINGLE_PASS in kind else HINT)
 
 
 def recognize(path: Path) -> str | None:

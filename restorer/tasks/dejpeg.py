@@ -2,8 +2,9 @@
 
 The file says in which interval each of its coefficients lies (`restorer.diffusion.degradations.quantization`). The
 reverse process starts at the decoded picture y, and each prediction is drawn towards the middle of these intervals. The
-last one is forced into them, so that compressing the result again gives the file back. `detail` is the factor on the
-noise that is carried from step to step, and with it the share of texture that is sampled and not averaged.
+last one is forced into them, so that compressing the result again gives the file back, but for roundings. `detail` is
+the factor on the noise that is carried from step to step, and with it the share of texture that is sampled and not
+averaged.
 
 Beside the embedded prior there is a network that was trained for JPEG, which gives the first answer
 (`restorer/priors/experts.py`). The prior alone starts at a level above the error of the compression instead.

@@ -55,7 +55,10 @@ from restorer.tasks.uncertain import Doubt
 
 __all__ = ["prepare_denoise"]
 
-NOTHING_FOUND = "no noise that can be told from texture was found: the picture is copied; --sigma N removes white noise"
+NOTHING_FOUND = (
+    "no noise that can be told from texture was found: the picture is copied (--noise camera removes what looks like "
+    "noise all the same, and --sigma N removes white noise)"
+)
 
 
 def prepare_denoise(

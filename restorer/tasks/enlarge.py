@@ -73,8 +73,8 @@ SOFT_NOTE = (
 )
 
 DOUBTED = (
-    "parts of the picture are sharper than shrinking makes them, as drawings and screenshots are: they are followed "
-    "less closely, and shrinking the result does not give them back"
+    "parts of the picture are sharper than shrinking makes them: they are followed less closely, so that shrinking the "
+    "result does not give them back exactly"
 )
 
 

@@ -167,8 +167,9 @@ def test_doctor_gives_a_line_a_finding_to_a_file(capsys: pytest.CaptureFixture[s
     assert app.run(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     names = [line.split("  ")[0] for line in lines]
-    assert names[:4] == ["restorer", "installed in", "python", "packages"] and names[-1] == "embedded model"
-    assert re.search(r"sha256 [0-9a-f]{64}$", lines[-1])
+    assert names[:4] == ["restorer", "installed in", "python", "packages"]
+    assert names[-2:] == ["embedded model", "embedded networks"]
+    assert re.search(r"sha256 [0-9a-f]{64}$", lines[-2])
 
 
 def help_of(*command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
@@ -202,8 +203,17 @@ def test_help_ends_with_examples_a_line_each(
             "restore denoise scan.jpg --sigma 30",
             "restore denoise photos/ -r -o clean/",
         ]
-        assert printed[1] == "Remove noise, or what JPEG compression did."
+        assert printed[1] == "Remove noise; where there is none, remove the traces of JPEG compression."
         assert printed[2] == "Each result is written beside its input as INPUT_denoised."
+
+
+@pytest.mark.parametrize("arguments", [[], ["denoise"], ["models"]])
+def test_the_help_of_a_command_without_arguments_is_printed_once(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.run(arguments) == 2
+    captured = capsys.readouterr()
+    assert (captured.out + captured.err).count("Usage: ") == 1
 
 
 def test_the_list_of_models_has_the_columns_that_fit() -> None:

@@ -229,6 +229,11 @@ def test_a_pipe_is_an_input() -> None:
     assert not is_stream(Path("a.png"))
 
 
+def test_a_pattern_that_matches_nothing_is_called_one() -> None:
+    with pytest.raises(PictureError, match=r"no file matches \*\.tif"):
+        collect(["*.tif"], recursive=False)
+
+
 def test_an_open_descriptor_is_an_input() -> None:
     reader, writer = os.pipe()
     try:

@@ -27,7 +27,7 @@ def _auto(options: Auto) -> None:
 
 
 def _denoise(options: Denoise) -> None:
-    """Remove noise, or what JPEG compression did.
+    """Remove noise; where there is none, remove the traces of JPEG compression.
 
     Each result is written beside its input as INPUT_denoised.
 
@@ -37,7 +37,7 @@ def _denoise(options: Denoise) -> None:
 
 
 def _dejpeg(options: Dejpeg) -> None:
-    """Remove the blocks and the ringing of JPEG compression. Compressing a result again gives its input back.
+    """Remove the blocks and the ringing of JPEG compression, within what the file allows.
 
     Each result is written beside its input as INPUT_dejpegged.
 
@@ -57,7 +57,7 @@ def _inpaint(options: Inpaint) -> None:
 
 
 def _upscale(options: Upscale) -> None:
-    """Enlarge pictures. Noise and JPEG compression are removed; shrinking any other result gives its input back.
+    """Enlarge pictures. Noise and JPEG compression are removed first; a clean picture is what its result shrinks to.
 
     Each result is written beside its input as INPUT_x4, where 4 is the scale.
 
@@ -71,7 +71,7 @@ def _upscale(options: Upscale) -> None:
 def _deblur(options: Deblur) -> None:
     """Undo a blur: one that you describe, or else the one that is found in the picture. A sharp picture is copied.
 
-    Borders, noise, JPEG compression and clipped highlights are taken as they are.
+    Borders, noise, JPEG compression and clipped highlights are allowed for.
 
     Each result is written beside its input as INPUT_deblurred.
 

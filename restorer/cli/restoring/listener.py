@@ -127,6 +127,8 @@ class Listener:
             strength = job.noise.describe()
         elif job.noise is not None and job.noise.kind == "none" and job.estimated:
             strength = "no noise found"
+        elif options.command == "dejpeg" and job.jpeg is None:
+            strength = "no compression found"
         if job.jpeg is not None:
             has_noise = job.noise is not None and job.noise.sigma > 0
             strength = f"{strength} · {job.jpeg.describe()}" if has_noise else job.jpeg.describe()
