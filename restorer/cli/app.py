@@ -28,13 +28,15 @@ from restorer.cli.commands import (
 )
 from restorer.cli.terminal.help import Command, Group
 from restorer.cli.terminal.signals import Terminated, ignore_signals, raise_on_signals
-from restorer.cli.terminal.streams import DISK_FULL_ERRORS, flush_streams, open_streams
+from restorer.cli.terminal.streams import DISK_FULL_ERRORS, flush_streams, open_streams, print_over_mark
 from restorer.errors import OutputError, RestorerError
 from restorer.machine.home import ensure_home
 from restorer.machine.malloc import keep_pages
 from restorer.machine.threads import keep_to_quota, shorten_spin_wait
 
 __all__ = ["app", "main", "run"]
+
+INTERRUPTED = "interrupted"
 
 app = typer.Typer(
     name="restore",
@@ -93,13 +95,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
         if code == 130:  # Typer catches Ctrl-C itself and returns this code
-            _print_interrupted()
+            print_over_mark(INTERRUPTED)
         return code if isinstance(code, int) else 0
     except RestorerError as error:
         report_error(error)
         return exit_code_for(error)
     except (KeyboardInterrupt, typer.Abort):
-        _print_interrupted()
+        print_over_mark(INTERRUPTED)
         return 130
     except Terminated:
         return 143
@@ -128,11 +130,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         report_error(RestorerError(text, "this is a bug; set RESTORER_DEBUG=1 to see where it happened"))
         return 1
-
-
-def _print_interrupted() -> None:
-    """Print that the run was interrupted; on a terminal, print it over the ^C that the terminal shows."""
-    print(("\r" if sys.stderr.isatty() else "") + "interrupted", file=sys.stderr)
 
 
 def main() -> None:

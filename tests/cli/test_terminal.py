@@ -17,6 +17,7 @@ from rich.console import Console
 from restorer.cli import app
 from restorer.cli.commands import doctor, models
 from restorer.cli.terminal.reporter import THEME, Reporter, fold, report_error
+from restorer.cli.terminal.streams import print_over_mark
 from restorer.errors import PictureError
 
 IMAGES = Path(__file__).parents[1] / "images"
@@ -237,9 +238,9 @@ def test_the_list_of_models_has_the_columns_that_fit() -> None:
 def test_interrupted_stands_over_the_mark_of_the_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    app._print_interrupted()
+    print_over_mark(app.INTERRUPTED)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    app._print_interrupted()
+    print_over_mark(app.INTERRUPTED)
     assert capsys.readouterr().err == "interrupted\n\rinterrupted\n"
 
 

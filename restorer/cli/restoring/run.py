@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from restorer.cli.restoring.listener import Listener
 from restorer.cli.terminal.downloads import ensure_downloaded, ensure_start_downloaded
 from restorer.cli.terminal.reporter import Reporter
+from restorer.cli.terminal.streams import print_over_mark
 from restorer.folders.cluster import make_run
 from restorer.folders.events import Finished
 from restorer.folders.opening import open_log, open_model
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from restorer.models.load import Model
 
 __all__ = ["restore_all"]
+
+GOING_ON = "the same command with --resume restores the rest"
 
 
 def restore_all(options: Options, verb: Verb) -> None:
@@ -46,8 +50,9 @@ def restore_all(options: Options, verb: Verb) -> None:
             return open_model(options)
 
     found = search_all(options.inputs, recursive=options.recursive, include=options.include, exclude=options.exclude)
-    code = 0
-    with ExitStack() as stack:
+    code, log = 0, None
+    is_quiet = options.quiet or options.dry_run
+    with _telling_how_to_go_on(lambda: log is not None and not is_quiet), ExitStack() as stack:
         log = stack.enter_context(open_log(options, found.pictures))
         listener = stack.enter_context(Listener(options, reporter))
         run = make_run(options, verb, log, open_visibly, look_up_visibly)
@@ -56,3 +61,14 @@ def restore_all(options: Options, verb: Verb) -> None:
             code = event.exit_code if isinstance(event, Finished) else code
     if code:
         raise typer.Exit(code)
+
+
+@contextmanager
+def _telling_how_to_go_on(is_logged: Callable[[], bool]) -> Iterator[None]:
+    """Say how an interrupted run is continued, if it is logged."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if is_logged():
+            print_over_mark(GOING_ON)
+        raise

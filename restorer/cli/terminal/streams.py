@@ -11,7 +11,7 @@ from restorer.cli.terminal.printable import NAMES_AS_BYTES, for_encoding, printa
 from restorer.errors import OutputError
 from restorer.images.streams import ClosedStream
 
-__all__ = ["DISK_FULL_ERRORS", "flush_streams", "open_streams", "print_line"]
+__all__ = ["DISK_FULL_ERRORS", "flush_streams", "open_streams", "print_line", "print_over_mark"]
 
 DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The system errors of a full disk, a used-up quota and a file that would be too large."""
@@ -35,6 +35,11 @@ def open_streams() -> None:
     for stream, errors in ((sys.stdout, NAMES_AS_BYTES), (sys.stderr, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)
+
+
+def print_over_mark(text: str) -> None:
+    """Print a line to standard error; on a terminal, print it over the ^C that the terminal shows."""
+    print(("\r" if sys.stderr.isatty() else "") + text, file=sys.stderr)
 
 
 def flush_streams(code: int) -> int:
