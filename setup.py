@@ -18,6 +18,6 @@ setup(
         "restorer.cli.mask_page": ["*.html", "*.css", "*.js"],
         "restorer.cli.report_page": ["*.html", "*.css", "*.js"],
         "restorer.models": ["*.toml"],
-        **dict.fromkeys(WEIGHTS, ["*.json", "*.md", "*.safetensors", "*.toml"]),
+        **{name: ["*.json", "*.md", "*.safetensors", "*.toml"] for name in WEIGHTS},
     },
 )
